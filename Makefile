@@ -1,0 +1,54 @@
+# Everything a machine with python3 and make needs: each target sets up its own environment first (once: see STAMP).
+#   make demo     train two small networks, explain them, write demo_output/    (DEMO_ARGS="--quick", OUT=dir)
+#   make test     the tests                                                     (PYTEST_ARGS="-k name", JOBS=2)
+#   make lint     ruff and mypy
+#   make bench    list the benchmarks, each with the command that runs it
+#   make clean    remove the environment, caches and outputs
+
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= demo_output
+JOBS ?= auto
+DEMO_ARGS ?=
+PYTEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+CODE := lxt_compose tests $(wildcard benchmarks)
+
+# One thread for each test process: the processes share the cores already. No test may reach for the network.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean
+
+help:
+	@sed -n '/^#   make/s/^# *//p' Makefile
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "lxt_compose needs Python 3.10 or newer; set PYTHON=/path/to/python3" >&2; exit 1; }
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV) || \
+		{ echo "python3 cannot make virtual environments here: install its venv package (python3-venv)" >&2; exit 1; }
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,hf,viz,test,lint]'
+	@touch $@
+
+demo: $(STAMP)
+	$(PY) -m lxt_compose demo --out $(OUT) $(DEMO_ARGS)
+
+test: $(STAMP)
+	$(TEST_ENV) $(PY) -m pytest -n $(JOBS) --maxprocesses 8 $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(PY) -m ruff check $(CODE)
+	$(PY) -m ruff format --check $(CODE)
+	$(PY) -m mypy
+
+bench: $(STAMP)
+	@for file in $$(grep -ls '__main__' benchmarks/*.py || echo); do echo "$(PY) $$file"; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info $(OUT) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
