@@ -1,0 +1,268 @@
+"""The tables: which family an operation belongs to, its aliases, and what its arguments are to each other.
+
+Names only, no attribute of torch is looked up: a name that this version of torch lacks is simply never asked for.
+An operation has one canonical name; prefixes of namespaces, in-place underscores and dunders come off in `resolve`.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Family(str, Enum):
+    """What kind of operation it is; each family has one default rule (UNCOVERED has none: the gradient passes)."""
+
+    LINEAR = "linear"
+    MOVEMENT = "movement"
+    ACTIVATION = "activation"
+    PRODUCT = "product"
+    CONTRACTION = "contraction"
+    DIVISION = "division"
+    STATISTIC = "statistic"
+    SOFTMAX = "softmax"
+    NORMALISATION = "normalisation"
+    ATTENTION = "attention"
+    UNCOVERED = "uncovered"
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation, whatever it is called by.
+
+    addends: arguments, by position and by keyword, that are added in an operation that multiplies the others.
+    held: arguments that are held constant under the default rule (the divisor of a division).
+    multiplies: the tensor arguments that are neither addends nor held are multiplied with each other.
+    """
+
+    name: str
+    family: Family
+    addends: frozenset[int | str] = frozenset()
+    held: frozenset[int | str] = frozenset()
+    multiplies: bool = False
+
+
+LINEAR = """
+    add sub rsub sym_sum neg positive deg2rad rad2deg conj conj_physical
+    sum sum_to_size nansum mean nanmean trace cumsum diff gradient trapezoid cumulative_trapezoid quantile nanquantile
+    linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc convolution slow_conv
+    bilinear addmm addbmm baddbmm addmv addr sspaddmm batch_norm embedding_bag
+    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    interpolate grid_sample affine_grid fold lerp ldexp addcdiv index_add scatter_add index_put put
+    solve solve_triangular triangular_solve cholesky_solve
+    fft ifft rfft irfft hfft ihfft fft2 ifft2 rfft2 irfft2 hfft2 ihfft2 fftn ifftn rfftn irfftn hfftn ihfftn stft istft
+"""  # index_put and put are here because `accumulate=True` adds; solutions are linear in the right-hand side
+
+MOVEMENT = """
+    view view_as reshape reshape_as resize resize_as flatten unflatten ravel squeeze unsqueeze expand expand_as
+    broadcast_to broadcast_tensors atleast_1d atleast_2d atleast_3d as_strided as_subclass alias
+    T mT H mH t transpose permute movedim rot90 roll flip fliplr flipud pixel_shuffle pixel_unshuffle channel_shuffle
+    cat stack hstack vstack dstack column_stack block_diag cartesian_prod combinations meshgrid pad pad_sequence
+    split split_with_sizes chunk tensor_split hsplit vsplit dsplit unbind unfold im2col
+    pack_padded_sequence pad_packed_sequence tile repeat repeat_interleave
+    getitem setitem select slice narrow index_select gather take take_along_dim masked_select embedding
+    diag diag_embed diagflat diagonal tril triu fftshift ifftshift
+    where masked_fill masked_scatter scatter index_copy index_fill copy fill fill_diagonal zero nan_to_num
+    select_scatter slice_scatter diagonal_scatter
+    sort msort topk max min amax amin aminmax maximum minimum fmax fmin median nanmedian mode kthvalue cummax cummin
+    max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+    fractional_max_pool2d fractional_max_pool3d max_unpool1d max_unpool2d max_unpool3d
+    clone contiguous pin_memory lift_fresh to type type_as float double half bfloat16 chalf cfloat cdouble
+    cpu cuda xpu ipu mtia as_tensor asarray autocast_to_full_precision autocast_to_reduced_precision
+    rename align_to align_as refine_names
+    to_dense to_sparse to_sparse_coo to_sparse_csr to_sparse_csc to_sparse_bsr to_sparse_bsc to_mkldnn
+    to_padded_tensor coalesce values sparse_mask sparse_mask_projection
+    real imag complex view_as_real view_as_complex resolve_conj resolve_neg
+    dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout
+"""
+
+DROPOUTS = frozenset(
+    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout".split()
+)
+"""Movement in eval mode only; while training they scale and drop at random."""
+
+ACTIVATION = """
+    relu relu6 elu selu celu gelu silu mish tanh sigmoid logsigmoid softplus softsign hardswish hardsigmoid hardtanh
+    hardshrink softshrink tanhshrink threshold leaky_relu prelu rrelu abs clamp clamp_min clamp_max copysign frac
+    remainder rremainder fmod nextafter sin cos tan asin acos atan sinh cosh asinh acosh atanh exp exp2 expm1 log log2
+    log10 log1p logit sinc erf erfc erfcx erfinv ndtr ndtri log_ndtr entr i0 i0e i1 i1e lgamma digamma polygamma
+    multigammaln airy_ai bessel_j0 bessel_j1 bessel_y0 bessel_y1 spherical_bessel_j0 modified_bessel_i0
+    modified_bessel_i1 modified_bessel_k0 modified_bessel_k1 scaled_modified_bessel_k0 scaled_modified_bessel_k1
+    chebyshev_polynomial_t chebyshev_polynomial_u chebyshev_polynomial_v chebyshev_polynomial_w
+    shifted_chebyshev_polynomial_t shifted_chebyshev_polynomial_u shifted_chebyshev_polynomial_v
+    shifted_chebyshev_polynomial_w hermite_polynomial_h hermite_polynomial_he laguerre_polynomial_l
+    legendre_polynomial_p fake_quantize_per_tensor_affine fake_quantize_per_channel_affine
+    fused_moving_avg_obs_fake_quant
+"""
+
+PRODUCT = "mul addcmul"
+
+CONTRACTION = """
+    matmul mm bmm mv dot vdot inner outer einsum tensordot kron chain_matmul multi_dot vecdot cross smm hspmm grouped_mm
+"""
+
+DIVISION = "div rdiv reciprocal"  # div with a rounding_mode is piecewise constant: only the call says so
+
+STATISTIC = """
+    sqrt rsqrt pow rpow float_power square hypot var std var_mean std_mean
+    norm vector_norm matrix_norm nuclear_norm frobenius_norm norm_except_dim
+    floor ceil round trunc sign sgn heaviside floor_divide rfloor_divide
+    bernoulli poisson binomial normal uniform random exponential cauchy geometric log_normal
+"""  # floor ... are piecewise constant, bernoulli ... draw at random: the gradient of both is 0
+
+SOFTMAX = "softmax softmin log_softmax logsumexp"  # the last two: x * J^T (R / z), not softmax's closed form
+
+NORMALISATION = "layer_norm rms_norm group_norm instance_norm normalize local_response_norm"
+
+ATTENTION = "scaled_dot_product_attention multi_head_attention_forward"
+
+_UNCOVERED = {
+    "a factorisation, an inverse, or a solution of linear equations by way of one": """
+        cholesky cholesky_ex cholesky_inverse cond det logdet slogdet eig eigh eigvals eigvalsh geqrf
+        householder_product orgqr ormqr inverse inv inv_ex pinverse pinv ldl_factor ldl_factor_ex ldl_solve lobpcg
+        lstsq lu lu_factor lu_factor_ex lu_solve lu_unpack matrix_exp matrix_power matrix_rank pca_lowrank qr
+        solve_ex svd svdvals svd_lowrank symeig tensorinv tensorsolve vander""",
+    "a loss: start the relevance at the output instead": """
+        binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy cross_entropy_loss
+        ctc_loss gaussian_nll_loss hinge_embedding_loss huber_loss kl_div l1_loss linear_cross_entropy
+        margin_ranking_loss mse_loss multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss nll_loss
+        nll_loss2d nll_loss_nd poisson_nll_loss smooth_l1_loss soft_margin_loss triplet_margin_loss
+        triplet_margin_with_distance_loss""",
+    "a distance or a similarity of two tensors": "cdist pdist dist pairwise_distance cosine_similarity cov corrcoef",
+    "a fused recurrent network: write its steps out, or bind a rule to the module": """
+        lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell miopen_rnn""",
+    "a product over the elements of one tensor: their number is its degree": "prod cumprod",
+    "reduces by sum, mean, maximum or product: only the call says which": "scatter_reduce index_reduce segment_reduce",
+    "a gate inside one function: write a * sigmoid(b)": "glu",
+    "a power mean: neither linear nor a selection": "lp_pool1d lp_pool2d lp_pool3d",
+    "a smooth maximum of several terms": "logaddexp logaddexp2 logcumsumexp",
+    "draws at random": "gumbel_softmax",
+    "rescales by its own norm where that is too large": "renorm",
+    "a phase, or made from one": "angle atan2 polar",
+    "splits a number into mantissa and exponent": "frexp",
+    "a function of two arguments that neither adds nor multiplies them": "xlogy xlog1py gammainc gammaincc zeta",
+    "a step of synchronised batch norm": """
+        batch_norm_stats batch_norm_elemt batch_norm_gather_stats batch_norm_gather_stats_with_counts
+        batch_norm_backward_elemt batch_norm_backward_reduce batch_norm_update_stats""",
+    "a kernel that orders its arguments, or its outputs, in another way: call the one of torch.nn.functional": """
+        native_layer_norm native_group_norm native_batch_norm native_instance_norm fused_rms_norm""",
+    "internal to torch": "slice_inverse",
+    "torch's gradient of it is wrong (2.13: it goes to the elements that were overwritten)": "as_strided_scatter",
+    "two operations in one kernel": """
+        add_relu addmm_activation cudnn_convolution_relu cudnn_convolution_add_relu miopen_convolution_relu
+        miopen_convolution_add_relu""",
+}
+
+KNOWINGLY_UNCOVERED: dict[str, str] = {name: reason for reason, names in _UNCOVERED.items() for name in names.split()}
+"""Operations that carry relevance and have no rule: canonical name -> why."""
+
+# canonical name: other names of the same operation
+ALIASES = """
+    abs: absolute   acos: arccos    asin: arcsin    atan: arctan    acosh: arccosh  asinh: arcsinh  atanh: arctanh
+    atan2: arctan2  neg: negative   sub: subtract   mul: multiply   div: divide true_divide         trunc: fix
+    clamp: clip     cat: concat concatenate         vstack: row_stack               transpose: swapaxes swapdims
+    movedim: moveaxis               mH: adjoint     outer: ger      trapezoid: trapz                sigmoid: expit
+    logsigmoid: log_sigmoid         lgamma: gammaln                 digamma: psi    multigammaln: mvlgamma
+    gammainc: igamma                gammaincc: igammac              rrelu: rrelu_with_noise
+    mm: dsmm hsmm spmm              addmm: saddmm   getitem: index  index_put: index_put_impl
+    softmax: safe_softmax           fold: col2im
+    interpolate: upsample upsample_nearest upsample_bilinear upsample_nearest1d upsample_nearest2d
+        upsample_nearest3d upsample_nearest_exact1d upsample_nearest_exact2d upsample_nearest_exact3d
+        upsample_linear1d upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d upsample_bilinear2d_aa
+        upsample_bicubic2d_aa upsample_lanczos2d_aa
+    grid_sample: grid_sampler grid_sampler_2d grid_sampler_3d cudnn_grid_sampler
+    affine_grid: affine_grid_generator cudnn_affine_grid_generator
+    pad: constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d
+        replication_pad3d pad_circular pad_enum
+    max_pool1d: max_pool1d_with_indices
+    max_pool2d: max_pool2d_with_indices mkldnn_max_pool2d
+    max_pool3d: max_pool3d_with_indices mkldnn_max_pool3d
+    adaptive_max_pool1d: adaptive_max_pool1d_with_indices
+    adaptive_max_pool2d: adaptive_max_pool2d_with_indices
+    adaptive_max_pool3d: adaptive_max_pool3d_with_indices
+    fractional_max_pool2d: fractional_max_pool2d_with_indices
+    adaptive_avg_pool2d: mkldnn_adaptive_avg_pool2d
+    fractional_max_pool3d: fractional_max_pool3d_with_indices
+    convolution: cudnn_convolution mkldnn_convolution miopen_convolution miopen_depthwise_convolution
+        convolution_mode cudnn_convolution_transpose miopen_convolution_transpose nnpack_spatial_convolution
+    slow_conv: slow_conv3d slow_conv_dilated2d slow_conv_dilated3d slow_conv_transpose2d slow_conv_transpose3d
+        thnn_conv2d conv_depthwise2d conv_depthwise3d
+    native_batch_norm: native_batch_norm_legit native_batch_norm_legit_no_training batch_norm_impl_index
+        cudnn_batch_norm miopen_batch_norm
+"""
+
+# What python's operators are called: as dunders of a tensor and as functions of `operator`.
+PYTHON_OPERATORS = """
+    add: add radd iadd              sub: sub isub   rsub: rsub      mul: mul rmul imul
+    matmul: matmul rmatmul imatmul  div: div truediv idiv itruediv  rdiv: rdiv rtruediv             pow: pow ipow
+    rpow: rpow      remainder: mod imod             rremainder: rmod                floor_divide: floordiv ifloordiv
+    rfloor_divide: rfloordiv        neg: neg        positive: pos   abs: abs        getitem: getitem
+    setitem: setitem                unbind: iter    flip: reversed
+"""
+
+# Which tensor arguments are only added, where the others are multiplied ...
+ADDENDS = """
+    linear: 2 bias  bilinear: 3 bias                conv1d: 2 bias  conv2d: 2 bias  conv3d: 2 bias  conv_tbc: 2 bias
+    conv_transpose1d: 2 bias        conv_transpose2d: 2 bias        conv_transpose3d: 2 bias
+    convolution: 2 bias             slow_conv: 3 bias               addmm: 0 input  addbmm: 0 input
+    baddbmm: 0 input                addmv: 0 input  addr: 0 input   sspaddmm: 0 input               addcmul: 0 input
+    batch_norm: 4 bias              grouped_mm: bias
+"""
+
+# ... and which are held constant under the default rule. Positions count the tensor of a method as 0.
+HELD = """
+    div: 1 other    rdiv: 0 self    reciprocal: 0 input             addcdiv: 2 tensor2              lerp: 2 weight
+    prelu: 1 weight                 grid_sample: 1 grid             ldexp: 1 other  copysign: 1 other
+    clamp: 1 2 min max              clamp_min: 1 min                clamp_max: 1 max
+    remainder: 1 other              rremainder: 0 self              fmod: 1 other   nextafter: 1 other
+    trapezoid: 1 x  cumulative_trapezoid: 1 x       gradient: spacing               quantile: 1 q   nanquantile: 1 q
+    stft: 4 window  istft: 4 window
+    solve: 0 A input self           solve_triangular: 0 A input self                triangular_solve: 1 A
+    cholesky_solve: 1 L input2
+    batch_norm: 1 2 running_mean running_var
+    fake_quantize_per_tensor_affine: 1 2 scale zero_point
+    fake_quantize_per_channel_affine: 1 2 scale zero_point
+"""
+
+
+def parse(table: str) -> dict[str, list[str]]:
+    """Read a table of `name: word word ...` entries."""
+    entries: dict[str, list[str]] = {}
+    for word in table.split():
+        if word.endswith(":"):
+            words = entries.setdefault(word[:-1], [])
+        else:
+            words.append(word)
+    return entries
+
+
+def _arguments(words: list[str]) -> frozenset[int | str]:
+    return frozenset(int(word) if word.isdigit() else word for word in words)
+
+
+MULTIPLIES = frozenset(f"{PRODUCT} {CONTRACTION} embedding_bag {' '.join(parse(ADDENDS))}".split())
+"""Whatever has an addend multiplies the rest."""
+
+FAMILIES = {
+    Family.LINEAR: LINEAR,
+    Family.MOVEMENT: MOVEMENT,
+    Family.ACTIVATION: ACTIVATION,
+    Family.PRODUCT: PRODUCT,
+    Family.CONTRACTION: CONTRACTION,
+    Family.DIVISION: DIVISION,
+    Family.STATISTIC: STATISTIC,
+    Family.SOFTMAX: SOFTMAX,
+    Family.NORMALISATION: NORMALISATION,
+    Family.ATTENTION: ATTENTION,
+    Family.UNCOVERED: " ".join(KNOWINGLY_UNCOVERED),
+}
+
+
+def build_ops() -> dict[str, Op]:
+    """Every operation, by its canonical name."""
+    nothing: frozenset[int | str] = frozenset()
+    addends = {name: _arguments(words) for name, words in parse(ADDENDS).items()}
+    held = {name: _arguments(words) for name, words in parse(HELD).items()}
+    return {
+        name: Op(name, family, addends.get(name, nothing), held.get(name, nothing), name in MULTIPLIES)
+        for family, names in FAMILIES.items()
+        for name in names.split()
+    }
