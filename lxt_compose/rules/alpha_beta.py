@@ -1,0 +1,155 @@
+"""The alpha-beta rule and its special case ZPlus: positive and negative contributions are shared out apart."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..numerics import Stabilising, check_epsilon, check_number, over_positive
+from .base import QUIET
+from .layers import Layer
+from .parts import absolute, negative, positive, whole
+from .split import Split, is_anywhere, is_nonnegative, unless, without_bias
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """How small one side may be, as a part of both, and still be taken as a difference: its error is 1e-5 then."""
+    return min(1e5 * torch.finfo(dtype).eps, 0.25)
+
+
+@dataclass(frozen=True)
+class AlphaBeta(Split):
+    """The alpha-beta rule: positive contributions weigh alpha, negative ones -beta.
+
+    ``R_i = sum_j (alpha * c_ij^+ / z_j^+ - beta * c_ij^- / z_j^-) R_j``, with the sums ``z^+`` and ``z^-`` over the
+    positive and the negative contributions, the positive part of the bias in z^+ and its negative part in z^-.
+
+    Both sums and both shares cost one product more than the layer's own, forward and backward. For inputs >= 0,
+    ``z^-`` is the product with the negative weights, and ``z^+ = z - z^-``. For inputs of both signs, with
+    ``A = |W| |x| + |b|``, ``z^+ = (z + A) / 2``, ``z^- = (z - A) / 2`` and, with ``p = alpha R / z^+`` and
+    ``n = -beta R / z^-``, ``R_i = (x_i [W^T (p + n)]_i + |x_i| [|W|^T (p - n)]_i) / 2``. Where there is relevance at a
+    sum that would come out of these differences with a relative error above 1e-5, the layer is computed with the
+    parts themselves instead.
+
+    Args:
+        alpha: weight of the positive part, >= 1.
+        beta: weight of the negative part, >= 0, with alpha - beta = 1.
+        epsilon: stabiliser of the sums, >= 0, signed, at least the resolution; or a function such as
+            :class:`Stabiliser`.
+        zero_bias: whether the bias is left out of the sums, so that it gets no relevance.
+
+    Raises:
+        ValueError: out of range, or alpha - beta is not 1.
+        RuleError: the layer is not linear in one input with constant weights.
+
+    Source: Bach et al. 2015, eq. 60.
+    """
+
+    alpha: float = 2.0
+    beta: float = 1.0
+    epsilon: Stabilising = field(default=1e-6, metadata=QUIET)
+    zero_bias: bool = field(default=False, metadata=QUIET)
+
+    def __post_init__(self) -> None:
+        check_number("alpha", self.alpha, low=0.0)
+        check_number("beta", self.beta, low=0.0)
+        if abs(self.alpha - self.beta - 1) > 1e-9:
+            raise ValueError(f"alpha - beta must be 1 to conserve relevance, got alpha={self.alpha}, beta={self.beta}")
+        check_epsilon(self.epsilon)
+
+    def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
+        """See :meth:`Split.pull`."""
+        z = without_bias(layer, z, self.zero_bias)
+        if is_nonnegative(x):
+            # An input of 0 has no relevance; without it, the sum of no contributions would make its slot huge.
+            return self._of_nonnegative(layer, r, x, z).mul_(x if relevance else x.sign())
+        return self._of_signed(layer, r, x, z, relevance)
+
+    def _of_nonnegative(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        def added() -> Tensor:
+            return layer.product(x, positive, unless(self.zero_bias, positive))
+
+        if not self.beta:
+            return layer.transpose(self._share(r, added()), positive, x)
+        below = layer.product(x, negative, unless(self.zero_bias, negative))
+        above = z - below
+        # P is a difference that may cancel where z < 0; there P < tolerance * |N| tells it.
+        if is_anywhere(above.add_(below, alpha=_tolerance(x.dtype)).clamp_(max=0), r):
+            above = added()
+        else:
+            above = torch.sub(z, below, out=above)
+        slot = layer.transpose(self._share(r, above.clamp_(min=0)), positive, x)
+        return slot.add_(layer.transpose(self._other_share(r, below), negative, x))
+
+    def _of_signed(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
+        size = layer.product(x.abs(), absolute, unless(self.zero_bias, absolute))
+        # The smaller of both sums is (A - |z|) / 2; without beta only P counts, (A + z) / 2.
+        other = z.abs() if self.beta else -z
+        if is_anywhere(other.sub_(size, alpha=1 - 2 * _tolerance(x.dtype)).clamp_(min=0), r):
+            return self._of_parts(layer, r, x, relevance)
+        p = self._share(r, (z + size).mul_(0.5).clamp_(min=0))
+        if not self.beta:
+            return _joined(x, layer.transpose(p, positive, x), layer.transpose(p, negative, x), relevance)
+        n = self._other_share(r, torch.sub(z, size, out=size).mul_(0.5).clamp_(max=0))
+        plain, extra = layer.transpose(p + n, whole, x), layer.transpose(p.sub_(n), absolute, x)
+        if relevance:
+            return plain.mul_(x).addcmul_(extra, x.abs()).mul_(0.5)
+        sign = x.sign()
+        return plain.addcmul_(extra, sign).mul_(sign.abs_()).mul_(0.5)
+
+    def _of_parts(self, layer: Layer, r: Tensor, x: Tensor, relevance: bool) -> Tensor:
+        """Every sum by itself, without a difference: two products for each."""
+        up, down = x.clamp(min=0), x.clamp(max=0)
+        above = layer.product(up, positive, unless(self.zero_bias, positive)).add_(layer.product(down, negative))
+        p = self._share(r, above)
+        over_up, over_down = layer.transpose(p, positive, x), layer.transpose(p, negative, x)
+        if self.beta:
+            below = layer.product(up, negative, unless(self.zero_bias, negative)).add_(layer.product(down, positive))
+            n = self._other_share(r, below)
+            over_up.add_(layer.transpose(n, negative, x))
+            over_down.add_(layer.transpose(n, positive, x))
+        return _joined(x, over_up, over_down, relevance)
+
+    def _share(self, r: Tensor, above: Tensor) -> Tensor:
+        p = over_positive(r, above, self.epsilon)
+        return p if self.alpha == 1 else p.mul_(self.alpha)
+
+    def _other_share(self, r: Tensor, below: Tensor) -> Tensor:
+        # over_positive divides by |N|, and n = -beta R / N = beta R / |N|
+        n = over_positive(r, below.neg_(), self.epsilon)
+        return n if self.beta == 1 else n.mul_(self.beta)
+
+
+def _joined(x: Tensor, over_up: Tensor, over_down: Tensor, relevance: bool) -> Tensor:
+    """One of two slots by the sign of x, times x in the relevance formulation; 0 where x is 0."""
+    up, down = (x.clamp(min=0), x.clamp(max=0)) if relevance else (x.sign().clamp_(min=0), (-x).sign().clamp_(min=0))
+    return over_up.mul_(up).addcmul_(over_down, down)
+
+
+@dataclass(frozen=True)
+class ZPlus(Split):
+    """The z+ rule: only positive contributions get relevance, ``R_i = sum_j c_ij^+ / z_j^+ R_j``.
+
+    It is :class:`AlphaBeta` with alpha = 1 and beta = 0, and for inputs >= 0 excitation backpropagation.
+
+    Args:
+        epsilon: stabiliser of the sums, >= 0, signed, at least the resolution; or a function such as
+            :class:`Stabiliser`.
+        zero_bias: whether the positive part of the bias is left out of the sums, so that it gets no relevance.
+
+    Raises:
+        ValueError: epsilon is negative or not finite.
+        RuleError: the layer is not linear in one input with constant weights.
+
+    Source: Montavon et al. 2017, eq. 11; excitation backpropagation: Zhang et al. 2016, eq. 6.
+    """
+
+    epsilon: Stabilising = field(default=1e-6, metadata=QUIET)
+    zero_bias: bool = field(default=False, metadata=QUIET)
+
+    def __post_init__(self) -> None:
+        check_epsilon(self.epsilon)
+
+    def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
+        """See :meth:`Split.pull`."""
+        return AlphaBeta(1.0, 0.0, self.epsilon, self.zero_bias).pull(layer, r, x, z, relevance)

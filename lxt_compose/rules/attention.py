@@ -1,0 +1,96 @@
+"""The rules for attention operations: what queries, keys and values get."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ..numerics import tensors_in
+from ..ops import Family
+from .base import Call
+from .scaling import Scaling
+
+
+@dataclass(frozen=True)
+class Attention(Scaling):
+    """Attention ``O = A V, A = softmax(Q K^T * scale + mask)`` by the rules of its parts, as one operation.
+
+    Uniform epsilon for both products and the Taylor rule for softmax compose to fixed shares of the operation's own
+    gradient: ``R_q = 1/4 q * g_q``, ``R_k = 1/4 k * g_k``, ``R_v = 1/2 v * g_v`` with ``g = J^T (R_O / O)``, and 1/2
+    for a mask that carries relevance. Inputs that are constants leave their share to the others of the same product.
+    In the gradient formulation the shares alone remain. On ``multi_head_attention_forward`` the projections inside
+    get the rules of linear operations.
+
+    Args:
+        epsilon: stabiliser of the output, >= 0 (see :class:`Epsilon`).
+
+    Raises:
+        ValueError: epsilon is negative or not finite.
+
+    Source: Achtibat et al. 2024 (AttnLRP), propositions 3.1 and 3.3.
+    """
+
+    families: ClassVar[frozenset[Family]] = frozenset({Family.ATTENTION})
+
+    def idle(self, call: Call) -> bool:
+        """See :meth:`Rule.idle`: the function that holds its projections too is never run as one."""
+        return not _has_parts(call) and super().idle(call)
+
+    def shares(self, call: Call) -> list[float]:
+        """Shares by the roles of the carriers."""
+        roles = _roles(call)
+        scores = [role for role in roles if role in ("query", "key")]
+        weights_flow = any(role != "value" for role in roles)
+        half = 0.5 if "value" in roles and weights_flow else 1.0
+        parts = {"value": half, "mask": half, "query": half / max(1, len(scores)), "key": half / max(1, len(scores))}
+        return [parts[role] for role in roles]
+
+
+@dataclass(frozen=True)
+class ValueAttention(Scaling):
+    """Attention with its weights held constant: all relevance goes to the values, none to queries, keys and masks.
+
+    ``O = A V`` with A constant: ``R_v = v * A^T (R_O / O)``, ``R_q = R_k = R_mask = 0``; in the gradient formulation
+    ``g_v = A^T g_O``. A softmax that runs by itself inside a module (or inside ``multi_head_attention_forward``) with
+    this rule is held constant too, and the products around it get the rules of linear operations.
+
+    Args:
+        epsilon: stabiliser of the output, >= 0 (see :class:`Epsilon`).
+
+    Raises:
+        ValueError: epsilon is negative or not finite.
+
+    Source: Ali et al. 2022 (CP-LRP), section 3.2: the attention-head rule; the same in Jafari et al. 2025 (RelP).
+    """
+
+    families: ClassVar[frozenset[Family]] = frozenset({Family.ATTENTION, Family.SOFTMAX})
+
+    def idle(self, call: Call) -> bool:
+        """See :meth:`Rule.idle`: the function that holds its projections too is never run as one."""
+        return not _has_parts(call) and super().idle(call)
+
+    def shares(self, call: Call) -> list[float]:
+        """1 for values, 0 for all else."""
+        if call.op is not None and call.op.family is Family.SOFTMAX:
+            return [0.0] * len(call.carriers)
+        return [float(role == "value") for role in _roles(call)]
+
+    def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
+        """See :meth:`Rule.leave`."""
+        return super().leave(call, outputs) if any(self.shares(call)) else [z.detach() for z in outputs]
+
+
+def _has_parts(call: Call) -> bool:
+    return call.op is not None and call.op.name == "multi_head_attention_forward"
+
+
+_ROLES: dict[int | str, str] = {0: "query", 1: "key", 2: "value", 3: "mask", "attn_mask": "mask"}
+
+
+def _roles(call: Call) -> list[str]:
+    places: list[tuple[int | str, Any]] = [*enumerate(call.args), *call.kwargs.items()]
+    roles = []
+    for place, value in places:
+        role = _ROLES.get(place, str(place))
+        roles += [role for tensor in tensors_in(value) if tensor.requires_grad]
+    return roles

@@ -1,0 +1,191 @@
+"""What a rule is: an immutable value that tells how relevance passes through one operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RuleError
+from ..numerics import map_tensors, tensors_in
+from ..ops import Family, Op
+from .parts import Parts
+
+RELEVANCE = "relevance"
+GRADIENT = "gradient"
+FORMULATIONS = (RELEVANCE, GRADIENT)
+
+
+@dataclass(slots=True)
+class Call:
+    """One execution of one operation: a module with a rule, or a function under the function mode."""
+
+    formulation: str
+    where: str
+    """For errors: ``"'encoder.fc1' (Linear)"`` or ``"add in 'encoder'"``."""
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    op: Op | None = None
+    module: nn.Module | None = None
+    function: Callable[..., Any] | None = None
+    carriers: list[Tensor] = field(default_factory=list)
+    """The inputs through which relevance flows, as the caller passed them, in order of appearance."""
+    inputs: list[Tensor] = field(default_factory=list)
+    """What the operation is given instead of the carriers: same values, other way back."""
+    values: list[Tensor] = field(default_factory=list)
+    """The carriers' values, also after the operation has changed a carrier in place."""
+    versions: list[int] = field(default_factory=list)
+    parts: Parts | None = None
+    """Where the registration keeps parts of weights."""
+    kept: Any = None
+    """What a rule keeps from entering to leaving."""
+    target: Tensor | None = None
+    """The argument that a function writes its result into."""
+    given: Any = None
+    """The arguments that a module was given, where it may change lists and dicts."""
+    given_tensors: list[int] = field(default_factory=list)
+    """The identities of the tensors in it at the beginning."""
+
+    @property
+    def relevance(self) -> bool:
+        """Whether slots carry relevance (else: relevance divided by the tensor)."""
+        return self.formulation == RELEVANCE
+
+    def take(self, carriers: list[Tensor]) -> None:
+        """Make these the carriers, and have the operation run on them as they are."""
+        self.carriers, self.inputs, self.values = carriers, list(carriers), list(carriers)
+        self.versions = [x._version for x in carriers]
+
+    def only_carrier(self, rule: Rule) -> int:
+        """The place of the single carrier, for rules that know one input.
+
+        Raises:
+            RuleError: there are several.
+        """
+        if len(self.carriers) != 1:
+            raise RuleError(
+                f"{rule} passes relevance to one input, but {self.where} got {len(self.carriers)} inputs that carry "
+                f"relevance; use Uniform() or Epsilon(), which share it among them"
+            )
+        return 0
+
+
+def is_carrier(value: Any) -> bool:
+    """Whether relevance flows through this value: a tensor that requires grad."""
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+_PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype})
+
+
+def find_carriers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The carriers among the arguments of a call, also inside containers."""
+    found = []
+    for value in (*args, *kwargs.values()) if kwargs else args:
+        if isinstance(value, Tensor):
+            if value.requires_grad:
+                found.append(value)
+        elif type(value) in _PLAIN:  # what most arguments are that are no tensors
+            continue
+        elif isinstance(value, (tuple, list, dict)) or hasattr(value, "__dataclass_fields__"):
+            found += [tensor for tensor in tensors_in(value) if tensor.requires_grad]
+    return found
+
+
+def exchange(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with its inputs in the places of the carriers."""
+    inputs = iter(call.inputs)
+
+    def swap(tensor: Tensor) -> Tensor:
+        return next(inputs) if tensor.requires_grad else tensor
+
+    args = tuple(map_tensors(swap, value) for value in call.args)
+    kwargs = {name: map_tensors(swap, value) for name, value in call.kwargs.items()}
+    return args, kwargs
+
+
+register_alone: list[Callable[[Rule, nn.Module, str], Any]] = []
+"""How :meth:`Rule.register` makes a composite; the composite, which stands above the rules, enters it here."""
+
+
+QUIET: Mapping[str, Any] = {"quiet": True}
+"""Metadata of a rule's argument that is printed only where it differs from its default."""
+
+
+def _is_shown(declared: Field[Any], value: Any) -> bool:
+    return not declared.metadata.get("quiet") or value != declared.default
+
+
+def _written(value: Any) -> str:
+    """A rule, or an argument of one, as one would write it."""
+    if isinstance(value, Tensor):
+        return f"tensor{tuple(value.shape)}"
+    if is_dataclass(value) and not isinstance(value, type):
+        given = [(declared, getattr(value, declared.name)) for declared in fields(value)]
+        shown = [f"{declared.name}={_written(part)}" for declared, part in given if _is_shown(declared, part)]
+        return f"{type(value).__name__}({', '.join(shown)})"
+    return getattr(value, "__name__", None) or repr(value)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Base of all rules: a frozen dataclass, comparable and printable; the state of one call lives elsewhere.
+
+    A subclass gives :meth:`enter` and :meth:`leave`, which wrap what goes into an operation and what comes out
+    of it. Neither may change a value: forward results stay bit-identical to the model's own.
+    """
+
+    formulations: ClassVar[tuple[str, ...]] = FORMULATIONS
+    knows_complex: ClassVar[bool] = False
+    families: ClassVar[frozenset[Family]] = frozenset()
+    """The op families that the rule can serve, if it cannot serve any; on a module it acts on such ops inside it."""
+
+    def check_formulation(self, formulation: str) -> None:
+        """Raise :class:`RuleError` if the rule does not work in this formulation."""
+        if formulation not in self.formulations:
+            raise RuleError(
+                f"{self} needs formulation={self.formulations[0]!r}, not {formulation!r}, which the composite has; "
+                f"change that, or take another rule, such as Epsilon()"
+            )
+
+    def check_module(self, module: nn.Module, path: str, formulation: str) -> None:
+        """Raise :class:`RuleError` if the rule cannot serve this module in this formulation."""
+
+    def enter(self, call: Call, place: int) -> Tensor:
+        """What the operation gets instead of carrier number `place`."""
+        raise NotImplementedError
+
+    def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
+        """The outputs (those that the rest of the model uses), wrapped so that relevance finds its way back."""
+        raise NotImplementedError
+
+    def register(self, module: nn.Module, *, formulation: str = RELEVANCE) -> Any:
+        """This rule alone on one module: shorthand for a composite with that one binding.
+
+        Args:
+            module: the module, as a model of its own.
+            formulation: see :class:`Composite`.
+
+        Returns:
+            The :class:`Registration`: a context manager and a handle with ``remove()`` and ``report()``.
+        """
+        return register_alone[0](self, module, formulation)
+
+    def serves(self, op: Op, carriers: int) -> bool:
+        """Whether a rule that acts on the operations inside a module is given to this one, with so many carriers."""
+        return op.family in self.families
+
+    def takes_whole(self, module: nn.Module) -> bool:
+        """Whether the rule takes this module as one operation if it is not made of one that the rule serves."""
+        return False
+
+    def __str__(self) -> str:
+        """The rule as it is written; arguments that are seldom given are left out where they have their default."""
+        return _written(self)
+
+    def idle(self, call: Call) -> bool:
+        """Whether the operation's own gradient is already what the rule wants, so that nothing has to be done."""
+        return False

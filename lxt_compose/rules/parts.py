@@ -1,0 +1,80 @@
+"""Parts of a weight (its positive part, its absolute values, ...), computed once while the weight stays the same."""
+
+import threading
+from collections.abc import Callable, MutableMapping
+
+import torch
+from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
+
+Part = Callable[[Tensor], Tensor]
+_Made = tuple[tuple[int, int, torch.dtype], Tensor]
+
+
+def whole(weight: Tensor) -> Tensor:
+    """W itself."""
+    return weight
+
+
+def positive(weight: Tensor) -> Tensor:
+    """``max(W, 0)``."""
+    return weight.clamp(min=0)
+
+
+def negative(weight: Tensor) -> Tensor:
+    """``min(W, 0)``."""
+    return weight.clamp(max=0)
+
+
+def absolute(weight: Tensor) -> Tensor:
+    """``|W|``."""
+    return weight.abs()
+
+
+def square(weight: Tensor) -> Tensor:
+    """``W * W``."""
+    return weight.square()
+
+
+def ones(weight: Tensor) -> Tensor:
+    """1 for every weight."""
+    return torch.ones_like(weight)
+
+
+class Parts:
+    """The parts of weights that the rules of one registration have asked for.
+
+    They are kept until :meth:`close` (or until the weight is gone) and made anew when the weight is another tensor,
+    was changed in place or got other memory. A change through ``weight.data`` in the same memory is the one that
+    nobody can see; PyTorch's own check of saved tensors does not see it either.
+    """
+
+    def __init__(self) -> None:
+        self._kept: MutableMapping[Tensor, dict[tuple[Part, torch.dtype], _Made]] = WeakIdKeyDictionary()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def get(self, weight: Tensor, part: Part, dtype: torch.dtype) -> Tensor:
+        """The part of this weight in this dtype."""
+        if part is whole and dtype == weight.dtype:
+            return weight
+        stamp = (weight._version, weight.data_ptr(), weight.dtype)
+        with self._lock:
+            kept = self._kept.get(weight, {}).get((part, dtype))
+        if kept is not None and kept[0] == stamp:
+            return kept[1]
+        with torch.no_grad():
+            made = part(weight.to(dtype))
+        with self._lock:
+            if not self._closed:
+                self._kept.setdefault(weight, {})[part, dtype] = (stamp, made)
+        return made
+
+    def close(self) -> None:
+        """Let all go, and keep nothing from now on; what is asked for later is computed each time."""
+        with self._lock:
+            self._closed = True
+            self._kept.clear()
+
+    def __len__(self) -> int:
+        return sum(len(parts) for parts in self._kept.values())

@@ -1,0 +1,193 @@
+"""Split rules: positive and negative contributions are treated apart, in layers that are linear in their input.
+
+The contribution of input i to output j is ``c_ij = x_i w_ij``. The forward pass is the layer's own; what a split rule
+needs beside it, products of the layer with parts of its weight, is computed in the backward pass.
+"""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import RuleError
+from ..gradients import Slots, bypass
+from ..numerics import Stabilising, check_epsilon, check_number, over_positive, over_stabilised
+from ..ops import Family, Op
+from .base import QUIET, Call, Rule
+from .bypass import only_output
+from .jacobian import layer_of
+from .layers import CONVOLUTIONS, LAYER_TYPES, LAYERS, Layer, in_pieces, without_autocast
+from .parts import Part, absolute, whole
+
+# Modules of torch that are no layers: refused when a rule is registered, not when they first run.
+_NOT_LINEAR = ("activation", "instancenorm", "loss", "normalization", "rnn")
+_NOT_LINEAR_POOLS = ("MaxPool", "AdaptiveMaxPool", "FractionalMaxPool", "LPPool")
+
+
+@dataclass(frozen=True)
+class Split(Rule):
+    """Base of the rules that treat positive and negative contributions apart.
+
+    On a layer, a rule of this kind works by itself. On a block of layers it is given to every linear layer and
+    convolution inside; the other operations there get their default rules. A layer of any other make is taken as a
+    whole, and differentiated to find its weight, if it is linear in its input.
+    """
+
+    families: ClassVar[frozenset[Family]] = frozenset({Family.LINEAR, Family.CONTRACTION})
+    by_pieces: ClassVar[bool] = True
+    """Whether large batches are worked on piece by piece."""
+
+    def serves(self, op: Op, carriers: int) -> bool:
+        """See :meth:`Rule.serves`: operations of one input and a constant weight, no products of two carriers."""
+        return op.name in LAYERS and (carriers == 1 or op.name in ("linear", *CONVOLUTIONS))
+
+    def takes_whole(self, module: nn.Module) -> bool:
+        """See :meth:`Rule.takes_whole`: a layer that is no known one, and no block of layers."""
+        return not isinstance(module, LAYER_TYPES) and next(module.children(), None) is None
+
+    def check_module(self, module: nn.Module, path: str, formulation: str) -> None:
+        """See :meth:`Rule.check_module`: a module of torch that is known not to be linear is refused."""
+        kind = type(module)
+        file = kind.__module__.removeprefix("torch.nn.modules.")
+        if (file in _NOT_LINEAR and not any(module.children())) or (
+            file == "pooling" and kind.__name__.startswith(_NOT_LINEAR_POOLS)
+        ):
+            raise RuleError(
+                f"{self} fits layers that are linear in their input, and {path!r} ({kind.__name__}) is not; use "
+                f"Identity() for an activation, Norm() for a normalisation, no rule at all for max pooling, "
+                f"and Epsilon() for any other differentiable module"
+            )
+
+    def enter(self, call: Call, place: int) -> Tensor:
+        """See :meth:`Rule.enter`."""
+        return call.carriers[place].detach()
+
+    def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
+        """See :meth:`Rule.leave`."""
+        z = only_output(self, call, outputs).detach()
+        layer = layer_of(self, call, z)
+        saved = self.saved(call.values[0].detach(), z)
+        return [bypass(partial(self._back, layer, call.relevance), z, saved, call.carriers)]
+
+    def saved(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What is kept of the input and the output for the backward pass."""
+        return x, z
+
+    def _back(self, layer: Layer, relevance: bool, slot: Tensor, x: Tensor, z: Tensor) -> Slots:
+        if slot.requires_grad and torch.is_grad_enabled():
+            raise RuntimeError(f"{self} cannot be differentiated twice: call backward() without create_graph=True")
+        with torch.no_grad(), without_autocast(x):
+            # Not in half precision, where R over a small sum overflows; and autocast gives x another dtype than W.
+            wide, given = layer.dtype, x.dtype
+
+            def pull(slot: Tensor, x: Tensor, z: Tensor) -> Tensor:
+                x, z, r = x.to(wide), z.to(wide), slot.to(wide)
+                return _narrowed(self.pull(layer, r if relevance else r * z, x, z, relevance), given)
+
+            return (in_pieces(layer, pull, slot, x, z) if self.by_pieces else pull(slot, x, z),)
+
+    def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
+        """The relevance of x from r, the relevance of z; in the gradient formulation the relevance over x."""
+        raise NotImplementedError
+
+
+def _narrowed(slot: Tensor, dtype: torch.dtype) -> Tensor:
+    """In this dtype; what is too large for it becomes its largest number."""
+    if slot.dtype == dtype:
+        return slot
+    largest = torch.finfo(dtype).max
+    return slot.clamp(-largest, largest).to(dtype)
+
+
+def unless(condition: bool, part: Part) -> Part | None:
+    """The part of the bias that counts, unless it is left out."""
+    return None if condition else part
+
+
+def is_nonnegative(x: Tensor) -> bool:
+    """Whether no element is negative."""
+    return not x.numel() or bool(x.amin() >= 0)
+
+
+def is_anywhere(excess: Tensor, r: Tensor) -> bool:
+    """Whether `excess` is not 0 somewhere where there is relevance; takes its memory."""
+    if not excess.numel():
+        return False
+    low, high = excess.mul_(r).aminmax()
+    return not (low == 0 and high == 0)
+
+
+def without_bias(layer: Layer, z: Tensor, zero_bias: bool) -> Tensor:
+    """The output, with the bias taken off where it is not to count."""
+    return z - layer.offset if zero_bias and layer.offset is not None else z
+
+
+@dataclass(frozen=True)
+class Emphasis:
+    """``W + gamma * max(W, 0)``: a part of a weight, in which what is positive weighs more."""
+
+    gamma: float
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        """The part of this weight."""
+        return weight.add(weight.clamp(min=0), alpha=self.gamma)
+
+
+@dataclass(frozen=True)
+class Gamma(Split):
+    """The generalised gamma rule: contributions with the sign of the output weigh 1 + gamma.
+
+    ``R_i = sum_j (c_ij + gamma * c_ij^s) / (z_j + gamma * z_j^s) R_j``, where c^s are the contributions that have the
+    sign s of z_j (z_j = 0 counts as positive) and z_j^s is their sum, the bias among them if it has that sign too.
+    With ``A = |W| |x| + |b|``: ``z^s = (z + s A) / 2``, so that the denominator is
+    ``s ((1 + gamma/2) |z| + gamma/2 A)``, without cancellation, and with ``v = R / |denominator|``
+    ``R_i = x_i [W^T ((1 + gamma/2) s v)]_i + |x_i| [|W|^T (gamma/2 v)]_i``: one product more than the layer's own,
+    forward and backward. For inputs >= 0, where relevance comes from outputs >= 0 alone, ``W + gamma W^+`` does it in
+    one product each. gamma = 0 is :class:`Epsilon`.
+
+    Args:
+        gamma: how much more the contributions of the output's sign weigh, >= 0.
+        epsilon: stabiliser of the denominator, >= 0, signed, at least the resolution; or a function such as
+            :class:`Stabiliser`.
+        zero_bias: whether the bias is left out of the denominators, so that it gets no relevance.
+
+    Raises:
+        ValueError: gamma or epsilon is negative or not finite.
+        RuleError: the layer is not linear in one input with constant weights.
+
+    Source: Montavon et al. 2019, section 10.2.3; generalised to negative values by Andeol et al. 2021.
+    """
+
+    gamma: float = 0.25
+    epsilon: Stabilising = field(default=1e-6, metadata=QUIET)
+    zero_bias: bool = field(default=False, metadata=QUIET)
+
+    def __post_init__(self) -> None:
+        check_number("gamma", self.gamma, low=0.0)
+        check_epsilon(self.epsilon)
+
+    def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
+        """See :meth:`Split.pull`."""
+        z, half = without_bias(layer, z, self.zero_bias), self.gamma / 2
+        if not half:
+            slot = layer.transpose(over_stabilised(r, z, self.epsilon), whole, x)
+            return slot.mul_(x) if relevance else slot
+        same = is_nonnegative(x)
+        if same and not is_anywhere(z.clamp(max=0), r):
+            # No relevance comes from negative outputs, so positive contributions weigh more, whatever their output.
+            weigh = Emphasis(self.gamma)
+            denominator = layer.product(x, weigh, unless(self.zero_bias, weigh)).clamp_(min=0)
+            plain = layer.transpose(over_positive(r, denominator, self.epsilon), weigh, x)
+            return plain.mul_(x) if relevance else plain
+        size = x if same else x.abs()
+        denominator = layer.product(size, absolute, unless(self.zero_bias, absolute))
+        denominator = denominator.mul_(half).add_(z.abs(), alpha=1 + half)
+        v = over_positive(r, denominator, self.epsilon)
+        signed = torch.copysign(z.new_full((), 1 + half), z).mul_(v)
+        plain, extra = layer.transpose(signed, whole, x), layer.transpose(v.mul_(half), absolute, x)
+        if same:
+            plain.add_(extra)
+            return plain.mul_(x) if relevance else plain
+        return plain.mul_(x).addcmul_(extra, size) if relevance else plain.addcmul_(extra, x.sign())
