@@ -1,0 +1,93 @@
+"""The composite: which rule for which module, name or function."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from .canonize import Canonizer
+from .matching import assignments
+from .registration import Registration
+from .rules import FORMULATIONS, RELEVANCE, Rule
+from .rules.base import register_alone
+from .rules.defaults import Table, check_table
+
+
+class Composite:
+    """Rules for a model, assigned by keys; the first key in the order written that matches wins.
+
+    Args:
+        rules: a mapping, or pairs, from key to rule. Keys: a module class or a tuple of them (subclasses match); a
+            string, the exact dotted name of a module or a glob (``*`` matches dots too); a torch function, which
+            stands for all names of the same operation (``torch.add``: ``+``, ``+=``, ``Tensor.add_``, ...);
+            :func:`where`. Values: a rule, or a rule class (default arguments); for a function also a plain
+            function with the same signature that replaces it.
+        formulation: ``"relevance"``: what flows back is relevance R, ``x.grad`` is the relevance of the input;
+            ``"gradient"``: it is R / tensor, ``x * x.grad`` is the relevance. The latter costs what a gradient costs.
+        defaults: whether operations without a key take the default rule of their family; else they are uncovered. Or
+            the table of these rules itself, such as ``default_rules("gradient") | {Family.SOFTMAX: Stop()}``; families
+            that it lacks are uncovered.
+        strict: whether an uncovered operation that carries relevance raises in the forward pass.
+        canonizers: what is done to the model meanwhile, such as :class:`MergeBatchNorm`; in order.
+
+    Raises:
+        TypeError: a key or value is of a wrong kind.
+        ValueError: the formulation is unknown.
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[Any, Any] | Iterable[tuple[Any, Any]] = (),
+        *,
+        formulation: str = RELEVANCE,
+        defaults: bool | Table = True,
+        strict: bool = False,
+        canonizers: Iterable[Canonizer] = (),
+    ) -> None:
+        if formulation not in FORMULATIONS:
+            raise ValueError(f"formulation must be one of {', '.join(FORMULATIONS)}, got {formulation!r}")
+        self.assignments = assignments(rules)
+        if not isinstance(defaults, bool):
+            check_table(defaults)
+        self.formulation, self.defaults, self.strict = formulation, defaults, strict
+        self.canonizers = tuple(canonizers)
+        for canonizer in self.canonizers:
+            if isinstance(canonizer, type) or not isinstance(canonizer, Canonizer):
+                raise TypeError(f"a canonizer is an object with apply(model): MergeBatchNorm(), say; got {canonizer!r}")
+
+    def register(self, model: nn.Module) -> Registration:
+        """Put the rules on a model, all or nothing; they work from now on, until ``remove()`` or the ``with`` ends.
+
+        Args:
+            model: any module; nothing of it is replaced, and nothing is left behind on removal.
+
+        Raises:
+            MatchError: a name matches no module; the closest names are told.
+            RuleError: a rule does not fit the module it is bound to.
+            RegistrationError: the model is compiled, or has a registration already.
+        """
+        return Registration(
+            model,
+            self.assignments,
+            self.formulation,
+            defaults=self.defaults,
+            strict=self.strict,
+            canonizers=self.canonizers,
+        )
+
+    def __repr__(self) -> str:
+        rules = ", ".join(f"{entry}: {entry.shown}" for entry in self.assignments)
+        canonizers = f", canonizers={self.canonizers}" if self.canonizers else ""
+        return (
+            f"Composite({{{rules}}}, formulation={self.formulation!r}, defaults={self.defaults}, "
+            f"strict={self.strict}{canonizers})"
+        )
+
+
+def _register_alone(rule: Rule, module: nn.Module, formulation: str) -> Registration:
+    return Composite({"": rule}, formulation=formulation).register(module)
+
+
+register_alone.append(_register_alone)
