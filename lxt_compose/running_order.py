@@ -1,0 +1,143 @@
+"""Which module takes the output of which, told without an example input: from symbolic traces, else from containers."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+Test = Callable[[nn.Module], bool]
+Use = tuple[nn.Module | None, nn.Module | None]
+"""One place of a forward pass: the output of the first module goes to the second alone; None is anything else."""
+
+
+def followed_by(model: nn.Module, first: Test, second: Test) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """Pairs of modules where the second always takes the output of the first, and nothing else ever takes it.
+
+    What the model does is read from a symbolic trace (torch.fx) of a copy that shares its parameters, with optional
+    arguments of ``forward`` at their defaults; hooks do not run. A module that does not trace (its control flow depends
+    on values) is taken apart: its children are traced one by one, and in an ``nn.Sequential`` neighbours follow.
+
+    Args:
+        model: left as it is.
+        first: which modules can be the first of a pair.
+        second: which modules can be the second of a pair.
+
+    Returns:
+        The names of the pairs, and for each other `second` module why it is in none.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    wanted = [module for module in names if second(module)]
+    if not wanted:
+        return [], {}
+    uses, whole = _uses_in(model, first, second)
+    mounted = [module for _, module in model.named_modules(remove_duplicate=False)]
+    pairs, reasons = [], {}
+    for module in wanted:
+        sources = {source for source, taker in uses if taker is module}
+        source = next(iter(sources), None)
+        takers = {taker for other, taker in uses if other is source}
+        if not sources:
+            reasons[names[module]] = "it is not known what it takes"
+        elif len(sources) > 1:
+            reasons[names[module]] = "it does not always take the output of one and the same layer"
+        elif source is None:
+            reasons[names[module]] = "it does not take the output of such a layer directly"
+        elif len(takers) > 1:
+            reasons[names[module]] = f"the output of {names[source]} is used elsewhere too"
+        elif not whole and max(mounted.count(module), mounted.count(source)) > 1:
+            reasons[names[module]] = f"it or {names[source]} is mounted in several places"
+        else:
+            pairs.append((names[source], names[module]))
+    return pairs, reasons
+
+
+def _uses_in(model: nn.Module, first: Test, second: Test) -> tuple[list[Use], bool]:
+    """All uses that can be told, and whether these are all that there are."""
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    try:
+        # Code that runs with stand-ins for tensors may leave them lying about, so it runs in a copy.
+        twin: nn.Module | None = copy.deepcopy(model, {id(p): p for p in model.parameters()})
+    except Exception:  # whatever the model holds that cannot be copied
+        twin = None
+    for parameter, flag in flags:  # hooks may set those of a copy, which are the same
+        parameter.requires_grad_(flag)
+    root = model if twin is None else twin
+    real = dict(zip(root.modules(), model.modules(), strict=True))
+    found, whole = _scan(root, first, second, trace=twin is not None)
+    return [(real.get(a) if a else None, real.get(b) if b else None) for a, b in found], whole
+
+
+def _scan(module: nn.Module, first: Test, second: Test, *, trace: bool) -> tuple[list[Use], bool]:
+    if trace:
+        try:
+            return list(_uses_of_trace(_Tracer().graph_of(module), module, first, second)), True
+        except Exception:  # the model's own code, which was not written for this, may raise anything
+            pass
+    found: list[Use] = []
+    if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
+        for source, taker in pairwise([None, *module, None]):
+            a = source if source is not None and first(source) else None
+            b = taker if taker is not None and second(taker) else None
+            found += [(a, b)] if a or b else []
+    for child in module.children():
+        if not second(child) and any(map(second, child.modules())):
+            found += _scan(child, first, second, trace=trace)[0]
+    return found, False
+
+
+def _uses_of_trace(graph: torch.fx.Graph, root: nn.Module, first: Test, second: Test) -> Iterator[Use]:
+    def called(node: Any, test: Test) -> nn.Module | None:
+        module = root.get_submodule(node.target) if getattr(node, "op", "") == "call_module" else None
+        return module if module is not None and test(module) else None
+
+    for node in graph.nodes:
+        source, taker = called(node, first), called(node, second)
+        if source is not None:
+            users = list(node.users)
+            alone = len(users) == 1 and users[0].all_input_nodes == [node]
+            yield source, called(users[0], second) if alone else None
+        if taker is not None:
+            inputs = node.all_input_nodes
+            yield called(inputs[0], first) if len(inputs) == 1 else None, taker
+
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+class _Tracer(torch.fx.Tracer):
+    """A symbolic tracer that keeps out of the way of other threads and of hooks."""
+
+    def __init__(self) -> None:
+        super().__init__(autowrap_modules=())  # type: ignore[arg-type]
+        self._thread = threading.get_ident()
+
+    def graph_of(self, module: nn.Module) -> torch.fx.Graph:
+        """The graph of the module's forward, optional arguments at their defaults."""
+        parameters = inspect.signature(module.forward).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
+            return self.trace(module, defaults)
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        """A module of torch, or a subclass that computes just what its parent in torch does."""
+        inherited = type(module).forward.__module__.startswith("torch.nn.modules.")
+        return super().is_leaf_module(module, name) or (inherited and not isinstance(module, nn.Sequential))
+
+    def call_module(self, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        # While it traces, torch.fx diverts the calls of all modules in the process to here.
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(module, module.forward, args, kwargs)
+
+    def getattr(self, attr: str, value: Any, parameter_proxy_cache: Any) -> Any:
+        """The value itself for other threads."""
+        if threading.get_ident() != self._thread:
+            return value
+        return super().getattr(attr, value, parameter_proxy_cache)
