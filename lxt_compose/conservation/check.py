@@ -1,0 +1,221 @@
+"""The check itself: a context in which every rule's relevance in and out is compared, per call and per sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tabulate import tabulate
+from torch import Tensor
+
+from ..errors import ConservationError, RegistrationError, place
+from ..ledger import Recorder
+from ..ledger.accounts import Edge, Graph, Key, Operation, Postings
+from ..ledger.samples import Layout, by_sample
+from ..ops import Op
+from ..saving import keep
+from .absorbed import absorbed
+from .ran import Before, Ran
+
+if TYPE_CHECKING:
+    from ..registration import Registration
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """One call of one operation under one rule; amounts are float64 tensors with one value for each sample.
+
+    ``entered`` is the relevance that arrived at its outputs, ``left`` what it handed on to its inputs, ``absorbed``
+    what its rule keeps by its own formula, by kind (bias, stabiliser, softmax), ``size`` the sum of ``|R|`` that
+    arrived.
+    Where the samples cannot be told apart all amounts have one value, for all of them.
+    """
+
+    path: str
+    name: str
+    rule: str
+    entered: Tensor
+    left: Tensor
+    absorbed: Mapping[str, Tensor]
+    size: Tensor
+
+    @property
+    def missing(self) -> Tensor:
+        """What arrived and was neither handed on nor kept; negative where relevance was created."""
+        return self.entered - self.left - sum(self.absorbed.values(), torch.zeros_like(self.entered))
+
+    def violations(self, atol: float, rtol: float) -> list[int]:
+        """The samples where more is missing than ``atol + rtol * size``, or something is not finite."""
+        fits = self.missing.abs() <= atol + rtol * self.size
+        return (~fits).nonzero().flatten().tolist()
+
+    def describe(self, sample: int) -> str:
+        """A line for an error message."""
+        parts = {"in": self.entered, "out": self.left, **self.absorbed, "missing": self.missing}
+        amounts = ", ".join(f"{name} {float(values[sample]):.6g}" for name, values in parts.items())
+        which = f"sample {sample}" if len(self.entered) > 1 else "all samples"
+        return f"{self.name} in {place(self.path)} under {self.rule}, {which}: {amounts}"
+
+
+class ConservationCheck:
+    """What :func:`check_conservation` has seen so far; ``str()`` gives a table."""
+
+    def __init__(self, watcher: Watcher, atol: float, rtol: float) -> None:
+        self._watcher, self.atol, self.rtol = watcher, atol, rtol
+
+    @property
+    def rows(self) -> list[Checked]:
+        """Every call of an operation under a rule that relevance has reached, in the order of execution."""
+        return self._watcher.rows()
+
+    @property
+    def violations(self) -> list[tuple[Checked, int]]:
+        """The calls, and the samples, in which relevance was lost or created; what is nearest to the output first."""
+        return [(row, sample) for row in reversed(self.rows) for sample in row.violations(self.atol, self.rtol)]
+
+    def raise_violations(self) -> None:
+        """Raise if relevance was lost or created.
+
+        Raises:
+            ConservationError: it was; module, rule, what went in and out, and what is known to be kept are named.
+            RegistrationError: no relevance has flowed.
+        """
+        if not self.rows:
+            raise RegistrationError(
+                "nothing was checked, since no relevance has flowed through an operation with a rule; run the forward "
+                "pass and the backward pass inside the context"
+            )
+        found = self.violations
+        if found:
+            lines = [row.describe(sample) for row, sample in found[:_SHOWN]]
+            more = [f"and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+            raise ConservationError("relevance is not conserved:\n  " + "\n  ".join([*lines, *more]), found)
+
+    def __str__(self) -> str:
+        rows = self.rows
+        kinds = list(dict.fromkeys(kind for row in rows for kind in row.absorbed))
+        table = []
+        for row in rows:
+            kept = [_short(row.absorbed[kind]) if kind in row.absorbed else "" for kind in kinds]
+            mark = "NOT CONSERVED" if row.violations(self.atol, self.rtol) else ""
+            most = f"{float(row.missing.abs().max()):.1e}"
+            table.append([row.path, row.name, row.rule, _short(row.entered), _short(row.left), *kept, most, mark])
+        heads = ["where", "what", "rule", "in", "out", *kinds, "missing, at most", ""]
+        return tabulate(table, heads, disable_numparse=True)
+
+
+def _short(amounts: Tensor) -> str:
+    return f"{float(amounts.sum()):.4g}"
+
+
+@contextmanager
+def check_conservation(
+    registration: Registration, atol: float = 1e-8, rtol: float = 1e-4
+) -> Iterator[ConservationCheck]:
+    """Compare what arrives at every rule with what it hands on, for each call and each sample; raise at the end.
+
+    ``|R_out - R_in - bias - stabiliser - softmax| <= atol + rtol * sum |R_out|``, where R_out is the relevance of the
+    outputs of an operation, R_in what its rule hands on to the inputs, and the rest is what the rule keeps by its
+    equation, computed anew from the operation's values. Works in both formulations. The forward and the backward pass
+    belong inside the context; operations run once more to check them, so it is for tests and for finding faults.
+
+    Args:
+        registration: a composite that is on a model now.
+        atol: absolute tolerance, in the units of relevance.
+        rtol: tolerance relative to the sum of ``|R|`` that arrived.
+
+    Yields:
+        The :class:`ConservationCheck`, whose rows and violations can be read at any time.
+
+    Raises:
+        ConservationError: relevance was lost or created somewhere.
+        RegistrationError: nothing was checked, or a ledger is being kept already.
+    """
+    mode = registration.mode
+    if mode.observer is not None:
+        raise RegistrationError(
+            "this registration is watched already, by a ledger or a check; leave its with block first"
+        )
+    watcher = Watcher(registration.formulation)
+    check = ConservationCheck(watcher, atol, rtol)
+    mode.observer = watcher
+    try:
+        yield check
+    finally:
+        mode.observer = None
+    check.raise_violations()
+
+
+class Watcher(Recorder):
+    """A recorder that also asks each rule what it keeps."""
+
+    def __init__(self, formulation: str) -> None:
+        super().__init__(formulation)
+        self._before: dict[Operation, Before] = {}
+        self._kept: dict[Operation, dict[str, Postings]] = {}
+        self._sizes: dict[Operation, Postings] = {}
+
+    def begin(
+        self,
+        path: str,
+        name: str,
+        op: Op | None,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        carriers: list[Tensor],
+    ) -> Operation:
+        """See :class:`~lxt_compose.observing.Observer`."""
+        operation = super().begin(path, name, op, function, args, kwargs, carriers)
+        with torch._C.DisableTorchFunction():
+            self._before[operation] = Before(function, args, kwargs, carriers)
+        return operation
+
+    def _produced(self, graph: Graph, operation: Operation, key: Key, z: Tensor, layout: Layout | None) -> Edge:
+        edge = super()._produced(graph, operation, key, z, layout)
+        before = self._before.get(operation)
+        if operation.rule is None or before is None:
+            return edge
+        ran = Ran(operation, self.formulation, before, keep(z), edge)
+        if not any(kept.value.is_complex() for kept in (*before.values, ran.output)):
+            sizes, kept = self._sizes.setdefault(operation, Postings()), self._kept.setdefault(operation, {})
+            node: Any = z.grad_fn
+            node.register_prehook(_asking(ran, key[1], sizes, kept))
+        return edge
+
+    def rows(self) -> list[Checked]:
+        """What was checked."""
+        operations = [operation for run in list(self.runs) for operation in run.operations]
+        return [self._row(operation) for operation in operations if self._sizes.get(operation, Postings()).amounts]
+
+    def _row(self, operation: Operation) -> Checked:
+        samples = operation.made[0].samples
+        entered = sum((edge.arrived.sum(samples) for edge in operation.made), torch.zeros(samples + 1))
+        amounts = {"in": entered, "out": operation.sent.sum(samples), "size": self._sizes[operation].sum(samples)}
+        amounts |= {f"kept {kind}": postings.sum(samples) for kind, postings in self._kept[operation].items()}
+        # What belongs to no sample on one side may be told apart on the other: then compare the sums.
+        together = any(bool(values[-1] != 0) for values in amounts.values())
+        amounts = {name: v.sum().reshape(1) if together else v[:-1] for name, v in amounts.items()}
+        kept = {name.removeprefix("kept "): v for name, v in amounts.items() if name.startswith("kept ")}
+        rule = str(operation.rule)
+        return Checked(operation.path, operation.name, rule, amounts["in"], amounts["out"], kept, amounts["size"])
+
+
+def _asking(
+    ran: Ran, number: int, sizes: Postings, kept: dict[str, Postings]
+) -> Callable[[Sequence[Tensor | None]], None]:
+    def hook(slots: Sequence[Tensor | None]) -> None:
+        slot = slots[number]
+        if slot is None:
+            return
+        with torch.no_grad():
+            sizes.amounts.append(by_sample(ran.relevance(slot).abs(), ran.edge.layout, ran.edge.samples))
+            for kind, amount in absorbed(ran.rule, ran, slot).items():
+                kept.setdefault(kind, Postings()).amounts.append(amount)
+
+    return hook

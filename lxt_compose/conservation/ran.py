@@ -1,0 +1,93 @@
+"""An operation that has run under a rule, kept such that it can be run again when its relevance is there."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ledger.accounts import Edge, Operation
+from ..ledger.samples import by_sample
+from ..numerics import map_tensors, tensors_in
+from ..ops import mutates
+from ..rules import RELEVANCE, Call
+from ..saving import Kept, keep
+
+
+class Before:
+    """What an operation is about to be given: values of its carriers, and of constants that it may overwrite."""
+
+    def __init__(self, function: Any, args: Any, kwargs: Any, carriers: list[Tensor]) -> None:
+        self.values = [keep(x) for x in carriers]
+        changes = not isinstance(function, nn.Module) and mutates(function, args, kwargs)
+        constants = [t for t in tensors_in((args, kwargs)) if not t.requires_grad] if changes else []
+        self.copies = {id(t): t.clone() for t in constants}
+
+
+@dataclass(eq=False)
+class Ran:
+    """An operation that has run under a rule, with the values that it was given and one that it made."""
+
+    operation: Operation
+    """Of this the rule, the op, the function and the arguments are taken now, since it lets go of them."""
+    formulation: str
+    before: Before
+    output: Kept
+    edge: Edge
+
+    def __post_init__(self) -> None:
+        done = self.operation
+        assert done.rule is not None
+        self.rule, self.op, self.function = done.rule, done.op, done.function
+        self.inputs = [edge for _, _, edge in done.carriers]
+        self._holes = {id(x): torch.empty(0) for x, _, _ in done.carriers}
+        known = {**self.before.copies, **self._holes}
+        self._args = map_tensors(lambda t: known.get(id(t), t), (done.args, done.kwargs))
+
+    @property
+    def z(self) -> Tensor:
+        """The output."""
+        return self.output.value
+
+    @property
+    def carriers(self) -> list[Tensor]:
+        """The values of the inputs through which relevance flows, as leaves of their own."""
+        return [kept.value.detach().requires_grad_() for kept in self.before.values]
+
+    def call(self) -> Call:
+        """The call, as rules know it."""
+        carriers = self.carriers
+        args, kwargs = self.filled(carriers)
+        module = self.function if isinstance(self.function, nn.Module) else None
+        call = Call(self.formulation, self.operation.path, args, kwargs, self.op, module, self.function, carriers)
+        call.values = [x.detach() for x in carriers]
+        return call
+
+    def filled(self, carriers: list[Tensor]) -> Any:
+        """The arguments, positional and by keyword, with these tensors in the places of the carriers."""
+        given = {id(hole): x for hole, x in zip(self._holes.values(), carriers, strict=True)}
+        return map_tensors(lambda t: given.get(id(t), t), self._args)
+
+    def run(self, carriers: list[Tensor], biases: dict[str, Tensor] | None = None) -> Tensor:
+        """What the operation makes of other carriers (and a module of other biases): the output in the place of z."""
+        args, kwargs = self.filled(carriers)
+        with torch._C.DisableTorchFunction():  # this run is not the model's
+            if isinstance(self.function, nn.Module):
+                twin = copy.deepcopy(self.function)  # without hooks, and with statistics of its own
+                output = torch.func.functional_call(twin, biases or {}, args, kwargs)
+            else:
+                if mutates(self.function, args, kwargs) or self.op is None or "norm" in self.op.name:
+                    args, kwargs = map_tensors(torch.clone, (args, kwargs))
+                output = self.function(*args, **kwargs)
+        return next(t for t in tensors_in(output) if t.shape == self.z.shape and t.dtype == self.z.dtype)
+
+    def by_sample(self, relevance: Tensor) -> Tensor:
+        """Amounts of relevance at the output, by sample."""
+        return by_sample(relevance.expand(self.z.shape), self.edge.layout, self.edge.samples)
+
+    def relevance(self, slot: Tensor) -> Tensor:
+        """The relevance in a slot of the output."""
+        return slot if self.formulation == RELEVANCE else slot * self.z

@@ -1,0 +1,260 @@
+"""The ledger: where the relevance of the output went; it adds up, or it says what is missing. Pure data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..coverage import Status
+from .graph_check import GraphCheck, GraphRow
+from .sinks import UNCOVERED
+from .table import Line, html_of, text_of
+
+UNSEEN = "unseen"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Amount:
+    """An amount of relevance: what belongs to each sample, and what cannot be told from one sample to another."""
+
+    by_sample: Tensor
+    """float64, one value for each sample."""
+    shared: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Over all samples."""
+        return float(self.by_sample.sum()) + self.shared
+
+    @property
+    def per_sample(self) -> Tensor:
+        """One value for each sample; NaN for each if a part cannot be told apart."""
+        return torch.full_like(self.by_sample, torch.nan) if self.shared else self.by_sample.clone()
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.by_sample + other.by_sample, self.shared + other.shared)
+
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(self.by_sample - other.by_sample, self.shared - other.shared)
+
+
+def nothing(samples: int) -> Amount:
+    """No relevance at all."""
+    return Amount(torch.zeros(samples, dtype=torch.float64))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """One kind of operation at one place, over all its calls.
+
+    ``path`` is the dotted path of the innermost module that was running, ``status`` that of the coverage report, or
+    "unseen" for what only the autograd graph knows of, ``entered`` is the relevance that arrived at its outputs,
+    ``left`` what it sent to its inputs, ``absorbed`` the difference by kind (see :data:`~lxt_compose.ledger.KINDS`);
+    negative where relevance was created.
+    """
+
+    path: str
+    name: str
+    rule: str
+    status: str
+    calls: int
+    entered: Amount
+    left: Amount
+    absorbed: Mapping[str, Amount]
+
+    @property
+    def lost(self) -> Amount:
+        """All that it absorbed, of any kind."""
+        return self.entered - self.left
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ModuleEntry:
+    """One module, over all its calls: what arrived at its outputs, and what it and all in it absorbed."""
+
+    path: str
+    type: str
+    calls: int
+    entered: Amount
+    absorbed: Amount
+
+    @property
+    def left(self) -> Amount:
+        """What arrived less what was absorbed."""
+        return self.entered - self.absorbed
+
+
+@dataclass(frozen=True, eq=False)
+class Books:
+    """What a ledger is made of."""
+
+    seed: Amount
+    inputs: Amount
+    entries: tuple[Entry, ...]
+    modules: tuple[ModuleEntry, ...]
+    gaps: tuple[float, ...]
+    check: GraphCheck
+    notes: tuple[str, ...] = ()
+
+
+class Ledger:
+    """Where relevance went, from the output (the seed) to the inputs: ``seed = inputs + absorbed + unaccounted``.
+
+    Made by ``registration.ledger()``, around a forward pass; it fills as relevance flows, so it is read after the
+    backward pass. Each forward pass adds its samples. All amounts are in the units of the output.
+    """
+
+    def __init__(self, books: Books | Callable[[], Books]) -> None:
+        self._source = books
+
+    @property
+    def books(self) -> Books:
+        """All data, as of now."""
+        return self._source if isinstance(self._source, Books) else self._source()
+
+    def frozen(self) -> Ledger:
+        """The ledger as it is now: data alone, without ties to a model."""
+        return Ledger(self.books)
+
+    @property
+    def seed(self) -> Tensor:
+        """The relevance that the backward pass began with, of each sample; float64."""
+        return self.books.seed.per_sample
+
+    @property
+    def inputs(self) -> Tensor:
+        """What reached the inputs, of each sample; float64."""
+        return self.books.inputs.per_sample
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Every operation that relevance passed, in the order of first execution."""
+        return self.books.entries
+
+    @property
+    def modules(self) -> tuple[ModuleEntry, ...]:
+        """Every module, in the order of first execution."""
+        return self.books.modules
+
+    @property
+    def check(self) -> GraphCheck:
+        """The second, independent check for completeness: a walk through the autograd graph."""
+        return self.books.check
+
+    @property
+    def absorbed(self) -> dict[str, Tensor]:
+        """What was absorbed on the way, of each sample, by kind."""
+        books = self.books
+        kinds: dict[str, Amount] = {}
+        for entry in books.entries:
+            if entry.status != UNSEEN:
+                for kind, amount in entry.absorbed.items():
+                    kinds[kind] = kinds.get(kind, nothing(len(books.seed.by_sample))) + amount
+        return {kind: amount.per_sample for kind, amount in kinds.items()}
+
+    @property
+    def unaccounted(self) -> float:
+        """The largest ``|seed - inputs - absorbed|`` of a sample: 0 to rounding, or some operation was not seen."""
+        return max(self.books.gaps, default=0.0)
+
+    @property
+    def uncovered(self) -> tuple[Entry, ...]:
+        """Operations that relevance passed without a rule, seen or not."""
+        return tuple(entry for entry in self.entries if entry.status in (Status.UNCOVERED.value, UNSEEN))
+
+    def share(self, amount: Amount) -> float:
+        """An amount as a part of the seed; over several samples the mean, each weighted by the size of its seed."""
+        return share_of(amount, self.books.seed)
+
+    def lines(self) -> list[Line]:
+        """The table's lines, unfolded: one for each place, operation and kind, the largest leak first."""
+        found = []
+        for entry in self.entries:
+            kinds = entry.absorbed or {UNCOVERED: entry.lost}
+            for kind, amount in kinds.items():
+                passes = self.share(entry.entered)
+                found.append(Line(entry.path, entry.name, kind, self.share(amount), passes, entry.calls, entry.status))
+        return sorted(found, key=lambda line: -abs(line.share))
+
+    def to_string(self, *, width: int = 100, rows: int | None = 20) -> str:
+        """Summary and table in lines of at most `width` columns; `rows` None for every line."""
+        return text_of(self, width, rows)
+
+    def __str__(self) -> str:
+        return self.to_string()
+
+    def __repr__(self) -> str:
+        seed, inputs = self.books.seed.total, self.books.inputs.total
+        return f"<Ledger: seed {seed:.4g}, inputs {inputs:.4g}, unaccounted {self.unaccounted:.1e}>"
+
+    def _repr_html_(self) -> str:
+        """The table for a notebook: self-contained, for light and dark backgrounds."""
+        return html_of(self)
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """Every entry as a dictionary of strings and numbers, ready for JSON; amounts are totals over samples."""
+        return [
+            {
+                **{name: getattr(entry, name) for name in ("path", "name", "rule", "status", "calls")},
+                "entered": entry.entered.total,
+                "left": entry.left.total,
+                "absorbed": {kind: amount.total for kind, amount in entry.absorbed.items()},
+                "share": self.share(entry.lost),
+                "passes": self.share(entry.entered),
+            }
+            for entry in self.entries
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as dictionaries, lists, strings and numbers: :meth:`from_dict` makes the same ledger of it."""
+        data: dict[str, Any] = _plain(self.books)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Ledger:
+        """The ledger that :meth:`to_dict` was called on."""
+        entries = [{**e, "absorbed": {k: _amount(a) for k, a in e["absorbed"].items()}} for e in data["entries"]]
+        check = GraphCheck(tuple(GraphRow(**row) for row in data["check"]["rows"]), data["check"]["nodes"])
+        return cls(
+            Books(
+                seed=_amount(data["seed"]),
+                inputs=_amount(data["inputs"]),
+                entries=tuple(Entry(**_amounts(e, "entered", "left")) for e in entries),
+                modules=tuple(ModuleEntry(**_amounts(m, "entered", "absorbed")) for m in data["modules"]),
+                gaps=tuple(data["gaps"]),
+                check=check,
+                notes=tuple(data["notes"]),
+            )
+        )
+
+
+def share_of(amount: Amount, seed: Amount) -> float:
+    """An amount as a part of the seed, weighted by the size of each sample's seed; NaN where the seed is 0."""
+    if amount.shared or seed.shared:
+        return amount.total / seed.total if seed.total else float("nan")
+    size = float(seed.by_sample.abs().sum())
+    return float((amount.by_sample * seed.by_sample.sign()).sum()) / size if size else float("nan")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    return value
+
+
+def _amount(data: Mapping[str, Any]) -> Amount:
+    return Amount(torch.tensor(data["by_sample"], dtype=torch.float64), data["shared"])
+
+
+def _amounts(data: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {key: _amount(value) if key in names else value for key, value in data.items()}

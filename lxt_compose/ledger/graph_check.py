@@ -1,0 +1,129 @@
+"""A second check for completeness, which trusts nobody: it walks the autograd graph from the output to the inputs.
+
+Each autograd node has a number, counted up in the order in which nodes are made. So the numbers tell which nodes were
+made while an operation ran that a rule, a family or an exact op accounts for, whoever called it. What is left over was
+made behind the back of the function mode: custom autograd functions, scripted or compiled code, extensions in C++.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+from torch.nn.modules._functions import BackwardHookFunction
+
+from ..coverage import ROOT, Status
+from ..gradients import RelevanceFunction
+from ..ops import Family, op_named
+
+EXACT, CUSTOM, CHECKPOINT, OTHER = "exact", "custom autograd function", "checkpoint", "not seen by the function mode"
+_BOOKKEEPING = frozenset({"AccumulateGrad", "CopySlices", "CopyBackwards"})
+_CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+class Interval(NamedTuple):
+    """The nodes made while one operation ran, from `first` up to but not including `stop`."""
+
+    first: int
+    stop: int
+    path: str
+    name: str
+    status: Status | None
+
+
+@dataclass(frozen=True, slots=True)
+class GraphRow:
+    """Nodes of one kind that nothing accounts for: what they are, the module that took their result, why, how many."""
+
+    name: str
+    path: str
+    why: str
+    nodes: int = 1
+
+    def __str__(self) -> str:
+        times = f" ({self.nodes} nodes)" if self.nodes > 1 else ""
+        return f"{self.name} before {self.path or ROOT}: {self.why}{times}"
+
+
+@dataclass(frozen=True, slots=True)
+class GraphCheck:
+    """What the walk through the autograd graph found; `nodes` is how many it met."""
+
+    rows: tuple[GraphRow, ...]
+    nodes: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether a rule, a family or an exact op accounts for every node between the output and the inputs."""
+        return not self.rows
+
+    def __str__(self) -> str:
+        if self.complete:
+            return f"complete: all of {self.nodes} autograd nodes are accounted for"
+        found = "\n".join(f"  {row}" for row in self.rows)
+        return f"NOT complete: of {self.nodes} autograd nodes nothing accounts for\n{found}"
+
+
+def function_of_node(node: Any) -> type | None:
+    """The autograd function in Python that made a node, if one did."""
+    return getattr(type(node), "_forward_cls", type(node)) if isinstance(node, BackwardCFunction) else None
+
+
+def kind_of_node(node: Any) -> str:
+    """What a node is by itself: exact (it moves gradients, or is a rule's own), custom, a checkpoint, or anything."""
+    function = function_of_node(node)
+    if function is not None:
+        if issubclass(function, (RelevanceFunction, BackwardHookFunction)):
+            return EXACT
+        return CHECKPOINT if function.__module__ == "torch.utils.checkpoint" else CUSTOM
+    name = _plain(node)
+    op = op_named(_CAPITALS.sub("_", name).lower())
+    return EXACT if name in _BOOKKEEPING or (op is not None and op.family is Family.MOVEMENT) else OTHER
+
+
+def name_of_node(node: Any) -> str:
+    """How a user would know a node: ``Swish.apply`` for a custom function, ``SigmoidBackward0`` for one of torch."""
+    function = function_of_node(node)
+    return str(node.name()).rpartition("::")[2] if function is None else f"{function.__name__}.apply"
+
+
+def _plain(node: Any) -> str:
+    return str(node.name()).rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
+
+
+def check_graph(outputs: Iterable[Tensor], stops: Collection[int], intervals: Sequence[Interval]) -> GraphCheck:
+    """Walk from the outputs up to the nodes with the identities `stops`, and list what no interval accounts for.
+
+    Args:
+        outputs: tensors that require grad.
+        stops: identities of the nodes of the inputs; what lies behind them is not the model's.
+        intervals: the operations that were seen, with their status; none within another.
+    """
+    spans = sorted(intervals)
+    starts = [span.first for span in spans]
+    pending: list[tuple[Any, str]] = [(z.grad_fn, "") for z in outputs if z.grad_fn is not None]
+    met: dict[int, Any] = {}
+    found: dict[tuple[str, str, str], int] = {}
+    while pending:
+        node, consumer = pending.pop()
+        if id(node) in met or id(node) in stops:
+            continue
+        met[id(node)] = node
+        number = node._sequence_nr()
+        place = bisect_right(starts, number) - 1
+        span = spans[place] if place >= 0 and number < spans[place].stop else None
+        kind = kind_of_node(node)
+        if span is None and kind in (CUSTOM, OTHER):
+            row = (name_of_node(node), consumer, kind)
+            found[row] = found.get(row, 0) + 1
+        elif span is not None and span.status is Status.UNCOVERED:
+            row = (span.name, span.path, "uncovered")
+            found[row] = found.get(row, 0) + 1
+        path = consumer if span is None else span.path
+        pending += [(source, path) for source, _ in node.next_functions if source is not None]
+    return GraphCheck(tuple(GraphRow(*row, nodes) for row, nodes in found.items()), len(met))

@@ -1,0 +1,154 @@
+"""How a ledger is printed: leaks by place and kind, in per cent of the relevance that the output started with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING
+
+from ..coverage import ROOT
+from ..folding import Column, fill, fold_paths, printable, shorten_list, shorten_middle, text_table
+
+if TYPE_CHECKING:
+    from .data import Ledger
+
+_COLUMNS = (
+    Column("where", shorten_middle, share=4.0),
+    Column("what", share=2.0),
+    Column("kind"),
+    Column("absorbed", right=True),
+    Column("passes", right=True),
+    Column("calls", right=True),
+)
+_SMALLEST = 5e-5
+_STYLE = """
+.lxt-ledger{--bad:#b00020;--bar:#c9d7f2;--dim:#6b6b6b}
+@media (prefers-color-scheme:dark){.lxt-ledger{--bad:#ff8a95;--bar:#2c456f;--dim:#a0a0a0}}
+.lxt-ledger td,.lxt-ledger th{text-align:left;vertical-align:top;padding:.15em .6em}
+.lxt-ledger td.lxt-n,.lxt-ledger th.lxt-n{text-align:right;white-space:nowrap}
+.lxt-ledger td.lxt-bar{background:linear-gradient(to left,var(--bar) var(--w,0%),transparent var(--w,0%))}
+.lxt-ledger tr.lxt-uncovered td{color:var(--bad);font-weight:bold}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One printed line: a place (or a pattern of places), an operation, a kind, and its parts of the seed."""
+
+    path: str
+    name: str
+    kind: str
+    share: float
+    passes: float
+    calls: int
+    status: str
+
+    @property
+    def is_uncovered(self) -> bool:
+        """Whether no rule is responsible for what happens there."""
+        return self.status in ("uncovered", "unseen")
+
+    def cells(self) -> tuple[str, ...]:
+        """The texts of the columns."""
+        kind = self.status if self.status == "unseen" else self.kind
+        texts = (self.path or ROOT, self.name, kind, percent(self.share), percent(self.passes), str(self.calls))
+        return tuple(map(printable, texts))
+
+
+def percent(share: float) -> str:
+    """A part as "12.3 %"."""
+    return "-" if math.isnan(share) else f"{100 * share:.1f} %"
+
+
+def fold(lines: Iterable[Line]) -> list[Line]:
+    """Lines that differ in the numbers of their paths alone become one, with the sum of their leaks.
+
+    What passes is that of the place where most passes.
+    """
+    lines = list(lines)
+    folded = []
+    for pattern, members in fold_paths((line.path, (line.name, line.kind, line.status)) for line in lines):
+        group = [lines[index] for index in members]
+        first = group[0]
+        share, calls = sum(line.share for line in group), sum(line.calls for line in group)
+        passes = max((line.passes for line in group), key=abs)
+        folded.append(Line(pattern, first.name, first.kind, share, passes, calls, first.status))
+    return sorted(folded, key=lambda line: -abs(line.share))
+
+
+def _shown(ledger: Ledger, rows: int | None) -> tuple[list[Line], str]:
+    """The lines that are worth printing, and a remark on the others."""
+    lines = ledger.lines()
+    if rows is None:
+        return lines, ""
+    lines = fold(lines)
+    worth = [line for line in lines if line.is_uncovered or not abs(line.share) < _SMALLEST][:rows]
+    kept = set(map(id, worth))
+    others = [line for line in lines if id(line) not in kept]
+    total = sum(line.share for line in others)
+    return worth, f"{len(others)} more, {percent(total)} together" if others else ""
+
+
+def summary(ledger: Ledger) -> str:
+    """One sentence: the seed, the inputs' part, the kinds' parts, and what is missing."""
+    books = ledger.books
+    kinds: dict[str, float] = {}
+    for line in ledger.lines():
+        if line.status != "unseen":
+            kinds[line.kind] = kinds.get(line.kind, 0.0) + line.share
+    largest_first = sorted(kinds.items(), key=lambda item: -abs(item[1]))
+    parts = [f"inputs {percent(ledger.share(books.inputs))}"]
+    parts += [f"{kind} {percent(share)}" for kind, share in largest_first if abs(share) >= _SMALLEST]
+    samples = len(books.seed.by_sample)
+    whose = f" of {samples} samples" if samples > 1 else ""
+    return f"relevance {books.seed.total:.6g}{whose} = {' + '.join(parts)}; unaccounted {ledger.unaccounted:.1e}"
+
+
+def warnings_of(ledger: Ledger) -> list[str]:
+    """What a reader must know: operations without a rule, weighed; what the graph check found; notes."""
+    lines = [line for line in fold(ledger.lines()) if line.is_uncovered]
+    found = [
+        f"{line.name} in {line.path or ROOT}: {percent(line.passes)} of the relevance passes through it "
+        f"({'no rule covers it' if line.status == 'uncovered' else 'nothing saw it run'})"
+        for line in lines
+    ]
+    if not ledger.check.complete:
+        found.append(f"graph check: {shorten_list([str(row) for row in ledger.check.rows], 400)}")
+    return [printable(text) for text in (*found, *ledger.books.notes)]
+
+
+def text_of(ledger: Ledger, width: int, rows: int | None) -> str:
+    """The ledger for a terminal."""
+    lines, others = _shown(ledger, rows)
+    parts = ["\n".join(fill(summary(ledger).split(), width))]
+    if lines:
+        parts.append("\n".join(text_table(_COLUMNS, [line.cells() for line in lines], width)))
+    if others:
+        parts.append(others)
+    parts += ["\n".join(fill(text.split(), width)) for text in warnings_of(ledger)]
+    return "\n\n".join(parts)
+
+
+def html_of(ledger: Ledger, rows: int = 20) -> str:
+    """The ledger for a notebook."""
+    lines, others = _shown(ledger, rows)
+    largest = max((abs(line.share) for line in lines if not math.isnan(line.share)), default=0.0) or 1.0
+    head = "".join(f"<th{' class=lxt-n' if column.right else ''}>{escape(column.title)}</th>" for column in _COLUMNS)
+    body = ""
+    for line in lines:
+        cells = "".join(_cell(column, cell, line, largest) for column, cell in zip(_COLUMNS, line.cells(), strict=True))
+        body += f'<tr class="{"lxt-uncovered" if line.is_uncovered else ""}">{cells}</tr>'
+    parts = [f"<style>{_STYLE}</style>", f"<p><strong>{escape(summary(ledger))}</strong></p>"]
+    if lines:
+        parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+    parts += [f"<p>{escape(text)}</p>" for text in (others, *warnings_of(ledger)) if text]
+    return f'<div class="lxt-ledger">{"".join(parts)}</div>'
+
+
+def _cell(column: Column, text: str, line: Line, largest: float) -> str:
+    """One cell; that of a leak has a bar as long as its share of the largest one."""
+    if column.title == "absorbed" and not math.isnan(line.share):
+        return f'<td class="lxt-n lxt-bar" style="--w:{100 * abs(line.share) / largest:.0f}%">{escape(text)}</td>'
+    return f'<td class="{"lxt-n" if column.right else ""}">{escape(text)}</td>'
