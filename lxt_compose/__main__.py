@@ -1,0 +1,8 @@
+"""`python -m lxt_compose` is the same as the command `lxt-compose`."""
+
+import sys
+
+from lxt_compose.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""What a model is given: which of it carries relevance, and how it is cut into batches."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# Inputs that say how to read the others. They are constants, whatever their dtype.
+_CONSTANT = re.compile(r"mask|position|label|type_ids|bias|cache|length|past_key")
+_CONSTANT_FLOAT = re.compile(r"(^|_)(mask|bias|labels?)$|cache|past_key")
+_MASKS = ("attention_mask", "input_mask", "mask")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The arguments of a call of the model, and by name those that relevance is wanted of.
+
+    ``carriers`` are floating point tensors, ``ids`` integer tensors that the model embeds; ``mask`` [samples, tokens]
+    tells real tokens (not 0) from padding (0), or is None; ``count`` is the number of samples.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    carriers: dict[str, Tensor]
+    ids: dict[str, Tensor]
+    mask: Tensor | None
+    count: int
+
+    def batches(self, size: int | None) -> Iterator[tuple[slice, Inputs]]:
+        """The samples in groups of at most ``size``: every tensor whose first dimension counts samples is cut."""
+        step = self.count if size is None else size
+        for start in range(0, self.count, step):
+            part = slice(start, min(start + step, self.count))
+            yield part, self if step >= self.count else self._cut(part)
+
+    def _cut(self, part: slice) -> Inputs:
+        pieces: dict[int, Tensor] = {}
+
+        def cut(value: Any) -> Any:
+            if not (isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == self.count):
+                return value
+            return pieces.setdefault(id(value), value[part])  # the same tensor stays the same everywhere
+
+        return replace(
+            self,
+            args=tuple(map(cut, self.args)),
+            kwargs={name: cut(value) for name, value in self.kwargs.items()},
+            carriers={name: cut(value) for name, value in self.carriers.items()},
+            ids={name: cut(value) for name, value in self.ids.items()},
+            mask=cut(self.mask),
+            count=part.stop - part.start,
+        )
+
+    def described(self) -> str:
+        """For errors: shapes, dtypes and devices of what is explained."""
+        parts = [f"{name}: {list(x.shape)} {kind_of(x)}" for name, x in (*self.carriers.items(), *self.ids.items())]
+        return ", ".join(parts)
+
+
+def read_inputs(model: nn.Module, inputs: Any) -> Inputs:
+    """Find out what in the inputs carries relevance.
+
+    Raises:
+        TypeError: not a tensor, a tuple or a mapping, or nothing in it can carry relevance.
+        ValueError: there are no samples, or a floating point input is not finite.
+    """
+    args, kwargs = _arguments(inputs)
+    named = {**_positional_names(model, args), **kwargs}
+    tensors = {name: x for name, x in named.items() if isinstance(x, Tensor)}
+    carriers = {name: x for name, x in tensors.items() if x.is_floating_point() and not _CONSTANT_FLOAT.search(name)}
+    ids = {name: x for name, x in tensors.items() if is_integer(x) and not _CONSTANT.search(name)}
+    ids = {name: x for name, x in ids.items() if name.endswith("input_ids")} or ids
+    if not carriers and not ids:
+        given = ", ".join(f"{name}: {_kind(value)}" for name, value in named.items()) or "nothing"
+        raise TypeError(
+            f"no input can carry relevance: a floating point tensor, or integer ids that the model embeds, is needed, "
+            f"got {given}" + ("; let the tokenizer make tensors: return_tensors='pt'" if not tensors else "")
+        )
+    main = next(iter((*ids.values(), *carriers.values())))
+    _check(carriers, main)
+    mask = next((tensors[name] for name in _MASKS if name in tensors), None)
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        mask = tensors.get("decoder_attention_mask")
+    return Inputs(args, kwargs, carriers, ids, mask, main.shape[0])
+
+
+def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, tuple):
+        return inputs, {}
+    raise TypeError(
+        f"inputs must be a tensor, a tuple of arguments or a mapping of keyword arguments (what a tokenizer returns), "
+        f"got {type(inputs).__name__}"
+    )
+
+
+def _positional_names(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
+    """The arguments by the names that they have in the model's forward."""
+    try:
+        names = list(inspect.signature(model.forward).bind_partial(*args).arguments.items())
+    except (TypeError, ValueError):  # too many arguments, or no signature: the model itself will tell
+        names = []
+    found: dict[str, Any] = {}
+    for name, value in names:
+        if value is not None and isinstance(value, tuple) and all(any(v is a for a in args) for v in value):
+            found.update({f"{name}{index}": v for index, v in enumerate(value)})  # *inputs
+        else:
+            found[name] = value
+    return found or {f"input{index}": value for index, value in enumerate(args)}
+
+
+def is_integer(x: Tensor) -> bool:
+    """Whether the tensor can hold ids."""
+    return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
+
+
+def kind_of(x: Tensor) -> str:
+    """Dtype and device, as "float32 on cpu"."""
+    return f"{str(x.dtype).removeprefix('torch.')} on {x.device}"
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype} tensor" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _check(carriers: dict[str, Tensor], main: Tensor) -> None:
+    if main.dim() == 0 or main.shape[0] == 0:
+        raise ValueError(f"the first dimension of the inputs counts samples, got a tensor of shape {list(main.shape)}")
+    for name, x in carriers.items():
+        if x.is_meta:
+            raise ValueError(f"the input {name} is on the meta device: it has no values")
+        if not torch.isfinite(x).all():
+            raise ValueError(f"the input {name} holds values that are not finite (NaN or infinite)")

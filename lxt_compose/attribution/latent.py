@@ -1,0 +1,200 @@
+"""Relevance inside the model: of what modules put out or take in, caught by hooks on the tensors themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import AttributionError, MatchError
+from ..matching import Assignment, Where, match, names_of
+from ..numerics import tensors_in
+from ..registration import Registration
+
+INPUT = ":input"
+
+
+class Neuron(NamedTuple):
+    """A latent unit: the layer, its index among the features, its relevance, and the share of it in the layer.
+
+    The share is relative to the sum of absolute relevance of all units of the layer, from -1 to 1.
+    """
+
+    layer: str
+    unit: int
+    relevance: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module to be watched: its name with ``:input`` if it is what goes in that counts.
+
+    ``named`` says that it was asked for by its name, not by something that matches others too.
+    """
+
+    name: str
+    module: nn.Module
+    of_input: bool
+    named: bool
+
+
+def blocks(model: nn.Module) -> list[str]:
+    """The names of the model's repeated blocks, whose outputs are the residual stream of a transformer.
+
+    These are the members of a list of modules (``nn.ModuleList`` or ``nn.Sequential``) of one and the same class that
+    has children and is called; of several such lists the one that holds most parameters.
+
+    Args:
+        model: any module.
+
+    Returns:
+        The names in order, ready for ``layers=``; none if the model has no such list.
+    """
+    found: list[tuple[int, list[str]]] = []
+    for name, module in model.named_modules():
+        members = dict(module.named_children()) if isinstance(module, (nn.ModuleList, nn.Sequential)) else {}
+        kinds = {type(member) for member in members.values()}
+        if len(kinds) == 1 and all(map(_is_block, members.values())):
+            size = sum(p.numel() for p in module.parameters())
+            found.append((size, [f"{name}.{child}" if name else child for child in members]))
+    return max(found, default=(0, []), key=lambda entry: entry[0])[1]
+
+
+def _is_block(module: nn.Module) -> bool:
+    return next(module.children(), None) is not None and not isinstance(module, (nn.ModuleList, nn.ModuleDict))
+
+
+def find_layers(model: nn.Module, keys: Any) -> list[Layer]:
+    """The modules that the keys stand for, in the model's order.
+
+    Args:
+        model: the model.
+        keys: one key or several: a name, a glob (``*`` matches dots too), a module class or a tuple of them,
+            ``where(...)``. A name or glob with ``:input`` at its end stands for what goes into the module.
+
+    Raises:
+        TypeError: a key is of a wrong kind.
+        MatchError: a name matches no module, and the closest are told; or there is no module of a class.
+    """
+    several = isinstance(keys, Iterable) and not isinstance(keys, (str, type))
+    if isinstance(keys, tuple) and keys and all(isinstance(kind, type) for kind in keys):
+        several = False
+    names = names_of(model)
+    found: dict[tuple[nn.Module, bool], Layer] = {}
+    for key in keys if several else (keys,):
+        of_input = isinstance(key, str) and key.endswith(INPUT)
+        bindings, unmatched = match((Assignment(_checked(key), None),), names, model)
+        if unmatched:
+            raise MatchError(f"{type(model).__name__} has no module that {unmatched[0]} matches")
+        for module, binding in bindings.items():
+            name = next((n for n in binding.names if binding.assignment.matches((n,), module)), binding.names[0])
+            layer = Layer(name + INPUT * of_input, module, of_input, named=key == name + INPUT * of_input)
+            found.setdefault((module, of_input), layer)
+    order = {module: place for place, module in enumerate(names)}
+    return sorted(found.values(), key=lambda layer: (order[layer.module], not layer.of_input))
+
+
+def _checked(key: Any) -> Any:
+    if isinstance(key, str):
+        return key.removesuffix(INPUT)
+    if isinstance(key, Where):
+        return key
+    kinds = key if isinstance(key, tuple) else (key,)
+    if kinds and all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in kinds):
+        return kinds
+    raise TypeError(
+        f"a layer is named by its dotted name, a glob, a module class or where(...), got {key!r} of type "
+        f"{type(key).__name__}"
+    )
+
+
+class Recorder:
+    """Watches layers during one forward and backward pass after another; keeps numbers, never a graph."""
+
+    def __init__(self, layers: list[Layer], registration: Registration) -> None:
+        self._layers, self._registration = layers, registration
+        self._stack = ExitStack()
+        self._open = False
+        self._calls: dict[str, list[Tensor]] = {}
+        self._without: dict[str, str] = {}
+
+    def __enter__(self) -> Recorder:
+        for layer in self._layers:
+            hook = _Hook(self, layer)
+            if layer.of_input:  # before the composite's own hook, which exchanges what goes in
+                handle = layer.module.register_forward_pre_hook(hook.before, with_kwargs=True, prepend=True)
+            else:
+                handle = layer.module.register_forward_hook(hook.after)
+            self._stack.callback(handle.remove)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def start(self) -> None:
+        """A forward pass begins."""
+        self._calls, self._without, self._open = {}, {}, True
+
+    def stop(self) -> None:
+        """The forward pass has ended; what runs after it is a recomputation."""
+        self._open = False
+
+    def seen(self, layer: Layer, values: Any) -> None:
+        """A layer put out (or took in) these values."""
+        if not self._open:
+            return
+        with torch._C.DisableTorchFunction():
+            tensor = next((t for t in tensors_in(values) if t.is_floating_point()), None)
+            frames = self._registration.running.frames
+            around = frames[-1].shadowed_by if frames else None
+            if tensor is None or around is not None:
+                inside = f"it is inside {around or 'the model itself'!r}, which has a rule as a whole"
+                self._without[layer.name] = "it holds no floating point tensor" if tensor is None else inside
+                return
+            calls = self._calls.setdefault(layer.name, [])
+            place = len(calls)
+            calls.append(torch.zeros(tensor.shape, dtype=tensor.dtype))
+            if not tensor.requires_grad:
+                return
+            # A copy, since the model may go on to change the tensor in place.
+            value = None if self._registration.formulation == "relevance" else tensor.detach().clone()
+
+            def keep(slot: Tensor) -> None:
+                calls[place] = (slot.detach() if value is None else value * slot.detach()).cpu()
+
+            tensor.register_hook(keep)
+
+    def found(self) -> dict[str, Tensor]:
+        """The relevance of each layer's tensor; a layer that ran n times has ``name``, ``name#2``, ... ``name#n``.
+
+        Raises:
+            AttributionError: a layer that was named, or every layer, did not run or is inside of a module with a rule.
+        """
+        result: dict[str, Tensor] = {}
+        for layer in self._layers:
+            for number, relevance in enumerate(self._calls.get(layer.name, ()), 1):
+                result[layer.name if number == 1 else f"{layer.name}#{number}"] = relevance
+        missing = [layer for layer in self._layers if layer.name not in self._calls]
+        for layer in missing:
+            if layer.named or not result:
+                why = self._without.get(layer.name, "it did not run in the forward pass")
+                raise AttributionError(f"{layer.name} ({type(layer.module).__name__}) has no relevance: {why}")
+        return result
+
+
+class _Hook:
+    """The hooks of one layer."""
+
+    def __init__(self, recorder: Recorder, layer: Layer) -> None:
+        self._recorder, self._layer = recorder, layer
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._recorder.seen(self._layer, (args, kwargs))
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._recorder.seen(self._layer, output)

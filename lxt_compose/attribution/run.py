@@ -1,0 +1,238 @@
+"""From a model and an input to an answer: the one function that most users need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..composite import Composite
+from ..errors import AttributionError, CompositeError, NotFiniteError
+from ..ledger import Ledger
+from ..numerics import tensors_in
+from ..rules import RELEVANCE, Stop
+from .inputs import Inputs, kind_of, read_inputs
+from .latent import Layer, Recorder, find_layers
+from .result import Attribution
+from .taps import Embeddings, NotEmbeddedError, Taps, find_embeddings
+from .targets import Chosen, Goal, choose, read_target
+
+
+def attribute(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    target: Any = None,
+    composite: str | Composite = "attnlrp",
+    layers: Any = (),
+    ledger: bool = False,
+    batch_size: int | None = None,
+    progress: bool = False,
+) -> Attribution:
+    """The relevance of each part of the inputs for one output of the model, sample by sample.
+
+    Args:
+        model: any module, in ``eval()`` mode; afterwards it is as before, whatever happens.
+        inputs: a tensor, a tuple of arguments, or a mapping of keyword arguments, such as what a tokenizer returns.
+            The first dimension counts samples. Floating point inputs carry relevance; integer ids are explained by the
+            output of the model's embedding layer; masks, positions and labels pass through.
+        target: what is explained. None: the arg-max of the class logits, at the last real token if the output is
+            [samples, positions, classes]. An index; a list or an integer tensor with one per sample; a pair ``(a, b)``
+            for the difference a - b, ``(a, "others")`` for a less the mean of all others; pairs per sample as a list or
+            an integer tensor [samples, 2]; a function of the model's output that returns a tensor [samples].
+        composite: the name of a preset, or a :class:`Composite`.
+        layers: modules whose outputs are wanted too: names, globs (``*`` matches dots too), classes, ``where(...)``;
+            with ``:input`` at its end a name stands for what goes in. See :func:`blocks` for the residual stream.
+        ledger: whether to keep the books of where the relevance went; costs at most three gradients.
+        batch_size: how many samples to run at a time; None is all at once. Results do not depend on it.
+        progress: whether to show a bar on stderr.
+
+    Returns:
+        The :class:`Attribution`; its tensors are on the CPU, whatever the device of the model.
+
+    Raises:
+        TypeError: model, inputs, target or layers are of a wrong kind.
+        ValueError: an index is out of range, a shape does not fit, an input is not finite, a preset is unknown.
+        NotFiniteError: the forward or the backward pass gave NaN or infinite values; the module is named.
+        AttributionError: the model failed on the inputs, or cannot be explained with them.
+        MatchError: a layer's name, or a name in the composite, matches no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"attribute() takes a torch.nn.Module, got {model!r} of type {type(model).__name__}")
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"batch_size must be None or a whole number from 1 on, got {batch_size!r}")
+    with torch.inference_mode(False), torch.enable_grad(), _kept_buffers(model):
+        given = read_inputs(model, inputs)
+        goal = read_target(target, given.count)
+        watched = find_layers(model, layers)
+        run = _Run(model, composite_of(composite), given, watched)
+        parts = run.batches(goal, batch_size, progress=progress, ledger=ledger)
+    return Attribution.joined(parts, given, run.report, ledger=run.ledger)
+
+
+@contextmanager
+def _kept_buffers(model: nn.Module) -> Iterator[None]:
+    """Put the buffers of modules in train mode back as they were: batch norm counts what it sees there."""
+    training = (module for module in model.modules() if module.training)
+    buffers = [(buffer, buffer.clone()) for module in training for buffer in module.buffers(recurse=False)]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+
+def composite_of(composite: str | Composite) -> Composite:
+    """The composite, or the preset of this name.
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: there is no such preset.
+    """
+    if isinstance(composite, Composite):
+        return composite
+    if not isinstance(composite, str):
+        raise TypeError(f"composite must be a Composite or the name of a preset, got {type(composite).__name__}")
+    from .. import presets
+
+    return presets.get(composite)
+
+
+class _Run:
+    """All batches of one call of :func:`attribute`."""
+
+    def __init__(self, model: nn.Module, composite: Composite, given: Inputs, layers: list[Layer]) -> None:
+        self.model, self.composite, self.given, self.layers = model, composite, given, layers
+        self.ledger: Ledger | None = None
+        self.reached = False
+        """Whether any output depends on the inputs at all."""
+
+    def batches(self, goal: Goal, size: int | None, *, progress: bool, ledger: bool) -> list[dict[str, Any]]:
+        """What was found in each batch, as the arguments that an Attribution is joined from."""
+        first = next(self.given.batches(size))[1]
+        embeddings = find_embeddings(self.model, first)
+        try:
+            return self._all(goal, size, embeddings, progress=progress, ledger=ledger)
+        except NotEmbeddedError:
+            if not embeddings.known:
+                raise
+        # Some models name a layer that is never run, and have others for the encoder and the decoder.
+        embeddings = find_embeddings(self.model, first, ask=False)
+        return self._all(goal, size, embeddings, progress=progress, ledger=ledger)
+
+    def _all(
+        self, goal: Goal, size: int | None, embeddings: Embeddings, *, progress: bool, ledger: bool
+    ) -> list[dict[str, Any]]:
+        parts = []
+        with self.composite.register(self.model) as registration, ExitStack() as stack:
+            books = stack.enter_context(registration.ledger()) if ledger else None
+            taps = stack.enter_context(Taps(registration, embeddings))
+            recorder = stack.enter_context(Recorder(self.layers, registration))
+            batches = self.given.batches(size)
+            for part, batch in _with_bar(batches, self.given.count) if progress else batches:
+                parts.append(self._one(batch, goal.part(part), taps, recorder))
+            self.report = registration.report()
+            if not self.reached and not any(row.rule == str(Stop()) for row in self.report.rows):
+                raise AttributionError(
+                    f"no output of {type(self.model).__name__} depends on its inputs by way of recorded operations: "
+                    f"the model cuts them off (detach(), torch.no_grad(), .data), so nothing can be explained"
+                )
+            self.ledger = None if books is None else books.frozen()
+        return parts
+
+    def _one(self, batch: Inputs, goal: Goal, taps: Taps, recorder: Recorder) -> dict[str, Any]:
+        recorder.start()
+        try:
+            output = self._forward(batch, taps)
+            chosen = self._choose(batch, goal, output)
+        finally:
+            recorder.stop()
+        self.reached |= bool(chosen.seeds)
+        relevance = self._backward(chosen, taps)
+        if not all(torch.isfinite(r).all() for r in relevance.values()):
+            raise NotFiniteError(self._blame(batch, "the relevance is not finite"))
+        return {
+            "relevance": {name: r.cpu() for name, r in relevance.items()},
+            "output": chosen.value.cpu(),
+            "target": chosen.target,
+            "latent": recorder.found(),
+        }
+
+    def _forward(self, batch: Inputs, taps: Taps) -> Any:
+        try:
+            return taps.call(self.model, batch)
+        except (CompositeError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, IndexError) as error:
+            kinds = {kind_of(p) for p in self.model.parameters() if p.is_floating_point()}
+            raise AttributionError(
+                f"{type(self.model).__name__} (parameters: {', '.join(sorted(kinds)) or 'none'}) failed on the inputs "
+                f"{batch.described()}: {error}"
+            ) from error
+
+    def _choose(self, batch: Inputs, goal: Goal, output: Any) -> Chosen:
+        relevance = self.composite.formulation == RELEVANCE
+        try:
+            return choose(goal, output, self.model, count=batch.count, mask=batch.mask, relevance=relevance)
+        except NotFiniteError as error:
+            raise NotFiniteError(self._blame(batch, str(error))) from None
+
+    def _backward(self, chosen: Chosen, taps: Taps) -> dict[str, Tensor]:
+        leaves = [leaf for group in taps.leaves.values() for leaf in group]
+        slots: dict[int, Tensor] = {}
+        if chosen.seeds:
+            outputs, seeds = zip(*chosen.seeds, strict=True)
+            try:
+                found = torch.autograd.grad(outputs, leaves, seeds, allow_unused=True)
+            except RuntimeError as error:
+                if "heckpoint" in str(error):
+                    raise AttributionError(
+                        "reentrant activation checkpointing cannot be explained; use use_reentrant=False"
+                    ) from error
+                raise
+            slots = {id(leaf): slot for leaf, slot in zip(leaves, found, strict=True) if slot is not None}
+        return {name: self._relevance(group, slots) for name, group in taps.leaves.items()}
+
+    def _relevance(self, group: list[Tensor], slots: dict[int, Tensor]) -> Tensor:
+        """The relevance of one input; ids that were embedded several times have that of all of them."""
+        total = torch.zeros_like(group[0], requires_grad=False)
+        for leaf in group:
+            slot = slots.get(id(leaf))
+            if slot is not None:
+                total += slot if self.composite.formulation == RELEVANCE else leaf.detach() * slot
+        return total
+
+    def _blame(self, batch: Inputs, message: str) -> str:
+        """The message, with the first module whose output is not finite."""
+        first: list[str] = []
+
+        def look(name: str, module: nn.Module) -> Any:
+            def hook(_: nn.Module, __: Any, output: Any) -> None:
+                found = [t for t in tensors_in(output) if t.is_floating_point()]
+                if not first and not all(torch.isfinite(t).all() for t in found):
+                    first.append(f"{name!r} ({type(module).__name__})" if name else type(module).__name__)
+
+            return hook
+
+        with ExitStack() as stack, torch.no_grad():
+            for name, module in self.model.named_modules():
+                stack.callback(module.register_forward_hook(look(name, module)).remove)
+            self.model(*batch.args, **batch.kwargs)
+        if first:
+            return f"{message}; the first module that put out NaN or infinite values is {first[0]}"
+        return f"{message}; all modules put out finite values, so it came up on the way back: try float32 or bfloat16"
+
+
+def _with_bar(batches: Any, count: int) -> Any:
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        raise ImportError("progress=True needs tqdm: pip install tqdm") from None
+    with tqdm(total=count, unit="sample", desc="attribute") as bar:
+        for part, batch in batches:
+            yield part, batch
+            bar.update(part.stop - part.start)

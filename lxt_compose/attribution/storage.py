@@ -1,0 +1,77 @@
+"""An attribution as a file: tensors, numbers and texts alone, read back without running any code of the file."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..coverage import CoverageReport, Row, Status
+from ..ledger import Ledger
+from .result import Attribution
+
+_FORMAT = "lxt_compose attribution"
+_VERSION = 1
+
+
+def save(attribution: Attribution, path: Path) -> None:
+    """Write an attribution."""
+    report = attribution.report
+    content = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "relevance": attribution.relevance,
+        "output": attribution.output,
+        "target": attribution.target,
+        "latent": attribution.latent,
+        "inputs": attribution.inputs,
+        "mask": attribution.mask,
+        "report": {
+            "rows": report.to_dicts(),
+            "unmatched": list(report.unmatched),
+            "executed": report.executed,
+            "notes": list(report.notes),
+        },
+        "ledger": None if attribution.ledger is None else attribution.ledger.to_dict(),
+    }
+    torch.save(_compact(content), path)
+
+
+def _compact(value: Any) -> Any:
+    """The same, with views cut off from memory that is not theirs: it would be written too."""
+    if isinstance(value, torch.Tensor):
+        return value.clone() if value.untyped_storage().nbytes() > value.numel() * value.element_size() else value
+    if isinstance(value, dict):
+        return {key: _compact(entry) for key, entry in value.items()}
+    return value
+
+
+def load(path: Path) -> Attribution:
+    """Read an attribution.
+
+    Raises:
+        ValueError: it is no such file, or one of a later version.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is no file that Attribution.save() wrote") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(f"{path} is no file that Attribution.save() wrote")
+    if content["version"] > _VERSION:
+        raise ValueError(f"{path} was written by a later version of lxt_compose: format {content['version']}")
+    report = content["report"]
+    rows = [Row(**{**row, "status": Status(row["status"]), "aliases": tuple(row["aliases"])}) for row in report["rows"]]
+    ledger = content["ledger"]
+    return Attribution(
+        relevance=content["relevance"],
+        output=content["output"],
+        target=content["target"],
+        latent=content["latent"],
+        inputs=content["inputs"],
+        mask=content["mask"],
+        ledger=None if ledger is None else Ledger.from_dict(ledger),
+        report=CoverageReport(rows, unmatched=report["unmatched"], executed=report["executed"], notes=report["notes"]),
+    )

@@ -1,0 +1,247 @@
+"""What is explained: which output of the model, and the seed that relevance starts with."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import NotFiniteError
+from ..numerics import map_tensors, tensors_in
+
+OTHERS = "others"
+_HELP = (
+    "target must be None (the arg-max), a class index, one index per sample (a list or an integer tensor), a pair "
+    "(a, b) for a - b, a pair (a, 'others') for a less the mean of the others, or a function of the model's output"
+)
+# Heads that answer at every position: none of them is the last one's business.
+_NOT_CAUSAL = ("MaskedLM", "TokenClassification", "PreTraining")
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A target, checked. ``first`` and ``second`` hold an index per sample; ``first=None`` is the arg-max."""
+
+    first: Tensor | None = None
+    second: Tensor | None = None
+    others: bool = False
+    function: Callable[[Any], Tensor] | None = None
+
+    def part(self, samples: slice) -> Goal:
+        """The target of some of the samples."""
+
+        def cut(index: Tensor | None) -> Tensor | None:
+            return None if index is None else index[samples]
+
+        return Goal(cut(self.first), cut(self.second), self.others, self.function)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What is explained of one batch of n samples.
+
+    ``value`` [n] is the number explained, ``target`` [n] the index, [n, 2] of a pair (-1: the mean of the others) or
+    None. ``seeds`` pairs each output tensor that takes part with what backward begins with there.
+    """
+
+    value: Tensor
+    target: Tensor | None
+    seeds: list[tuple[Tensor, Tensor]]
+
+
+def read_target(target: Any, count: int) -> Goal:
+    """Check a target for `count` samples.
+
+    Raises:
+        TypeError: it is of a wrong kind.
+        ValueError: it is not one per sample.
+    """
+    if target is None:
+        return Goal()
+    if isinstance(target, Tensor) and target.dim() == 2 and target.shape[1] == 2:
+        return Goal(_indices(target[:, 0], count), _indices(target[:, 1], count))
+    if isinstance(target, list) and target and all(isinstance(pair, (tuple, list)) for pair in target):
+        if any(len(pair) != 2 for pair in target):
+            raise ValueError(f"pairs for a contrast hold two indices each, got {target!r}")
+        left, right = zip(*target, strict=True)
+        return Goal(_indices(list(left), count), _indices(list(right), count))
+    if isinstance(target, tuple):
+        if len(target) != 2:
+            raise ValueError(f"a pair for a contrast holds two indices, got {target!r}; {_HELP}")
+        first = None if target[0] is None else _indices(target[0], count)
+        if isinstance(target[1], str) and target[1] == OTHERS:
+            return Goal(first, others=True)
+        return Goal(first, _indices(target[1], count))
+    if callable(target) and not isinstance(target, Tensor):
+        return Goal(function=target)
+    return Goal(_indices(target, count))
+
+
+def _indices(value: Any, count: int) -> Tensor:
+    """One index per sample."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
+            raise TypeError(f"a target must hold class indices, got a tensor of {value.dtype}; {_HELP}")
+        index = value.detach().cpu().long()
+    elif isinstance(value, list):
+        index = torch.tensor([_one_index(v) for v in value], dtype=torch.long)
+    else:
+        index = torch.tensor(_one_index(value))
+    if index.dim() == 0:
+        return index.expand(count)
+    if index.shape != (count,):
+        raise ValueError(f"the target has shape {list(index.shape)}, but there are {count} samples; {_HELP}")
+    return index
+
+
+def _one_index(value: Any) -> int:
+    if isinstance(value, bool):
+        raise TypeError(f"a target cannot be {value!r}; {_HELP}")
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{value!r} of type {type(value).__name__} is no target; {_HELP}") from None
+
+
+def choose(goal: Goal, output: Any, model: nn.Module, *, count: int, mask: Tensor | None, relevance: bool) -> Chosen:
+    """Pick what is explained from the model's output, and the slots at the outputs that relevance starts with.
+
+    For the explained number y(outputs), each output o starts with ``dy/do`` in the gradient formulation and with
+    ``o * dy/do`` in the relevance formulation. A logit so starts with its value, and a difference a - b with a at the
+    one logit and -b at the other.
+
+    Raises:
+        TypeError: the output, or what a target function returned, holds no number that could be explained.
+        ValueError: an index is out of range, or shapes do not fit.
+        NotFiniteError: what is explained is not finite.
+    """
+    sources: dict[int, Tensor] = {}
+    for tensor in tensors_in(output):
+        if tensor.is_floating_point() and tensor.requires_grad:
+            sources.setdefault(id(tensor), tensor)
+    leaves = {key: tensor.detach().requires_grad_() for key, tensor in sources.items()}
+    seen = map_tensors(lambda tensor: leaves.get(id(tensor), tensor), output)
+    if goal.function is not None:
+        value, target = _called(goal.function, seen, count), None
+    else:
+        value, target = _picked(goal, _per_class(seen, model, count, mask))
+    if not torch.isfinite(value).all():
+        raise NotFiniteError(f"what is to be explained is not finite: {value.detach().tolist()}")
+    slots: tuple[Tensor | None, ...] = ()
+    if value.requires_grad:
+        slots = torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True)
+    elif goal.function is not None and sources:
+        raise ValueError("what the target function returns does not depend on the model's output")
+    seeds = [
+        (source, source.detach() * slot if relevance else slot)
+        for source, slot in zip(sources.values(), slots, strict=False)
+        if slot is not None
+    ]
+    return Chosen(value.detach(), target, seeds)
+
+
+def _called(function: Callable[[Any], Tensor], output: Any, count: int) -> Tensor:
+    value = function(output)
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        kind = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"the target function must return a floating point tensor, one number per sample, got {kind}")
+    if value.dim() == 0 and count == 1:
+        return value[None]
+    if value.shape != (count,):
+        raise ValueError(
+            f"the target function must return one number per sample, shape [{count}], got {list(value.shape)}"
+        )
+    return value
+
+
+def _picked(goal: Goal, logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The number explained, and the indices that it belongs to; logits are [n, classes]."""
+    classes = logits.shape[1]
+
+    def logit(index: Tensor) -> Tensor:
+        bad = index[(index < 0) | (index >= classes)]
+        if bad.numel():
+            raise ValueError(
+                f"target {int(bad[0])} is out of range: the model has {classes} outputs, 0 to {classes - 1}"
+            )
+        return logits.gather(1, index.to(logits.device)[:, None])[:, 0]
+
+    if goal.first is None and logits.detach().isnan().any():
+        raise NotFiniteError("the outputs hold NaN, so there is no arg-max")
+    first = logits.detach().argmax(1).cpu() if goal.first is None else goal.first
+    value = logit(first)
+    if goal.others:
+        if classes < 2:
+            raise ValueError("the model has one output only, so there are no others to compare it with")
+        second = torch.full_like(first, -1)
+        return value - (logits.sum(1) - value) / (classes - 1), torch.stack([first, second], 1)
+    if goal.second is not None:
+        return value - logit(goal.second), torch.stack([first, goal.second], 1)
+    return value, first
+
+
+def logits_of(output: Any) -> Tensor:
+    """The tensor of a model's output that holds one number for each class.
+
+    Raises:
+        TypeError: there is none, or it cannot be told which of several it is.
+    """
+    if isinstance(output, Tensor):
+        return output
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(named, Tensor):
+        return named
+    found = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
+    if not found:
+        raise TypeError(f"the model returned no floating point tensor but {type(output).__name__}")
+    if (isinstance(output, Mapping) and len(found) > 1) or hasattr(output, "last_hidden_state"):
+        names = ", ".join(map(str, output)) if isinstance(output, Mapping) else ""
+        raise TypeError(
+            f"the model's output {type(output).__name__}({names}) has no logits, so it is not clear what to explain; "
+            f"pass target= a function of the output that returns one number per sample"
+        )
+    return found[0]
+
+
+def _per_class(output: Any, model: nn.Module, count: int, mask: Tensor | None) -> Tensor:
+    """The numbers that a class can be chosen from: [n, classes]."""
+    logits = logits_of(output)
+    kind, shape = type(model).__name__, list(logits.shape)
+    if logits.dim() == 0 or shape[0] != count:
+        raise ValueError(
+            f"the output of {kind} has shape {shape}, but the first dimension should count {count} samples"
+        )
+    if logits.dim() == 1:
+        return logits[:, None]
+    if logits.dim() == 2:
+        return logits
+    if logits.dim() > 3 or any(word in kind for word in _NOT_CAUSAL):
+        raise ValueError(
+            f"the output of {kind} has shape {shape}: an index alone does not say which place of it is meant; pass "
+            f"target= a function of the output, such as lambda output: output.logits[:, 3, 17]"
+        )
+    return logits[torch.arange(count, device=logits.device), last_real(mask, count, shape[1]).to(logits.device)]
+
+
+def last_real(mask: Tensor | None, count: int, length: int) -> Tensor:
+    """The position of the last token of each sample that is no padding; the padding may be left or right.
+
+    Raises:
+        ValueError: the mask is of another length than the output, or masks a whole sample.
+    """
+    last = torch.full((count,), length - 1)
+    if mask is None or mask.dim() != 2:
+        return last
+    real = mask.detach().cpu() != 0
+    if not real.any(1).all():
+        raise ValueError("the attention mask leaves a sample without any token")
+    positions = real.shape[1] - 1 - real.flip(1).long().argmax(1)
+    if real.shape[1] == length:
+        return positions
+    if bool((positions == real.shape[1] - 1).all()):
+        return last
+    raise ValueError(f"the attention mask has {real.shape[1]} positions, but the output {length}")

@@ -1,0 +1,19 @@
+"""What a command has to say: as text, and as data for `--json`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+Say = Callable[[str], None]
+"""Where progress is reported."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The text to print, the same as data, and whether relevance met rules everywhere."""
+
+    text: str
+    data: Any
+    complete: bool = True

@@ -1,0 +1,93 @@
+"""What a user calls a target on the command line: a label, an index, or a token of the vocabulary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..attribution.targets import OTHERS
+from ..heatmap.tokens import bytes_of, scheme_of
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A target for :func:`attribute`, and what it is called."""
+
+    target: Any
+    against: str = ""
+
+
+def wanted(target: str | None, against: str | None, names: Any) -> Wanted:
+    """The target that the two options mean.
+
+    Args:
+        target: a name or an index; None is the arg-max.
+        against: what it is compared with; ``"others"`` is the mean of all others.
+        names: turns a name into an index.
+
+    Raises:
+        ValueError: no class or token has this name.
+    """
+    first = None if target is None else names(target)
+    if against is None:
+        return Wanted(first)
+    return Wanted((first, OTHERS if against == OTHERS else names(against)), against)
+
+
+class Labels:
+    """The classes of a classifier, by label or number."""
+
+    def __init__(self, config: Any) -> None:
+        self.labels = {int(index): str(label) for index, label in (getattr(config, "id2label", None) or {}).items()}
+
+    def __call__(self, name: str) -> int:
+        """The index of a class.
+
+        Raises:
+            ValueError: there is none of this name.
+        """
+        found = [index for index, label in self.labels.items() if label.lower() == name.lower()]
+        if len(found) == 1:
+            return found[0]
+        if name.isdigit():
+            return int(name)
+        shown = ", ".join(list(self.labels.values())[:20])
+        raise ValueError(f"no class is called {name!r}; classes: {shown}")
+
+    def name(self, index: int) -> str:
+        """What a class is called."""
+        return self.labels.get(index, str(index))
+
+
+class Vocabulary:
+    """The tokens that a language model may go on with, by text or, as ``#17``, by number."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, name: str) -> int:
+        """The number of a token.
+
+        Raises:
+            ValueError: the text is not one token.
+        """
+        if name.startswith("#") and name[1:].isdigit():
+            return int(name[1:])
+        tries = (name, f" {name}") if not name.startswith(" ") else (name,)
+        for text in tries:
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            if len(ids) == 1:
+                return int(ids[0])
+        pieces = self.tokenizer.convert_ids_to_tokens(self.tokenizer.encode(name, add_special_tokens=False))
+        raise ValueError(
+            f"{name!r} is not one token but {len(pieces)} ({' '.join(pieces[:8])}); give one of them as it is written "
+            f"in a text, or its number as #17"
+        )
+
+    def name(self, index: int) -> str:
+        """What a token is called: its text in quotes, or its bytes where they are but a part of a character."""
+        text = str(self.tokenizer.decode([index]))
+        if text and "\ufffd" not in text:
+            return repr(text)
+        token = str(self.tokenizer.convert_ids_to_tokens([index])[0])
+        return "".join(f"<0x{byte:02X}>" for byte in bytes_of(token, scheme_of(self.tokenizer) or "bytes"))

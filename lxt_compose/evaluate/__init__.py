@@ -1,0 +1,8 @@
+"""How good is an explanation? Removing what it names, randomising the model, leaving parts out one by one."""
+
+from .flipping import Flip, flip
+from .occlusion import leave_one_out
+from .randomising import Randomization, randomization
+from .rank import correlation, ranks
+
+__all__ = ["Flip", "Randomization", "correlation", "flip", "leave_one_out", "randomization", "ranks"]

@@ -1,0 +1,127 @@
+"""Flipping: what an explanation calls important is removed step by step, and the model is asked each time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .probe import Probe
+from .removal import Removal
+
+
+@dataclass(frozen=True, eq=False)
+class Flip:
+    """Curves of n samples: the explained number after a part of the input was removed.
+
+    ``fractions`` [steps + 1] is the part that was removed, 0 to 1; ``morf`` [n, steps + 1] the number when the most
+    relevant goes first, ``lerf`` when the least relevant does. Units are those of the explained number.
+    """
+
+    fractions: Tensor
+    morf: Tensor
+    lerf: Tensor
+
+    @property
+    def morf_area(self) -> Tensor:
+        """The area under each MoRF curve, [n]: its mean over the removed part. Low is good."""
+        return torch.trapezoid(self.morf, self.fractions)
+
+    @property
+    def lerf_area(self) -> Tensor:
+        """The area under each LeRF curve, [n]. High is good."""
+        return torch.trapezoid(self.lerf, self.fractions)
+
+    @property
+    def difference(self) -> Tensor:
+        """``LeRF area - MoRF area`` of each sample, [n]. High is good."""
+        return self.lerf_area - self.morf_area
+
+    @property
+    def gain(self) -> float:
+        """The symmetric relevance gain: the mean over samples of ``LeRF area - MoRF area``.
+
+        It is the gain over a random order when the most relevant goes first, ``random - MoRF``, plus that when the
+        least relevant does, ``LeRF - random``: what a random order gives, and with it most of what the baseline does
+        to the model, cancels.
+
+        Source: Bluecher et al. 2024 (symmetric relevance gain).
+        """
+        return float(self.difference.mean())
+
+    def __str__(self) -> str:
+        n = len(self.morf)
+        return (
+            f"symmetric relevance gain {self.gain:.4g} over {n} sample{'s' * (n != 1)} "
+            f"(LeRF area {float(self.lerf_area.mean()):.4g}, MoRF area {float(self.morf_area.mean()):.4g})"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<p>{escape(str(self))}</p>"
+
+
+def flip(
+    model: nn.Module,
+    inputs: Any,
+    scores: Any,
+    *,
+    target: Any = None,
+    baseline: Any = "zero",
+    patch: int | tuple[int, int] | None = None,
+    steps: int | None = None,
+    batch_size: int | None = None,
+) -> Flip:
+    """Remove tokens, pixels, patches or features in the order of their scores, and in the opposite order.
+
+    Args:
+        model: any module, in ``eval()`` mode.
+        inputs: what :func:`attribute` takes; padding (by the attention mask) is never removed.
+        scores: one for each unit: [n, tokens], [n, height, width] for pixels or for patches, [n, features]; or an
+            :class:`Attribution`. Pixel scores are summed over patches. Ties are broken by the order of the units.
+        target: what :func:`attribute` takes; None is the arg-max of the unchanged input.
+        baseline: what takes the place of the removed: "zero"; "mean" (of an image each channel's mean, of a sequence
+            the mean of its tokens, of a table the mean over samples); "blur" (images); a number; a tensor that
+            broadcasts to the input. For token ids an integer is the id of a mask token, and all else is put in the
+            place of embeddings.
+        patch: size of patches in pixels, one number or (height, width); None for single pixels.
+        steps: how many steps from nothing to everything; None: one for each unit.
+        batch_size: how many forward passes to run at a time; results do not depend on it.
+
+    Returns:
+        The curves, as a :class:`Flip`.
+
+    Raises:
+        ValueError: shapes do not fit, scores are not finite, or the baseline is unknown.
+
+    Source: Samek et al. 2017 (region perturbation); areas of both orders: Ali et al. 2022, Bluecher et al. 2024.
+    """
+    with torch.inference_mode(False):
+        probe = Probe(model, inputs, target, batch_size)
+        removal = Removal(probe, baseline, patch)
+        values, real = removal.scores_of(scores), removal.real()
+        steps = removal.count if steps is None else steps
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
+            raise ValueError(f"steps must be a whole number from 1 on, got {steps!r}")
+        fractions = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+        curves = [_curve(probe, removal, order(signed, real), real, fractions) for signed in (-values, values)]
+    return Flip(fractions, *curves)
+
+
+def order(scores: Tensor, real: Tensor) -> Tensor:
+    """The rank of each unit when the lowest scores go first, [n, units]; what is not real comes last."""
+    places = scores.masked_fill(~real, torch.inf).sort(dim=1, stable=True).indices
+    ranks = torch.empty_like(places)
+    return ranks.scatter_(1, places, torch.arange(scores.shape[1]).expand_as(places))
+
+
+def _curve(probe: Probe, removal: Removal, rank: Tensor, real: Tensor, fractions: Tensor) -> Tensor:
+    """The explained number after each step, [n, steps + 1]."""
+    n, steps = len(rank), len(fractions)
+    counts = (fractions[None] * real.sum(1, keepdim=True)).round().long()
+    samples = torch.arange(n).repeat_interleave(steps - 1)
+    removed = rank[samples] < counts[:, 1:].reshape(-1, 1)
+    found = probe.of(samples, **removal.changes(samples, removed)).double()
+    return torch.cat([probe.values.double()[:, None], found.reshape(n, steps - 1)], 1)

@@ -1,0 +1,52 @@
+"""Leaving one part out at a time: what each contributes, by the model itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .probe import Probe
+from .removal import Removal
+
+
+def leave_one_out(
+    model: nn.Module,
+    inputs: Any,
+    *,
+    target: Any = None,
+    baseline: Any = "zero",
+    patch: int | tuple[int, int] | None = None,
+    batch_size: int | None = None,
+) -> Tensor:
+    """How much the explained number falls when one token, pixel, patch or feature is removed alone.
+
+    ``f(x) - f(x without unit i)``, one forward pass for each unit. Padding gets 0.
+
+    Args:
+        model: any module, in ``eval()`` mode.
+        inputs: what :func:`attribute` takes.
+        target: what :func:`attribute` takes; None is the arg-max of the unchanged input.
+        baseline: what takes the place of the removed; see :func:`flip`.
+        patch: size of patches in pixels, one number or (height, width); None for single pixels.
+        batch_size: how many forward passes to run at a time; results do not depend on it.
+
+    Returns:
+        A tensor in the units of the explained number: [n, tokens], [n, height, width] or [n, features].
+
+    Raises:
+        ValueError: shapes do not fit, or the baseline is unknown.
+
+    Source: Zeiler and Fergus 2014 (occlusion); Li et al. 2016 (erasure of words).
+    """
+    with torch.inference_mode(False):
+        probe = Probe(model, inputs, target, batch_size)
+        removal = Removal(probe, baseline, patch)
+        real = removal.real()
+        samples, units = real.nonzero(as_tuple=True)
+        removed = torch.nn.functional.one_hot(units, removal.count).bool()
+        found = probe.values[samples] - probe.of(samples, **removal.changes(samples, removed))
+    effects = found.new_zeros(real.shape)
+    effects[samples, units] = found
+    return effects.reshape(len(effects), *removal.shape)

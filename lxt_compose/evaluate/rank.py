@@ -1,0 +1,59 @@
+"""Rank correlation, sample by sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def ranks(values: Tensor) -> Tensor:
+    """The ranks along the last dimension, from 1; equal values share the mean of their ranks. float64."""
+    ordered, order = values.sort(-1)
+    starts = torch.ones_like(ordered, dtype=torch.bool)
+    starts[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
+    group = starts.long().cumsum(-1) - 1
+    place = torch.arange(1, values.shape[-1] + 1, dtype=torch.float64, device=values.device).expand(values.shape)
+    sums, counts = torch.zeros_like(place), torch.zeros_like(place)
+    sums.scatter_add_(-1, group, place.contiguous())
+    counts.scatter_add_(-1, group, torch.ones_like(place))
+    shared = (sums / counts.clamp(min=1)).gather(-1, group)
+    return torch.empty_like(shared).scatter_(-1, order, shared)
+
+
+def correlation(a: Any, b: Any, *, kind: str = "spearman", mask: Tensor | None = None) -> Tensor:
+    """The correlation of two sets of scores for each of n samples: [n], from -1 to 1; NaN where one is constant.
+
+    Pearson: ``cov(a, b) / (std(a) std(b))``; Spearman: the same of the ranks, equal values sharing their mean rank.
+
+    Args:
+        a: scores [n, ...], or an :class:`Attribution`.
+        b: scores of the same shape.
+        kind: "spearman" or "pearson".
+        mask: [n, ...]; what is 0 there (padding) is left out.
+
+    Raises:
+        ValueError: shapes differ, or the kind is unknown.
+
+    Source: Spearman 1904.
+    """
+    a, b = getattr(a, "scores", a), getattr(b, "scores", b)
+    if kind not in ("spearman", "pearson"):
+        raise ValueError(f"kind must be 'spearman' or 'pearson', got {kind!r}")
+    if a.shape != b.shape or (mask is not None and mask.shape != a.shape):
+        shapes = ", ".join(str(list(t.shape)) for t in (a, b, mask) if t is not None)
+        raise ValueError(f"scores (and the mask) must have the same shape, got {shapes}")
+    found = []
+    for sample in range(len(a)):
+        kept = slice(None) if mask is None else mask[sample].flatten() != 0
+        found.append(_correlation(a[sample].flatten()[kept].double(), b[sample].flatten()[kept].double(), kind))
+    return torch.stack(found)
+
+
+def _correlation(a: Tensor, b: Tensor, kind: str) -> Tensor:
+    if kind == "spearman":
+        a, b = ranks(a), ranks(b)
+    a, b = a - a.mean(), b - b.mean()
+    size = (a.square().sum() * b.square().sum()).sqrt()
+    return torch.where(size > 0, (a * b).sum() / size, torch.nan)

@@ -1,0 +1,104 @@
+"""Texts drawn by matplotlib: lines are broken by the widths that the glyphs have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .colours import over, strength
+from .picture import DARK, LIGHT, fonts, new_figure, number, text_width, visible
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .texts import Sentence
+
+# All in points, 72 to the inch.
+_WIDTH, _MARGIN, _SIZE, _LEADING = 504.0, 18.0, 12.0, 24.0
+_LEGEND = 36.0
+
+
+def draw_texts(sentences: Sequence[Sentence], *, dark: bool) -> Figure:
+    """The texts below each other, each token on its colour, with what the colours mean under them."""
+
+    def measure(text: str) -> float:
+        return text_width(text) * _SIZE * 72
+
+    placed, height = [], _MARGIN
+    for sentence in sentences:
+        if sentence.title:
+            placed.append((_MARGIN, height, None, 0.0, visible(sentence.title)))
+            height += _LEADING
+        boxes, height = _broken(sentence, measure, height)
+        placed += boxes
+        height += _LEADING / 2
+    total = height + _LEGEND
+    figure = new_figure(_WIDTH / 72, total / 72, dark=dark)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, _WIDTH), ylim=(total, 0))
+    axes.set_axis_off()
+    _paint(axes, placed, dark)
+    scales = {sentence.scale for sentence in sentences}
+    _legend(axes, scales.pop() if len(scales) == 1 else None, height + 6, measure, dark)
+    return figure
+
+
+def _broken(sentence: Sentence, measure: Any, top: float) -> tuple[list[Any], float]:
+    """Boxes (left, top, value, width, text) of the pieces, and where the next line begins."""
+    left, boxes, space = _MARGIN, [], measure("n n") - measure("nn")
+    for piece, score in zip(sentence.pieces, sentence.scores, strict=True):
+        text = visible(piece.text)
+        width = space * len(text) if piece.blank else max(measure(text), 2.0)
+        if piece.space and left > _MARGIN:
+            left += space
+        if piece.lines:
+            top, left = top + _LEADING * piece.lines, _MARGIN
+        parts = [(text, width)] if width <= _WIDTH - 2 * _MARGIN else [(p, measure(p)) for p in _cut(text, measure)]
+        for part, size in parts:
+            if left > _MARGIN and left + size > _WIDTH - _MARGIN:
+                top, left = top + _LEADING, _MARGIN
+            boxes.append((left, top, strength(score, sentence.scale), size, part))
+            left += size
+    return boxes, top + _LEADING
+
+
+def _cut(text: str, measure: Any) -> list[str]:
+    """A text that fits in no line, in parts that do."""
+    room = _WIDTH - 2 * _MARGIN
+    if measure(text) <= room:
+        return [text]
+    half = len(text) // 2
+    return [*_cut(text[:half], measure), *_cut(text[half:], measure)]
+
+
+def _paint(axes: Any, placed: Sequence[Any], dark: bool) -> None:
+    from matplotlib.patches import FancyBboxPatch
+
+    background, ink = DARK if dark else LIGHT
+    for left, top, value, width, text in placed:
+        if value:
+            colour = [c / 255 for c in over(background, value)]
+            shape = FancyBboxPatch(
+                (left, top + 1), width, _SIZE + 5, boxstyle="round,pad=0,rounding_size=2", color=colour, linewidth=0
+            )
+            axes.add_patch(shape)
+        axes.text(
+            left, top + _SIZE + 1, text, size=_SIZE, family=fonts(), color=[c / 255 for c in ink], parse_math=False,
+            weight="bold" if value is None else "normal",
+        )  # fmt: skip
+
+
+def _legend(axes: Any, scale: float | None, top: float, measure: Any, dark: bool) -> None:
+    """A bar of colours; without a number if every text has its own scale."""
+    background, ink = DARK if dark else LIGHT
+    words = ("against", "for") if scale is None else (f"against {number(-scale)}", f"{number(scale)} for")
+    steps, width, left = 100, 110.0, _MARGIN + measure(words[0]) * 9 / _SIZE + 6
+    for step in range(steps):
+        value = (2 * step + 1) / steps - 1
+        colour = [c / 255 for c in over(background, value)]
+        axes.fill_between(
+            [left + width * step / steps, left + width * (step + 1) / steps], top, top + 8, color=colour, linewidth=0
+        )
+    style = {"size": 9, "color": [c / 255 for c in ink], "parse_math": False}
+    axes.text(_MARGIN, top + 8, words[0], **style)
+    axes.text(left + width + 6, top + 8, words[1], **style)

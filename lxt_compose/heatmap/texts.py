@@ -1,0 +1,214 @@
+"""Text with the relevance of its tokens: as HTML, for a terminal, as a figure."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .colours import AGAINST, FOR, STRONGEST, over, scale_of, strength
+from .picture import DARK, LIGHT, STYLE, Picture, number, visible
+from .tokens import Piece, pieces_of, words_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_STYLE = """
+.lxt-text p{white-space:pre-wrap;line-height:2;margin:.3em 0;max-width:62rem;overflow-wrap:anywhere}
+.lxt-text .t{padding:.16em .06em;border-radius:.22em;box-decoration-break:clone;-webkit-box-decoration-break:clone}
+.lxt-text .s{font-size:.78em;border:1px solid var(--line);padding:.05em .3em}
+.lxt-text .name{font-weight:600;margin:.9em 0 0}
+"""
+_QUIET = 0.04
+# Of the 256 colours of a terminal, by (dark, positive), from weak to strong.
+_RAMPS = {
+    (True, True): (52, 88, 124, 160),
+    (True, False): (17, 18, 19, 26),
+    (False, True): (224, 217, 210, 203),
+    (False, False): (189, 153, 111, 75),
+}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One text: pieces, the score of each, what full colour means, a title (may be empty), the raw tokens."""
+
+    pieces: tuple[Piece, ...]
+    scores: tuple[float, ...]
+    scale: float
+    title: str
+    tokens: tuple[str, ...]
+
+    def raw(self, piece: Piece) -> str:
+        """The tokens behind a piece, as the tokenizer names them."""
+        return " ".join(visible(self.tokens[number]) for number in piece.tokens)
+
+
+def text(
+    tokens: Any,
+    scores: Any,
+    *,
+    titles: str | Sequence[str] | None = None,
+    words: bool = False,
+    scheme: str | None = None,
+    special: Sequence[str] = (),
+    limit: float | None = None,
+    shared: bool = False,
+) -> TextHeatmap:
+    """Text coloured by relevance: red speaks for the target, blue against it.
+
+    Word pieces of one word stand together, each with its own colour. The scale is symmetric around 0.
+
+    Args:
+        tokens: the tokens of a text, as the tokenizer names them, or plain words; a list of such lists for several.
+        scores: a number for each token; any unit.
+        titles: a heading for each text.
+        words: whether to add up the pieces of each word.
+        scheme: how word pieces are marked (see :func:`guess_scheme`); None guesses.
+        special: tokens that stand for no text, besides the usual ones.
+        limit: the score of full colour; by default the largest absolute score of each text.
+        shared: whether all texts share one scale.
+
+    Raises:
+        ValueError: there is not one finite score for each token.
+    """
+    several = len(tokens) > 0 and not isinstance(tokens[0], str)
+    all_tokens = [list(row) for row in tokens] if several else [list(tokens)]
+    rows = [_numbers(row) for row in scores] if several else [_numbers(scores)]
+    heads = [titles] if isinstance(titles, str) else list(titles or [""] * len(rows))
+    if not (len(all_tokens) == len(rows) == len(heads)):
+        raise ValueError(f"{len(all_tokens)} texts, {len(rows)} rows of scores and {len(heads)} titles do not fit")
+    if shared and limit is None:
+        limit = scale_of(value for row in rows for value in row)
+    options = {"words": words, "scheme": scheme, "special": special, "limit": limit}
+    return TextHeatmap(
+        tuple(_sentence(*one, **options) for one in zip(all_tokens, rows, heads, strict=True))  # type: ignore[arg-type]
+    )
+
+
+def _numbers(scores: Any) -> list[float]:
+    values = torch.as_tensor(scores).detach().double()
+    if values.dim() != 1:
+        raise ValueError(f"a text has one score for each token, got scores of shape {list(values.shape)}")
+    return [float(value) for value in values]
+
+
+def _sentence(
+    tokens: list[str],
+    scores: list[float],
+    title: str,
+    *,
+    words: bool,
+    scheme: str | None,
+    special: Sequence[str],
+    limit: float | None,
+) -> Sentence:
+    if len(tokens) != len(scores):
+        raise ValueError(f"there are {len(tokens)} tokens, but {len(scores)} scores")
+    pieces = pieces_of(tokens, scheme=scheme, special=special)
+    if words:
+        pieces = words_of(pieces)
+    added = [sum(scores[number] for number in piece.tokens) for piece in pieces]
+    return Sentence(tuple(pieces), tuple(added), scale_of(added, limit), title, tuple(tokens))
+
+
+@dataclass(frozen=True, repr=False)
+class TextHeatmap(Picture):
+    """Texts with the relevance of their tokens; made by :func:`text`."""
+
+    sentences: tuple[Sentence, ...]
+
+    def html(self) -> str:
+        """The texts as HTML; the pointer on a token shows its score."""
+        parts = []
+        for sentence in self.sentences:
+            if sentence.title:
+                parts.append(f'<div class="name">{escape(visible(sentence.title))}</div>')
+            spans = (_span(sentence, *pair) for pair in zip(sentence.pieces, sentence.scores, strict=True))
+            parts.append(f'<p dir="auto">{"".join(spans)}</p>')
+            if len({one.scale for one in self.sentences}) > 1:
+                parts.append(legend(sentence.scale))
+        if len({one.scale for one in self.sentences}) == 1:
+            parts.append(legend(self.sentences[0].scale))
+        return f'<div class="lxt lxt-text"><style>{STYLE}{_STYLE}</style>{"".join(parts)}</div>'
+
+    def ansi(self, *, dark: bool | None = None, colours: int | None = None) -> str:
+        """The texts for a terminal, coloured by escape sequences; control characters in tokens are harmless.
+
+        Args:
+            dark: whether the terminal is dark; None looks at ``COLORFGBG``, and takes it for dark if that is not set.
+            colours: 256 or 2**24; None looks at ``COLORTERM``.
+        """
+        dark = _is_dark(os.environ) if dark is None else dark
+        if colours is None:
+            colours = 2**24 if os.environ.get("COLORTERM", "") in ("truecolor", "24bit") else 256
+        lines = []
+        for sentence in self.sentences:
+            lines += [visible(sentence.title)] if sentence.title else []
+            shown = ""
+            for piece, score in zip(sentence.pieces, sentence.scores, strict=True):
+                value, body = strength(score, sentence.scale), visible(piece.text)
+                if abs(value) >= _QUIET:
+                    body = f"{_ansi(value, dark, colours)}{body}\x1b[0m"
+                shown += "\n" * piece.lines + (" " if piece.space and not piece.lines else "") + body
+            lines.append(shown)
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        """A plain table: score, bar and token on each line."""
+        lines: list[str] = []
+        for sentence in self.sentences:
+            lines += [visible(sentence.title)] if sentence.title else []
+            for piece, score in zip(sentence.pieces, sentence.scores, strict=True):
+                size = round(abs(strength(score, sentence.scale)) * 10)
+                bar = ("-" * size).rjust(10) + "|" if score < 0 else " " * 10 + "|" + "+" * size
+                lines.append(f"{number(score):>11} {bar:<21} {visible(piece.label)}".rstrip())
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<TextHeatmap: {len(self.sentences)} text(s), {sum(len(s.pieces) for s in self.sentences)} pieces>"
+
+    def figure(self, *, dark: bool = False) -> Figure:
+        """The texts as a figure of 7 inches width."""
+        from .layout import draw_texts
+
+        return draw_texts(self.sentences, dark=dark)
+
+
+def _span(sentence: Sentence, piece: Piece, score: float) -> str:
+    before = "<br>" * piece.lines + (" " if piece.space and not piece.lines else "")
+    tip = escape(f"{sentence.raw(piece)}  {number(score)}", quote=True)
+    kind, colour = "t s" if piece.special else "t", rgba(strength(score, sentence.scale))
+    body = escape(visible(piece.text))
+    return f'{before}<span class="{kind}" style="background:{colour}" data-tip="{tip}">{body}</span>'
+
+
+def rgba(value: float) -> str:
+    """The colour of a value from -1 to 1 for CSS: it lets the background through where there is little relevance."""
+    red, green, blue = FOR if value > 0 else AGAINST
+    return f"rgba({red},{green},{blue},{abs(value) * STRONGEST:.3f})"
+
+
+def legend(scale: float) -> str:
+    """What the colours mean, as HTML."""
+    bar = f"linear-gradient(90deg,{rgba(-1)},{rgba(-1e-9)} 50%,{rgba(1)})"
+    low, high = number(-scale), number(scale)
+    return f'<div class="key">against {low}<i style="background:{bar}"></i>{high} for</div>'
+
+
+def _is_dark(environment: Mapping[str, str]) -> bool:
+    background = environment.get("COLORFGBG", "").rpartition(";")[2]
+    return not background.isdigit() or int(background) not in (7, *range(9, 16))
+
+
+def _ansi(value: float, dark: bool, colours: int) -> str:
+    """What switches a terminal to the colours of a value from -1 to 1."""
+    background, ink = DARK if dark else LIGHT
+    if colours > 256:
+        return f"\x1b[38;2;{';'.join(map(str, ink))};48;2;{';'.join(map(str, over(background, value)))}m"
+    ramp = _RAMPS[dark, value > 0]
+    return f"\x1b[38;5;{231 if dark else 16};48;5;{ramp[min(int(abs(value) * len(ramp)), len(ramp) - 1)]}m"

@@ -1,0 +1,110 @@
+"""Layer by token: where the relevance of a text is in each layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .colours import colour_map, scale_of, strength
+from .picture import DARK, LIGHT, STYLE, Picture, colour_bar, fonts, new_figure, number, text_width, visible
+from .texts import legend, rgba
+from .tokens import pieces_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SIZE = 8.5
+_STYLE = """
+.lxt-trace{overflow-x:auto;padding-top:1.6rem}
+.lxt-trace table{border-collapse:separate;border-spacing:1px;font-size:.8rem}
+.lxt-trace th{font-weight:400;text-align:right;padding:0 .5em;white-space:nowrap;color:var(--dim)}
+.lxt-trace thead th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;padding:.3em 0;vertical-align:top;
+max-height:8em;overflow:hidden;text-overflow:ellipsis}
+.lxt-trace td{width:1.5em;min-width:1.1em;height:1.25em;padding:0;box-shadow:inset 0 0 0 1px var(--line)}
+"""
+
+
+def trace(layers: Sequence[str], tokens: Sequence[str], scores: Any, *, limit: float | None = None) -> TraceHeatmap:
+    """A picture of relevance [layers, tokens]: the first layer, nearest to the input, at the bottom.
+
+    Each layer sums to the output less what was absorbed behind it, so all share one scale, symmetric around 0.
+
+    Args:
+        layers: their names.
+        tokens: as the tokenizer names them.
+        scores: [layers, tokens], see :meth:`Attribution.trace`.
+        limit: the relevance of full colour; by default the largest absolute one.
+
+    Raises:
+        ValueError: shapes do not fit, or a score is not finite.
+    """
+    values = torch.as_tensor(scores).detach().cpu().double()
+    if values.shape != (len(layers), len(tokens)):
+        raise ValueError(f"{len(layers)} layers and {len(tokens)} tokens do not fit scores of {list(values.shape)}")
+    scale = scale_of(values.flatten().tolist(), limit)
+    return TraceHeatmap(tuple(layers), tuple(map(str, tokens)), values, scale)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TraceHeatmap(Picture):
+    """Relevance by layer and token; made by :func:`trace`."""
+
+    layers: tuple[str, ...]
+    tokens: tuple[str, ...]
+    scores: Tensor
+    scale: float
+
+    title = "relevance by layer"
+
+    def __repr__(self) -> str:
+        return f"<TraceHeatmap: {len(self.layers)} layers, {len(self.tokens)} tokens>"
+
+    def labels(self) -> list[str]:
+        """What the tokens are called: without the marks of word pieces."""
+        labels = list(self.tokens)
+        for piece in pieces_of(self.tokens):
+            for place in piece.tokens:
+                labels[place] = piece.label if place == piece.tokens[0] else "…"
+        return [visible(label) for label in labels]
+
+    def html(self) -> str:
+        """A table; the pointer on a cell shows layer, token and score."""
+        head = "".join(f"<th>{escape(label)}</th>" for label in self.labels())
+        rows = ""
+        for layer, row in reversed(list(zip(self.layers, self.scores.tolist(), strict=True))):
+            cells = ""
+            for token, score in zip(self.tokens, row, strict=True):
+                tip = escape(f"{visible(layer)}  {visible(token)}  {number(score)}", quote=True)
+                cells += f'<td style="background:{rgba(strength(score, self.scale))}" data-tip="{tip}"></td>'
+            rows += f"<tr><th>{escape(visible(layer))}</th>{cells}</tr>"
+        table = f"<table><tbody>{rows}</tbody><thead><tr><th></th>{head}</tr></thead></table>"
+        return f'<div class="lxt lxt-trace"><style>{STYLE}{_STYLE}</style>{table}{legend(self.scale)}</div>'
+
+    def figure(self, *, dark: bool = False) -> Figure:
+        """The picture, with layers from the bottom upwards."""
+        background, ink = DARK if dark else LIGHT
+        labels = [label if len(label) < 18 else label[:16] + "…" for label in self.labels()]
+        names = [visible(layer) for layer in self.layers]
+        left = 0.25 + max(map(text_width, names)) * _SIZE
+        below = 0.95 + max(map(text_width, labels), default=0.0) * _SIZE
+        wide, high = max(0.24 * len(labels), 2.0), max(0.24 * len(names), 0.5)
+        width, height = left + wide + 0.3, below + high + 0.15
+        figure = new_figure(width, height, dark=dark)
+        axes = figure.add_axes((left / width, below / height, wide / width, high / height))
+        style: dict[str, Any] = {"size": _SIZE, "color": [c / 255 for c in ink], "family": fonts(), "parse_math": False}
+        axes.imshow(
+            self.scores.numpy(), cmap=colour_map(background, dark=dark), vmin=-self.scale, vmax=self.scale,
+            aspect="auto", origin="lower", interpolation="nearest",
+        )  # fmt: skip
+        axes.set_xticks(range(len(labels)), labels, rotation=90, **style)
+        axes.set_yticks(range(len(names)), names, **style)
+        axes.tick_params(length=0)
+        axes.spines[:].set(color="0.55", linewidth=0.6)
+        box = (left / width, 0.44 / height, min(1.8, wide) / width, 0.1 / height)
+        colour_bar(figure, box, self.scale, dark=dark)
+        return figure

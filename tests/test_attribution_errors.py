@@ -1,0 +1,222 @@
+"""What attribute() says when it cannot: which input or target, where, and what to do; the model stays as it was."""
+
+import re
+
+import pytest
+import torch
+from support import Fn, fingerprint, make
+from torch import nn
+
+from lxt_compose import (
+    AttributionError,
+    Composite,
+    Epsilon,
+    Identity,
+    MatchError,
+    NotFiniteError,
+    RegistrationError,
+    attribute,
+)
+
+EXACT = Composite(formulation="gradient")
+
+
+def tokens_to(classes=3):
+    torch.manual_seed(0)
+    model = Fn(lambda self, ids: self.head(self.embed(ids)), embed=nn.Embedding(10, 4), head=nn.Linear(4, classes))
+    return model.double().eval()
+
+
+class Scorer(nn.Module):
+    """Answers what it is told to."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.fc, self.answer = nn.Linear(6, 3).double(), answer
+
+    def forward(self, x):
+        return self.answer(self.fc(x))
+
+
+X = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+NAN = X.clone()
+NAN[2, 3] = float("nan")
+
+
+def mlp():
+    return make("mlp")[0]
+
+
+class Overflowing(nn.Module):
+    def forward(self, x):
+        return x * 1e300 * 1e300
+
+
+WRONG = {
+    "no model": (lambda: "bert", X, {}, TypeError, r"attribute\(\) takes a torch.nn.Module, got 'bert' of type str"),
+    "a list": (mlp, [[1.0]], {}, TypeError, "a tensor, a tuple of arguments or a mapping .* got list"),
+    "nothing": (mlp, (), {}, TypeError, "no input can carry relevance: .* got nothing"),
+    "no tensors": (mlp, {"input_ids": [1, 2]}, {}, TypeError, "got input_ids: list; let the tokenizer make tensors"),
+    "booleans": (mlp, X > 0, {}, TypeError, "got input: torch.bool tensor"),
+    "masks alone": (mlp, {"attention_mask": X}, {}, TypeError, "got attention_mask: torch.float64 tensor"),
+    "no samples": (mlp, X[:0], {}, ValueError, r"got a tensor of shape \[0, 6\]"),
+    "a number": (mlp, torch.tensor(1.0), {}, ValueError, r"counts samples, got a tensor of shape \[\]"),
+    "NaN": (mlp, NAN, {}, ValueError, "the input input holds values that are not finite"),
+    "ids": (mlp, X.long(), {}, AttributionError, "failed on the inputs input: .* int64 on cpu"),
+    "no embedding": (
+        lambda: Fn(lambda self, ids: self.w(nn.functional.one_hot(ids, 6).double()), w=nn.Linear(6, 3).double()),
+        torch.tensor([[1, 2]]), {}, AttributionError, r"Fn ran no embedding layer .* on the integer input args0",
+    ),
+    "shape": (mlp, X[:, :5], {}, AttributionError, r"failed on the inputs input: \[4, 5\] .* mat1 and"),
+    "dtype": (
+        mlp, X.float(), {}, AttributionError,
+        r"Sequential \(parameters: float64 on cpu\) failed on the inputs input: \[4, 6\] float32 on cpu",
+    ),
+    "device": (lambda: mlp().to("meta"), X, {}, AttributionError, r"float64 on meta\) failed on .* on cpu"),
+    "no values": (mlp, X.to("meta"), {}, ValueError, "the input input is on the meta device: it has no values"),
+    "id out of range": (tokens_to, torch.tensor([[1, 99]]), {}, AttributionError, r"args0: \[1, 2\] int64 .*: index"),
+    "target too large": (mlp, X, {"target": 3}, ValueError, "target 3 is out of range: .* 3 outputs, 0 to 2"),
+    "target below 0": (mlp, X, {"target": -1}, ValueError, "target -1 is out of range"),
+    "one of many": (mlp, X, {"target": [0, 1, 7, 2]}, ValueError, "target 7 is out of range"),
+    "second of a pair": (mlp, X, {"target": (0, 5)}, ValueError, "target 5 is out of range"),
+    "too few targets": (mlp, X, {"target": [0, 1]}, ValueError, r"the target has shape \[2\], but there are 4 samples"),
+    "a square of targets": (mlp, X, {"target": torch.zeros(4, 4).long()}, ValueError, r"has shape \[4, 4\]"),
+    "true": (mlp, X, {"target": True}, TypeError, "a target cannot be True; target must be None"),
+    "1.5": (mlp, X, {"target": 1.5}, TypeError, "1.5 of type float is no target"),
+    "a name": (mlp, X, {"target": "cat"}, TypeError, "'cat' of type str is no target; target must be"),
+    "floats": (mlp, X, {"target": torch.zeros(4)}, TypeError, "must hold class indices, got a tensor of torch.float32"),
+    "three": (mlp, X, {"target": (0, 1, 2)}, ValueError, r"a pair for a contrast holds two indices, got \(0, 1, 2\)"),
+    "triples": (mlp, X, {"target": [(0, 1, 2)] * 4}, ValueError, "pairs for a contrast hold two indices each"),
+    "no others": (
+        lambda: Scorer(lambda y: y[:, :1]), X, {"target": (0, "others")}, ValueError, "the model has one output only",
+    ),
+    "a function of nothing": (
+        mlp, X, {"target": lambda y: torch.ones(4)}, ValueError, "does not depend on the model's output",
+    ),
+    "a function's sum": (
+        mlp, X, {"target": lambda y: y.sum()}, ValueError, r"one number per sample, shape \[4\], got \[\]",
+    ),
+    "a function's number": (mlp, X, {"target": lambda y: 3}, TypeError, "must return a floating .* got int"),
+    "a function's index": (mlp, X, {"target": lambda y: y.argmax(1)}, TypeError, "got torch.int64"),
+    "no tensor": (lambda: Scorer(lambda y: {"y": None}), X, {}, TypeError, "no floating point tensor but dict"),
+    "several": (
+        lambda: Scorer(lambda y: {"a": y, "b": y}), X, {}, TypeError, r"dict\(a, b\) has no logits, .* pass target=",
+    ),
+    "an image": (
+        lambda: Scorer(lambda y: y[..., None, None]), X, {}, ValueError,
+        r"shape \[4, 3, 1, 1\]: an index alone does not say which place",
+    ),
+    "transposed": (lambda: Scorer(lambda y: y.mT), X, {}, ValueError, r"has shape \[3, 4\], but the first dimension"),
+    "composite": (mlp, X, {"composite": 3}, TypeError, "must be a Composite or the name of a preset, got int"),
+    "preset": (mlp, X, {"composite": "atnlrp"}, ValueError, "no preset is called 'atnlrp'; closest: attnlrp"),
+    "name": (mlp, X, {"composite": Composite({"fc3": Epsilon()})}, MatchError, "no module matches 'fc3'"),
+    "batch size": (mlp, X, {"batch_size": 0}, ValueError, "batch_size must be None or a whole number from 1 on, got 0"),
+    "half a batch": (mlp, X, {"batch_size": 2.5}, ValueError, "batch_size must be .* got 2.5"),
+    "NaN inside": (
+        lambda: nn.Sequential(nn.Linear(6, 6), Fn(lambda self, x: x.log()), nn.Linear(6, 2)).double(), X, {},
+        NotFiniteError, r"the outputs hold NaN, .* the first module that put out NaN or infinite values is '1' \(Fn\)",
+    ),
+    "infinite": (
+        lambda: nn.Sequential(nn.Linear(6, 3), Overflowing()).double(), X, {"target": 0},
+        NotFiniteError, r"what is to be explained is not finite: .* is '1' \(Overflowing\)",
+    ),
+    "on the way back": (
+        lambda: Fn(lambda self, x: (self.fc(x) * 0).sqrt(), fc=nn.Linear(6, 2).double()), X,
+        {"target": 0, "composite": Composite({torch.sqrt: Epsilon(0.0)}, formulation="gradient")},
+        NotFiniteError, "the relevance is not finite; all modules put out finite values, so it came up on the way back",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong(name):
+    build, inputs, options, error, message = WRONG[name]
+    model = build()
+    before = fingerprint(model) if isinstance(model, nn.Module) else None
+    with pytest.raises(error, match=message):
+        attribute(model, inputs, **{"composite": EXACT, **options})
+    if before is not None:
+        assert fingerprint(model) == before
+
+
+class Failing(nn.Module):
+    def forward(self, x):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("boom"), KeyboardInterrupt()])
+def test_errors_of_the_model_pass_through(error):
+    model = nn.Sequential(nn.Linear(6, 3), Failing()).double()
+    model[1].error = error
+    before = fingerprint(model)
+    with pytest.raises(type(error)):
+        attribute(model, X, composite=EXACT, layers=["*"], ledger=True)
+    assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize("step", ["choose", "layers", "backward"])
+def test_no_trace_after_a_fault_in_any_step(step):
+    model = mlp()
+    before = fingerprint(model)
+
+    def broken(y):
+        if step == "choose":
+            raise ZeroDivisionError
+        y.register_hook(lambda slot: 1 / 0) if step == "backward" else None
+        return y[:, 0]
+
+    layers = ["*:input", "fc1"] if step != "layers" else ["fc1", "fc9"]
+    with pytest.raises((ZeroDivisionError, MatchError)):
+        attribute(model, X, composite=EXACT, target=broken, layers=layers, ledger=True, batch_size=2)
+    assert fingerprint(model) == before
+    assert attribute(model, X, composite=EXACT).report.complete
+
+
+def test_a_rule_around_the_embedding():
+    model = tokens_to()
+    model.embed = nn.Sequential(nn.Embedding(10, 4), nn.Tanh()).double()
+    ids = torch.tensor([[1, 2]])
+    message = "args0 is embedded inside 'embed', which has Identity() as a whole, so that rule would see no relevance"
+    with pytest.raises(AttributionError, match=re.escape(message)):
+        attribute(model, ids, composite=Composite({"embed": Identity()}, formulation="gradient"))
+    message = "embedded inside 'embed', which has Epsilon"
+    with pytest.raises(AttributionError, match=message):
+        attribute(model, ids, composite=Composite({"embed": Epsilon()}))
+
+
+def test_a_composite_that_is_registered_already():
+    model = mlp()
+    with EXACT.register(model), pytest.raises(RegistrationError, match="has a composite registered already"):
+        attribute(model, X)
+
+
+def test_a_mask_that_leaves_nothing():
+    pytest.importorskip("transformers")
+    from small_transformers import gpt2, ids, masked_bert
+
+    mask = torch.ones(3, 6, dtype=torch.long)
+    mask[1] = 0
+    with pytest.raises(ValueError, match="the attention mask leaves a sample without any token"):
+        attribute(gpt2(), {"input_ids": ids(), "attention_mask": mask})
+    with pytest.raises(ValueError, match=r"BertForMaskedLM has shape \[3, 6, 60\]: an index alone does not say"):
+        attribute(masked_bert(), ids(), target=3)
+    found = attribute(masked_bert(), ids(), target=lambda output: output.logits[:, 2, 7])
+    assert found.scores.shape == (3, 6)
+    with pytest.raises(TypeError, match=r"BaseModelOutput.*\(last_hidden_state.*\) has no logits"):
+        attribute(masked_bert().bert, ids())
+
+
+def test_a_missing_package(monkeypatch):
+    import sys
+
+    model = mlp()
+    found = attribute(model, X, composite=EXACT)
+    for name in ("pandas", "tqdm", "matplotlib", "matplotlib.figure", "matplotlib.backends.backend_agg"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r"to_dataframe\(\) needs pandas: pip install pandas"):
+        found.to_dataframe()
+    with pytest.raises(ImportError, match="progress=True needs tqdm: pip install tqdm"):
+        attribute(model, X, composite=EXACT, progress=True)
+    with pytest.raises(ImportError, match=r"pictures need matplotlib: pip install 'lxt-compose\[viz\]'"):
+        found.heatmap().figure()
+    assert "Attribution: input [4, 6]" in found._repr_html_()
