@@ -1,0 +1,61 @@
+"""The picture: one column a digit, one row a way to explain it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = "RdBu_r"
+CELL, LEFT, TOP, BOTTOM = 1.25, 1.15, 0.95, 0.72  # inches: one picture, and the margins
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of pictures [n, 8, 8]: relevance, drawn red for and blue against, or scans, drawn in grey."""
+
+    title: str
+    pictures: Tensor
+    is_relevance: bool = True
+
+
+def draw(rows: list[Row], headings: list[str], path: Path) -> None:
+    """Write the rows as a PNG; each relevance picture has its own scale, symmetric around 0."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Figure and canvas by hand: pyplot would keep the figure alive, and choose a backend for the whole process.
+    width, height = LEFT + CELL * len(headings) + 0.15, TOP + CELL * len(rows) + BOTTOM
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    middle = (LEFT + width - 0.15) / 2 / width
+    figure.suptitle("Which pixels speak for the digit that the network names?", x=middle, y=1 - 0.25 / height, size=15)
+    edges = {"left": LEFT / width, "right": 1 - 0.15 / width, "top": 1 - TOP / height, "bottom": BOTTOM / height}
+    grid = figure.add_gridspec(len(rows), len(headings), **edges, wspace=0.08, hspace=0.08)
+    for at_row, row in enumerate(rows):
+        for column, picture in enumerate(row.pictures):
+            axes = figure.add_subplot(grid[at_row, column])
+            scale = max(picture.abs().max().item(), 1e-12)
+            limits = {"cmap": COLOURS, "vmin": -scale, "vmax": scale} if row.is_relevance else {"cmap": "gray_r"}
+            axes.imshow(picture.numpy(), interpolation="nearest", **limits)
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set(color="0.6", linewidth=0.6)
+            if at_row == 0:
+                axes.set_title(headings[column], fontsize=10, pad=6)
+            if column == 0:
+                axes.set_ylabel(row.title, rotation=0, ha="right", va="center", fontsize=11, labelpad=10)
+    _colour_bar(figure, (middle - 1.6 / width, 0.42 / height, 3.2 / width, 0.13 / height))
+    figure.savefig(path, dpi=150)
+
+
+def _colour_bar(figure: "Figure", place: tuple[float, float, float, float]) -> None:
+    """Say below the pictures what the colours mean."""
+    from matplotlib.cm import ScalarMappable
+
+    axes = figure.add_axes(place)
+    bar = figure.colorbar(ScalarMappable(cmap=COLOURS), cax=axes, orientation="horizontal", ticks=[0, 0.5, 1])
+    bar.set_ticklabels(["speaks against", "0", "speaks for"], fontsize=10)
+    bar.outline.set_linewidth(0.5)
