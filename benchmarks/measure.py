@@ -1,0 +1,71 @@
+"""Measuring within one run: interleaved timings as medians and ratios, peak memory from the allocator's own events."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterable
+
+import torch
+from tabulate import tabulate
+
+Job = Callable[[], object]
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def times(jobs: dict[str, Job], repeats: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, list[float]]:
+    """Seconds of each job, `repeats` times, the jobs in turn so that a drift of the machine's speed hits them alike.
+
+    On a machine that others use too, ``clock=time.process_time`` with one thread counts the processor's time alone.
+    """
+    for job in jobs.values():
+        job()
+    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(repeats):
+            for name, job in jobs.items():
+                _wait()
+                start = clock()
+                job()
+                _wait()
+                seconds[name].append(clock() - start)
+    finally:
+        gc.enable()
+    return seconds
+
+
+def peak_memory(job: Job) -> int:
+    """Bytes that the job allocates at most at one time, beyond what was there before."""
+    job()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        job()
+        return torch.cuda.max_memory_allocated() - before
+    with torch.profiler.profile(profile_memory=True) as profile:
+        job()
+    results = profile.profiler.kineto_results  # type: ignore[union-attr]
+    events = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
+    now = peak = 0
+    for _, change in events:
+        now += change
+        peak = max(peak, now)
+    return peak
+
+
+def ratios(seconds: dict[str, list[float]], base: str) -> dict[str, float]:
+    """The median over the rounds of each job's time as a multiple of the base's in the same round."""
+    return {
+        name: statistics.median(a / b for a, b in zip(values, seconds[base], strict=True))
+        for name, values in seconds.items()
+    }
+
+
+def show(title: str, headers: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table with a title."""
+    print(f"\n{title}\n{tabulate(list(rows), headers=list(headers), floatfmt='.3f')}", flush=True)

@@ -1,0 +1,98 @@
+"""Other libraries to measure against: imported if they are there, and put on a copy of a model by one function each.
+
+They are no dependency of anything. Where they are not installed, their columns show a dash; to have them:
+``pip install --no-deps --target DIR zennit==0.5.1 lxt==2.1 tdhook==0.3.0 tensordict pyvers`` and ``PYTHONPATH=DIR``.
+"""
+
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+import types
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
+ACTIVATIONS = (nn.ReLU, nn.GELU)
+Install = Callable[[nn.Module], nn.Module]
+_CLASSES = {
+    "torchvision.models.resnet": ("Bottleneck", "BasicBlock"),
+    "torchvision.ops": ("FrozenBatchNorm2d",),
+    "torchvision.ops.misc": ("FrozenBatchNorm2d",),
+}
+
+
+def _stand_in_for_torchvision() -> None:
+    """Peers import torchvision for the names of a few classes; where it is not installed, empty classes will do."""
+    if importlib.util.find_spec("torchvision") is not None:
+        return
+    for name in ("torchvision", "torchvision.models", *_CLASSES):
+        module = sys.modules.setdefault(name, types.ModuleType(name))
+        module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
+        for kind in _CLASSES.get(name, ()):
+            setattr(module, kind, type(kind, (nn.Module,), {}))
+        parent, _, child = name.rpartition(".")
+        if parent:
+            setattr(sys.modules[parent], child, module)
+
+
+def load(name: str) -> Any:
+    """A peer's module, or None."""
+    if "torchvision" not in sys.modules:
+        _stand_in_for_torchvision()
+    try:
+        return importlib.import_module(name)
+    except Exception as reason:  # whatever keeps a peer from running keeps it out of the table, no more
+        print(f"{name}: {type(reason).__name__}: {reason}", file=sys.stderr)
+        return None
+
+
+def zennit(rule: str, *args: Any) -> Install | None:
+    """A rule of Zennit on all layers; activations pass relevance on."""
+    rules, composites, kinds = load("zennit.rules"), load("zennit.composites"), load("zennit.types")
+    if rules is None or composites is None:
+        return None
+
+    def install(model: nn.Module) -> nn.Module:
+        layers = [(kinds.Activation, rules.Pass()), (kinds.AvgPool, rules.Norm())]
+        layers += [(kind, getattr(rules, rule)(*args)) for kind in (kinds.Convolution, kinds.Linear)]
+        composites.LayerMapComposite(layer_map=layers).register(model)
+        return model
+
+    return install
+
+
+def tdhook(rule: str, *args: Any) -> Install | None:
+    """A rule of tdhook on all layers; activations pass relevance on."""
+    rules = load("tdhook.attribution.lrp_helpers.rules")
+    if rules is None:
+        return None
+
+    def install(model: nn.Module) -> nn.Module:
+        for module in [m for m in model.modules() if isinstance(m, (*LAYERS, *ACTIVATIONS, nn.AdaptiveAvgPool2d))]:
+            passes = isinstance(module, ACTIVATIONS)
+            made = rules.PassRule() if passes else rules.EpsilonRule() if not isinstance(module, LAYERS) else None
+            (made or getattr(rules, rule)(*args)).register(module)
+        return model
+
+    return install
+
+
+def lxt(rule: str, *args: Any) -> Install | None:
+    """A rule of LXT's explicit variant, wrapped around all layers; activations pass relevance on."""
+    rules = load("lxt.explicit.rules")
+    if rules is None:
+        return None
+
+    def install(model: nn.Module) -> nn.Module:
+        for parent in list(model.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, (*LAYERS, nn.AdaptiveAvgPool2d)):
+                    setattr(parent, name, getattr(rules, rule)(child, *args))
+                elif isinstance(child, ACTIVATIONS):
+                    setattr(parent, name, rules.IdentityRule(child))
+        return model
+
+    return install

@@ -1,0 +1,209 @@
+"""Architectures of transformers, small and with random weights: are they complete, do they close, what do they cost?
+
+    python benchmarks/zoo.py                         # every causal-LM, sequence- and image-classification architecture
+    python benchmarks/zoo.py --kind causal llama mamba
+    python benchmarks/zoo.py --failures              # print only those that are not all right, and why
+
+*complete*: no operation without a rule (AttnLRP). *identical*: the forward pass, bit by bit. *closes*: under CP-LRP the
+logit is the sum of the relevance of the inputs and of all that is added somewhere, to 1e-8 of its size in float64
+(casts to float32 that an architecture forces are kept in float64). *cost*: AttnLRP as a multiple of gradient x input;
+for models this small it is that of Python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import time
+import warnings
+from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from measure import show
+from tiny import OVERRIDES, configuration, inputs_for
+from torch import Tensor, nn
+from transformers.models.auto import modeling_auto
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "zoo"))
+
+from closing import KeepDouble, close, sources_of
+
+from lxt_compose import presets
+
+KINDS = {
+    "causal": (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, transformers.AutoModelForCausalLM),
+    "sequence": (
+        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        transformers.AutoModelForSequenceClassification,
+    ),
+    "image": (modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, transformers.AutoModelForImageClassification),
+}
+LARGEST = 8_000_000
+SECONDS = 60
+
+
+class NotSmallError(Exception):
+    """The shrunken configuration does not give a small model."""
+
+
+def build(name: str, kind: str) -> tuple[nn.Module, dict[str, Any]]:
+    """A small model in float64 with random weights, and inputs for it."""
+    config = configuration(name, OVERRIDES.get(f"{kind}:{name}", OVERRIDES.get(name, {})))
+    auto = KINDS[kind][1]
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        size = sum(parameter.numel() for parameter in auto.from_config(config).parameters())
+    if size > LARGEST:
+        raise NotSmallError(f"{size / 1e6:.0f} million parameters")
+    try:
+        model = auto.from_config(config, experts_implementation="eager")  # torch's grouped product knows no float64
+    except (TypeError, ValueError, KeyError):
+        model = auto.from_config(config)
+    if hasattr(model, "set_default_language"):
+        model.set_default_language("en_XX")
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
+    model = model.double().eval()
+    return model, inputs_for(name, kind, model)
+
+
+def in_double(model: nn.Module, inputs: dict[str, Any]) -> Any:
+    """What keeps a model in float64: nothing, unless it mixes float32 in such that its forward pass fails."""
+    try:
+        with torch.no_grad():
+            logit_of(model(**inputs))
+        return nullcontext
+    except RuntimeError:
+        with torch.no_grad(), KeepDouble():
+            logit_of(model(**inputs))
+        return KeepDouble
+
+
+def logit_of(output: Any) -> Tensor:
+    """One logit: of the last token, or of the image."""
+    logits = output.logits if "logits" in output else output[0]
+    return logits.reshape(-1, logits.shape[-1])[-1, 1]
+
+
+def seconds_of(job: Any, repeats: int = 3) -> float:
+    """The shortest time of a job."""
+    found = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        job()
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def explain(model: nn.Module, inputs: dict[str, Any], leaves: dict[str, Tensor]) -> dict[str, Any]:
+    """Forward and backward pass for the leaves."""
+    output = torch.func.functional_call(model, leaves, (), inputs)
+    logit_of(output).backward()
+    return output
+
+
+def judge(model: nn.Module, inputs: dict[str, Any], precision: Any) -> dict[str, Any]:
+    """Complete, identical, closes, cost, and what stands in the way."""
+    with precision():
+        names = sources_of(model, inputs)
+    named = dict((*model.named_parameters(), *model.named_buffers()))
+    leaves = {name: named[name].detach().clone().requires_grad_() for name in names}
+    given = {k: v.clone().requires_grad_() if v.is_floating_point() else v for k, v in inputs.items()}
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    with precision():
+        plain = torch.func.functional_call(model, leaves, (), given)  # recorded too: torch has other kernels otherwise
+        with presets.attnlrp().register(model) as registration:
+            output = explain(model, given, leaves)
+            report = registration.report()
+            ruled = seconds_of(lambda: explain(model, given, leaves))
+        base = seconds_of(lambda: explain(model, given, leaves))
+    both = [(value, output[key]) for key, value in plain.items() if isinstance(value, Tensor)]
+    same = all(bool(((a == b) | (a.isnan() & b.isnan())).all()) for a, b in both)
+    with KeepDouble():
+        kept = sources_of(model, inputs)
+        with presets.cp_lrp().register(model):
+            closing = close(model, inputs, kept, logit_of)
+    missing = sorted({row.target for row in report.uncovered})
+    return {
+        "complete": report.complete, "identical": same, "gap": closing.gap / max(abs(closing.logit), 1e-3),
+        "cost": ruled / base, "why": "uncovered: " + ", ".join(missing) if missing else "",
+    }  # fmt: skip
+
+
+def try_one(name: str, kind: str) -> dict[str, Any]:
+    """The verdict on one architecture; what cannot be built says why."""
+
+    def too_slow(*_: Any) -> None:
+        raise TimeoutError(f"took more than {SECONDS} s")
+
+    signal.signal(signal.SIGALRM, too_slow)
+    signal.alarm(SECONDS)
+    stage = "not built"
+    try:
+        model, inputs = build(name, kind)
+        precision = in_double(model, inputs)
+        stage = "failed"
+        return {"stage": "ran", **judge(model, inputs, precision)}
+    except Exception as error:  # whatever an architecture raises is its verdict
+        return {"stage": stage, "why": f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"}
+    finally:
+        signal.alarm(0)
+
+
+def row_of(kind: str, name: str, found: dict[str, Any]) -> list[Any]:
+    """One line of the table."""
+    if found["stage"] != "ran":
+        return [kind, name, found["stage"], "", "", "", found["why"]]
+    marks = ["yes" if found[key] else "NO" for key in ("complete", "identical")]
+    closes = "yes" if found["gap"] < 1e-8 else f"{found['gap']:.0e}"
+    return [kind, name, *marks, closes, f"{found['cost']:.1f}", found["why"]]
+
+
+def is_right(found: dict[str, Any]) -> bool:
+    """Complete, identical and closing."""
+    return found["stage"] == "ran" and found["complete"] and found["identical"] and found["gap"] < 1e-8
+
+
+def main() -> None:
+    """Print the table and the summary."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="architectures as transformers calls them; all if left out")
+    parser.add_argument("--kind", choices=[*KINDS, "all"], default="all")
+    parser.add_argument("--failures", action="store_true", help="print only what is not all right")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    transformers.logging.set_verbosity_error()
+    torch.set_num_threads(1)
+    kinds = list(KINDS) if options.kind == "all" else [options.kind]
+    rows, counts = [], {kind: Counter[str]() for kind in kinds}
+    for kind in kinds:
+        for name in options.names or KINDS[kind][0]:
+            if name not in KINDS[kind][0]:
+                continue
+            found = try_one(name, kind)
+            counts[kind][found["stage"]] += 1
+            for key in ("complete", "identical"):
+                counts[kind][key] += bool(found.get(key))
+            counts[kind]["closes"] += found.get("gap", 1.0) < 1e-8
+            counts[kind]["right"] += is_right(found)
+            if not (options.failures and is_right(found)):
+                rows.append(row_of(kind, name, found))
+                print(f"{kind} {name}: {rows[-1][2:]}", file=sys.stderr, flush=True)
+    show("architectures", ["kind", "architecture", "complete", "identical", "closes", "cost", "why not"], rows)
+    columns = ["ran", "complete", "identical", "closes", "right", "failed", "not built"]
+    show("summary", ["kind", "known", *columns], [
+        [kind, sum(count[stage] for stage in ("ran", "failed", "not built")), *(count[key] for key in columns)]
+        for kind, count in counts.items()
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
