@@ -1,0 +1,169 @@
+"""The layout of the package: imports go downwards, files stay short, optional packages come in inside functions."""
+
+import ast
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = "lxt_compose"
+FILES = sorted((ROOT / PACKAGE).rglob("*.py"))
+IDS = [str(path.relative_to(ROOT)) for path in FILES]
+
+# The lower half knows nothing of the upper half. A name stands for a file or for a whole subpackage.
+LAYERS = {
+    0: ["as_trained", "errors", "folding", "numerics", "ops", "saving"],
+    1: ["gradients", "functional", "modules"],
+    2: ["rules"],
+    3: ["matching", "running_order", "merging", "canonize"],
+    4: ["coverage", "observing", "ledger", "unseen", "tally", "plans", "function_mode", "hooks", "units", "rejoining"],
+    5: ["registration", "conservation"],
+    6: ["composite"],
+    7: ["presets", "attribution", "heatmap", "evaluate", "baselines", "checkpoint", "commands", "demo"],
+    8: ["cli", "__main__", "__init__"],
+}
+LEVEL = {name: level for level, names in LAYERS.items() for name in names}
+LONGEST_FILE = 330
+LONGEST_FUNCTION = 60
+AT_TOP = {"torch", "tabulate", PACKAGE, *sys.stdlib_module_names}
+
+
+def module_of(path, root=ROOT):
+    """The dotted name of a file: `lxt_compose/rules/base.py` is `lxt_compose.rules.base`."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for path in FILES}
+
+
+def component(module):
+    """The part of a module's name that the table of layers lists."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def level_of(module):
+    name = component(module)
+    assert name in LEVEL, (
+        f"{PACKAGE}/{name} has no place yet: put it in LAYERS in tests/test_layout.py, "
+        f"as low as it can go, above all that it imports"
+    )
+    return LEVEL[name]
+
+
+def is_typing_only(node):
+    return isinstance(node, ast.If) and ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
+
+
+def nodes_that_run(tree, inside_functions):
+    """All nodes but those under `if TYPE_CHECKING`; functions' bodies only on request."""
+    for node in ast.iter_child_nodes(tree):
+        if is_typing_only(node) or (not inside_functions and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))):
+            continue
+        yield node
+        yield from nodes_that_run(node, inside_functions)
+
+
+def imported(source, module, is_package, known, inside_functions):
+    """Absolute names of the modules that a file imports: (line, name) pairs."""
+    for node in nodes_that_run(ast.parse(source), inside_functions):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                package = module.split(".") if is_package else module.split(".")[:-1]
+                base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
+            # `from package import name` imports the file `name` if there is one, and the package's own names if not.
+            names = [f"{base}.{alias.name}" for alias in node.names]
+            yield from ((node.lineno, name if name in known else base) for name in names)
+
+
+def imports_of(module, inside_functions):
+    path = MODULES[module]
+    found = imported(path.read_text("utf-8"), module, path.stem == "__init__", MODULES, inside_functions)
+    return list(dict.fromkeys(found))
+
+
+def in_package(name):
+    return name == PACKAGE or name.startswith(PACKAGE + ".")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_downwards(module):
+    own = level_of(module)
+    for line, name in imports_of(module, inside_functions=True):
+        if in_package(name):
+            assert level_of(name) <= own, (
+                f"{MODULES[module].relative_to(ROOT)}:{line} (level {own}) imports {name} (level {level_of(name)}), "
+                f"which is above it"
+            )
+
+
+def test_no_cycles():
+    graph = {
+        module: {name for _, name in imports_of(module, inside_functions=False) if name in MODULES} - {module}
+        for module in MODULES
+    }
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"files import each other in a circle: {' <- '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_files_and_functions_are_short(path):
+    source = path.read_text("utf-8")
+    lines = len(source.splitlines())
+    assert lines < LONGEST_FILE, f"{path.name} has {lines} lines: split it by concept"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = node.end_lineno - node.lineno + 1
+            assert length < LONGEST_FUNCTION, f"{path.name}:{node.lineno} {node.name} has {length} lines: split it"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_optional_packages_are_imported_inside_functions(module):
+    for line, name in imports_of(module, inside_functions=False):
+        package = name.partition(".")[0]
+        assert package in AT_TOP, (
+            f"{MODULES[module].relative_to(ROOT)}:{line} imports {package} at module level: "
+            f"import it inside the function that needs it"
+        )
+
+
+def test_a_file_without_a_place_is_named():
+    with pytest.raises(AssertionError, match="newcomer has no place yet: put it in LAYERS"):
+        level_of(f"{PACKAGE}.newcomer")
+
+
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        ("import lxt_compose.composite", "lxt_compose.composite"),
+        ("from lxt_compose import composite", "lxt_compose.composite"),
+        ("from lxt_compose import Composite", "lxt_compose"),
+        ("from ..composite import Composite", "lxt_compose.composite"),
+        ("from .. import composite", "lxt_compose.composite"),
+        ("from . import base", "lxt_compose.rules.base"),
+        ("from .base import Rule", "lxt_compose.rules.base"),
+        ("try:\n    import numpy.linalg\nexcept ImportError:\n    pass", "numpy.linalg"),
+    ],
+)
+def test_all_ways_to_import_are_understood(statement, name):
+    known = {"lxt_compose", "lxt_compose.composite", "lxt_compose.rules", "lxt_compose.rules.base"}
+    for inside in (True, False):
+        assert [found for _, found in imported(statement, "lxt_compose.rules.split", False, known, inside)] == [name]
+    function = "def f():\n    " + statement.replace("\n", "\n    ")
+    assert [found for _, found in imported(function, "lxt_compose.rules.split", False, known, True)] == [name]
+    assert not list(imported(function, "lxt_compose.rules.split", False, known, False))
+    typing_only = "if TYPE_CHECKING:\n    " + statement.replace("\n", "\n    ")
+    assert not list(imported(typing_only, "lxt_compose.rules.split", False, known, True))
+
+
+def test_a_package_resolves_its_own_relative_imports():
+    known = {"lxt_compose", "lxt_compose.rules", "lxt_compose.rules.base"}
+    found = imported("from .base import Rule", "lxt_compose.rules", True, known, False)
+    assert list(found) == [(1, "lxt_compose.rules.base")]
