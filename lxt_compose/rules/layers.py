@@ -25,7 +25,7 @@ LAYERS = frozenset({"linear", "addmm", "einsum"}) | CONVOLUTIONS | MATRICES
 """Operations of an input and a weight: what a split rule on a block of layers acts on."""
 LAYER_TYPES = (nn.Linear, nn.modules.conv._ConvNd)
 
-_PIECE = 2**22
+_PIECE = 2**23
 """Bytes of an input or output that are worked on at a time, on a CPU: what stays in its caches and is not paged in."""
 
 

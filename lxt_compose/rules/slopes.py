@@ -16,9 +16,12 @@ _OWN_SLOPE = frozenset({"relu", "leaky_relu", "abs", "prelu", "rrelu", "positive
 
 
 def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    if approximate == "tanh":
-        return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * x * (1 + 0.044715 * x * x)))
-    return torch.special.ndtr(x)
+    """``Phi(x) = gelu(x) / x`` by torch's own kernel, several times faster than erf and its neighbours one by one.
+
+    x is moved away from 0 by less than it is rounded by, so that the quotient is 1/2 there.
+    """
+    x = torch.copysign(x.new_full((), 4 * torch.finfo(x.dtype).tiny), x).add_(x)
+    return F.gelu(x, approximate=approximate).div_(x)
 
 
 def _limited(f: Callable[[Tensor], Tensor], limit: float, x: Tensor) -> Tensor:
