@@ -18,7 +18,7 @@ from .errors import RegistrationError, place
 from .matching import Assignment, first_layer
 from .numerics import map_tensors, tensors_in
 from .observing import Observer, watch
-from .ops import Family, is_reversed, mutates
+from .ops import KNOWINGLY_UNCOVERED, Family, is_reversed, mutates
 from .plans import Plan, Plans, hold, written
 from .rejoining import rejoin
 from .rules import Call, Rule, Stop, default_rules, find_carriers
@@ -200,11 +200,13 @@ class FunctionMode(TorchFunctionMode):
     ) -> Any:
         if self.running.seen is not None:
             self.running.seen.told(None, Status.UNCOVERED)
+        if plan.cuts:
+            self.tally.cut[f"{plan.name} in {frame.path or '(model)'}"] = None
         given = {id(tensor) for tensor in tensors_in((args, kwargs))}
         output = plan.run(*args, **kwargs)
         if any(t.requires_grad and (plan.op is not None or id(t) not in given) for t in tensors_in(output)):
             frame.others = True
-            self.tally.uncovered(frame.path, plan.name, note)
+            self.tally.uncovered(frame.path, plan.name, note or KNOWINGLY_UNCOVERED.get(plan.name, ""))
         return output
 
     def _run_ruled(self, plan: Plan, rule: Rule, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -218,6 +218,22 @@ class Registration:
         )
 
 
+def remove(model: nn.Module) -> None:
+    """Take every composite off a model or a part of it, as ``registration.remove()`` does, for when that is lost.
+
+    Args:
+        model: any module; if it is a part of the model that a composite was registered on, the whole is freed.
+
+    Raises:
+        TypeError: it is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"remove() takes a torch.nn.Module, got {model!r} of type {type(model).__name__}")
+    hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+    for registration in [hook.site.registration for hook in hooks if is_our_hook(hook)]:
+        registration.remove()
+
+
 def _check_model(model: nn.Module) -> None:
     """Raise if a composite cannot work on this model, or is there already."""
     if not isinstance(model, nn.Module):
@@ -240,8 +256,8 @@ def _check_model(model: nn.Module) -> None:
             )
         if any(is_our_hook(hook) for hook in module._forward_pre_hooks.values()):
             raise RegistrationError(
-                f"{where} has a composite registered already; call remove() on that registration (or leave its "
-                f"with block) first"
+                f"{where} has a composite registered already; call remove() on that registration, or "
+                f"lxt_compose.remove(model), or leave its with block first"
             )
 
 

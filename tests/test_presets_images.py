@@ -15,6 +15,7 @@ from lxt_compose import (
     ReLUGuidedBackprop,
     ZBox,
     ZPlus,
+    attribute,
     first_layer,
     presets,
 )
@@ -171,6 +172,9 @@ def test_excitation_backprop_conserves_from_layer_to_layer(net):
     found, _ = explained(net, x, presets.excitation_backprop(), start)
     assert found.sum().item() == pytest.approx(1, abs=1e-5)
     assert (found >= 0).all()
+    certain = torch.eye(3, dtype=torch.float64)[None, 1].expand(len(x), 3)
+    expected, _ = explained(net, x, presets.excitation_backprop(), certain)
+    assert_close(attribute(net, x, target=1, composite="excitation_backprop").relevance, expected, 1e-12)
     with_bias, _ = explained(net, x, presets.excitation_backprop(zero_bias=False), start)
     assert with_bias.sum().item() < 1 - 1e-4
 
@@ -207,7 +211,11 @@ def test_gradients_with_another_relu(net, x, name, relu):
         y[:, 0].sum().backward()
         report = registration.report()
     start = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
-    assert_close(x.grad, backward_slowly(net, x.detach(), start, relu), 1e-12)
+    expected = backward_slowly(net, x.detach(), start, relu)
+    assert_close(x.grad, expected, 1e-12)
+    found = attribute(net, x.detach(), target=0, composite=name, layers="first:input")
+    assert_close(found.relevance, expected, 1e-12)
+    assert_close(found.latent["first:input"], expected, 1e-12)
     assert report.complete
     assert sum(row.calls for row in report.rows if row.target == "relu" and row.status == "ruled") == 3
 

@@ -55,7 +55,7 @@ class Points(Probe):
                 with around():
                     output = self.model(*given.args, **given.kwargs)
                 goal = rows_of_goal(self.goal, group)
-                chosen = choose(goal, output, self.model, count=len(group), mask=given.mask, relevance=False)
+                chosen = choose(goal, output, self.model, count=len(group), mask=given.mask, times_output=False)
                 outputs, seeds = (list(each) for each in zip(*chosen.seeds, strict=True))
                 yield given, leaves[0], outputs, seeds
 

@@ -85,7 +85,7 @@ class Probe:
                 self.embed(stack, given, embedded, group)
             output = self.model(*given.args, **given.kwargs)
             rows = rows_of_goal(goal, samples)
-            chosen = choose(rows, output, self.model, count=len(samples), mask=given.mask, relevance=False)
+            chosen = choose(rows, output, self.model, count=len(samples), mask=given.mask, times_output=False)
         return chosen.value.cpu(), chosen.target
 
     def embed(self, stack: ExitStack, given: Inputs, change: Change, group: Tensor) -> None:
