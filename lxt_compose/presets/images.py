@@ -229,4 +229,4 @@ def _gradient(rules: Rules, relu: Rule, options: Mapping[str, Any]) -> Composite
     # In the gradient formulation Epsilon with 0 is the gradient itself.
     table = {Family.LINEAR: Epsilon(0.0)}
     own = [*_pairs(rules), (torch.relu, relu)]
-    return Composite(own, formulation=GRADIENT, defaults=table, picture="slot", **options)
+    return Composite(own, **{"formulation": GRADIENT, "defaults": table, "picture": "slot", **options})
