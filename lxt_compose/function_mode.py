@@ -101,8 +101,7 @@ class FunctionMode(TorchFunctionMode):
             self.running.first_layer_met |= plan.op is not None and plan.op.name in LAYERS
             self._count_shadowed(plan, plan.entry, frame)
             if plan.name == "multi_head_attention_forward":
-                with self:  # its products with frozen weights have to be seen (as_trained.py)
-                    return attention_body()(*args, **kwargs)
+                return self._run_body(frame, *args, **kwargs)
             return func(*args, **kwargs)
         self._count_shadowed(plan, plan.outranked, frame)
         if self.observer is not None:
@@ -229,21 +228,24 @@ class FunctionMode(TorchFunctionMode):
         self._count(plan, rule, frame, Status.RULED if plan.entry is not None else Status.DEFAULT)
         if idle:
             return plan.run(*args, **kwargs)
-        if plan.op is not None and plan.op.name == "multi_head_attention_forward" and Family.ATTENTION in rule.families:
-            return self._run_parts(rule, frame, args, kwargs)
+        run = plan.run
+        if plan.name == "multi_head_attention_forward":
+            if Family.ATTENTION in rule.families:  # projections, products and softmax get their rules
+                return self._run_body(replace(frame, owner=False, scope=rule), *args, **kwargs)
+            run = partial(self._run_body, replace(frame, owner=False, scope=None, inside=frame.path))
         args, kwargs = enter(rule, call)
         frame.call, outer = call, frame.call
         try:
             if (plan.can_mutate or kwargs) and mutates(plan.function, args, kwargs):
                 self._before_change(args, kwargs)  # again: entering has saved the inputs too
                 call.target = next(written(call.args, call.kwargs), None)
-            return leave(rule, call, plan.run(*args, **kwargs))
+            return leave(rule, call, run(*args, **kwargs))
         finally:
             frame.call = outer
 
-    def _run_parts(self, rule: Rule, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run the body of multi-head attention under the mode: projections, products and softmax get their rules."""
-        self.running.frames.append(replace(frame, owner=False, scope=rule))
+    def _run_body(self, frame: Frame, *args: Any, **kwargs: Any) -> Any:
+        """Run the body of multi-head attention under the mode: its products are made as with trained weights."""
+        self.running.frames.append(frame)
         try:
             with self:
                 return attention_body()(*args, **kwargs)
