@@ -60,7 +60,7 @@ class Registration:
         self.mode = FunctionMode(entries, formulation, defaults, self.running, self.tally)
         self._entries = entries
         with ExitStack() as stack:
-            self._notes = self._canonize(canonizers, names, bindings, stack)
+            self._canonized, self._notes = bool(canonizers), self._canonize(canonizers, names, bindings, stack)
             self._sites = [Site(self, module, mounted, bindings.get(module)) for module, mounted in names.items()]
             for site in self._sites:
                 site.install(stack)
@@ -200,7 +200,8 @@ class Registration:
         unmatched = list(self._unmatched)
         if tally.executed:
             unmatched += [str(e) for e in self._entries if not e.of_module and e not in self.mode.met]
-        return CoverageReport(rows, unmatched=unmatched, executed=tally.executed, notes=self._notes + tally.notes())
+        notes = self._notes + tally.notes(canonized=self._canonized)
+        return CoverageReport(rows, unmatched=unmatched, executed=tally.executed, notes=notes)
 
     def _module_row(self, site: Site) -> Row:
         assert site.binding is not None

@@ -19,7 +19,7 @@ from .errors import RegistrationError, UncoveredError, place
 from .folding import fold_names
 from .matching import Assignment
 from .observing import Seen
-from .rules import Call, Rule
+from .rules import Call, Epsilon, Rule
 from .unseen import Unseen
 
 if TYPE_CHECKING:
@@ -152,9 +152,14 @@ class Tally:
         self.all_stopped = False
         """Whether rules stopped all relevance of a whole output, so that every input got 0."""
 
-    def notes(self) -> list[str]:
-        """What the table of a report cannot say."""
+    def notes(self, *, canonized: bool) -> list[str]:
+        """What the table of a report cannot say; `canonized` if the composite has canonizers."""
         notes = []
+        if not canonized and any(key.name == "batch_norm" and isinstance(key.rule, Epsilon) for key in self.ops):
+            notes.append(
+                "batch norms keep what is due to their shift, as biases do; where they follow a layer, "
+                "canonizers=[MergeBatchNorm()] explains both as one"
+            )
         if self.alone:
             alone = ", ".join(fold_names(self.alone))
             notes.append(f"called on their own, so operations between them were not seen: {alone}")

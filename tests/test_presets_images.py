@@ -12,6 +12,7 @@ from lxt_compose import (
     Epsilon,
     Flat,
     Gamma,
+    Pass,
     ReLUGuidedBackprop,
     ZBox,
     ZPlus,
@@ -300,7 +301,11 @@ def test_with_batch_norms_merged():
         found, report = explained(model, x, presets.get(name, **options, canonizers=[MergeBatchNorm()]), start)
         expected, _ = explained(merged, x, presets.get(name, **options), start)
         assert_close(found, expected, 1e-9)
-        assert report.notes[0] == "batch norms merged: 0 + 1; 4 + 5"
+        assert report.notes == ("batch norms merged: 0 + 1; 4 + 5",)
+    _, report = explained(model, x, presets.epsilon_plus(), start)
+    assert "canonizers=[MergeBatchNorm()] explains both as one" in report.notes[0]
+    _, report = explained(model, x, presets.epsilon_plus({(nn.BatchNorm1d, nn.BatchNorm2d): Pass()}), start)
+    assert report.notes == ()
 
 
 def test_what_the_composites_are():
