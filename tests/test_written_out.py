@@ -52,7 +52,12 @@ def product(a, b):
     return 0.5 * (a * b.detach() + a.detach() * b)
 
 
-def cell(kind, x, state, weights):
+def signal_alone(gate, signal):
+    """gate * signal, with the whole slope for the signal (Arras et al. 2017)."""
+    return gate.detach() * signal
+
+
+def cell(kind, x, state, weights, product=product):
     """One position as the documentation of PyTorch writes it."""
     projected = "projected" in kind
     w_ih, w_hh, *biases = weights[:-1] if projected else weights
@@ -74,7 +79,7 @@ def cell(kind, x, state, weights):
     return (slope(f, x @ w_ih.T + b_ih + h @ w_hh.T + b_hh),)
 
 
-def by_hand(kind, module, x):
+def by_hand(kind, module, x, product=product):
     """The outputs for one sequence [positions, features], all layers and directions, one position after the other."""
     rows = list(x)
     for layer in range(module.num_layers):
@@ -91,11 +96,23 @@ def by_hand(kind, module, x):
             state = (h, torch.zeros(1, module.hidden_size).double()) if kind.startswith("lstm") else (h,)
             outputs = []
             for row in rows[::-1] if suffix else rows:
-                state = cell(kind, row[None], state, weights)
+                state = cell(kind, row[None], state, weights, product)
                 outputs.append(state[0][0])
             ways.append(outputs[::-1] if suffix else outputs)
         rows = [torch.cat(both) for both in zip(*ways, strict=True)]
     return torch.stack(rows)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("kind", ["lstm", "lstm, projected", "lstm without bias"])
+def test_the_signal_takes_all_in_an_lstm(kind, formulation):
+    """CP-LRP: sigmoids are gates, what passes a tanh is a signal."""
+    module, leaf = net(kind, num_layers=2), sequences().requires_grad_()
+    slow = torch.stack([by_hand(kind, module, sequence, signal_alone) for sequence in leaf])
+    (expected,) = torch.autograd.grad(slow.sum(), leaf)
+    model = Fn(lambda self, x: self.net(x.transpose(0, 1))[0].transpose(0, 1), net=module)
+    found = attribute(model, leaf.detach(), presets.cp_lrp(formulation=formulation, strict=True))
+    assert_close(found, leaf.detach() * expected, 1e-9)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
