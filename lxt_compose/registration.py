@@ -80,6 +80,8 @@ class Registration:
         unchanged = Pass() if self.formulation == RELEVANCE else Epsilon(0.0)
         for canonizer in canonizers:
             handle = canonizer.apply(self.model)
+            if not callable(getattr(handle, "remove", None)):
+                raise TypeError(f"{canonizer!r}.apply() must return a handle with remove(), got {handle!r}")
             stack.callback(handle.remove)
             for module in getattr(handle, "identities", ()):
                 bindings.setdefault(module, Binding(names[module], module, Assignment((type(canonizer),), unchanged)))
