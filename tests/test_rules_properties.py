@@ -217,12 +217,12 @@ def relu_net(dtype):
 
 
 @pytest.mark.parametrize("dtype", DISTANCE, ids=str)
-@pytest.mark.parametrize("rule", [r for r in LAYER_RULES if r not in (Gamma(0.0), Epsilon(zero_bias=True))], ids=str)
+@pytest.mark.parametrize("rule", LAYER_RULES, ids=str)
 def test_half_precision_is_within_its_distance_of_float64(rule, dtype):
     x = torch.randn(8, 16, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
     found = []
     for kind in (torch.float64, dtype):
-        same_stabiliser = Epsilon(torch.finfo(dtype).resolution)
+        same_stabiliser = Epsilon(torch.finfo(dtype).resolution, getattr(rule, "zero_bias", False))
         given_rule = same_stabiliser if isinstance(rule, (Epsilon, TaylorDecomposition)) else rule
         leaf = x.to(kind).requires_grad_()
         with Composite({nn.Linear: given_rule, nn.ReLU: Identity()}).register(net := relu_net(kind)):
@@ -232,7 +232,9 @@ def test_half_precision_is_within_its_distance_of_float64(rule, dtype):
             y.backward(chosen)
         found.append(leaf.grad.double())
     exact, half = found
-    assert float((half - exact).abs().max()) <= DISTANCE[dtype] * float(exact.abs().max())
+    # Neurons that are active by their bias alone divide by next to nothing when it is left out.
+    distance = DISTANCE[dtype] * (10 if getattr(rule, "zero_bias", False) else 1)
+    assert float((half - exact).abs().max()) <= distance * float(exact.abs().max())
 
 
 @pytest.mark.filterwarnings("ignore:no input of Fn gets any relevance")

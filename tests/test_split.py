@@ -459,6 +459,7 @@ def test_stabilisers(stabiliser):
     torch.manual_seed(9)
     layer = nn.Linear(3, 4).double().requires_grad_(False)
     x, r = torch.randn(2, 3).double(), torch.randn(2, 4).double()
+    active = torch.rand(2, 3).double()
 
     def kept_from_zero(z):
         sign = torch.where(z >= 0, 1.0, -1.0).double()
@@ -473,6 +474,8 @@ def test_stabilisers(stabiliser):
         (AlphaBeta(2.0, 1.0, stabiliser), oracles.alpha_beta(2.0, 1.0, stabilise=kept_from_zero)),
     ):
         assert_close(relevance(layer, x, rule, r), expected_relevance(layer, x, r, oracle), 1e-9)
+        wanted = expected_relevance(layer, active, layer(active).relu(), oracle)
+        assert_close(relevance(layer, active, rule, layer(active).relu()), wanted, 1e-9)
 
 
 @pytest.mark.parametrize(("make", "message"), [
