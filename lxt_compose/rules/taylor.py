@@ -1,6 +1,6 @@
 """Taylor decomposition of any differentiable operation or module, at a reference point of one's choice."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -61,7 +61,7 @@ class TaylorDecomposition(Rule):
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`; with the first carrier the operation is run at the reference point."""
         if place == 0:
-            call.kept = self._at_reference(call)
+            call.kept = self.at_reference(call)
         return call.carriers[place].detach()
 
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
@@ -69,11 +69,11 @@ class TaylorDecomposition(Rule):
         z, (output, points) = only_output(self, call, outputs).detach(), call.kept
         if self.bias is True and any(x.shape[:1] != z.shape[:1] for x in call.values):
             raise RuleError(f"{self} shares sample by sample, but {call.where} has other numbers of inputs and outputs")
-        bias = (_remainder(output, points),) if self.bias is not False else ()
+        bias = (output.detach() - linear_part(output, points, points),) if self.bias is not False else ()
         step = partial(self._back, call.relevance, output, points)
         return [bypass(step, z, (z, *call.values, *bias), call.carriers)]
 
-    def _at_reference(self, call: Call) -> tuple[Tensor, list[Tensor]]:
+    def at_reference(self, call: Call) -> tuple[Tensor, list[Tensor]]:
         """The operation's output at the reference point, and that point, with the graph between them."""
         points: list[Tensor] = []
 
@@ -117,16 +117,16 @@ def _pulled(output: Tensor, points: list[Tensor], slot: Tensor) -> list[Tensor]:
     return [torch.zeros_like(x) if g is None else g for g, x in zip(found, points, strict=True)]
 
 
-def _remainder(output: Tensor, points: list[Tensor]) -> Tensor:
-    """``f(x~) - J(x~) x~``; the product with J is the derivative of ``J^T v`` with respect to v, times x~."""
-    if not output.requires_grad or not any(point.any() for point in points):
-        return output.detach()
+def linear_part(output: Tensor, points: list[Tensor], values: Sequence[Tensor]) -> Tensor:
+    """``J(x~) values`` for ``output = f(x~)``: the derivative of ``values . J^T v`` with respect to v."""
+    if not output.requires_grad or not any(value.any() for value in values):
+        return torch.zeros_like(output)
     with torch.enable_grad():
         v = torch.zeros_like(output, requires_grad=True)
         pulled = torch.autograd.grad(output, points, v, create_graph=True, retain_graph=True, allow_unused=True)
-        inner = sum((g * x.detach()).sum() for g, x in zip(pulled, points, strict=True) if g is not None)
+        inner = sum((g * value.detach()).sum() for g, value in zip(pulled, values, strict=True) if g is not None)
         assert isinstance(inner, Tensor)
-        return (output - torch.autograd.grad(inner, v, retain_graph=True)[0]).detach()
+        return torch.autograd.grad(inner, v, retain_graph=True)[0].detach()
 
 
 def _evenly(relevance: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
