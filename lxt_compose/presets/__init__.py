@@ -11,6 +11,7 @@ from typing import Any
 
 from ..composite import Composite
 from .images import (
+    beta_smooth,
     deconvnet,
     epsilon,
     epsilon_alpha2_beta1,
@@ -28,6 +29,7 @@ TRANSFORMERS = ("attnlrp", "cp_lrp", "relp", "res_lrp")
 """The presets for transformers and state-space models."""
 
 IMAGES = (
+    "beta_smooth",
     "deconvnet",
     "epsilon",
     "epsilon_alpha2_beta1",
@@ -59,11 +61,15 @@ def get(name: str, **options: Any) -> Composite:
 
     Raises:
         ValueError: there is no such preset; the closest names are told.
+        TypeError: the preset has no such option, or needs others.
     """
     if name not in _PRESETS:
         closest = difflib.get_close_matches(str(name), available(), n=3, cutoff=0.0)
         raise ValueError(f"no preset is called {name!r}; closest: {', '.join(closest)}; all: {', '.join(available())}")
-    return _PRESETS[name](**options)
+    try:
+        return _PRESETS[name](**options)
+    except TypeError as error:
+        raise TypeError(f"presets.get({name!r}): {error}") from None
 
 
 __all__ = [
@@ -71,6 +77,7 @@ __all__ = [
     "TRANSFORMERS",
     "attnlrp",
     "available",
+    "beta_smooth",
     "cp_lrp",
     "deconvnet",
     "epsilon",
