@@ -436,6 +436,12 @@ def test_taylor_decomposition_of_several_inputs_and_other_shares():
     assert_close(found, a.detach() * r / a.detach().exp(), 1e-5)
     with pytest.raises(RuleError, match="needs formulation='relevance'"):
         Composite({"": TaylorDecomposition(bias=True)}, formulation="gradient").register(nn.Linear(2, 2))
+    found = relevance(Fn(lambda _, *xs: function(*xs)), [a, b], TaylorDecomposition((0.5, b.detach()), epsilon=1e-9), r)
+    # at (1/2, b): d/da = b e^(1/2), d/db = e^(1/2)
+    assert_close(found[0], a.detach() * b.detach() * math.exp(0.5) * share, 1e-6)
+    assert_close(found[1], b.detach() * math.exp(0.5) * share, 1e-6)
+    with pytest.raises(RuleError, match=r"TaylorDecomposition has 2 references, but exp in .* has 1 inputs"):
+        relevance(torch.exp, [a], {torch.exp: TaylorDecomposition([0.0, 1.0])}, r)
     with pytest.raises(TypeError, match="bias must be True, False or a function"):
         TaylorDecomposition(bias="even")
 

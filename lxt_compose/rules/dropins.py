@@ -38,12 +38,12 @@ StopRelevanceRule = Stop
 
 
 def TaylorDecompositionRule(
-    ref: Reference = 0.0, bias: bool = False, distribute_bias: Distribution | None = None
+    ref: Reference | Sequence[Reference] = 0.0, bias: bool = False, distribute_bias: Distribution | None = None
 ) -> TaylorDecomposition:
     """:class:`TaylorDecomposition` by the name, and with the arguments, that it has in LXT.
 
     Args:
-        ref: the reference point; None is the input itself.
+        ref: the reference point, or one for each input; None is the input itself.
         bias: whether what the bias explains is distributed.
         distribute_bias: how (see :class:`TaylorDecomposition`); by default evenly.
     """

@@ -28,7 +28,7 @@ class TaylorDecomposition(Rule):
 
     Args:
         reference: x~: a number, a tensor that broadcasts to the inputs, a function of each input, or None for the input
-            itself (then it is :class:`Epsilon`).
+            itself (then it is :class:`Epsilon`); or a tuple or list of these, one for each carrier.
         bias: False: what the bias explains is absorbed. True: it is shared evenly by all elements of the inputs of the
             same sample (same place in the first dimension). A function of that relevance, in the shape of the output,
             and of the tuple of inputs: what it returns is added to the relevance of the inputs, one tensor for each.
@@ -37,18 +37,20 @@ class TaylorDecomposition(Rule):
 
     Raises:
         ValueError: a number is not finite, or epsilon is negative.
-        RuleError: there are several outputs, or (bias=True) inputs and output differ in their first dimension.
+        RuleError: there are several outputs, or (bias=True) inputs and output differ in their first dimension, or there
+            are not as many references as inputs.
 
     Source: Achtibat et al. 2024 (AttnLRP), equations 4 and 5; Montavon et al. 2017.
     """
 
-    reference: Reference = 0.0
+    reference: Reference | Sequence[Reference] = 0.0
     bias: bool | Distribution = False
     epsilon: Stabilising = field(default=1e-6, metadata=QUIET)
 
     def __post_init__(self) -> None:
-        if not (self.reference is None or isinstance(self.reference, Tensor) or callable(self.reference)):
-            check_number("reference", self.reference)
+        for point in self._each():
+            if not (point is None or isinstance(point, Tensor) or callable(point)):
+                check_number("reference", point)
         if not (isinstance(self.bias, bool) or callable(self.bias)):
             raise TypeError(f"bias must be True, False or a function, got {self.bias!r}")
         check_epsilon(self.epsilon)
@@ -75,12 +77,17 @@ class TaylorDecomposition(Rule):
 
     def at_reference(self, call: Call) -> tuple[Tensor, list[Tensor]]:
         """The operation's output at the reference point, and that point, with the graph between them."""
-        points: list[Tensor] = []
+        references, points = self._each(), list[Tensor]()
+        if isinstance(self.reference, (tuple, list)) and len(references) != len(call.carriers):
+            raise RuleError(
+                f"{type(self).__name__} has {len(references)} references, but {call.where} has {len(call.carriers)} "
+                f"inputs that carry relevance"
+            )
 
         def moved(x: Tensor) -> Tensor:
             if not x.requires_grad:
                 return x
-            points.append(self._point(x.detach()).requires_grad_())
+            points.append(_point(references[len(points) % len(references)], x.detach()).requires_grad_())
             return points[-1].clone()  # an operation in place may not change a leaf
 
         args, kwargs = map_tensors(moved, (call.args, call.kwargs))
@@ -92,12 +99,8 @@ class TaylorDecomposition(Rule):
             raise RuleError(f"{self} knows operations with one output, but {call.where} returns a {kind}")
         return output, points
 
-    def _point(self, x: Tensor) -> Tensor:
-        if self.reference is None:
-            return x.clone()
-        if callable(self.reference) and not isinstance(self.reference, Tensor):
-            return self.reference(x).detach().clone()
-        return torch.as_tensor(self.reference, dtype=x.dtype, device=x.device).expand(x.shape).clone()
+    def _each(self) -> Sequence[Reference]:
+        return self.reference if isinstance(self.reference, (tuple, list)) else (self.reference,)
 
     def _back(self, relevance: bool, output: Tensor, points: list[Tensor], slot: Tensor, *saved: Tensor) -> Slots:
         z, values, bias = saved[0], saved[1 : len(points) + 1], saved[len(points) + 1 :]
@@ -110,6 +113,14 @@ class TaylorDecomposition(Rule):
             share = self.bias if callable(self.bias) else _evenly
             slots = [a + b for a, b in zip(slots, share(s * bias[0], values), strict=True)]
         return tuple(slots)
+
+
+def _point(reference: Reference, x: Tensor) -> Tensor:
+    if reference is None:
+        return x.clone()
+    if callable(reference) and not isinstance(reference, Tensor):
+        return reference(x).detach().clone()
+    return torch.as_tensor(reference, dtype=x.dtype, device=x.device).expand(x.shape).clone()
 
 
 def _pulled(output: Tensor, points: list[Tensor], slot: Tensor) -> list[Tensor]:
