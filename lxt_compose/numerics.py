@@ -101,10 +101,10 @@ def over_stabilised(value: Tensor, z: Tensor, epsilon: Stabilising) -> Tensor:
 
 def over_positive(value: Tensor, total: Tensor, epsilon: Stabilising) -> Tensor:
     """``value / (total + epsilon)`` for a total that is never negative; takes its memory."""
-    if isinstance(epsilon, (int, float)):
-        total.add_(at_least_resolution(epsilon, total.dtype))
-        return torch.div(value, total, out=total)
-    return value / epsilon(total)
+    if not isinstance(epsilon, (int, float)):
+        return value / epsilon(total)
+    total.add_(at_least_resolution(epsilon, total.dtype))
+    return torch.div(value, total, out=total) if may_write_over(value) else value / total
 
 
 def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:

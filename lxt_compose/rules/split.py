@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from ..errors import RuleError, place
 from ..gradients import Slots, bypass
-from ..numerics import Stabilising, check_epsilon, check_number, narrowed, over_positive, over_stabilised
+from ..numerics import (
+    Stabilising,
+    check_epsilon,
+    check_number,
+    may_write_over,
+    narrowed,
+    over_positive,
+    over_stabilised,
+)
 from ..ops import Family, Op
 from .base import QUIET, Call, Rule
 from .bypass import only_output
@@ -106,9 +114,14 @@ def is_nonnegative(x: Tensor) -> bool:
 
 
 def is_anywhere(excess: Tensor, r: Tensor) -> bool:
-    """Whether `excess` is not 0 somewhere where there is relevance; takes its memory."""
+    """Whether `excess` is not 0 somewhere where there is relevance; takes its memory.
+
+    For several slots at a time (``is_grads_batched``) nothing can depend on values, so the answer is yes.
+    """
     if not excess.numel():
         return False
+    if not may_write_over(r):
+        return True
     low, high = excess.mul_(r).aminmax()
     return not (low == 0 and high == 0)
 
@@ -175,7 +188,8 @@ class Gamma(Split):
         denominator = layer.product(size, absolute, unless(self.zero_bias, absolute))
         denominator = denominator.mul_(half).add_(z.abs(), alpha=1 + half)
         v = over_positive(r, denominator, self.epsilon)
-        signed = torch.copysign(z.new_full((), 1 + half), z).mul_(v)
+        signed = torch.copysign(z.new_full((), 1 + half), z)
+        signed = signed.mul_(v) if may_write_over(v) else signed * v
         plain, extra = layer.transpose(signed, whole, x), layer.transpose(v.mul_(half), absolute, x)
         if same:
             plain.add_(extra)
