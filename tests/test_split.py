@@ -407,6 +407,16 @@ def test_embedding_moves_relevance_to_the_rows_that_were_looked_up():
     assert registration.report().complete
 
 
+@pytest.mark.parametrize("option", ["scale_grad_by_freq", "sparse"])
+def test_embedding_with_a_gradient_for_training(option):
+    ids, table = torch.tensor([[2, 0, 2]]), torch.randn(4, 3).double().requires_grad_()
+    model = Fn(lambda _, table: F.embedding(ids, table, **{option: True}))
+    with Composite().register(model):
+        z = model(table)
+        z.backward(z.detach())
+    assert_close(table.grad, table.detach() * torch.tensor([1.0, 0.0, 2.0, 0.0]).double()[:, None])
+
+
 # ---- numbers -------------------------------------------------------------------------------------------------------
 
 
