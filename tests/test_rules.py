@@ -26,6 +26,7 @@ from lxt_compose import (
     TaylorDecomposition,
     Uniform,
     UniformEpsilon,
+    ZPlus,
 )
 from lxt_compose.rules import Rule
 
@@ -444,6 +445,22 @@ def test_taylor_decomposition_of_several_inputs_and_other_shares():
         relevance(torch.exp, [a], {torch.exp: TaylorDecomposition([0.0, 1.0])}, r)
     with pytest.raises(TypeError, match="bias must be True, False or a function"):
         TaylorDecomposition(bias="even")
+
+
+@pytest.mark.parametrize("rule", [TaylorDecomposition(), ZPlus(), Epsilon(zero_bias=True)], ids=str)
+def test_what_a_rule_runs_once_more_leaves_no_statistics(rule):
+    norm, plain = (nn.BatchNorm1d(3).double().requires_grad_(False) for _ in range(2))
+    x = carrier(4, 3)
+    plain(x)
+    with Composite({nn.BatchNorm1d: rule}).register(norm):
+        if isinstance(rule, TaylorDecomposition):
+            norm(x).sum().backward()
+        else:
+            with pytest.raises(RuleError, match=r"the model itself .* is (no such layer|not)"):
+                norm(x)
+    assert norm.num_batches_tracked == 1
+    assert torch.equal(norm.running_mean, plain.running_mean)
+    assert torch.equal(norm.running_var, plain.running_var)
 
 
 def test_rules_that_change_relu_gradients():

@@ -14,6 +14,7 @@ from ..numerics import map_tensors
 from .base import Call
 from .layers import CONVOLUTIONS, LAYER_TYPES, MATRICES, Apply, Back, Layer
 from .parts import Parts
+from .trial import without_effect
 
 # Modules that are nothing but one call of this function.
 _FUNCTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
@@ -102,7 +103,8 @@ def as_function(call: Call) -> Callable[[Tensor], Any]:
 
     def of(x: Tensor) -> Any:
         filled_args, filled_kwargs = map_tensors(lambda t: x if t is hole else t, (args, kwargs))
-        with torch._C.DisableTorchFunction():  # whatever mode is on, this run is not the model's
+        # Whatever mode is on, this run is not the model's.
+        with torch._C.DisableTorchFunction(), without_effect(call.module):
             return function(*filled_args, **filled_kwargs)
 
     return of

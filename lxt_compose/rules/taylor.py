@@ -13,6 +13,7 @@ from ..gradients import Slots, bypass
 from ..numerics import Stabilising, check_epsilon, check_number, map_tensors, over_stabilised
 from .base import GRADIENT, QUIET, Call, Rule
 from .bypass import only_output
+from .trial import without_effect
 
 Reference = float | Tensor | Callable[[Tensor], Tensor] | None
 Distribution = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
@@ -92,7 +93,7 @@ class TaylorDecomposition(Rule):
 
         args, kwargs = map_tensors(moved, (call.args, call.kwargs))
         function: Any = call.function if call.module is None else call.module.forward
-        with torch.enable_grad(), torch._C.DisableTorchFunction():
+        with torch.enable_grad(), torch._C.DisableTorchFunction(), without_effect(call.module):
             output = function(*args, **kwargs)
         if not isinstance(output, Tensor):
             kind = type(output).__name__
