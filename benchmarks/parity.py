@@ -175,6 +175,40 @@ def errors_of_tdhook(dtype: torch.dtype) -> dict[str, float]:
     return found
 
 
+# Options of Zennit's composites, and of our presets of the same names.
+COMPOSITES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "epsilon_plus": ({}, {}),
+    "epsilon_alpha2_beta1": ({}, {}),
+    "epsilon_plus_flat": ({}, {}),
+    "epsilon_alpha2_beta1_flat": ({}, {}),
+    "epsilon_gamma_box": ({"low": -3.0, "high": 3.0}, {"low": -3.0, "high": 3.0}),
+    "excitation_backprop": ({}, {"zero_bias": False}),
+    "guided_backprop": ({}, {}),
+    "deconvnet": ({}, {}),
+    "beta_smooth": ({}, {}),
+}
+
+
+def errors_of_composites(dtype: torch.dtype) -> dict[str, float]:
+    """Zennit's composites against the presets of the same names, on a small CNN without batch norms."""
+    composites = peers.load("zennit.composites")
+    if composites is None:
+        return {}
+    torch.manual_seed(0)
+    parts = [nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3), nn.ReLU()]
+    parts += [nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 8), nn.ReLU(), nn.Linear(8, 4)]
+    model = nn.Sequential(*parts).to(dtype).requires_grad_(False)
+    x, found = seeded(2, 3, 10, 10).clamp(-3, 3).to(dtype), {}
+    r = model(x) * F.one_hot(torch.tensor([1, 3]), 4)
+    for name, (theirs, mine) in COMPOSITES.items():
+        theirs = {key: torch.full_like(x, value) for key, value in theirs.items()}
+        with composites.COMPOSITES[name](**theirs).context(copy.deepcopy(model)) as twin:
+            wanted = relevance(twin, [x], r)
+        with ours.presets.get(name, **mine).register(model):
+            found[name] = error(relevance(model, [x], r), wanted)
+    return found
+
+
 def table(title: str, heads: list[str], rows: list[list[str]]) -> None:
     """Print a table of what is text already."""
     print(f"\n{title}\n{tabulate(rows, heads, disable_numparse=True)}", flush=True)
@@ -200,13 +234,13 @@ def main() -> int:
     title = f"rules for layers, relative error over {len(LAYERS)} layers, bias on and off, inputs signed and not"
     table(title, ["rule", *heads], rows)
     rows = []
-    for library, errors in (("LXT", errors_of_lxt), ("tdhook", errors_of_tdhook)):
+    for library, errors in (("LXT", errors_of_lxt), ("tdhook", errors_of_tdhook), ("Zennit", errors_of_composites)):
         each = [errors(dtype) for dtype in LIMITS]
         above += sum(
             value > limit for found, limit in zip(each, LIMITS.values(), strict=True) for value in found.values()
         )
         rows += [[library, name, *(f"{found[name]:.1e}" for found in each)] for name in each[0]]
-    table("functions and other rules, relative error", ["library", "name", "fp64", "fp32"], rows)
+    table("functions, other rules and composites, relative error", ["library", "name", "fp64", "fp32"], rows)
     table("where they are wrong", ["library", "input", "right", "theirs", "ours"], probes())
     print(f"\n{above} above the limits (1e-6 in float64, 1e-4 in float32)")
     return int(bool(above))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lxt_compose import Composite, Epsilon, Gamma, Identity
+from lxt_compose import Composite, Epsilon, Gamma, Identity, MergeBatchNorm, TaylorDecomposition
 
 
 class Net(nn.Module):
@@ -70,10 +70,36 @@ def by_gamma(layer: nn.Module, x: Tensor, r: Tensor) -> Tensor:
         return backward(layer, x, r)
 
 
+def by_taylor(layer: nn.Module, x: Tensor) -> Tensor:
+    """Our Taylor decomposition at 0."""
+    with TaylorDecomposition(0.0).register(layer):
+        return backward(layer, x)
+
+
+def normed() -> nn.Module:
+    """``x`` as a layer, and a batch norm with mean 0, variance 1 and eps 1."""
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1, eps=1.0)).double().eval().requires_grad_(False)
+    nn.init.ones_(model[0].weight)
+    return model
+
+
+def merged_by_zennit(canonizers: Any, model: nn.Module, x: Tensor) -> Tensor:
+    """What a model computes while Zennit has its batch norm merged."""
+    canonizers.SequentialMergeBatchNorm().apply(model)
+    return model(x)
+
+
+def merged_by_us(model: nn.Module, x: Tensor) -> Tensor:
+    """The same while we have."""
+    with Composite(canonizers=[MergeBatchNorm()]).register(model):
+        return model(x.clone().requires_grad_()).detach()
+
+
 def probes() -> list[list[str]]:
     """Rows of library, input, right, theirs and ours."""
     z, t = peers.load("zennit.rules"), peers.load("tdhook.attribution.lrp_helpers.rules")
     wrap, f = peers.load("lxt.explicit.rules"), peers.load("lxt.explicit.functional")
+    canonizers = peers.load("zennit.canonizers")
     one, half = torch.ones(1, 1, dtype=torch.float64), torch.ones(1, 2, dtype=torch.float16)
     rows: list[list[str]] = []
 
@@ -158,6 +184,22 @@ def probes() -> list[list[str]]:
         "0.5",
         lambda: with_rule(Net(lambda layer, x: layer(x), nn.SiLU()), t.PseudoIdentityRule(), 0 * one, one),
         lambda: with_us(Net(lambda layer, x: layer(x), nn.SiLU()), 0 * one, one, "gradient"),
+    )
+    row(
+        wrap,
+        "LXT",
+        "l(x) = 2x + 1, x = 1, TaylorDecompositionRule at 0",
+        "2",
+        lambda: backward(wrap.TaylorDecompositionRule(Net(lambda layer, x: layer(x)), (0 * one,)), one),
+        lambda: by_taylor(Net(lambda layer, x: layer(x)), one),
+    )
+    row(
+        canonizers,
+        "Zennit",
+        "batch norm merged, 1 / sqrt(1 + eps) for x = 1, eps = 1: y",
+        "0.7071",
+        lambda: merged_by_zennit(canonizers, normed(), one),
+        lambda: merged_by_us(normed(), one),
     )
     row(
         f,

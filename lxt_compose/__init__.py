@@ -1,6 +1,6 @@
 """Layer-wise relevance propagation on live, unmodified PyTorch models, with a table of what is covered."""
 
-from . import baselines, evaluate, functional, heatmap, modules, presets
+from . import baselines, evaluate, functional, heatmap, kinds, modules, presets
 from .attribution import Attribution, attribute, blocks
 from .canonize import Canonizer, MergeBatchNorm
 from .composite import Composite
@@ -106,6 +106,7 @@ __all__ = [
     "first_layer",
     "functional",
     "heatmap",
+    "kinds",
     "modules",
     "presets",
     "remove",

@@ -12,7 +12,7 @@ from .matching import assignments
 from .registration import Registration
 from .rules import FORMULATIONS, RELEVANCE, Rule
 from .rules.base import register_alone
-from .rules.defaults import Table, check_table
+from .rules.defaults import Table, check_table, default_rules
 
 PICTURES = ("relevance", "slot")
 
@@ -58,9 +58,11 @@ class Composite:
         if not isinstance(defaults, bool):
             check_table(defaults)
         self.formulation, self.defaults, self.strict, self.picture = formulation, defaults, strict, picture
+        if isinstance(canonizers, Canonizer) or not isinstance(canonizers, Iterable):
+            raise TypeError(f"canonizers must be a list, such as [MergeBatchNorm()], got {canonizers!r}")
         self.canonizers = tuple(canonizers)
         for canonizer in self.canonizers:
-            if isinstance(canonizer, type) or not isinstance(canonizer, Canonizer):
+            if isinstance(canonizer, (type, nn.Module)) or not isinstance(canonizer, Canonizer):
                 raise TypeError(f"a canonizer is an object with apply(model): MergeBatchNorm(), say; got {canonizer!r}")
 
     def register(self, model: nn.Module) -> Registration:
@@ -87,9 +89,19 @@ class Composite:
         rules = ", ".join(f"{entry}: {entry.shown}" for entry in self.assignments)
         canonizers = f", canonizers={self.canonizers}" if self.canonizers else ""
         return (
-            f"Composite({{{rules}}}, formulation={self.formulation!r}, defaults={self.defaults}, "
+            f"Composite({{{rules}}}, formulation={self.formulation!r}, defaults={self._shown_defaults()}, "
             f"strict={self.strict}{canonizers})"
         )
+
+    def _shown_defaults(self) -> str:
+        """A table as one would write it: by what differs from the standard one, unless it leaves something out."""
+        if isinstance(self.defaults, bool):
+            return str(self.defaults)
+        standard = default_rules(self.formulation)
+        whole = standard.keys() <= self.defaults.keys()
+        changed = [(key, rule) for key, rule in self.defaults.items() if not whole or rule != standard[key]]
+        shown = "{" + ", ".join(f"{key}: {rule}" for key, rule in changed) + "}"
+        return shown if not whole else f"default_rules({self.formulation!r}) | {shown}" if changed else "True"
 
 
 def _register_alone(rule: Rule, module: nn.Module, formulation: str) -> Registration:

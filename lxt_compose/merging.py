@@ -85,6 +85,21 @@ def drop_stand_ins(module: nn.Module, *_: Any) -> None:
         module.__dict__.pop(name, None)
 
 
+def copy_as_merged(module: nn.Module) -> nn.Module:
+    """A deep copy that computes what the module does now, with merged values as parameters and buffers of its own."""
+    twin = copy.deepcopy(module)
+    for given, copied in zip(module.modules(), twin.modules(), strict=True):
+        for name, value in vars(given).items():
+            if isinstance(value, StandIn):
+                copied.__dict__.pop(name)
+                plain = value.as_subclass(Tensor)
+                if name in copied._parameters:
+                    copied._parameters[name] = nn.Parameter(plain, requires_grad=False)
+                else:
+                    copied._buffers[name] = plain
+    return twin
+
+
 class _Hook:
     """A hook of a pair; in copies and pickles of the model it only takes out what the copy holds in ``__dict__``."""
 

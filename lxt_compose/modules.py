@@ -26,8 +26,13 @@ def _take_over(new: nn.Module, module: nn.Module) -> None:
 
 
 def _expected(module: nn.Module, kind: type[Kind], into: type[nn.Module]) -> Kind:
+    name, made = type(module).__name__, f"{into.__name__}.from_torch"
     if not isinstance(module, kind):
-        raise TypeError(f"{into.__name__}.from_torch takes a torch.nn.{kind.__name__}, got {type(module).__name__}")
+        raise TypeError(f"{made} takes a torch.nn.{kind.__name__}, got {name}")
+    if type(module).forward not in (kind.forward, into.forward) or "forward" in vars(module):
+        raise TypeError(f"{made} computes what torch.nn.{kind.__name__} does, but {name} has a forward of its own")
+    if hasattr(module, "parametrizations"):
+        raise TypeError(f"{made} shares parameters, but those of {name} are computed in each forward")
     return module
 
 

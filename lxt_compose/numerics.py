@@ -19,7 +19,10 @@ def at_least_resolution(epsilon: float, dtype: torch.dtype) -> float:
 
 
 Stabilising = float | Callable[[Tensor], Tensor]
-"""How a denominator is kept from 0: by a number that is added with its sign, or by a function of the denominator."""
+"""How a denominator is kept from 0: by a number that is added with its sign, or by a function of the denominator.
+
+The function must be odd, ``f(-z) = -f(z)``: rules that know the sign of a sum give it the absolute value.
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +101,18 @@ def over_stabilised(value: Tensor, z: Tensor, epsilon: Stabilising) -> Tensor:
 
 def over_positive(value: Tensor, total: Tensor, epsilon: Stabilising) -> Tensor:
     """``value / (total + epsilon)`` for a total that is never negative; takes its memory."""
-    if isinstance(epsilon, (int, float)):
-        total.add_(at_least_resolution(epsilon, total.dtype))
-        return torch.div(value, total, out=total)
-    return value / epsilon(total)
+    if not isinstance(epsilon, (int, float)):
+        return value / epsilon(total)
+    total.add_(at_least_resolution(epsilon, total.dtype))
+    return torch.div(value, total, out=total) if may_write_over(value) else value / total
+
+
+def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """In this dtype; what is too large for it becomes its largest number."""
+    if value.dtype == dtype:
+        return value
+    largest = torch.finfo(dtype).max
+    return value.clamp(-largest, largest).to(dtype)
 
 
 def componentwise(operation: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
@@ -210,8 +221,8 @@ def check_epsilon(epsilon: Any) -> None:
     """Raise if this is neither a finite number >= 0 nor a function.
 
     Raises:
-        TypeError: it is something else.
+        TypeError: it is something else, such as a module or a class, which can be called too.
         ValueError: it is negative or not finite.
     """
-    if not callable(epsilon):
+    if not callable(epsilon) or isinstance(epsilon, (type, torch.nn.Module)):
         check_number("epsilon", epsilon, low=0.0)

@@ -58,7 +58,7 @@ class Registration:
         self.model, self.formulation = model, formulation
         self.running, self.tally = Running(), Tally(strict=strict)
         self.mode = FunctionMode(entries, formulation, defaults, self.running, self.tally)
-        self._entries = entries
+        self.entries = entries
         with ExitStack() as stack:
             self._canonized, self._notes = bool(canonizers), self._canonize(canonizers, names, bindings, stack)
             self._sites = [Site(self, module, mounted, bindings.get(module)) for module, mounted in names.items()]
@@ -80,6 +80,8 @@ class Registration:
         unchanged = Pass() if self.formulation == RELEVANCE else Epsilon(0.0)
         for canonizer in canonizers:
             handle = canonizer.apply(self.model)
+            if not callable(getattr(handle, "remove", None)):
+                raise TypeError(f"{canonizer!r}.apply() must return a handle with remove(), got {handle!r}")
             stack.callback(handle.remove)
             for module in getattr(handle, "identities", ()):
                 bindings.setdefault(module, Binding(names[module], module, Assignment((type(canonizer),), unchanged)))
@@ -199,7 +201,7 @@ class Registration:
             rows.append(Row("op", key.path, key.name, str(key.rule), given, calls, key.status, note=key.note))
         unmatched = list(self._unmatched)
         if tally.executed:
-            unmatched += [str(e) for e in self._entries if not e.of_module and e not in self.mode.met]
+            unmatched += [str(e) for e in self.entries if not e.of_module and e not in self.mode.met]
         notes = self._notes + tally.notes(canonized=self._canonized)
         return CoverageReport(rows, unmatched=unmatched, executed=tally.executed, notes=notes)
 

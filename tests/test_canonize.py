@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import torch
-from support import assert_close, fingerprint
+from support import assert_close, fingerprint, label
 from torch import nn
 from torch.nn import functional as F
 
@@ -377,7 +377,23 @@ class TestRefusals:
         with pytest.raises(TypeError, match="pairs must be pairs of names such as"):
             MergeBatchNorm(pairs=pairs)
 
-    @pytest.mark.parametrize("canonizer", [MergeBatchNorm, 3, "merge"])
+    @pytest.mark.parametrize("canonizers", [MergeBatchNorm(), MergeBatchNorm, 3], ids=["one", "class", "number"])
+    def test_no_list_of_canonizers(self, canonizers):
+        with pytest.raises(TypeError, match=r"canonizers must be a list, such as \[MergeBatchNorm\(\)\], got"):
+            Composite(canonizers=canonizers)
+
+    def test_a_canonizer_without_a_handle(self):
+        class Forgets:
+            def apply(self, model):
+                return None
+
+        model = randomise(two_norms())
+        before = fingerprint(model)
+        with pytest.raises(TypeError, match=r"must return a handle with remove\(\), got None"):
+            Composite(canonizers=[MergeBatchNorm(), Forgets()]).register(model)
+        assert fingerprint(model) == before
+
+    @pytest.mark.parametrize("canonizer", [MergeBatchNorm, 3, "merge", nn.ReLU()], ids=label)
     def test_wrong_canonizer(self, canonizer):
         with pytest.raises(TypeError, match=r"a canonizer is an object with apply\(model\)"):
             Composite(canonizers=[canonizer])

@@ -38,6 +38,7 @@ from lxt_compose import (
     Attention,
     Composite,
     Epsilon,
+    Family,
     Gamma,
     Identity,
     MatchError,
@@ -51,6 +52,8 @@ from lxt_compose import (
     UncoveredError,
     Uniform,
     UniformEpsilon,
+    ZBox,
+    default_rules,
     where,
 )
 
@@ -422,6 +425,19 @@ def test_repr_tells_everything():
     rest = r"operator.mul: \S*halves}, formulation='gradient', defaults=False, strict=True\)"
     assert re.fullmatch(rf"Composite\({{{rules}, {rest}", repr(composite))
     assert repr(Composite()) == "Composite({}, formulation='relevance', defaults=True, strict=False)"
+
+
+def test_repr_of_a_table_tells_what_is_changed_in_the_standard_one():
+    table = default_rules("gradient")
+    shown = repr(Composite(formulation="gradient", defaults={**table, Family.SOFTMAX: Stop()}))
+    assert "defaults=default_rules('gradient') | {Family.SOFTMAX: Stop()}, strict" in shown
+    assert "defaults=True" in repr(Composite(formulation="gradient", defaults=dict(table)))
+    assert "defaults={Family.LINEAR: Epsilon(epsilon=0.0)}" in repr(Composite(defaults={Family.LINEAR: Epsilon(0.0)}))
+
+
+def test_a_rule_class_that_needs_arguments():
+    with pytest.raises(TypeError, match=r"ZBox as a value of a composite: .*; write ZBox\(low, high\) with values"):
+        Composite({nn.Conv2d: ZBox})
 
 
 # ---- reports --------------------------------------------------------------------------------------------------------

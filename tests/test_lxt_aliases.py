@@ -161,6 +161,7 @@ def test_taylor_decomposition_by_the_arguments_of_lxt():
     values = {
         lr.TaylorDecompositionRule: (0.0, False),
         partial(lr.TaylorDecompositionRule, ref=None): (None, False),
+        partial(lr.TaylorDecompositionRule, ref=(0.5, None)): ((0.5, None), False),
         partial(lr.TaylorDecompositionRule, ref=0.5, bias=True): (0.5, True),
         partial(lr.TaylorDecompositionRule, bias=True, distribute_bias=to_the_first): (0.0, to_the_first),
     }

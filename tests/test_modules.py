@@ -91,6 +91,18 @@ def test_another_kind_of_module_is_refused(kind):
         kind.from_torch(nn.Conv2d(1, 1, 1))
 
 
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+def test_layers_that_compute_something_else_are_refused():
+    with pytest.raises(TypeError, match=r"LinearEpsilon.from_torch computes .*, but Doubled has a forward of its own"):
+        LinearEpsilon.from_torch(Doubled(2, 2))
+    with pytest.raises(TypeError, match=r"LinearEpsilon.from_torch shares parameters, but those of .* are computed"):
+        LinearEpsilon.from_torch(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2)))
+
+
 def test_softmax_without_a_dimension_is_refused():
     with pytest.raises(TypeError, match=r"takes a torch\.nn\.Softmax with a dim"):
         SoftmaxDT.from_torch(nn.Softmax())

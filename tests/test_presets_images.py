@@ -18,6 +18,7 @@ from lxt_compose import (
     ZPlus,
     attribute,
     first_layer,
+    kinds,
     presets,
 )
 from lxt_compose.canonize import MergeBatchNorm
@@ -96,7 +97,7 @@ def shares(kind, weight, bias, x):
     return fraction(parts, parts.sum(1) + bias + gamma * same)
 
 
-def explained_slowly(net, x, kinds, start):
+def explained_slowly(net, x, shared_by, start):
     """Relevance of x, layer by layer from the top, where ReLU passes it on."""
     values, matrices, value = [], [], x
     for name in LAYERS:
@@ -108,7 +109,7 @@ def explained_slowly(net, x, kinds, start):
         with torch.no_grad():
             value = layer(value).relu()
     relevance = start.flatten()
-    for kind, value, (weight, bias) in zip(kinds[::-1], values[::-1], matrices[::-1], strict=True):
+    for kind, value, (weight, bias) in zip(shared_by[::-1], values[::-1], matrices[::-1], strict=True):
         relevance = shares(kind, weight, bias, value.flatten()).T @ relevance
     return relevance.reshape(x.shape)
 
@@ -138,19 +139,19 @@ KINDS = {
 
 @pytest.mark.parametrize("name", KINDS)
 def test_against_the_rules_written_slowly(net, x, name):
-    options, kinds = KINDS[name]
+    options, shared_by = KINDS[name]
     start = torch.tensor([[0.7, -0.4, 1.1]], dtype=torch.float64)
     plain, before = net(x), fingerprint(net)
     composite = presets.get(name, **options)
     found, report = explained(net, x, composite, start)
-    assert_close(found, explained_slowly(net, x, kinds, start), 1e-8)
+    assert_close(found, explained_slowly(net, x, shared_by, start), 1e-8)
     assert report.complete
     assert fingerprint(net) == before
     assert torch.equal(net(x), plain)
 
 
 def test_every_image_preset_is_tested_here():
-    assert {*KINDS, "guided_backprop", "deconvnet"} == set(presets.IMAGES)
+    assert {*KINDS, "guided_backprop", "deconvnet", "beta_smooth"} == set(presets.IMAGES)
     assert set(presets.IMAGES) <= set(presets.available())
 
 
@@ -203,6 +204,7 @@ def backward_slowly(net, x, start, relu):
     [
         ("guided_backprop", lambda slot, z: slot.clamp(min=0) * (z > 0)),
         ("deconvnet", lambda slot, z: slot.clamp(min=0)),
+        ("beta_smooth", lambda slot, z: slot / (1 + (-10.0 * z).exp())),
     ],
 )
 def test_gradients_with_another_relu(net, x, name, relu):
@@ -221,7 +223,7 @@ def test_gradients_with_another_relu(net, x, name, relu):
     assert sum(row.calls for row in report.rows if row.target == "relu" and row.status == "ruled") == 3
 
 
-@pytest.mark.parametrize("name", ["guided_backprop", "deconvnet"])
+@pytest.mark.parametrize("name", ["guided_backprop", "deconvnet", "beta_smooth"])
 def test_gradient_presets_leave_all_else_to_the_plain_gradient_and_say_so(name):
     torch.manual_seed(0)
     model = Transformer().double().eval()
@@ -324,9 +326,21 @@ def test_what_the_composites_are():
         ("epsilon", {"epsilon": -1.0}, "epsilon must be"),
         ("epsilon_gamma_box", {"low": 1, "high": 0}, "low must not be above high"),
         ("gamma_vit", {"conv_gamma": -1.0}, "gamma must be"),
+        ("beta_smooth", {"beta": 0.0}, "beta must be above 0"),
         ("epsilon_plus", {"formulation": "relevant"}, "formulation must be one of"),
     ],
 )
 def test_wrong_options(name, options, message):
     with pytest.raises(ValueError, match=message):
         presets.get(name, **options)
+
+
+def test_groups_of_kinds_are_keys():
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.AvgPool2d(2), nn.ConvTranspose2d(2, 2, 2)
+    )
+    rules = [(kinds.CONVOLUTIONS, ZPlus()), (kinds.BATCH_NORMS, Pass()), (kinds.ACTIVATIONS, Pass())]
+    rules += [(kinds.AVERAGE_POOLS, Flat()), (kinds.LAYERS, Gamma())]
+    with Composite(rules).register(model.eval()) as registration:
+        bound = {row.path: row.rule for row in registration.report().rows}
+    assert bound == {"0": "ZPlus()", "1": "Pass()", "2": "Pass()", "3": "Flat()", "4": "ZPlus()"}

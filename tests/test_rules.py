@@ -26,6 +26,7 @@ from lxt_compose import (
     TaylorDecomposition,
     Uniform,
     UniformEpsilon,
+    ZPlus,
 )
 from lxt_compose.rules import Rule
 
@@ -436,8 +437,30 @@ def test_taylor_decomposition_of_several_inputs_and_other_shares():
     assert_close(found, a.detach() * r / a.detach().exp(), 1e-5)
     with pytest.raises(RuleError, match="needs formulation='relevance'"):
         Composite({"": TaylorDecomposition(bias=True)}, formulation="gradient").register(nn.Linear(2, 2))
+    found = relevance(Fn(lambda _, *xs: function(*xs)), [a, b], TaylorDecomposition((0.5, b.detach()), epsilon=1e-9), r)
+    # at (1/2, b): d/da = b e^(1/2), d/db = e^(1/2)
+    assert_close(found[0], a.detach() * b.detach() * math.exp(0.5) * share, 1e-6)
+    assert_close(found[1], b.detach() * math.exp(0.5) * share, 1e-6)
+    with pytest.raises(RuleError, match=r"TaylorDecomposition has 2 references, but exp in .* has 1 inputs"):
+        relevance(torch.exp, [a], {torch.exp: TaylorDecomposition([0.0, 1.0])}, r)
     with pytest.raises(TypeError, match="bias must be True, False or a function"):
         TaylorDecomposition(bias="even")
+
+
+@pytest.mark.parametrize("rule", [TaylorDecomposition(), ZPlus(), Epsilon(zero_bias=True)], ids=str)
+def test_what_a_rule_runs_once_more_leaves_no_statistics(rule):
+    norm, plain = (nn.BatchNorm1d(3).double().requires_grad_(False) for _ in range(2))
+    x = carrier(4, 3)
+    plain(x)
+    with Composite({nn.BatchNorm1d: rule}).register(norm):
+        if isinstance(rule, TaylorDecomposition):
+            norm(x).sum().backward()
+        else:
+            with pytest.raises(RuleError, match=r"the model itself .* is (no such layer|not)"):
+                norm(x)
+    assert norm.num_batches_tracked == 1
+    assert torch.equal(norm.running_mean, plain.running_mean)
+    assert torch.equal(norm.running_var, plain.running_var)
 
 
 def test_rules_that_change_relu_gradients():

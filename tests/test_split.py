@@ -407,6 +407,16 @@ def test_embedding_moves_relevance_to_the_rows_that_were_looked_up():
     assert registration.report().complete
 
 
+@pytest.mark.parametrize("option", ["scale_grad_by_freq", "sparse"])
+def test_embedding_with_a_gradient_for_training(option):
+    ids, table = torch.tensor([[2, 0, 2]]), torch.randn(4, 3).double().requires_grad_()
+    model = Fn(lambda _, table: F.embedding(ids, table, **{option: True}))
+    with Composite().register(model):
+        z = model(table)
+        z.backward(z.detach())
+    assert_close(table.grad, table.detach() * torch.tensor([1.0, 0.0, 2.0, 0.0]).double()[:, None])
+
+
 # ---- numbers -------------------------------------------------------------------------------------------------------
 
 
@@ -459,6 +469,7 @@ def test_stabilisers(stabiliser):
     torch.manual_seed(9)
     layer = nn.Linear(3, 4).double().requires_grad_(False)
     x, r = torch.randn(2, 3).double(), torch.randn(2, 4).double()
+    active = torch.rand(2, 3).double()
 
     def kept_from_zero(z):
         sign = torch.where(z >= 0, 1.0, -1.0).double()
@@ -473,6 +484,8 @@ def test_stabilisers(stabiliser):
         (AlphaBeta(2.0, 1.0, stabiliser), oracles.alpha_beta(2.0, 1.0, stabilise=kept_from_zero)),
     ):
         assert_close(relevance(layer, x, rule, r), expected_relevance(layer, x, r, oracle), 1e-9)
+        wanted = expected_relevance(layer, active, layer(active).relu(), oracle)
+        assert_close(relevance(layer, active, rule, layer(active).relu()), wanted, 1e-9)
 
 
 @pytest.mark.parametrize(("make", "message"), [

@@ -222,6 +222,21 @@ def test_pieces_of_a_batch_give_the_same(monkeypatch, rule, formulation):
         assert {4, 3} <= set(seen)
 
 
+@pytest.mark.parametrize("formulation", ["relevance", "gradient"])
+@pytest.mark.parametrize("rule", [*RULES, Epsilon(zero_bias=True), AlphaBeta(zero_bias=True), Gamma(0.0)], ids=str)
+def test_several_slots_at_a_time(rule, formulation):
+    if formulation not in rule.formulations:
+        pytest.skip("needs the relevance formulation")
+    starts = torch.eye(3, dtype=torch.float64)[:, None].expand(3, 4, 3) - 0.5
+    for given in (image(), image().abs()):
+        x = given.requires_grad_()
+        with Composite({(nn.Linear, nn.Conv2d): rule}, formulation=formulation).register(model := net()):
+            y = model(x)
+            (together,) = torch.autograd.grad(y, x, starts, is_grads_batched=True, retain_graph=True)
+            each = [torch.autograd.grad(y, x, start, retain_graph=True)[0] for start in starts]
+        assert_close(together, torch.stack(each), 1e-9)
+
+
 def test_autocast_and_mixed_dtypes():
     """Under autocast inputs and outputs are narrower than weights; the relevance is that of full precision, nearly.
 

@@ -29,6 +29,7 @@ from ..rules import (
     ResidualGamma,
     Rule,
     SoftmaxTaylor,
+    TaylorDecomposition,
     WSquare,
     ZBox,
     ZPlus,
@@ -40,9 +41,10 @@ from ..rules.scaling import Scaling
 from ..rules.slopes import has_own_slope, slope_of
 from ..rules.softmax import softmax_dim
 from ..rules.split import Split
+from ..rules.taylor import linear_part
 from .ran import Ran
 
-BIAS, STABILISER, SOFTMAX = "bias", "stabiliser", "softmax"
+BIAS, STABILISER, SOFTMAX, HIGHER_ORDERS = "bias", "stabiliser", "softmax", "higher orders"
 Amounts = dict[str, Tensor]
 """Relevance by kind of sink and by sample: ``[samples + 1]`` each, the last one what no sample is known for."""
 _AFFINE = (Family.LINEAR, Family.PRODUCT, Family.CONTRACTION, Family.NORMALISATION)
@@ -101,8 +103,7 @@ def _constant(ran: Ran) -> Tensor:
 
 def _biases_of_block(ran: Ran, s: Tensor) -> Tensor:
     """``sum of b * dz/db`` over the biases inside: with that of the inputs it is z if the block is piecewise linear."""
-    assert isinstance(ran.function, nn.Module)
-    found = [(name, p) for name, p in ran.function.named_parameters() if name.rpartition(".")[2] == "bias"]
+    found = [(name, p) for name, p in ran.twin().named_parameters() if name.rpartition(".")[2] == "bias"]
     biases = {name: p.detach().clone().requires_grad_() for name, p in found}
     amounts = s.new_zeros(ran.edge.samples + 1, dtype=torch.float64)
     with torch.enable_grad():
@@ -192,6 +193,19 @@ def _(rule: Ratio, ran: Ran, slot: Tensor) -> Amounts:
     x = ran.before.values[0].value.detach().reshape(ran.z.shape)
     handed_on = torch.where(x == 0, 0, slot * ran.z / stabilise(ran.z, 0.0))
     return {STABILISER: ran.by_sample(slot - handed_on)}
+
+
+@absorbed.register
+def _(rule: TaylorDecomposition, ran: Ran, slot: Tensor) -> Amounts:
+    """With ``s = R / f(x)``: ``s * b`` stays in the bias unless it is distributed, ``s * (f(x) - J x - b)`` is left."""
+    r, z, call = ran.relevance(slot), ran.z, ran.call()
+    s = r / stabilise(z, rule.epsilon)
+    with torch.enable_grad():
+        output, points = rule.at_reference(call)
+    bias = output.detach() - linear_part(output, points, points)
+    rest = z - linear_part(output, points, call.values) - bias
+    kept = {BIAS: ran.by_sample(s * bias)} if rule.bias is False else {}
+    return {**kept, HIGHER_ORDERS: ran.by_sample(s * rest), STABILISER: ran.by_sample(r - s * z)}
 
 
 # ---- split rules: shares a of R over denominators D, in which the bias is B ------------------------------------------

@@ -11,10 +11,12 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
+from ..coverage import Status
 from ..errors import ConservationError, RegistrationError, place
 from ..ledger import Recorder
 from ..ledger.accounts import Edge, Graph, Key, Operation, Postings
 from ..ledger.samples import Layout, by_sample
+from ..matching import Assignment
 from ..ops import Op
 from ..saving import keep
 from .absorbed import absorbed
@@ -121,7 +123,8 @@ def check_conservation(
 
     ``|R_out - R_in - bias - stabiliser - softmax| <= atol + rtol * sum |R_out|``, where R_out is the relevance of the
     outputs of an operation, R_in what its rule hands on to the inputs, and the rest is what the rule keeps by its
-    equation, computed anew from the operation's values. Works in both formulations. The forward and the backward pass
+    equation, computed anew from the operation's values. Of a function that stands in place of a rule no equation is
+    known: it must hand on all. Works in both formulations. The forward and the backward pass
     belong inside the context; operations run once more to check them, so it is for tests and for finding faults.
 
     Args:
@@ -141,7 +144,7 @@ def check_conservation(
         raise RegistrationError(
             "this registration is watched already, by a ledger or a check; leave its with block first"
         )
-    watcher = Watcher(registration.formulation)
+    watcher = Watcher(registration.formulation, registration.entries)
     check = ConservationCheck(watcher, atol, rtol)
     mode.observer = watcher
     try:
@@ -154,8 +157,10 @@ def check_conservation(
 class Watcher(Recorder):
     """A recorder that also asks each rule what it keeps."""
 
-    def __init__(self, formulation: str) -> None:
+    def __init__(self, formulation: str, entries: tuple[Assignment, ...]) -> None:
         super().__init__(formulation)
+        self._replacements = [entry for entry in entries if entry.replacement is not None]
+        self._shown: dict[Operation, str] = {}
         self._before: dict[Operation, Before] = {}
         self._kept: dict[Operation, dict[str, Postings]] = {}
         self._sizes: dict[Operation, Postings] = {}
@@ -179,14 +184,21 @@ class Watcher(Recorder):
     def _produced(self, graph: Graph, operation: Operation, key: Key, z: Tensor, layout: Layout | None) -> Edge:
         edge = super()._produced(graph, operation, key, z, layout)
         before = self._before.get(operation)
-        if operation.rule is None or before is None:
+        if before is None or (operation.rule is None and operation.status is not Status.RULED):
             return edge
+        self._shown[operation] = self._rule_of(operation)
         ran = Ran(operation, self.formulation, before, keep(z), edge)
         if not any(kept.value.is_complex() for kept in (*before.values, ran.output)):
             sizes, kept = self._sizes.setdefault(operation, Postings()), self._kept.setdefault(operation, {})
             node: Any = z.grad_fn
             node.register_prehook(_asking(ran, key[1], sizes, kept))
         return edge
+
+    def _rule_of(self, operation: Operation) -> str:
+        """The rule of an operation, or the name of the function that has run in its place."""
+        if operation.rule is not None:
+            return str(operation.rule)
+        return next(str(e.shown) for e in self._replacements if e.serves(operation.function, operation.op))
 
     def rows(self) -> list[Checked]:
         """What was checked."""
@@ -202,7 +214,7 @@ class Watcher(Recorder):
         together = any(bool(values[-1] != 0) for values in amounts.values())
         amounts = {name: v.sum().reshape(1) if together else v[:-1] for name, v in amounts.items()}
         kept = {name.removeprefix("kept "): v for name, v in amounts.items() if name.startswith("kept ")}
-        rule = str(operation.rule)
+        rule = self._shown[operation]
         return Checked(operation.path, operation.name, rule, amounts["in"], amounts["out"], kept, amounts["size"])
 
 
@@ -215,7 +227,8 @@ def _asking(
             return
         with torch.no_grad():
             sizes.amounts.append(by_sample(ran.relevance(slot).abs(), ran.edge.layout, ran.edge.samples))
-            for kind, amount in absorbed(ran.rule, ran, slot).items():
+            known = {} if ran.rule is None else absorbed(ran.rule, ran, slot)
+            for kind, amount in known.items():
                 kept.setdefault(kind, Postings()).amounts.append(amount)
 
     return hook

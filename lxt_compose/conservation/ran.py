@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from ..ledger.accounts import Edge, Operation
 from ..ledger.samples import by_sample
+from ..merging import copy_as_merged
 from ..numerics import map_tensors, tensors_in
 from ..ops import mutates
 from ..rules import RELEVANCE, Call
@@ -40,7 +40,6 @@ class Ran:
 
     def __post_init__(self) -> None:
         done = self.operation
-        assert done.rule is not None
         self.rule, self.op, self.function = done.rule, done.op, done.function
         self.inputs = [edge for _, _, edge in done.carriers]
         self._holes = {id(x): torch.empty(0) for x, _, _ in done.carriers}
@@ -71,13 +70,17 @@ class Ran:
         given = {id(hole): x for hole, x in zip(self._holes.values(), carriers, strict=True)}
         return map_tensors(lambda t: given.get(id(t), t), self._args)
 
+    def twin(self) -> nn.Module:
+        """A copy of the module that has run, without hooks of ours, and with statistics of its own."""
+        assert isinstance(self.function, nn.Module)
+        return copy_as_merged(self.function)
+
     def run(self, carriers: list[Tensor], biases: dict[str, Tensor] | None = None) -> Tensor:
         """What the operation makes of other carriers (and a module of other biases): the output in the place of z."""
         args, kwargs = self.filled(carriers)
         with torch._C.DisableTorchFunction():  # this run is not the model's
             if isinstance(self.function, nn.Module):
-                twin = copy.deepcopy(self.function)  # without hooks, and with statistics of its own
-                output = torch.func.functional_call(twin, biases or {}, args, kwargs)
+                output = torch.func.functional_call(self.twin(), biases or {}, args, kwargs)
             else:
                 if mutates(self.function, args, kwargs) or self.op is None or "norm" in self.op.name:
                     args, kwargs = map_tensors(torch.clone, (args, kwargs))

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..composite import Composite
 from .images import (
+    beta_smooth,
     deconvnet,
     epsilon,
     epsilon_alpha2_beta1,
@@ -29,6 +30,7 @@ TRANSFORMERS = ("attnlrp", "cp_lrp", "relp", "res_lrp")
 """The presets for transformers and state-space models."""
 
 IMAGES = (
+    "beta_smooth",
     "deconvnet",
     "epsilon",
     "epsilon_alpha2_beta1",
@@ -100,6 +102,7 @@ __all__ = [
     "TRANSFORMERS",
     "attnlrp",
     "available",
+    "beta_smooth",
     "cp_lrp",
     "deconvnet",
     "epsilon",

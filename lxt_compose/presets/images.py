@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..composite import Composite
+from ..kinds import CONVOLUTIONS
 from ..matching import first_layer
 from ..ops import Family
 from ..rules import (
@@ -24,6 +25,7 @@ from ..rules import (
     Epsilon,
     Flat,
     Gamma,
+    ReLUBetaSmooth,
     ReLUDeconvNet,
     ReLUGuidedBackprop,
     Rule,
@@ -32,8 +34,6 @@ from ..rules import (
 )
 
 Rules = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def epsilon(rules: Rules = (), *, epsilon: float = 1e-6, **options: Any) -> Composite:
@@ -206,6 +206,24 @@ def deconvnet(rules: Rules = (), **options: Any) -> Composite:
     Source: Zeiler and Fergus 2014, section 2.1.
     """
     return _gradient(rules, ReLUDeconvNet(), options)
+
+
+def beta_smooth(rules: Rules = (), *, beta: float = 10.0, **options: Any) -> Composite:
+    """The gradient of the network with its ReLUs smoothed to softplus; values stay those of ReLU.
+
+    Not LRP: nothing is conserved, and the picture is ``x.grad`` as it is, or ``x * x.grad``.
+
+    Args:
+        rules: keys and rules of your own, which go before the preset's.
+        beta: sharpness of the softplus, > 0; towards infinity it is the plain gradient.
+        options: further arguments of :class:`Composite`, such as `canonizers`.
+
+    Raises:
+        ValueError: beta is not positive.
+
+    Source: Dombrowski et al. 2019, section 4.
+    """
+    return _gradient(rules, ReLUBetaSmooth(beta), options)
 
 
 def _pairs(rules: Rules) -> list[tuple[Any, Any]]:

@@ -9,12 +9,17 @@ from ..numerics import Stabilising, check_epsilon, check_number, over_positive
 from .base import QUIET
 from .layers import Layer
 from .parts import absolute, negative, positive, whole
-from .split import Split, is_anywhere, is_nonnegative, unless, without_bias
+from .split import Split, is_anywhere, is_nonnegative, unless
 
 
-def _tolerance(dtype: torch.dtype) -> float:
-    """How small one side may be, as a part of both, and still be taken as a difference: its error is 1e-5 then."""
-    return min(1e5 * torch.finfo(dtype).eps, 0.25)
+def _tolerance(layer: Layer) -> float:
+    """How small one side may be, as a part of both, and still be taken as a difference.
+
+    Its error is 1e-5 then; or some times the rounding of outputs that the model computed in half precision, or with
+    the ten bits that convolutions on a GPU may have in float32 (TF32).
+    """
+    is_coarse = layer.is_rounded or (layer.weight.is_cuda and layer.dtype == torch.float32)
+    return 0.25 if is_coarse else min(1e5 * torch.finfo(layer.dtype).eps, 0.25)
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,8 @@ class AlphaBeta(Split):
     ``z^-`` is the product with the negative weights, and ``z^+ = z - z^-``. For inputs of both signs, with
     ``A = |W| |x| + |b|``, ``z^+ = (z + A) / 2``, ``z^- = (z - A) / 2`` and, with ``p = alpha R / z^+`` and
     ``n = -beta R / z^-``, ``R_i = (x_i [W^T (p + n)]_i + |x_i| [|W|^T (p - n)]_i) / 2``. Where there is relevance at a
-    sum that would come out of these differences with a relative error above 1e-5, the layer is computed with the
-    parts themselves instead.
+    sum that would come out of these differences with a relative error above 1e-5 (in half precision, above some times
+    its resolution), the layer is computed with the parts themselves instead.
 
     Args:
         alpha: weight of the positive part, >= 1.
@@ -59,7 +64,6 @@ class AlphaBeta(Split):
 
     def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
         """See :meth:`Split.pull`."""
-        z = without_bias(layer, z, self.zero_bias)
         if is_nonnegative(x):
             # An input of 0 has no relevance; without it, the sum of no contributions would make its slot huge.
             return self._of_nonnegative(layer, r, x, z).mul_(x if relevance else x.sign())
@@ -71,10 +75,11 @@ class AlphaBeta(Split):
 
         if not self.beta:
             return layer.transpose(self._share(r, added()), positive, x)
+        z = layer.without_bias(x, z) if self.zero_bias else z
         below = layer.product(x, negative, unless(self.zero_bias, negative))
         above = z - below
         # P is a difference that may cancel where z < 0; there P < tolerance * |N| tells it.
-        if is_anywhere(above.add_(below, alpha=_tolerance(x.dtype)).clamp_(max=0), r):
+        if is_anywhere(above.add_(below, alpha=_tolerance(layer)).clamp_(max=0), r):
             above = added()
         else:
             above = torch.sub(z, below, out=above)
@@ -82,10 +87,11 @@ class AlphaBeta(Split):
         return slot.add_(layer.transpose(self._other_share(r, below), negative, x))
 
     def _of_signed(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
+        z = layer.without_bias(x, z) if self.zero_bias else z
         size = layer.product(x.abs(), absolute, unless(self.zero_bias, absolute))
         # The smaller of both sums is (A - |z|) / 2; without beta only P counts, (A + z) / 2.
         other = z.abs() if self.beta else -z
-        if is_anywhere(other.sub_(size, alpha=1 - 2 * _tolerance(x.dtype)).clamp_(min=0), r):
+        if is_anywhere(other.sub_(size, alpha=1 - 2 * _tolerance(layer)).clamp_(min=0), r):
             return self._of_parts(layer, r, x, relevance)
         p = self._share(r, (z + size).mul_(0.5).clamp_(min=0))
         if not self.beta:

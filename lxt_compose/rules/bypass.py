@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import RuleError
+from ..errors import RuleError, place
 from ..gradients import Slots, bypass, shared_evenly
 from ..numerics import broadcasts_to, may_write_over, stabilise
 from .base import GRADIENT, Call, Rule
@@ -75,8 +75,8 @@ class Uniform(Rule):
         """See :meth:`Rule.check_module`."""
         if formulation == GRADIENT:
             raise RuleError(
-                f"{self} on a module ({path!r}, {type(module).__name__}) needs formulation='relevance', since it gives "
-                f"relevance to inputs that are 0; in the gradient formulation use Epsilon() or Pass()"
+                f"{self} on a module ({place(path)}, {type(module).__name__}) needs formulation='relevance', since it "
+                f"gives relevance to inputs that are 0; in the gradient formulation use Epsilon() or Pass()"
             )
 
     def _product(self, call: Call) -> Call:

@@ -10,7 +10,7 @@ from ..ops import DROPOUTS, Family, Op
 from .attention import Attention
 from .base import RELEVANCE, Rule
 from .bypass import Identity, Stop, Uniform
-from .lookup import Lookup, leaves_out_padding
+from .lookup import Lookup, is_for_training
 from .normalisation import Norm
 from .scaling import Epsilon, UniformEpsilon
 from .softmax import SoftmaxTaylor
@@ -84,7 +84,7 @@ def rule_of_call(
         selects = is_state_space(module) and makes_parameters(op.name, args, kwargs)
         return StateSpace() if selects else table.get(op.family)
     if op.name == "embedding":
-        return Lookup() if leaves_out_padding(args, kwargs) else None
+        return Lookup() if is_for_training(args, kwargs) else None
     if op.name in _POWERS:
         return table.get(Family.ACTIVATION if raises(op, args, kwargs) else Family.STATISTIC)
     if op.name == "batch_norm":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import functional, modules
-from ..errors import RuleError
+from ..errors import RuleError, place
 from ..gradients import graft
 from ..numerics import tensors_in
 from .attention import ValueAttention
@@ -37,12 +38,12 @@ StopRelevanceRule = Stop
 
 
 def TaylorDecompositionRule(
-    ref: Reference = 0.0, bias: bool = False, distribute_bias: Distribution | None = None
+    ref: Reference | Sequence[Reference] = 0.0, bias: bool = False, distribute_bias: Distribution | None = None
 ) -> TaylorDecomposition:
     """:class:`TaylorDecomposition` by the name, and with the arguments, that it has in LXT.
 
     Args:
-        ref: the reference point; None is the input itself.
+        ref: the reference point, or one for each input; None is the input itself.
         bias: whether what the bias explains is distributed.
         distribute_bias: how (see :class:`TaylorDecomposition`); by default evenly.
     """
@@ -105,7 +106,7 @@ def rule_of(value: Any) -> Any:
     if isinstance(value, partial):
         target, args, options = value.func, value.args, value.keywords
     if isinstance(target, type) and issubclass(target, Rule):
-        return target(*args, **options)
+        return _made(target, args, options)
     try:
         known = _RULES.get(target)
     except TypeError:  # a value of a wrong kind, which cannot be hashed
@@ -118,6 +119,15 @@ def rule_of(value: Any) -> Any:
     if isinstance(target, type) and issubclass(target, nn.Module) and hasattr(target, "from_torch"):
         return DropIn(partial(target.from_torch, *args, **options) if args or options else target.from_torch)
     return value
+
+
+def _made(kind: type[Rule], args: Sequence[Any], options: Mapping[str, Any]) -> Rule:
+    try:
+        return kind(*args, **options)
+    except TypeError as error:
+        needed = [name for name, p in inspect.signature(kind).parameters.items() if p.default is p.empty]
+        written = f"{kind.__name__}({', '.join(needed)})"
+        raise TypeError(f"{kind.__name__} as a value of a composite: {error}; write {written} with values") from None
 
 
 @dataclass(frozen=True)
@@ -146,7 +156,7 @@ class DropIn(Rule):
         try:
             self.build(module)
         except Exception as error:
-            raise RuleError(f"{self} cannot be built from {path!r} ({type(module).__name__}): {error}") from error
+            raise RuleError(f"{self} cannot be built from {place(path)} ({type(module).__name__}): {error}") from error
 
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""

@@ -6,8 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..numerics import Stabilising, check_epsilon, check_number, over_stabilised
-from .base import QUIET, RELEVANCE
+from ..errors import RuleError
+from ..numerics import Stabilising, broadcasts_to, check_epsilon, check_number, over_stabilised
+from .base import QUIET, RELEVANCE, Call
 from .layers import Layer
 from .parts import negative, positive, square
 from .split import Split
@@ -27,8 +28,8 @@ class ZBox(Split):
             :class:`Stabiliser`.
 
     Raises:
-        ValueError: low is above high somewhere, or one is not finite.
-        RuleError: the layer is not linear in one input with constant weights.
+        ValueError: low is above high somewhere, or one is not finite, or their shapes do not fit.
+        RuleError: the layer is not linear in one input with constant weights, or a bound does not broadcast to it.
 
     Source: Montavon et al. 2017, eq. 14.
     """
@@ -45,16 +46,38 @@ class ZBox(Split):
                 check_number(name, bound)
             elif not bound.isfinite().all():
                 raise ValueError(f"{name} must be finite, got {bound!r}")
-        if torch.any(torch.as_tensor(self.low) > torch.as_tensor(self.high)):
+        low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+        try:
+            above = torch.any(low > high)
+        except RuntimeError:
+            shapes = f"{tuple(low.shape)} and {tuple(high.shape)}"
+            raise ValueError(f"low and high must broadcast with each other, got shapes {shapes}") from None
+        if above:
             raise ValueError(f"low must not be above high, got low={self.low!r}, high={self.high!r}")
         check_epsilon(self.epsilon)
+
+    def enter(self, call: Call, place: int) -> Tensor:
+        """See :meth:`Rule.enter`."""
+        x = call.carriers[place]
+        for name, bound in (("low", self.low), ("high", self.high)):
+            if isinstance(bound, Tensor) and not broadcasts_to(bound.shape, x.shape):
+                raise RuleError(
+                    f"{name} of {self} must broadcast to the input of {call.where}, which has shape {tuple(x.shape)}; "
+                    f"for one value for each channel give it the shape [channels, 1, 1]"
+                )
+        return super().enter(call, place)
+
+    def by_pieces(self, x: Tensor) -> bool:
+        """See :meth:`Split.by_pieces`: not where each sample has bounds of its own."""
+        bounds = [bound for bound in (self.low, self.high) if isinstance(bound, Tensor)]
+        each = any(bound.dim() == x.dim() and len(bound) > 1 for bound in bounds)
+        return super().by_pieces(x) and not each
 
     def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
         """See :meth:`Split.pull`: ``(x - low) * W+^T s + (x - high) * W-^T s``, which is the same and cannot cancel."""
         low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in (self.low, self.high))
-        z = z if layer.offset is None else z - layer.offset
         least = layer.of_constant(low, positive, x) + layer.of_constant(high, negative, x)
-        s = over_stabilised(r, z - least, self.epsilon)
+        s = over_stabilised(r, layer.without_bias(x, z) - least, self.epsilon)
         from_low = layer.transpose(s, positive, x).mul_(x - low)
         return from_low.addcmul_(layer.transpose(s, negative, x), x - high)
 
@@ -73,7 +96,10 @@ class _ByWeight(Split):
     """Base of the rules that do not ask for the input's values."""
 
     formulations: ClassVar[tuple[str, ...]] = (RELEVANCE,)
-    by_pieces: ClassVar[bool] = False
+
+    def by_pieces(self, x: Tensor) -> bool:
+        """See :meth:`Split.by_pieces`: nothing of the size of the batch is multiplied forward."""
+        return False
 
     def saved(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`Split.saved`: tensors of the same shapes, without memory."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def layer_of(rule: Rule, call: Call, z: Tensor) -> Layer:
             f"{rule} splits the contributions of one input by constant weights, but in {call.where} "
             f"{len(call.carriers)} tensors carry relevance (weights or a bias too); use UniformEpsilon()"
         )
-    return known_layer(call) or _differentiated(rule, call, z)
+    return replace(known_layer(call) or _differentiated(rule, call, z), made_in=z.dtype)
 
 
 def _differentiated(rule: Rule, call: Call, z: Tensor) -> Layer:

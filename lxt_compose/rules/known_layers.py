@@ -14,6 +14,7 @@ from ..numerics import map_tensors
 from .base import Call
 from .layers import CONVOLUTIONS, LAYER_TYPES, MATRICES, Apply, Back, Layer
 from .parts import Parts
+from .trial import without_effect
 
 # Modules that are nothing but one call of this function.
 _FUNCTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
@@ -50,16 +51,17 @@ def known_layer(call: Call) -> Layer | None:
     return _einsum(call) if name == "einsum" else None
 
 
-def plain_layer(call: Call) -> Layer | None:
+def plain_layer(call: Call, *, rounded: bool) -> Layer | None:
     """The linear layer or convolution behind a call, where the rule may do without the operation's own graph.
 
-    None for layers of any other kind, and in half precision and for complex numbers, where that graph does better.
+    None for layers of any other kind, for complex numbers, and in half precision, where that graph does better,
+    unless it is wanted `rounded` too.
     """
     name = call.op.name if call.op is not None else ""
     if len(call.carriers) != 1 or (call.module is None and name != "linear" and name not in CONVOLUTIONS):
         return None
     layer = known_layer(call)
-    if layer is None or layer.back is None or layer.dtype != layer.weight.dtype or not layer.samples:
+    if layer is None or layer.back is None or not layer.samples or (layer.dtype != layer.weight.dtype and not rounded):
         return None
     return None if layer.weight.is_complex() or call.carriers[0].is_complex() else layer
 
@@ -101,7 +103,8 @@ def as_function(call: Call) -> Callable[[Tensor], Any]:
 
     def of(x: Tensor) -> Any:
         filled_args, filled_kwargs = map_tensors(lambda t: x if t is hole else t, (args, kwargs))
-        with torch._C.DisableTorchFunction():  # whatever mode is on, this run is not the model's
+        # Whatever mode is on, this run is not the model's.
+        with torch._C.DisableTorchFunction(), without_effect(call.module):
             return function(*filled_args, **filled_kwargs)
 
     return of
@@ -134,20 +137,38 @@ def _weight_layer(call: Call, name: str) -> Layer | None:
     return _layer(call, weight, apply, back=back, bias=bias, offset=offset, shape=tuple(shape), samples=batched)
 
 
-def offset_of(call: Call) -> Tensor | None:
+def offset_of(call: Call, outputs: list[Tensor]) -> Tensor | None:
     """The bias of a layer as it broadcasts to its output; None if it has none.
 
     Raises:
-        LookupError: it is no layer that is known.
+        LookupError: it is no layer ``W x + b`` of one input.
     """
     module = call.module
-    if isinstance(module, LAYER_TYPES):
+    if isinstance(module, LAYER_TYPES) and _computes_as_torch(module):
         bias: Tensor | None = module.bias
         return bias if bias is None else _per_channel(bias, module.weight)
     layer = known_layer(call) if len(call.carriers) == 1 else None
-    if layer is None:
+    return _value_at_zero(call, outputs) if layer is None else layer.offset
+
+
+def _computes_as_torch(module: nn.Module) -> bool:
+    """Whether a layer of torch, or of a class derived from one, computes what torch's does."""
+    methods = [getattr(type(module), name, None) for name in ("forward", "_conv_forward")]
+    own = all(method is None or method.__module__.startswith("torch.nn.modules.") for method in methods)
+    return own and "forward" not in vars(module)
+
+
+def _value_at_zero(call: Call, outputs: list[Tensor]) -> Tensor:
+    """``f(0)`` of a module without children, once it is seen to be linear at another place."""
+    if call.module is None or len(call.carriers) != 1 or len(outputs) != 1 or any(True for _ in call.module.children()):
         raise LookupError(call.where)
-    return layer.offset
+    function, x, z = as_function(call), call.values[0].detach(), outputs[0].detach()
+    with torch.no_grad():
+        bias, elsewhere = function(torch.zeros_like(x)), function(-2 * x)
+    resolution = min(0.1, 1e3 * torch.finfo(z.dtype).eps)
+    if not torch.allclose(elsewhere + 2 * z, 3 * bias, 0.0, resolution * float(z.abs().max() + bias.abs().max())):
+        raise LookupError(call.where)
+    return bias
 
 
 def _per_channel(bias: Tensor, weight: Tensor) -> Tensor:

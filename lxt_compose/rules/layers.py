@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .parts import Part, Parts, ones
+from .parts import Part, Parts, ones, whole
 
 Apply = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 Back = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -51,11 +51,18 @@ class Layer:
     """The part of the weight that is 1 for each input of a neuron."""
     samples: bool = False
     """Whether the first dimension counts samples, that the layer does not mix."""
+    made_in: torch.dtype | None = None
+    """The dtype of the output as the model computed it."""
 
     @property
     def dtype(self) -> torch.dtype:
         """What products are computed in: the weight's dtype, but no half precision."""
         return torch.promote_types(self.weight.dtype, torch.float32)
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether the model's own output is in half precision, and so less exact than products are here."""
+        return self.made_in not in (None, self.dtype)
 
     def part(self, part: Part) -> Tensor:
         """A part of the weight.
@@ -83,6 +90,15 @@ class Layer:
         with torch.enable_grad():
             x = torch.zeros_like(x, requires_grad=True)
             return torch.autograd.grad(self.apply(x, weight, None), x, s)[0].contiguous()
+
+    def without_bias(self, x: Tensor, z: Tensor) -> Tensor:
+        """The output z for x, with the bias taken off."""
+        if self.offset is None or not z.numel():
+            return z
+        rest = z - self.offset
+        # Of an output that is nearly all bias, and in half precision of any, too few digits are left.
+        is_rounding = self.is_rounded or rest.abs().amax() < self.offset.abs().amax() / 128
+        return self.product(x, whole) if is_rounding else rest
 
     def of_constant(self, value: Tensor | float, part: Part, x: Tensor) -> Tensor:
         """The layer, without its bias, of a constant that broadcasts to x; as small as broadcasts to the output."""

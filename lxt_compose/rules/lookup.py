@@ -16,8 +16,9 @@ from .base import Call, Rule
 class Lookup(Rule):
     """Each row of a table gets the relevance of all places that it was read at, a row reserved for padding too.
 
-    ``z_t = W[i_t]``: ``R_W[j] = sum over t with i_t = j of R_t``; in the gradient formulation the same with g. The own
-    gradient of an embedding leaves the row ``padding_idx`` out, since it is not to be trained; its relevance exists.
+    ``z_t = W[i_t]``: ``R_W[j] = sum over t with i_t = j of R_t``; in the gradient formulation the same with g. An
+    embedding's own gradient may be one for training: without the row ``padding_idx``, or divided by how often a row was
+    read (``scale_grad_by_freq``), or sparse. Relevance is not.
 
     Source: movement of values, as in Bach et al. 2015.
     """
@@ -32,9 +33,11 @@ class Lookup(Rule):
         return [bypass(partial(_gathered, call.values[0].shape), z, (indices,), call.carriers) for z in outputs]
 
 
-def leaves_out_padding(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether this call of an embedding has a row that its own gradient leaves out."""
-    return kwargs.get("padding_idx", args[2] if len(args) > 2 else None) is not None
+def is_for_training(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the own gradient of this call of an embedding is not that of the values, but one to train with."""
+    places = {"padding_idx": 2, "scale_grad_by_freq": 5, "sparse": 6}
+    given = (kwargs.get(name, args[place] if len(args) > place else None) for name, place in places.items())
+    return any(value is not None and value is not False for value in given)
 
 
 def _gathered(shape: torch.Size, slot: Tensor, indices: Tensor) -> Slots:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import RuleError
+from ..errors import RuleError, place
 from ..gradients import Slots, bypass
 from ..numerics import check_number
 from ..ops import Family, Op
@@ -28,7 +28,7 @@ class _ReLURule(Rule):
         """See :meth:`Rule.check_module`: another activation is refused."""
         kind = type(module)
         if kind.__module__ == "torch.nn.modules.activation" and not isinstance(module, nn.ReLU):
-            raise RuleError(f"{self} fits ReLU only, not {path!r} ({kind.__name__}); use Identity()")
+            raise RuleError(f"{self} fits ReLU only, not {place(path)} ({kind.__name__}); use Identity()")
 
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""

@@ -1,6 +1,6 @@
 """Scaling rules: the operation's own gradient does the work, only its borders are scaled."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import RuleError
 from ..gradients import Damp, OverOutput, Share, Slots, TimesInput, bypass
-from ..numerics import Stabilising, check_epsilon, over_stabilised, tensors_in
+from ..numerics import Stabilising, at_least_resolution, check_epsilon, narrowed, over_stabilised, tensors_in
 from .base import QUIET, Call, Rule
 from .known_layers import offset_of, plain_layer
 from .layers import Layer, in_pieces, without_autocast
@@ -77,7 +77,7 @@ class Epsilon(Scaling):
 
     Raises:
         ValueError: epsilon is negative or not finite.
-        RuleError: zero_bias for an operation that is not a linear layer, a convolution or a batch norm.
+        RuleError: zero_bias for an operation that is no layer ``W x + b``.
 
     Source: Bach et al. 2015, eq. 58; as the linear rule of AttnLRP: Achtibat et al. 2024, eq. 8.
     """
@@ -86,21 +86,22 @@ class Epsilon(Scaling):
 
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""
-        call.kept = plain_layer(call) if call.relevance else None
+        call.kept = plain_layer(call, rounded=self.zero_bias) if call.relevance else None
         return super().enter(call, place) if call.kept is None else call.carriers[place].detach()
 
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
         """See :meth:`Rule.leave`."""
         if call.kept is not None:
             (z,) = outputs
-            step = partial(through_layer, call.kept, self.epsilon, self.zero_bias)
+            layer = replace(call.kept, made_in=z.dtype)
+            step = partial(through_layer, layer, self.epsilon, self.zero_bias)
             return [bypass(step, z, (call.values[0], z), call.carriers)]
         if not self.zero_bias:
             return super().leave(call, outputs)
         try:
-            bias = offset_of(call)
+            bias = offset_of(call, outputs)
         except LookupError:
-            raise RuleError(f"{self}: zero_bias=True knows layers with a bias, not {call.where}") from None
+            raise RuleError(f"{self}: zero_bias=True knows layers W x + b, and {call.where} is no such layer") from None
         if bias is None:
             return super().leave(call, outputs)
         (z,) = outputs
@@ -113,15 +114,17 @@ class Epsilon(Scaling):
 
 def through_layer(layer: Layer, epsilon: Stabilising, zero_bias: bool, slot: Tensor, x: Tensor, z: Tensor) -> Slots:
     """A linear layer or convolution: its own gradient, asked for by hand, which saves memory and passes over it."""
-    offset = layer.offset if zero_bias else None
 
     def pull(slot: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        s = over_stabilised(slot, z if offset is None else z - offset, epsilon)
+        given, x = x.dtype, x.to(layer.dtype)
+        least = epsilon if callable(epsilon) else at_least_resolution(epsilon, z.dtype)
+        s = over_stabilised(slot, layer.without_bias(x, z) if zero_bias else z, least)
         found = layer.transpose(s.to(layer.dtype), whole, x)
-        return found * x if torch.is_grad_enabled() else found.mul_(x)
+        return narrowed(found * x if torch.is_grad_enabled() else found.mul_(x), given)
 
     with without_autocast(x):
-        return (pull(slot, x, z) if torch.is_grad_enabled() else in_pieces(layer, pull, slot, x, z),)
+        whole_batch = torch.is_grad_enabled() or callable(epsilon)  # such a function may look at all samples
+        return (pull(slot, x, z) if whole_batch else in_pieces(layer, pull, slot, x, z),)
 
 
 def _without_bias(epsilon: Stabilising, relevance: bool, slot: Tensor, z: Tensor, bias: Tensor) -> Slots:

@@ -11,9 +11,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..errors import RuleError
+from ..errors import RuleError, place
 from ..gradients import Slots, bypass
-from ..numerics import Stabilising, check_epsilon, check_number, over_positive, over_stabilised
+from ..numerics import (
+    Stabilising,
+    check_epsilon,
+    check_number,
+    may_write_over,
+    narrowed,
+    over_positive,
+    over_stabilised,
+)
 from ..ops import Family, Op
 from .base import QUIET, Call, Rule
 from .bypass import only_output
@@ -36,8 +44,10 @@ class Split(Rule):
     """
 
     families: ClassVar[frozenset[Family]] = frozenset({Family.LINEAR, Family.CONTRACTION})
-    by_pieces: ClassVar[bool] = True
-    """Whether large batches are worked on piece by piece."""
+
+    def by_pieces(self, x: Tensor) -> bool:
+        """Whether large batches are worked on piece by piece; a stabiliser that is a function may look at all of it."""
+        return not callable(getattr(self, "epsilon", 0.0))
 
     def serves(self, op: Op, carriers: int) -> bool:
         """See :meth:`Rule.serves`: operations of one input and a constant weight, no products of two carriers."""
@@ -55,7 +65,7 @@ class Split(Rule):
             file == "pooling" and kind.__name__.startswith(_NOT_LINEAR_POOLS)
         ):
             raise RuleError(
-                f"{self} fits layers that are linear in their input, and {path!r} ({kind.__name__}) is not; use "
+                f"{self} fits layers that are linear in their input, and {place(path)} ({kind.__name__}) is not; use "
                 f"Identity() for an activation, Norm() for a normalisation, no rule at all for max pooling, "
                 f"and Epsilon() for any other differentiable module"
             )
@@ -84,21 +94,13 @@ class Split(Rule):
 
             def pull(slot: Tensor, x: Tensor, z: Tensor) -> Tensor:
                 x, z, r = x.to(wide), z.to(wide), slot.to(wide)
-                return _narrowed(self.pull(layer, r if relevance else r * z, x, z, relevance), given)
+                return narrowed(self.pull(layer, r if relevance else r * z, x, z, relevance), given)
 
-            return (in_pieces(layer, pull, slot, x, z) if self.by_pieces else pull(slot, x, z),)
+            return (in_pieces(layer, pull, slot, x, z) if self.by_pieces(x) else pull(slot, x, z),)
 
     def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
         """The relevance of x from r, the relevance of z; in the gradient formulation the relevance over x."""
         raise NotImplementedError
-
-
-def _narrowed(slot: Tensor, dtype: torch.dtype) -> Tensor:
-    """In this dtype; what is too large for it becomes its largest number."""
-    if slot.dtype == dtype:
-        return slot
-    largest = torch.finfo(dtype).max
-    return slot.clamp(-largest, largest).to(dtype)
 
 
 def unless(condition: bool, part: Part) -> Part | None:
@@ -112,16 +114,16 @@ def is_nonnegative(x: Tensor) -> bool:
 
 
 def is_anywhere(excess: Tensor, r: Tensor) -> bool:
-    """Whether `excess` is not 0 somewhere where there is relevance; takes its memory."""
+    """Whether `excess` is not 0 somewhere where there is relevance; takes its memory.
+
+    For several slots at a time (``is_grads_batched``) nothing can depend on values, so the answer is yes.
+    """
     if not excess.numel():
         return False
+    if not may_write_over(r):
+        return True
     low, high = excess.mul_(r).aminmax()
     return not (low == 0 and high == 0)
-
-
-def without_bias(layer: Layer, z: Tensor, zero_bias: bool) -> Tensor:
-    """The output, with the bias taken off where it is not to count."""
-    return z - layer.offset if zero_bias and layer.offset is not None else z
 
 
 @dataclass(frozen=True)
@@ -170,13 +172,14 @@ class Gamma(Split):
 
     def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
         """See :meth:`Split.pull`."""
-        z, half = without_bias(layer, z, self.zero_bias), self.gamma / 2
+        z, half = layer.without_bias(x, z) if self.zero_bias else z, self.gamma / 2
         if not half:
             slot = layer.transpose(over_stabilised(r, z, self.epsilon), whole, x)
             return slot.mul_(x) if relevance else slot
         same = is_nonnegative(x)
-        if same and not is_anywhere(z.clamp(max=0), r):
+        if same and not callable(self.epsilon) and not is_anywhere(z.clamp(max=0), r):
             # No relevance comes from negative outputs, so positive contributions weigh more, whatever their output.
+            # (Denominators of negative outputs are wrong then, which a function of all of them would see.)
             weigh = Emphasis(self.gamma)
             denominator = layer.product(x, weigh, unless(self.zero_bias, weigh)).clamp_(min=0)
             plain = layer.transpose(over_positive(r, denominator, self.epsilon), weigh, x)
@@ -185,7 +188,8 @@ class Gamma(Split):
         denominator = layer.product(size, absolute, unless(self.zero_bias, absolute))
         denominator = denominator.mul_(half).add_(z.abs(), alpha=1 + half)
         v = over_positive(r, denominator, self.epsilon)
-        signed = torch.copysign(z.new_full((), 1 + half), z).mul_(v)
+        signed = torch.copysign(z.new_full((), 1 + half), z)
+        signed = signed.mul_(v) if may_write_over(v) else signed * v
         plain, extra = layer.transpose(signed, whole, x), layer.transpose(v.mul_(half), absolute, x)
         if same:
             plain.add_(extra)

@@ -1,6 +1,6 @@
 """Taylor decomposition of any differentiable operation or module, at a reference point of one's choice."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ from ..gradients import Slots, bypass
 from ..numerics import Stabilising, check_epsilon, check_number, map_tensors, over_stabilised
 from .base import GRADIENT, QUIET, Call, Rule
 from .bypass import only_output
+from .trial import without_effect
 
 Reference = float | Tensor | Callable[[Tensor], Tensor] | None
 Distribution = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
@@ -28,7 +29,7 @@ class TaylorDecomposition(Rule):
 
     Args:
         reference: x~: a number, a tensor that broadcasts to the inputs, a function of each input, or None for the input
-            itself (then it is :class:`Epsilon`).
+            itself (then it is :class:`Epsilon`); or a tuple or list of these, one for each carrier.
         bias: False: what the bias explains is absorbed. True: it is shared evenly by all elements of the inputs of the
             same sample (same place in the first dimension). A function of that relevance, in the shape of the output,
             and of the tuple of inputs: what it returns is added to the relevance of the inputs, one tensor for each.
@@ -37,18 +38,20 @@ class TaylorDecomposition(Rule):
 
     Raises:
         ValueError: a number is not finite, or epsilon is negative.
-        RuleError: there are several outputs, or (bias=True) inputs and output differ in their first dimension.
+        RuleError: there are several outputs, or (bias=True) inputs and output differ in their first dimension, or there
+            are not as many references as inputs.
 
     Source: Achtibat et al. 2024 (AttnLRP), equations 4 and 5; Montavon et al. 2017.
     """
 
-    reference: Reference = 0.0
+    reference: Reference | Sequence[Reference] = 0.0
     bias: bool | Distribution = False
     epsilon: Stabilising = field(default=1e-6, metadata=QUIET)
 
     def __post_init__(self) -> None:
-        if not (self.reference is None or isinstance(self.reference, Tensor) or callable(self.reference)):
-            check_number("reference", self.reference)
+        for point in self._each():
+            if not (point is None or isinstance(point, Tensor) or callable(point)):
+                check_number("reference", point)
         if not (isinstance(self.bias, bool) or callable(self.bias)):
             raise TypeError(f"bias must be True, False or a function, got {self.bias!r}")
         check_epsilon(self.epsilon)
@@ -61,7 +64,7 @@ class TaylorDecomposition(Rule):
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`; with the first carrier the operation is run at the reference point."""
         if place == 0:
-            call.kept = self._at_reference(call)
+            call.kept = self.at_reference(call)
         return call.carriers[place].detach()
 
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
@@ -69,35 +72,36 @@ class TaylorDecomposition(Rule):
         z, (output, points) = only_output(self, call, outputs).detach(), call.kept
         if self.bias is True and any(x.shape[:1] != z.shape[:1] for x in call.values):
             raise RuleError(f"{self} shares sample by sample, but {call.where} has other numbers of inputs and outputs")
-        bias = (_remainder(output, points),) if self.bias is not False else ()
+        bias = (output.detach() - linear_part(output, points, points),) if self.bias is not False else ()
         step = partial(self._back, call.relevance, output, points)
         return [bypass(step, z, (z, *call.values, *bias), call.carriers)]
 
-    def _at_reference(self, call: Call) -> tuple[Tensor, list[Tensor]]:
+    def at_reference(self, call: Call) -> tuple[Tensor, list[Tensor]]:
         """The operation's output at the reference point, and that point, with the graph between them."""
-        points: list[Tensor] = []
+        references, points = self._each(), list[Tensor]()
+        if isinstance(self.reference, (tuple, list)) and len(references) != len(call.carriers):
+            raise RuleError(
+                f"{type(self).__name__} has {len(references)} references, but {call.where} has {len(call.carriers)} "
+                f"inputs that carry relevance"
+            )
 
         def moved(x: Tensor) -> Tensor:
             if not x.requires_grad:
                 return x
-            points.append(self._point(x.detach()).requires_grad_())
+            points.append(_point(references[len(points) % len(references)], x.detach()).requires_grad_())
             return points[-1].clone()  # an operation in place may not change a leaf
 
         args, kwargs = map_tensors(moved, (call.args, call.kwargs))
         function: Any = call.function if call.module is None else call.module.forward
-        with torch.enable_grad(), torch._C.DisableTorchFunction():
+        with torch.enable_grad(), torch._C.DisableTorchFunction(), without_effect(call.module):
             output = function(*args, **kwargs)
         if not isinstance(output, Tensor):
             kind = type(output).__name__
             raise RuleError(f"{self} knows operations with one output, but {call.where} returns a {kind}")
         return output, points
 
-    def _point(self, x: Tensor) -> Tensor:
-        if self.reference is None:
-            return x.clone()
-        if callable(self.reference) and not isinstance(self.reference, Tensor):
-            return self.reference(x).detach().clone()
-        return torch.as_tensor(self.reference, dtype=x.dtype, device=x.device).expand(x.shape).clone()
+    def _each(self) -> Sequence[Reference]:
+        return self.reference if isinstance(self.reference, (tuple, list)) else (self.reference,)
 
     def _back(self, relevance: bool, output: Tensor, points: list[Tensor], slot: Tensor, *saved: Tensor) -> Slots:
         z, values, bias = saved[0], saved[1 : len(points) + 1], saved[len(points) + 1 :]
@@ -112,21 +116,29 @@ class TaylorDecomposition(Rule):
         return tuple(slots)
 
 
+def _point(reference: Reference, x: Tensor) -> Tensor:
+    if reference is None:
+        return x.clone()
+    if callable(reference) and not isinstance(reference, Tensor):
+        return reference(x).detach().clone()
+    return torch.as_tensor(reference, dtype=x.dtype, device=x.device).expand(x.shape).clone()
+
+
 def _pulled(output: Tensor, points: list[Tensor], slot: Tensor) -> list[Tensor]:
     found = torch.autograd.grad(output, points, slot, retain_graph=True, allow_unused=True)
     return [torch.zeros_like(x) if g is None else g for g, x in zip(found, points, strict=True)]
 
 
-def _remainder(output: Tensor, points: list[Tensor]) -> Tensor:
-    """``f(x~) - J(x~) x~``; the product with J is the derivative of ``J^T v`` with respect to v, times x~."""
-    if not output.requires_grad or not any(point.any() for point in points):
-        return output.detach()
+def linear_part(output: Tensor, points: list[Tensor], values: Sequence[Tensor]) -> Tensor:
+    """``J(x~) values`` for ``output = f(x~)``: the derivative of ``values . J^T v`` with respect to v."""
+    if not output.requires_grad or not any(value.any() for value in values):
+        return torch.zeros_like(output)
     with torch.enable_grad():
         v = torch.zeros_like(output, requires_grad=True)
         pulled = torch.autograd.grad(output, points, v, create_graph=True, retain_graph=True, allow_unused=True)
-        inner = sum((g * x.detach()).sum() for g, x in zip(pulled, points, strict=True) if g is not None)
+        inner = sum((g * value.detach()).sum() for g, value in zip(pulled, values, strict=True) if g is not None)
         assert isinstance(inner, Tensor)
-        return (output - torch.autograd.grad(inner, v, retain_graph=True)[0]).detach()
+        return torch.autograd.grad(inner, v, retain_graph=True)[0].detach()
 
 
 def _evenly(relevance: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
