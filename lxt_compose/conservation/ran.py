@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ledger.accounts import Edge, Operation
+from ..ledger.accounts import Operation
+from ..ledger.meters import Edge
 from ..ledger.samples import by_sample
 from ..numerics import map_tensors, tensors_in
 from ..ops import mutates
@@ -42,8 +43,8 @@ class Ran:
         done = self.operation
         assert done.rule is not None
         self.rule, self.op, self.function = done.rule, done.op, done.function
-        self.inputs = [edge for _, _, edge in done.carriers]
-        self._holes = {id(x): torch.empty(0) for x, _, _ in done.carriers}
+        self.inputs = [edge for _, edge in done.carriers]
+        self._holes = {id(x): torch.empty(0) for x, _ in done.carriers}
         known = {**self.before.copies, **self._holes}
         self._args = map_tensors(lambda t: known.get(id(t), t), (done.args, done.kwargs))
 

@@ -8,9 +8,11 @@ Where that leads to nothing the layout is unknown (None).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import gcd, lcm, prod
 from typing import Any
 
 import torch
@@ -18,9 +20,11 @@ from torch import Tensor
 
 from ..numerics import map_tensors, tensors_in
 from ..ops import DROPOUTS, Family, Op, mutates
+from .journal import Row
 
 NOBODY = -1
-_SMALL = 2**18
+_CPU = torch.device("cpu")
+_SMALL = 2**13
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,25 +52,56 @@ def in_front(samples: int) -> Layout:
 
 def by_sample(relevance: Tensor, layout: Layout | None, samples: int) -> Tensor:
     """The sums over each sample, and last what is left: of shape [samples + 1], in float64 where the device has it."""
-    wide = torch.float32 if relevance.device.type == "mps" else torch.float64
-    sums = relevance.new_zeros(samples + 1, dtype=wide)
-    if relevance.numel() < _SMALL:  # a cast that costs nothing; else torch's pairwise sums are good enough
-        relevance = relevance.to(wide)
+    sums = _sums(relevance, layout, samples)
+    row = relevance.new_zeros(samples + 1, dtype=_wide(relevance))
+    row[_place_of_all(samples) if sums.dim() == 0 else slice(len(sums))] = sums
+    return row
+
+
+def row_of(relevance: Tensor, layout: Layout | None, samples: int) -> Row:
+    """The same; numbers of the CPU without a tensor around them.
+
+    Thousands of small tensors that stay, between large ones that go, would leave the heap in pieces.
+    """
+    if relevance.device.type != "cpu":
+        return by_sample(relevance, layout, samples)
+    sums = _sums(relevance, layout, samples).tolist()
+    row = array("d", bytes(8 * (samples + 1)))
+    if isinstance(sums, float):
+        row[_place_of_all(samples)] = sums
+    else:
+        row[: len(sums)] = array("d", sums)
+    return row
+
+
+def _place_of_all(samples: int) -> int:
+    """Where in a row a sum stands that is not told apart: it is a single sample's, or nobody's."""
+    return 0 if samples == 1 else samples
+
+
+def _wide(relevance: Tensor) -> torch.dtype:
+    return torch.float32 if relevance.device.type == "mps" else torch.float64
+
+
+def _sums(relevance: Tensor, layout: Layout | None, samples: int) -> Tensor:
+    """The sums over each sample, with or without what is left; or, without dimensions, the sum of all."""
+    small = relevance.numel() < _SMALL  # a cast that costs nothing; else torch's pairwise sums are good enough
+    dtype = _wide(relevance) if small else torch.promote_types(relevance.dtype, torch.float32)
     if samples == 1 or layout is None or layout.owner.numel() != relevance.shape[layout.dim]:
-        sums[0 if samples == 1 else samples] = relevance.sum()
-        return sums
-    slices = relevance.movedim(layout.dim, 0).reshape(relevance.shape[layout.dim], -1).sum(1)
+        return relevance.sum(dtype=dtype)
+    others = [dim for dim in range(relevance.dim()) if dim != layout.dim]
+    slices = relevance.sum(others, dtype=dtype) if others else relevance.to(dtype)
     if layout.plain:
-        sums[:samples] = slices
-        return sums
+        return slices
     owner = layout.owner.to(relevance.device)
-    return sums.index_add_(0, torch.where(owner == NOBODY, samples, owner), slices.to(wide))
+    sums = slices.new_zeros(samples + 1, dtype=_wide(relevance))
+    return sums.index_add_(0, torch.where(owner == NOBODY, samples, owner), slices.to(sums.dtype))
 
 
 # They keep each element in its place ...
 _CASTS = frozenset("clone contiguous to type type_as float double half bfloat16 alias".split())
 _IN_PLACE = DROPOUTS | _CASTS | {"masked_fill"}
-# ... or the order of the elements: with the batch in front, and in front of the output too, it stays there.
+# ... or the order of the elements.
 _IN_ORDER = frozenset("view view_as reshape reshape_as flatten unflatten squeeze unsqueeze".split())
 # Linear with weights that are not negative: run on codes, and on ones, they give the codes' weighted mean.
 _AVERAGES = frozenset(
@@ -102,8 +137,10 @@ def layouts_after(
         return [None] * len(outputs)
     first = layouts[0]
     front = all(layout.plain and layout.dim == 0 for _, layout in layouts)
-    if front and (op is None or op.name in _IN_ORDER) and all(z.dim() and z.shape[0] == samples for z in outputs):
+    if front and op is None and all(z.dim() and z.shape[0] == samples for z in outputs):
         return [first[1]] * len(outputs)
+    if op is not None and op.name in _IN_ORDER and len(known) == len(outputs) == 1:
+        return [_in_order(first[1], first[0].shape, outputs[0].shape, samples)]
     if op is not None and op.name in _IN_PLACE and all(z.shape == first[0].shape for z in outputs):
         return [first[1]] * len(outputs)
     if op is not None and (op.family is Family.MOVEMENT or op.name in _AVERAGES):
@@ -139,6 +176,27 @@ def _kept(op: Op | None, layouts: list[tuple[Tensor, Layout]], z: Tensor) -> Lay
     return found[0] if all(layout.same(found[0]) for layout in found) else None
 
 
+def _in_order(layout: Layout, old: Sequence[int], new: Sequence[int], samples: int) -> Layout | None:
+    """The layout of elements that keep their order in another shape.
+
+    Element k of a tensor stands at place ``k // step % size`` of a dimension, so whose it is depends on k with a period
+    of ``step * size``, and changes at multiples of step.
+    """
+    size, step = old[layout.dim], prod(old[layout.dim + 1 :])
+    places = [(dim, new[dim], prod(new[dim + 1 :])) for dim in range(len(new))]
+    for dim, new_size, new_step in places:
+        if (new_size, new_step) == (size, step):
+            return layout.moved(dim)
+    for dim, new_size, new_step in places:
+        if new_size > 1:
+            k = torch.arange(0, min(prod(new), lcm(step * size, new_step * new_size)), gcd(step, new_step))
+            whose, place = layout.owner[k // step % size], k // new_step % new_size
+            owner = torch.full((new_size,), NOBODY).scatter_reduce_(0, place, whose, "amax")
+            if bool(((whose == owner[place]) | (whose == NOBODY)).all()):
+                return Layout(dim, owner, plain=torch.equal(owner, torch.arange(samples)))
+    return None
+
+
 def _by_codes(
     op: Op,
     function: Callable[..., Any],
@@ -149,12 +207,11 @@ def _by_codes(
     samples: int,
 ) -> list[Layout | None]:
     """Run the operation with the samples' codes in place of values, and read off where they went."""
-    averages = op.name in _AVERAGES
-    codes = _codes(samples)
+    lines = {id(x): _line(layout, samples, x.device) for x, layout in known if layout is not None}
     try:
-        moved = _results(function, args, kwargs, _coded(known, codes))
-        if averages:
-            ones = torch.ones_like(codes)
+        moved = _results(function, args, kwargs, _coded(known, lines))
+        if op.name in _AVERAGES:
+            ones = {key: (line != 0).to(line.dtype) for key, line in lines.items()}
             weights = _results(function, args, kwargs, _coded(known, ones))
             moved = [value / weight for value, weight in zip(moved, weights, strict=True)]
     except (RuntimeError, TypeError, ValueError, IndexError):
@@ -164,18 +221,26 @@ def _by_codes(
         pairs = list(zip(outputs, moved, strict=True))
     else:
         pairs = [(z, by_shape[tuple(z.shape)]) for z in outputs if tuple(z.shape) in by_shape]
-    read = {id(z): _read(value, codes) for z, value in pairs if value.shape == z.shape}
+    given = {lines[id(x)].data_ptr(): layout for x, layout in known if layout is not None}
+    read = {id(z): _read(value, _codes(samples), given) for z, value in pairs if value.shape == z.shape}
     return [read.get(id(z)) for z in outputs]
 
 
 @lru_cache(maxsize=8)
-def _codes(samples: int) -> Tensor:
+def _codes(samples: int, device: torch.device = _CPU) -> Tensor:
     """Distinct numbers, ascending, of which no average is another of them."""
     steps = torch.rand(samples, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return (1 + steps).cumsum(0)
+    return (1 + steps).cumsum(0).to(device)
 
 
-def _coded(known: Sequence[tuple[Tensor, Layout | None]], codes: Tensor) -> Callable[[Tensor], Tensor]:
+def _line(layout: Layout, samples: int, device: torch.device) -> Tensor:
+    """The codes of the owners; 0 is nobody's."""
+    if layout.plain:
+        return _codes(samples, device)
+    return torch.where(layout.owner == NOBODY, 0, _codes(samples)[layout.owner.clamp(min=0)]).to(device)
+
+
+def _coded(known: Sequence[tuple[Tensor, Layout | None]], lines: dict[int, Tensor]) -> Callable[[Tensor], Tensor]:
     layouts = {id(x): layout for x, layout in known}
 
     def coded(tensor: Tensor) -> Tensor:
@@ -184,10 +249,9 @@ def _coded(known: Sequence[tuple[Tensor, Layout | None]], codes: Tensor) -> Call
         layout = layouts.get(id(tensor))
         if layout is None:  # it is nobody's, and has no weight in an average
             return torch.zeros((), dtype=torch.float64, device=tensor.device).expand(tensor.shape)
-        values = torch.where(layout.owner == NOBODY, 0, codes[layout.owner.clamp(min=0)]).to(tensor.device)
         shape = [1] * tensor.dim()
         shape[layout.dim] = -1
-        return values.reshape(shape).expand(tensor.shape)
+        return lines[id(tensor)].view(shape).expand(tensor.shape)
 
     return coded
 
@@ -198,7 +262,8 @@ def _results(
     in_place = mutates(function, args, kwargs)
     # A view needs memory that is laid out like the tensor's own; for all else a broadcast code will do.
     whole = in_place or getattr(function, "__name__", "") in ("view", "view_as", "as_strided")
-    given = map_tensors(lambda tensor: coded(tensor).contiguous() if whole else coded(tensor), (args, kwargs))
+    layout = torch.contiguous_format
+    given = map_tensors(lambda t: coded(t).clone(memory_format=layout) if whole else coded(t), (args, kwargs))
     with torch.no_grad():
         output = function(*given[0], **{name: value for name, value in given[1].items() if name != "dtype"})
     results = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
@@ -207,27 +272,32 @@ def _results(
     return [tensor.double() for tensor in results]
 
 
-def _read(values: Tensor, codes: Tensor) -> Layout | None:
-    """The dimension along which the codes stand, and whose they are."""
-    if not values.numel():
+def _read(values: Tensor, codes: Tensor, given: Mapping[int, Layout]) -> Layout | None:
+    """The dimension along which the codes stand, and whose they are; `given` are the layouts of lines in memory."""
+    if not values.numel() or not values.dim():
         return None
     # A view of broadcast codes moves through memory along the samples alone.
-    moving = [dim for dim in range(values.dim()) if values.stride(dim) and values.shape[dim] > 1]
+    moving = [
+        dim for dim, (step, size) in enumerate(zip(values.stride(), values.shape, strict=True)) if step and size > 1
+    ]
     if len(moving) < 2:
         dim = moving[0] if moving else 0
         line = values[tuple(slice(None) if d == dim else 0 for d in range(values.dim()))]
+        layout = given.get(line.data_ptr())
+        if layout is not None and len(line) == layout.owner.numel() and line.is_contiguous():
+            return layout.moved(dim)  # the very line that went in
         return _layout_along(dim, line, codes)
     for dim in moving:
         slices = values.movedim(dim, 0).reshape(values.shape[dim], -1)
         line = slices.amax(1)
         if bool((((slices - line[:, None]).abs_() < 1e-6) | (slices == 0)).all()):
             return _layout_along(dim, line, codes)
-    return None if values.isfinite().all() else _read(values.nan_to_num(0, 0, 0), codes)
+    return None if values.isfinite().all() else _read(values.nan_to_num(0, 0, 0), codes, given)
 
 
 def _layout_along(dim: int, line: Tensor, codes: Tensor) -> Layout | None:
     """The layout of a tensor whose slices along `dim` hold the codes in `line`; 0 is nobody's."""
-    line, codes = line.cpu(), codes.cpu()
+    line = line.cpu()
     index = torch.searchsorted(codes, line - 0.5).clamp(max=len(codes) - 1)
     owner = torch.where((codes[index] - line).abs() < 1e-6, index, NOBODY)
     if ((owner == NOBODY) & (line != 0) & line.isfinite()).any():
