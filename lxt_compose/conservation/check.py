@@ -16,7 +16,8 @@ from ..ledger import Recorder
 from ..ledger.accounts import Graph, Key, Operation, Run
 from ..ledger.journal import Balance, Journal
 from ..ledger.meters import Edge
-from ..ledger.samples import Layout, by_sample
+from ..ledger.rows import by_sample
+from ..ledger.samples import Layout
 from ..ops import Op
 from ..saving import keep
 from .absorbed import absorbed

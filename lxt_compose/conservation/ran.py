@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..ledger.accounts import Operation
 from ..ledger.meters import Edge
-from ..ledger.samples import by_sample
+from ..ledger.rows import by_sample
 from ..numerics import map_tensors, tensors_in
 from ..ops import mutates
 from ..rules import RELEVANCE, Call

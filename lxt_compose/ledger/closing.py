@@ -6,6 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -15,8 +16,9 @@ from .graph_check import GraphCheck, GraphRow
 from .journal import Balance
 
 _Key = tuple[str, str, str, str]
-_Line = tuple[str, ...]
-_SEED, _INPUTS = ("seed", ""), ("inputs", "")
+_Line = tuple[Any, ...]
+"""What a line tells, and what of: an entry, a module, a path."""
+_SEED, _INPUTS = ("seed",), ("inputs",)
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ def close(runs: Sequence[Run]) -> Books:
     return Books(
         seed=amounts[_SEED],
         inputs=amounts[_INPUTS],
-        entries=_entries(calls, amounts),
+        entries=tuple(_entries(calls, amounts)),
         modules=tuple(_modules(modules, amounts)),
         gaps=tuple(_gap(run, balances, places[run]) for run in outermost),
         check=_joined([run.check for run in outermost if run.check is not None]),
@@ -109,32 +111,29 @@ def _key(operation: Operation, rules: dict[int, str]) -> _Key:
 
 def _enter(sheet: _Sheet, key: _Key, operation: Operation) -> None:
     """Enter one call. What it absorbs beyond what is known is of the kind that is the rest."""
-    made, sent, rest = [flow.arrived for flow in operation.made], [operation.sent], ("absorbed", operation.rest, *key)
-    sheet.add(("entered", *key), made)
-    sheet.add(("left", *key), sent)
+    made, sent, rest = [flow.arrived for flow in operation.made], [operation.sent], ("absorbed", key, operation.rest)
+    sheet.add(("entered", key), made)
+    sheet.add(("left", key), sent)
     for kind, account in operation.known.items():
-        sheet.add(("absorbed", kind, *key), [account])
+        sheet.add(("absorbed", key, kind), [account])
         sheet.add(rest, [account], -1)
     for line in rest, ("lost", operation.path):
         sheet.add(line, made)
         sheet.add(line, sent, -1)
 
 
-def _entries(calls: Counter[_Key], amounts: dict[_Line, Amount]) -> tuple[Entry, ...]:
-    found: dict[str, dict[_Line, Amount]] = {"entered": {}, "left": {}}
-    absorbed: dict[_Line, dict[str, Amount]] = {}
-    for (what, *about), amount in amounts.items():
-        if what == "absorbed":
-            absorbed.setdefault(tuple(about[1:]), {})[about[0]] = amount
-        elif what in found:
-            found[what][tuple(about)] = amount
-    entered, left = found.values()
-    return tuple(Entry(*key, count, entered[key], left[key], absorbed[key]) for key, count in calls.items())
+def _entries(calls: Counter[_Key], amounts: dict[_Line, Amount]) -> Iterator[Entry]:
+    absorbed: dict[_Key, dict[str, Amount]] = {}
+    for line, amount in amounts.items():
+        if line[0] == "absorbed":
+            absorbed.setdefault(line[1], {})[line[2]] = amount
+    for key, count in calls.items():
+        yield Entry(*key, count, amounts["entered", key], amounts["left", key], absorbed[key])
 
 
 def _modules(modules: Counter[tuple[str, str]], amounts: dict[_Line, Amount]) -> Iterator[ModuleEntry]:
     """Each module with what it, and every module in it, absorbed."""
-    lost = {f"{path}.": amount for (what, path, *_), amount in amounts.items() if what == "lost"}
+    lost = {f"{line[1]}.": amount for line, amount in amounts.items() if line[0] == "lost"}
     none = nothing(len(amounts[_SEED].by_sample))
     for (path, kind), count in modules.items():
         inside = [amount for where, amount in lost.items() if not path or where.startswith(f"{path}.")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from math import isnan
 from typing import TYPE_CHECKING, Any
 from weakref import ref
@@ -11,13 +12,17 @@ from weakref import ref
 import torch
 from torch import Tensor
 
+from ..gradients import RelevanceFunction
 from ..saving import Kept, keep
+from .graph_check import function_of_node
 from .journal import Flow, Journal, Row
-from .samples import Layout, row_of
+from .rows import row_of
+from .samples import Layout
 
 if TYPE_CHECKING:
     from .accounts import Operation
 
+Slots = Sequence[Tensor | None]
 Reader = Callable[[Tensor], Row]
 """From the slot of an output to an amount of its relevance."""
 
@@ -71,6 +76,19 @@ def _alike(slot: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     return (slot.float(), value.float()) if short else (slot, value)
 
 
+def _unrecorded(hook: Callable[..., None]) -> Callable[..., None]:
+    """With grad off, as it is in a backward pass but for create_graph=True; asking costs less than to switch it."""
+
+    @wraps(hook)
+    def quiet(*args: Any) -> None:
+        if not torch.is_grad_enabled():
+            return hook(*args)
+        with torch.no_grad():
+            return hook(*args)
+
+    return quiet
+
+
 @dataclass(slots=True, eq=False)
 class Meter:
     """The hook after one node: reads what arrives at the tensors that the node made, and what it sends on."""
@@ -85,25 +103,36 @@ class Meter:
     outputs: list[tuple[int, Edge, list[tuple[int, Reader]]]] = field(default_factory=list)
     """The tensors that it made, with what is absorbed there: the account, and how it is read."""
 
-    def __call__(self, sent: Sequence[Tensor | None], arrived: Sequence[Tensor | None]) -> None:
-        """The node has run."""
-        if torch.is_grad_enabled():  # create_graph=True
-            with torch.no_grad():
-                self._read(sent, arrived)
-        else:
-            self._read(sent, arrived)
+    def hang(self, node: Any) -> None:
+        """Become a hook of the node."""
+        function = function_of_node(node)
+        if function is None or issubclass(function, RelevanceFunction):
+            node.register_hook(self)
+        else:  # it may write over the slot that it is given, so that is read before
+            node.register_prehook(self.before)
+            node.register_hook(self.after)
 
-    def _read(self, sent: Sequence[Tensor | None], arrived: Sequence[Tensor | None]) -> None:
-        post = self.journal.post
+    def __call__(self, sent: Slots, arrived: Slots) -> None:
+        """The node has run."""
+        self.before(arrived)
+        self.after(sent, arrived)
+
+    @_unrecorded
+    def before(self, arrived: Slots) -> None:
+        """Read what arrives."""
         for number, edge, sinks in self.outputs:
             slot = arrived[number]
             if slot is not None:
-                post(edge.read(slot), edge.flow.arrived)
+                self.journal.post(edge.read(slot), edge.flow.arrived)
                 for account, reader in sinks:
-                    post(reader(slot), account)
+                    self.journal.post(reader(slot), account)
+
+    @_unrecorded
+    def after(self, sent: Slots, _: Slots) -> None:
+        """Read what is sent on."""
         for place, edge in self.borders:
             slot = sent[place]
             if slot is not None:
-                post(edge.read(slot), self.operation.sent, edge.flow.sent)
+                self.journal.post(edge.read(slot), self.operation.sent, edge.flow.sent)
         for place in self.ways:
             self.operation.silent += sent[place] is None

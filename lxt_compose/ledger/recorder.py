@@ -213,7 +213,7 @@ class Recorder:
                     pending.append(source)
                 elif other.operation is not operation:
                     operation.unreadable = True
-            node.register_hook(meter)
+            meter.hang(node)
         return claimed
 
     def _enter_from_outside(self, run: Run, graph: Graph, x: Tensor, key: Key) -> Edge:

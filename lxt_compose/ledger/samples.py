@@ -1,15 +1,14 @@
 """Which sample each element of a tensor belongs to: followed from the inputs through every operation of a forward pass.
 
 A batch does not stay in front: attention merges it with the heads, ``[T, B, d]`` has it second, a router of experts
-picks rows from all samples. So each tensor has a *layout*: one dimension, and the sample of each slice along it.
-Operations that move elements are run once more on the samples' codes in place of values; the others keep the dimension.
-Where that leads to nothing the layout is unknown (None).
+picks rows from all samples. So each tensor has a *layout*: one dimension, and the sample of each slice along it. In a
+view it is read off strides and sizes. Other operations that move elements are run once more on the samples' codes in
+place of values; all the others keep the dimension. Where that leads to nothing the layout is unknown (None).
 """
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd, lcm, prod
@@ -20,11 +19,10 @@ from torch import Tensor
 
 from ..numerics import map_tensors, tensors_in
 from ..ops import DROPOUTS, Family, Op, mutates
-from .journal import Row
+from ..saving import storage_of
 
 NOBODY = -1
 _CPU = torch.device("cpu")
-_SMALL = 2**13
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,54 +46,6 @@ class Layout:
 def in_front(samples: int) -> Layout:
     """The layout of an input: sample i is slice i of the first dimension."""
     return Layout(0, torch.arange(samples), plain=True)
-
-
-def by_sample(relevance: Tensor, layout: Layout | None, samples: int) -> Tensor:
-    """The sums over each sample, and last what is left: of shape [samples + 1], in float64 where the device has it."""
-    sums = _sums(relevance, layout, samples)
-    row = relevance.new_zeros(samples + 1, dtype=_wide(relevance))
-    row[_place_of_all(samples) if sums.dim() == 0 else slice(len(sums))] = sums
-    return row
-
-
-def row_of(relevance: Tensor, layout: Layout | None, samples: int) -> Row:
-    """The same; numbers of the CPU without a tensor around them.
-
-    Thousands of small tensors that stay, between large ones that go, would leave the heap in pieces.
-    """
-    if relevance.device.type != "cpu":
-        return by_sample(relevance, layout, samples)
-    sums = _sums(relevance, layout, samples).tolist()
-    row = array("d", bytes(8 * (samples + 1)))
-    if isinstance(sums, float):
-        row[_place_of_all(samples)] = sums
-    else:
-        row[: len(sums)] = array("d", sums)
-    return row
-
-
-def _place_of_all(samples: int) -> int:
-    """Where in a row a sum stands that is not told apart: it is a single sample's, or nobody's."""
-    return 0 if samples == 1 else samples
-
-
-def _wide(relevance: Tensor) -> torch.dtype:
-    return torch.float32 if relevance.device.type == "mps" else torch.float64
-
-
-def _sums(relevance: Tensor, layout: Layout | None, samples: int) -> Tensor:
-    """The sums over each sample, with or without what is left; or, without dimensions, the sum of all."""
-    small = relevance.numel() < _SMALL  # a cast that costs nothing; else torch's pairwise sums are good enough
-    dtype = _wide(relevance) if small else torch.promote_types(relevance.dtype, torch.float32)
-    if samples == 1 or layout is None or layout.owner.numel() != relevance.shape[layout.dim]:
-        return relevance.sum(dtype=dtype)
-    others = [dim for dim in range(relevance.dim()) if dim != layout.dim]
-    slices = relevance.sum(others, dtype=dtype) if others else relevance.to(dtype)
-    if layout.plain:
-        return slices
-    owner = layout.owner.to(relevance.device)
-    sums = slices.new_zeros(samples + 1, dtype=_wide(relevance))
-    return sums.index_add_(0, torch.where(owner == NOBODY, samples, owner), slices.to(sums.dtype))
 
 
 # They keep each element in its place ...
@@ -135,15 +85,22 @@ def layouts_after(
     layouts = [(x, layout) for x, layout in known if layout is not None]
     if samples == 1 or not layouts:
         return [None] * len(outputs)
-    first = layouts[0]
-    front = all(layout.plain and layout.dim == 0 for _, layout in layouts)
-    if front and op is None and all(z.dim() and z.shape[0] == samples for z in outputs):
-        return [first[1]] * len(outputs)
-    if op is not None and op.name in _IN_ORDER and len(known) == len(outputs) == 1:
-        return [_in_order(first[1], first[0].shape, outputs[0].shape, samples)]
-    if op is not None and op.name in _IN_PLACE and all(z.shape == first[0].shape for z in outputs):
-        return [first[1]] * len(outputs)
-    if op is not None and (op.family is Family.MOVEMENT or op.name in _AVERAGES):
+    x, layout = layouts[0]
+    if op is None:
+        front = all(layout.plain and layout.dim == 0 for _, layout in layouts)
+        front = front and all(z.dim() and z.shape[0] == samples for z in outputs)
+        return [layout if front else _kept(op, layouts, z) for z in outputs]
+    if op.name in _IN_PLACE and all(z.shape == x.shape for z in outputs):
+        return [layout] * len(outputs)
+    if op.family is Family.MOVEMENT and len(known) == 1 and all(z is not x for z in outputs):
+        viewed = [_by_strides(x, layout, z) for z in outputs]
+        if None not in viewed:
+            return viewed
+        if op.name in _IN_ORDER and len(outputs) == 1:
+            return [_in_order(layout, x.shape, outputs[0].shape, samples)]
+    if op.name == "cat" and _joins_beside(layouts, args, kwargs):
+        return [layout] * len(outputs)
+    if op.family is Family.MOVEMENT or op.name in _AVERAGES:
         return _by_codes(op, function, args, kwargs, known, outputs, samples)
     return [_kept(op, layouts, z) for z in outputs]
 
@@ -176,6 +133,38 @@ def _kept(op: Op | None, layouts: list[tuple[Tensor, Layout]], z: Tensor) -> Lay
     return found[0] if all(layout.same(found[0]) for layout in found) else None
 
 
+def _joins_beside(layouts: Sequence[tuple[Tensor, Layout]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether tensors are joined along a dimension in which no sample differs from another."""
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
+    x, layout = layouts[0]
+    return isinstance(dim, int) and dim % x.dim() != layout.dim and all(layout.same(other) for _, other in layouts)
+
+
+def _by_strides(x: Tensor, layout: Layout, z: Tensor) -> Layout | None:
+    """The layout of a view z of x that has the samples along one of its dimensions, all of them; found by strides.
+
+    If a place in memory is a number whose digit at `step` says where it is along x's dimension of samples, then that
+    is so in a view too which has a dimension of this step and size, while its others never carry into that digit.
+    """
+    if x.layout is not torch.strided or x.dtype != z.dtype or storage_of(x) != storage_of(z):
+        return None
+    step, size = x.stride(layout.dim), x.shape[layout.dim]
+    if not step or size < 2:
+        return None
+    start = (z.storage_offset() - x.storage_offset()) % (step * size)
+    for dim in range(z.dim()):
+        if z.stride(dim) == step and z.shape[dim] == size:
+            clear = _below(x, layout.dim, step * size) < step and start + _below(z, dim, step * size) < step
+            return layout.moved(dim) if clear else None
+    return None
+
+
+def _below(x: Tensor, dim: int, period: int) -> int:
+    """How far the other dimensions reach by steps that are no multiples of the period."""
+    others = [(x.shape[d] - 1, x.stride(d)) for d in range(x.dim()) if d != dim]
+    return sum(count * step for count, step in others if step % period)
+
+
 def _in_order(layout: Layout, old: Sequence[int], new: Sequence[int], samples: int) -> Layout | None:
     """The layout of elements that keep their order in another shape.
 
@@ -189,10 +178,11 @@ def _in_order(layout: Layout, old: Sequence[int], new: Sequence[int], samples: i
             return layout.moved(dim)
     for dim, new_size, new_step in places:
         if new_size > 1:
-            k = torch.arange(0, min(prod(new), lcm(step * size, new_step * new_size)), gcd(step, new_step))
-            whose, place = layout.owner[k // step % size], k // new_step % new_size
-            owner = torch.full((new_size,), NOBODY).scatter_reduce_(0, place, whose, "amax")
-            if bool(((whose == owner[place]) | (whose == NOBODY)).all()):
+            unit, period = gcd(step, new_step), lcm(step * size, new_step * new_size)
+            line = layout.owner.view(-1, 1).expand(-1, step // unit).reshape(-1).repeat(period // (step * size))
+            line = line.view(-1, new_size, new_step // unit)
+            owner = line.amax((0, 2))
+            if bool(((line == owner.view(-1, 1)) | (line == NOBODY)).all()):
                 return Layout(dim, owner, plain=torch.equal(owner, torch.arange(samples)))
     return None
 
@@ -221,8 +211,7 @@ def _by_codes(
         pairs = list(zip(outputs, moved, strict=True))
     else:
         pairs = [(z, by_shape[tuple(z.shape)]) for z in outputs if tuple(z.shape) in by_shape]
-    given = {lines[id(x)].data_ptr(): layout for x, layout in known if layout is not None}
-    read = {id(z): _read(value, _codes(samples), given) for z, value in pairs if value.shape == z.shape}
+    read = {id(z): _read(value, _codes(samples)) for z, value in pairs if value.shape == z.shape}
     return [read.get(id(z)) for z in outputs]
 
 
@@ -272,8 +261,8 @@ def _results(
     return [tensor.double() for tensor in results]
 
 
-def _read(values: Tensor, codes: Tensor, given: Mapping[int, Layout]) -> Layout | None:
-    """The dimension along which the codes stand, and whose they are; `given` are the layouts of lines in memory."""
+def _read(values: Tensor, codes: Tensor) -> Layout | None:
+    """The dimension along which the codes stand, and whose they are."""
     if not values.numel() or not values.dim():
         return None
     # A view of broadcast codes moves through memory along the samples alone.
@@ -283,16 +272,13 @@ def _read(values: Tensor, codes: Tensor, given: Mapping[int, Layout]) -> Layout 
     if len(moving) < 2:
         dim = moving[0] if moving else 0
         line = values[tuple(slice(None) if d == dim else 0 for d in range(values.dim()))]
-        layout = given.get(line.data_ptr())
-        if layout is not None and len(line) == layout.owner.numel() and line.is_contiguous():
-            return layout.moved(dim)  # the very line that went in
         return _layout_along(dim, line, codes)
     for dim in moving:
         slices = values.movedim(dim, 0).reshape(values.shape[dim], -1)
         line = slices.amax(1)
         if bool((((slices - line[:, None]).abs_() < 1e-6) | (slices == 0)).all()):
             return _layout_along(dim, line, codes)
-    return None if values.isfinite().all() else _read(values.nan_to_num(0, 0, 0), codes, given)
+    return None if values.isfinite().all() else _read(values.nan_to_num(0, 0, 0), codes)
 
 
 def _layout_along(dim: int, line: Tensor, codes: Tensor) -> Layout | None:

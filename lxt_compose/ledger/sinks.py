@@ -25,7 +25,7 @@ from ..saving import Kept, keep
 from .bias_share import KNOWN_SPLITS, bias_share, counts_bias
 from .journal import Row
 from .meters import Edge, Reader
-from .samples import row_of
+from .rows import row_of
 
 if TYPE_CHECKING:
     from .accounts import Operation
