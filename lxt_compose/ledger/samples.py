@@ -177,10 +177,10 @@ def _in_order(layout: Layout, old: Sequence[int], new: Sequence[int], samples: i
         if (new_size, new_step) == (size, step):
             return layout.moved(dim)
     for dim, new_size, new_step in places:
-        if new_size > 1:
+        if new_size > 1 and new_step < step * size and step < new_step * new_size:
             unit, period = gcd(step, new_step), lcm(step * size, new_step * new_size)
-            line = layout.owner.view(-1, 1).expand(-1, step // unit).reshape(-1).repeat(period // (step * size))
-            line = line.view(-1, new_size, new_step // unit)
+            line = layout.owner.view(1, -1, 1).expand(period // (step * size), -1, step // unit)
+            line = line.reshape(-1, new_size, new_step // unit)
             owner = line.amax((0, 2))
             if bool(((line == owner.view(-1, 1)) | (line == NOBODY)).all()):
                 return Layout(dim, owner, plain=torch.equal(owner, torch.arange(samples)))
