@@ -60,6 +60,8 @@ class FunctionMode(TorchFunctionMode):
     ) -> Any:
         """Run one function; the mode is off meanwhile, so what it calls itself is not seen."""
         kwargs = kwargs or {}
+        if func in self._plans.inert:
+            return func(*args, **kwargs)
         frame = self.running.innermost()
         if frame is None:  # left behind by an interrupt that passed the hooks by
             return func(*args, **kwargs)

@@ -143,16 +143,20 @@ def broadcasts_to(shape: torch.Size, target: torch.Size) -> bool:
     return all(size in (1, wanted) for size, wanted in pairs)
 
 
+PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
+"""Types without tensors in them."""
+
+
 def tensors_in(tree: Any) -> Iterator[Tensor]:
     """Every tensor in nested tuples, lists, dicts and dataclasses, in a fixed order; repeats are repeated."""
     if isinstance(tree, Tensor):
         yield tree
-    elif isinstance(tree, dict):
-        for value in tree.values():
-            yield from tensors_in(value)
-    elif isinstance(tree, (tuple, list)):
-        for value in tree:
-            yield from tensors_in(value)
+    elif isinstance(tree, (dict, tuple, list)):
+        for value in tree.values() if isinstance(tree, dict) else tree:
+            if isinstance(value, Tensor):  # as most are: no generator for each
+                yield value
+            elif type(value) not in PLAIN:
+                yield from tensors_in(value)
     elif hasattr(tree, "__dataclass_fields__") and not isinstance(tree, type):
         for field in dataclasses.fields(tree):
             yield from tensors_in(getattr(tree, field.name, None))

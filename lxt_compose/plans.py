@@ -27,6 +27,12 @@ from .written_out import STEPS
 
 _GETTERS = ("__get__", "__set__")
 _CUTS = frozenset({"Tensor.detach", "Tensor.detach_", "torch.detach", "torch.detach_copy", "Tensor.data"})
+_METADATA = frozenset(
+    """
+    size dim ndimension stride numel nelement element_size storage_offset is_contiguous is_floating_point is_complex
+    get_device __len__
+""".split()
+)
 _OWN_GRADIENT = Epsilon(0.0)
 _OWN_GRADIENT_ALONE = (Uniform(), UniformEpsilon(0.0), SignalTakesAll(0.0))
 """Rules for products that leave the gradient as it is where only one factor carries relevance."""
@@ -72,6 +78,8 @@ class Plans:
         self._all_of_scope = default_rules(formulation) if table is None else table
         self._may_be_passive = formulation == GRADIENT and all(entry.key is not first_layer for entry in entries)
         self._plans: dict[tuple[Any, bool], Plan] = {}
+        self.inert: set[Any] = set()
+        """Functions that have run, return no tensor and change none: nothing at all is to be done about them."""
 
     def of(self, func: Callable[..., Any], *, scoped: bool) -> Plan:
         """The plan for a function; `scoped` inside a module whose rule acts on the operations within."""
@@ -90,9 +98,12 @@ class Plans:
         if served is not None and not scoped:
             return Plan(func, name, op, served.rule, served)
         if op is None:
-            accessor = getattr(func, "__name__", "")
-            cuts = name in _CUTS and accessor != "__set__"
-            ignored = accessor in _GETTERS and not cuts
+            named = getattr(func, "__name__", "")
+            cuts = name in _CUTS and named != "__set__"
+            read = named == "__get__" and name != "Tensor.grad_fn" and not cuts
+            if name.startswith("Tensor.") and (named in _METADATA or read):
+                self.inert.add(func)
+            ignored = (named in _GETTERS and not cuts) or func in self.inert
             return Plan(func, name, None, None, outranked=served, ignored=ignored, cuts=cuts)
         exact = op.family is Family.MOVEMENT
         table = self._all_of_scope if scoped else self._table

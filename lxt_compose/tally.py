@@ -142,6 +142,10 @@ class OpKey(NamedTuple):
     status: Status
     note: str = ""
 
+    def __hash__(self) -> int:
+        """Of what is quickly hashed, which tells most of them apart; this is asked for at each operation."""
+        return hash((self.path, self.name, self.status))
+
 
 class Tally:
     """Counts of modules and operations by path, rule and status; warnings are given once."""

@@ -537,6 +537,39 @@ def test_without_defaults_every_operation_is_uncovered():
     assert {"softmax", "layer_norm", "gelu"} <= {entry.name for entry in books.uncovered}
 
 
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("place", ["of a function", "by a hook"])
+def test_a_slot_that_is_written_over_is_read_as_it_arrived(place, formulation):
+    """Somebody doubles the relevance on its way, in place or in a new tensor: the books are the same."""
+
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 1
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return doubled[0](gradient)
+
+    def forward(self, x):
+        h = torch.relu(self.a(x))
+        if place == "by a hook":
+            h.register_hook(doubled[0])
+        else:
+            h = Double.apply(h)
+        return self.b(h)
+
+    torch.manual_seed(0)
+    model = Fn(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3)).double()
+    x, found, doubled = torch.randn(4, 6, dtype=torch.float64), [], [lambda slot: slot * 2, lambda slot: slot.mul_(2)]
+    for _ in range(2):
+        doubled.reverse()
+        relevance, _, books = explained(model, x, Composite(formulation=formulation))
+        torch.testing.assert_close(books.inputs, relevance.sum(1))
+        found.append(books.to_dict())
+    assert found[0] == found[1]
+
+
 # ---- no trace, no cost -----------------------------------------------------------------------------------------------
 
 

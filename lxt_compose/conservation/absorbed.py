@@ -12,7 +12,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
-from ..ledger.samples import by_sample
+from ..ledger.rows import by_sample
 from ..numerics import stabilise
 from ..ops import DROPOUTS, Family
 from ..rules import (

@@ -14,8 +14,11 @@ from torch import Tensor
 from ..coverage import Status
 from ..errors import ConservationError, RegistrationError, place
 from ..ledger import Recorder
-from ..ledger.accounts import Edge, Graph, Key, Operation, Postings
-from ..ledger.samples import Layout, by_sample
+from ..ledger.accounts import Graph, Key, Operation, Run
+from ..ledger.journal import Balance, Journal
+from ..ledger.meters import Edge
+from ..ledger.rows import by_sample
+from ..ledger.samples import Layout
 from ..matching import Assignment
 from ..ops import Op
 from ..saving import keep
@@ -162,8 +165,8 @@ class Watcher(Recorder):
         self._replacements = [entry for entry in entries if entry.replacement is not None]
         self._shown: dict[Operation, str] = {}
         self._before: dict[Operation, Before] = {}
-        self._kept: dict[Operation, dict[str, Postings]] = {}
-        self._sizes: dict[Operation, Postings] = {}
+        self._accounts: dict[Operation, dict[str, int]] = {}
+        """Of each operation: its size, and what its rule keeps, by kind."""
 
     def begin(
         self,
@@ -181,17 +184,18 @@ class Watcher(Recorder):
             self._before[operation] = Before(function, args, kwargs, carriers)
         return operation
 
-    def _produced(self, graph: Graph, operation: Operation, key: Key, z: Tensor, layout: Layout | None) -> Edge:
-        edge = super()._produced(graph, operation, key, z, layout)
+    def _produced(
+        self, run: Run, graph: Graph, operation: Operation, key: Key, z: Tensor, layout: Layout | None
+    ) -> Edge:
+        edge = super()._produced(run, graph, operation, key, z, layout)
         before = self._before.get(operation)
         if before is None or (operation.rule is None and operation.status is not Status.RULED):
             return edge
         self._shown[operation] = self._rule_of(operation)
         ran = Ran(operation, self.formulation, before, keep(z), edge)
         if not any(kept.value.is_complex() for kept in (*before.values, ran.output)):
-            sizes, kept = self._sizes.setdefault(operation, Postings()), self._kept.setdefault(operation, {})
-            node: Any = z.grad_fn
-            node.register_prehook(_asking(ran, key[1], sizes, kept))
+            accounts = self._accounts.setdefault(operation, {})
+            key[0].register_prehook(_asking(ran, key[1], run.journal, accounts))
         return edge
 
     def _rule_of(self, operation: Operation) -> str:
@@ -202,14 +206,16 @@ class Watcher(Recorder):
 
     def rows(self) -> list[Checked]:
         """What was checked."""
-        operations = [operation for run in list(self.runs) for operation in run.operations]
-        return [self._row(operation) for operation in operations if self._sizes.get(operation, Postings()).amounts]
+        balances = [(run, run.journal.balance()) for run in list(self.runs)]
+        done = [(operation, balance) for run, balance in balances for operation in run.operations]
+        return [self._row(operation, balance) for operation, balance in done if self._accounts.get(operation)]
 
-    def _row(self, operation: Operation) -> Checked:
-        samples = operation.made[0].samples
-        entered = sum((edge.arrived.sum(samples) for edge in operation.made), torch.zeros(samples + 1))
-        amounts = {"in": entered, "out": operation.sent.sum(samples), "size": self._sizes[operation].sum(samples)}
-        amounts |= {f"kept {kind}": postings.sum(samples) for kind, postings in self._kept[operation].items()}
+    def _row(self, operation: Operation, balance: Balance) -> Checked:
+        amounts = {
+            "in": balance.sums[[flow.arrived for flow in operation.made]].sum(0),
+            "out": balance.sums[operation.sent],
+            **{name: balance.sums[account] for name, account in self._accounts[operation].items()},
+        }
         # What belongs to no sample on one side may be told apart on the other: then compare the sums.
         together = any(bool(values[-1] != 0) for values in amounts.values())
         amounts = {name: v.sum().reshape(1) if together else v[:-1] for name, v in amounts.items()}
@@ -219,16 +225,19 @@ class Watcher(Recorder):
 
 
 def _asking(
-    ran: Ran, number: int, sizes: Postings, kept: dict[str, Postings]
+    ran: Ran, number: int, journal: Journal, accounts: dict[str, int]
 ) -> Callable[[Sequence[Tensor | None]], None]:
     def hook(slots: Sequence[Tensor | None]) -> None:
         slot = slots[number]
         if slot is None:
             return
         with torch.no_grad():
-            sizes.amounts.append(by_sample(ran.relevance(slot).abs(), ran.edge.layout, ran.edge.samples))
+            size = by_sample(ran.relevance(slot).abs(), ran.edge.layout, ran.edge.samples)
             known = {} if ran.rule is None else absorbed(ran.rule, ran, slot)
-            for kind, amount in known.items():
-                kept.setdefault(kind, Postings()).amounts.append(amount)
+            amounts = {f"kept {kind}": amount for kind, amount in known.items()}
+            for name, amount in {"size": size, **amounts}.items():
+                if name not in accounts:
+                    accounts[name] = journal.open()
+                journal.post(amount, accounts[name])
 
     return hook

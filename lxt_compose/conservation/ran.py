@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ledger.accounts import Edge, Operation
-from ..ledger.samples import by_sample
+from ..ledger.accounts import Operation
+from ..ledger.meters import Edge
+from ..ledger.rows import by_sample
 from ..merging import copy_as_merged
 from ..numerics import map_tensors, tensors_in
 from ..ops import mutates
@@ -41,8 +42,8 @@ class Ran:
     def __post_init__(self) -> None:
         done = self.operation
         self.rule, self.op, self.function = done.rule, done.op, done.function
-        self.inputs = [edge for _, _, edge in done.carriers]
-        self._holes = {id(x): torch.empty(0) for x, _, _ in done.carriers}
+        self.inputs = [edge for _, edge in done.carriers]
+        self._holes = {id(x): torch.empty(0) for x, _ in done.carriers}
         known = {**self.before.copies, **self._holes}
         self._args = map_tensors(lambda t: known.get(id(t), t), (done.args, done.kwargs))
 

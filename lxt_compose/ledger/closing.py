@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from .accounts import Flow, Operation, Postings, Run
-from .data import UNSEEN, Amount, Books, Entry, ModuleEntry
+from .accounts import Operation, Run
+from .data import UNSEEN, Amount, Books, Entry, ModuleEntry, nothing
 from .graph_check import GraphCheck, GraphRow
+from .journal import Balance
 
 _Key = tuple[str, str, str, str]
+_Line = tuple[Any, ...]
+"""What a line tells, and what of: an entry, a module, a path."""
+_SEED, _INPUTS = ("seed",), ("inputs",)
 
 
 @dataclass(frozen=True)
@@ -24,151 +30,139 @@ class _Place:
     merged: bool
 
 
-class _Sum:
-    """An amount of all samples, to which those of single runs are added."""
+class _Sheet:
+    """The lines of the books. What each is the sum of is told first, and added up in one go for each run."""
 
-    def __init__(self, total: int) -> None:
-        self.values, self.shared = torch.zeros(total, dtype=torch.float64), 0.0
+    def __init__(self, *lines: _Line) -> None:
+        self._lines = {line: number for number, line in enumerate(lines)}
+        self._told: list[tuple[_Place, Balance, array[int]]] = []
+        """For each run, triples of a line, an account, and a sign."""
 
-    def add(self, place: _Place, sums: Tensor) -> None:
-        """Add the sums of one run, [samples + 1]."""
-        if place.merged:
-            self.values[place.first] += sums.sum()
-        else:
-            self.values[place.first : place.first + place.count] += sums[:-1]
-            self.shared += float(sums[-1])
+    def begin(self, place: _Place, balance: Balance) -> None:
+        """From now on accounts are those of this balance."""
+        self._told.append((place, balance, array("q")))
 
-    @property
-    def amount(self) -> Amount:
-        return Amount(self.values, self.shared)
+    def add(self, line: _Line, accounts: Iterable[int], sign: int = 1) -> None:
+        """Add accounts to a line."""
+        number = self._lines.setdefault(line, len(self._lines))
+        told = self._told[-1][2]
+        for account in accounts:
+            told.extend((number, account, sign))
 
-
-class _Row:
-    """One kind of operation at one place, over all its calls."""
-
-    def __init__(self, total: int) -> None:
-        self.calls, self.total = 0, total
-        self.entered, self.left = _Sum(total), _Sum(total)
-        self.absorbed: dict[str, _Sum] = {}
-
-    def add(self, place: _Place, operation: Operation, samples: int) -> None:
-        """Add one call."""
-        entered, left = _sum(samples, (flow.arrived for flow in operation.made)), operation.sent.sum(samples)
-        rest = entered - left
-        for kind, postings in operation.known.items():
-            known = postings.sum(samples)
-            rest = rest - known
-            self._kind(kind).add(place, known)
-        self._kind(operation.rest).add(place, rest)
-        self.entered.add(place, entered)
-        self.left.add(place, left)
-        self.calls += 1
-
-    def _kind(self, kind: str) -> _Sum:
-        return self.absorbed.setdefault(kind, _Sum(self.total))
-
-    def entry(self, key: _Key) -> Entry:
-        """The finished entry."""
-        absorbed = {kind: found.amount for kind, found in self.absorbed.items()}
-        return Entry(*key, self.calls, self.entered.amount, self.left.amount, absorbed)
-
-
-class _Module:
-    """One module, over all its calls."""
-
-    def __init__(self, total: int) -> None:
-        self.calls, self.entered = 0, _Sum(total)
+    def amounts(self, samples: int) -> dict[_Line, Amount]:
+        """The amounts of all lines, of this many samples."""
+        values = torch.zeros(len(self._lines), samples, dtype=torch.float64)
+        shared = values.new_zeros(len(self._lines))
+        for place, balance, told in self._told:
+            if not told:
+                continue
+            numbers, accounts, signs = torch.frombuffer(told, dtype=torch.int64).view(-1, 3).unbind(1)
+            sums = values.new_zeros(len(self._lines), balance.sums.shape[1])
+            sums.index_add_(0, numbers, balance.sums[accounts] * signs.unsqueeze(1))
+            if place.merged:
+                values[:, place.first] += sums.sum(1)
+            else:
+                values[:, place.first : place.first + place.count] += sums[:, :-1]
+                shared += sums[:, -1]
+        return dict(zip(self._lines, map(Amount, values.unbind(), shared.tolist()), strict=True))
 
 
 def close(runs: Sequence[Run]) -> Books:
     """The books of these forward passes, each with its samples after those of the one before."""
-    places = _places(runs)
-    total = max(1, max((place.first + place.count for place in places.values()), default=1))
-    rows: dict[_Key, _Row] = {}
-    modules: dict[tuple[str, str], _Module] = {}
-    seed, inputs = _Sum(total), _Sum(total)
-    for run in runs:
-        place = places[run.outer or run]
+    balances = {run: run.journal.balance() for run in runs}
+    places = _places(balances)
+    sheet, calls, rules = _Sheet(_SEED, _INPUTS), Counter[_Key](), dict[int, str]()
+    modules = Counter((path, kind) for run in runs for path, kind, _ in run.modules)
+    for run, balance in balances.items():
+        sheet.begin(places[run.outer or run], balance)
         for operation in run.operations:
-            if not operation.passes_on and any(flow.arrived.amounts for flow in operation.made):
-                rows.setdefault(_key(operation), _Row(total)).add(place, operation, run.samples)
+            if not operation.passes_on and any(flow.arrived in balance.used for flow in operation.made):
+                key = _key(operation, rules)
+                calls[key] += 1
+                _enter(sheet, key, operation)
         for path, kind, flows in run.modules:
-            module = modules.setdefault((path, kind), _Module(total))
-            module.calls += 1
-            module.entered.add(place, _sum(run.samples, (flow.arrived for flow in flows)))
+            sheet.add(("module", path, kind), [flow.arrived for flow in flows])
         if run.outer is None:
-            seed.add(place, _seed(run))
-            inputs.add(place, _sum(run.samples, (flow.sent for flow in run.inputs)))
-    entries = tuple(row.entry(key) for key, row in rows.items())
+            roots = dict.fromkeys(run.roots)
+            sheet.add(_SEED, [flow.arrived for flow in roots])
+            sheet.add(_SEED, [flow.sent for flow in roots], -1)  # by operations inside the model
+            sheet.add(_INPUTS, [flow.sent for flow in run.inputs])
+    samples = max(1, max((place.first + place.count for place in places.values()), default=1))
+    amounts = sheet.amounts(samples)
     outermost = [run for run in runs if run.outer is None]
     return Books(
-        seed=seed.amount,
-        inputs=inputs.amount,
-        entries=entries,
-        modules=_with_losses(modules, entries, total),
-        gaps=tuple(_gap(run, [other for other in runs if other.outer is run], places[run]) for run in outermost),
+        seed=amounts[_SEED],
+        inputs=amounts[_INPUTS],
+        entries=tuple(_entries(calls, amounts)),
+        modules=tuple(_modules(modules, amounts)),
+        gaps=tuple(_gap(run, balances, places[run]) for run in outermost),
         check=_joined([run.check for run in outermost if run.check is not None]),
         notes=tuple(dict.fromkeys(note for run in outermost for note in _notes(run))),
     )
 
 
-def _key(operation: Operation) -> _Key:
-    status = UNSEEN if operation.status is None else operation.status.value
-    return operation.path, operation.name, "" if operation.rule is None else str(operation.rule), status
+def _key(operation: Operation, rules: dict[int, str]) -> _Key:
+    """What calls are entered together by; `rules` are the names of rules that are known already."""
+    rule, status = operation.rule, UNSEEN if operation.status is None else operation.status.value
+    if id(rule) not in rules:
+        rules[id(rule)] = "" if rule is None else str(rule)
+    return operation.path, operation.name, rules[id(rule)], status
 
 
-def _sum(samples: int, postings: Iterable[Postings]) -> Tensor:
-    return sum((p.sum(samples) for p in postings), torch.zeros(samples + 1, dtype=torch.float64))
+def _enter(sheet: _Sheet, key: _Key, operation: Operation) -> None:
+    """Enter one call. What it absorbs beyond what is known is of the kind that is the rest."""
+    made, sent, rest = [flow.arrived for flow in operation.made], [operation.sent], ("absorbed", key, operation.rest)
+    sheet.add(("entered", key), made)
+    sheet.add(("left", key), sent)
+    for kind, account in operation.known.items():
+        sheet.add(("absorbed", key, kind), [account])
+        sheet.add(rest, [account], -1)
+    for line in rest, ("lost", operation.path):
+        sheet.add(line, made)
+        sheet.add(line, sent, -1)
 
 
-def _places(runs: Sequence[Run]) -> dict[Run, _Place]:
+def _entries(calls: Counter[_Key], amounts: dict[_Line, Amount]) -> Iterator[Entry]:
+    absorbed: dict[_Key, dict[str, Amount]] = {}
+    for line, amount in amounts.items():
+        if line[0] == "absorbed":
+            absorbed.setdefault(line[1], {})[line[2]] = amount
+    for key, count in calls.items():
+        yield Entry(*key, count, amounts["entered", key], amounts["left", key], absorbed[key])
+
+
+def _modules(modules: Counter[tuple[str, str]], amounts: dict[_Line, Amount]) -> Iterator[ModuleEntry]:
+    """Each module with what it, and every module in it, absorbed."""
+    lost = {f"{line[1]}.": amount for line, amount in amounts.items() if line[0] == "lost"}
+    none = nothing(len(amounts[_SEED].by_sample))
+    for (path, kind), count in modules.items():
+        inside = [amount for where, amount in lost.items() if not path or where.startswith(f"{path}.")]
+        yield ModuleEntry(path, kind, count, amounts["module", path, kind], sum(inside, none))
+
+
+def _places(balances: dict[Run, Balance]) -> dict[Run, _Place]:
     """Where the samples of each run stand. A run whose output mixes samples counts as one."""
     places, first = {}, 0
-    for run in runs:
+    for run, balance in balances.items():
         if run.outer is None:
-            merged = bool(_sum(run.samples, (flow.arrived for flow in run.roots))[-1] != 0)
+            merged = bool(balance.sums[[flow.arrived for flow in run.roots], -1].sum() != 0)
             places[run] = _Place(first, 1 if merged else run.samples, merged)
             first += places[run].count
     return places
 
 
-def _seed(run: Run) -> Tensor:
-    """What arrived at the outputs, less what operations inside the model sent there."""
-    roots: list[Flow] = list(dict.fromkeys(run.roots))
-    return _sum(run.samples, (flow.arrived for flow in roots)) - _sum(run.samples, (flow.sent for flow in roots))
-
-
-def _gap(run: Run, recomputed: Sequence[Run], place: _Place) -> float:
+def _gap(run: Run, balances: dict[Run, Balance], place: _Place) -> float:
     """What is missing of one forward pass: the most of a sample, or of all where they cannot be told apart."""
-    rest = _seed(run) - _sum(run.samples, (flow.sent for flow in run.inputs))
-    for part in (run, *recomputed):
-        for operation in part.operations:
-            if not operation.passes_on and operation.status is not None:
-                rest += operation.sent.sum(run.samples) - _sum(run.samples, (flow.arrived for flow in operation.made))
+    roots = dict.fromkeys(run.roots)
+    came, went = [flow.arrived for flow in roots], [flow.sent for flow in (*roots, *run.inputs)]
+    rest = balances[run].sums[came].sum(0) - balances[run].sums[went].sum(0)
+    for part in (part for part in balances if run in (part, part.outer)):  # with what was recomputed of it
+        seen = [done for done in part.operations if not done.passes_on and done.status is not None]
+        sums, made = balances[part].sums, [flow.arrived for operation in seen for flow in operation.made]
+        rest += sums[[operation.sent for operation in seen]].sum(0) - sums[made].sum(0)
     if place.merged or rest[-1] != 0:
         return abs(float(rest.sum()))
     return float(rest[:-1].abs().max())
-
-
-def _with_losses(
-    modules: dict[tuple[str, str], _Module], entries: Sequence[Entry], total: int
-) -> tuple[ModuleEntry, ...]:
-    """Each module with what it, and every module in it, absorbed."""
-    losses: dict[str, _Sum] = {}
-    for entry in entries:
-        lost, path = entry.lost, entry.path
-        while True:
-            around = losses.setdefault(path, _Sum(total))
-            around.values += lost.by_sample
-            around.shared += lost.shared
-            if not path:
-                break
-            path = path.rpartition(".")[0]
-    nothing = _Sum(total)
-    return tuple(
-        ModuleEntry(path, kind, found.calls, found.entered.amount, losses.get(path, nothing).amount)
-        for (path, kind), found in modules.items()
-    )
 
 
 def _notes(run: Run) -> list[str]:

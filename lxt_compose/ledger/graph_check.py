@@ -96,33 +96,34 @@ def _plain(node: Any) -> str:
     return str(node.name()).rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
 
 
-def check_graph(outputs: Iterable[Tensor], stops: Collection[int], intervals: Sequence[Interval]) -> GraphCheck:
-    """Walk from the outputs up to the nodes with the identities `stops`, and list what no interval accounts for.
+def check_graph(outputs: Iterable[Tensor], stops: Collection[Any], intervals: Sequence[Interval]) -> GraphCheck:
+    """Walk from the outputs up to the nodes in `stops`, and list what no interval accounts for.
 
     Args:
         outputs: tensors that require grad.
-        stops: identities of the nodes of the inputs; what lies behind them is not the model's.
+        stops: the nodes of the inputs; what lies behind them is not the model's.
         intervals: the operations that were seen, with their status; none within another.
     """
     spans = sorted(intervals)
     starts = [span.first for span in spans]
     pending: list[tuple[Any, str]] = [(z.grad_fn, "") for z in outputs if z.grad_fn is not None]
-    met: dict[int, Any] = {}
+    met: set[Any] = set()
     found: dict[tuple[str, str, str], int] = {}
     while pending:
         node, consumer = pending.pop()
-        if id(node) in met or id(node) in stops:
+        if node in met or node in stops:
             continue
-        met[id(node)] = node
+        met.add(node)
         number = node._sequence_nr()
         place = bisect_right(starts, number) - 1
         span = spans[place] if place >= 0 and number < spans[place].stop else None
-        kind = kind_of_node(node)
-        if span is None and kind in (CUSTOM, OTHER):
-            row = (name_of_node(node), consumer, kind)
-            found[row] = found.get(row, 0) + 1
-        elif span is not None and span.status is Status.UNCOVERED:
+        row = None
+        if span is None:
+            kind = kind_of_node(node)
+            row = (name_of_node(node), consumer, kind) if kind in (CUSTOM, OTHER) else None
+        elif span.status is Status.UNCOVERED:
             row = (span.name, span.path, "uncovered")
+        if row is not None:
             found[row] = found.get(row, 0) + 1
         path = consumer if span is None else span.path
         pending += [(source, path) for source, _ in node.next_functions if source is not None]

@@ -1,16 +1,16 @@
 """Keeping the books while relevance flows: what enters and what leaves each operation, read off the autograd graph.
 
-After an operation has run, the autograd nodes between its outputs and its carriers are its own. A hook before the node
-of an output reads all the relevance that arrives there; a hook after each node that borders on a carrier reads what
-this operation, and no other consumer, sends there. No tensor is wrapped and no node is added, so values and relevance
-are the same as without.
+After an operation has run, the autograd nodes between its outputs and its carriers are its own. A hook after each of
+them reads all the relevance that arrives at its outputs, and what it, and no other consumer, sends to the carriers. No
+tensor is wrapped and no node is added, so values and relevance are the same as without.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -20,10 +20,11 @@ from ..numerics import tensors_in
 from ..ops import Op
 from ..rules import GRADIENT
 from ..saving import Kept, keep
-from .accounts import Edge, Flow, Graph, Key, Operation, Postings, Run
+from .accounts import Graph, Key, Operation, Run
 from .closing import close
 from .data import Ledger
 from .graph_check import CHECKPOINT, CUSTOM, EXACT, OTHER, Interval, check_graph, kind_of_node, name_of_node
+from .meters import Edge, Meter
 from .samples import Layout, in_front, layout_like, layouts_after
 from .sinks import CONSTANT, UNCOVERED, rest_of, sinks_of
 
@@ -64,7 +65,7 @@ class Recorder:
             for x in carriers:
                 key = self._key(x)
                 if key not in run.graph.edges:
-                    self._enter_from_outside(x, key)
+                    self._enter_from_outside(run, run.graph, x, key)
                     run.graph.stops.add(key[0])
 
     def finish(self, output: Any) -> None:
@@ -72,7 +73,7 @@ class Recorder:
         run = self._run()
         with torch._C.DisableTorchFunction():
             roots = {self._key(z): z for z in tensors_in(output) if z.requires_grad}
-            run.roots = [self._edge(z, "").flow for z in roots.values()]
+            run.roots = [self._edge(run, z, key, "").flow for key, z in roots.items()]
             graph, run.graph = run.graph, None
             if graph is None or run.outer is not None:
                 return
@@ -91,10 +92,12 @@ class Recorder:
         carriers: list[Tensor],
     ) -> Operation:
         """See :class:`~lxt_compose.observing.Observer`."""
+        run = self._run()
         with torch._C.DisableTorchFunction():
-            known = [(x, self._key(x), self._edge(x, path)) for x in carriers]
+            known = [(x, self._edge(run, x, self._key(x), path)) for x in carriers]
             first = torch._C._autograd._get_sequence_nr()
-        operation = Operation(path, name, op, function, args, kwargs, known, first_node=first)
+        sent = run.journal.open()
+        operation = Operation(path, name, sent, op, function, args, kwargs, known, first_node=first)
         self._open().append(operation)
         return operation
 
@@ -131,47 +134,50 @@ class Recorder:
         operations: list[Operation] = self._here.open
         return operations
 
-    def _key(self, x: Tensor) -> Key:
+    @staticmethod
+    def _key(x: Tensor) -> Key:
         """The edge that x stands for now. A change in place gives it another."""
-        edge = torch.autograd.graph.get_gradient_edge(x)
-        graph = self._run().graph
-        if graph is not None:
-            graph.alive[id(edge.node)] = edge.node
-        return id(edge.node), edge.output_nr
+        node = x.grad_fn
+        return torch.autograd.graph.get_gradient_edge(x)[:2] if node is None else (node, x.output_nr)
 
     def _book(self, run: Run, graph: Graph, seen: Operation, output: Any) -> None:
         """Take the nodes of an operation that has run, and hang hooks on its borders."""
+        made: dict[Key, Tensor] = {}
+        for z in tensors_in((output, seen.args, seen.kwargs)):  # an argument may have been changed in place
+            if z.requires_grad and (key := self._key(z)) not in graph.edges and key[0] not in graph.meters:
+                made[key] = z
+        if not made:
+            return
         seen.rest = rest_of(seen)
-        candidates = (*tensors_in(output), *tensors_in((seen.args, seen.kwargs)))
-        made = {self._key(z): z for z in candidates if z.requires_grad}
-        fresh = {key: z for key, z in made.items() if key not in graph.edges and key[0] not in graph.owners}
-        known = [(x, edge.layout) for x, _, edge in seen.carriers]
+        known = [(x, edge.layout) for x, edge in seen.carriers]
         call = (seen.op, seen.function, seen.args, seen.kwargs)
-        layouts = layouts_after(*call, known, list(fresh.values()), run.samples)
-        for z in fresh.values():
-            self._claim(graph, seen, z.grad_fn)
-        for (key, z), layout in zip(fresh.items(), layouts, strict=True):
-            self._produced(graph, seen, key, z, layout)
-        if fresh:
-            run.operations.append(seen)
+        layouts = layouts_after(*call, known, list(made.values()), run.samples)
+        for z in made.values():
+            self._claim(run, graph, seen, z.grad_fn)
+        for (key, z), layout in zip(made.items(), layouts, strict=True):
+            self._produced(run, graph, seen, key, z, layout)
+        run.operations.append(seen)
 
-    def _edge(self, x: Tensor, path: str) -> Edge:
+    def _edge(self, run: Run, x: Tensor, key: Key, path: str) -> Edge:
         """What is known of a carrier; if nobody made it that we have seen, what did is found in the graph."""
-        run, key = self._run(), self._key(x)
         graph = run.graph
         if graph is None:  # the forward pass is over
-            return Edge(None, None, Flow(run.samples))
-        if key in graph.edges:
-            return graph.edges[key]
+            return Edge(None, None, run.journal.flow(), run.samples)
+        edge = graph.edges.get(key)
+        if edge is not None:
+            return edge
         if x.grad_fn is None:
-            return self._enter_from_outside(x, key)
-        operation = graph.owners.get(key[0])  # if there is one, this is another output of it
-        if operation is None:
-            operation = Operation(path, "")
-            self._name(operation, self._claim(graph, operation, x.grad_fn))
+            return self._enter_from_outside(run, graph, x, key)
+        if key[0] in graph.meters:  # this is another output of a known operation
+            operation = graph.meters[key[0]].operation
+        else:
+            operation = Operation(path, "", run.journal.open())
+            self._name(operation, self._claim(run, graph, operation, x.grad_fn))
             run.operations.append(operation)
-        layout = graph.layouts.get(x) or layout_like(x, operation.sources)
-        return self._produced(graph, operation, key, x, layout)
+        known = graph.layouts.get(id(x))
+        layout = known[1] if known is not None and known[0]() is x else None
+        layout = layout or layout_like(x, operation.sources)
+        return self._produced(run, graph, operation, key, x, layout)
 
     def _name(self, operation: Operation, nodes: list[Any]) -> None:
         """Say of nodes that were found in the graph what they are."""
@@ -183,43 +189,38 @@ class Recorder:
         operation.rest = CONSTANT if worst == EXACT else UNCOVERED
         operation.passes_on = worst == CHECKPOINT
 
-    def _claim(self, graph: Graph, operation: Operation, node: Any) -> list[Any]:
+    def _claim(self, run: Run, graph: Graph, operation: Operation, node: Any) -> list[Any]:
         """All nodes from this one down to what is known belong to the operation; read what leaves it there."""
         pending, claimed = [node], []
         while pending:
             node = pending.pop()
-            if id(node) in graph.owners:
+            if node in graph.meters:
                 continue
-            graph.owners[id(node)], graph.alive[id(node)] = operation, node
+            meter = graph.meters[node] = Meter(run.journal, operation)
             claimed.append(node)
-            borders, ways = [], []
-            for place, (source, number) in enumerate(node.next_functions):
+            for place, way in enumerate(node.next_functions):
+                source = way[0]
                 if source is None:
                     continue
-                ways.append(place)
-                graph.alive[id(source)] = source
-                edge = graph.edges.get((id(source), number))
-                owner = graph.owners.get(id(source))
-                if edge is None and owner is None and hasattr(source, "variable"):
-                    edge = self._enter_from_outside(source.variable, (id(source), number))
+                meter.ways.append(place)
+                edge, other = graph.edges.get(way), graph.meters.get(source)
+                if edge is None and other is None and hasattr(source, "variable"):
+                    edge = self._enter_from_outside(run, graph, source.variable, way)
                 if edge is not None:
-                    borders.append((place, edge))
+                    meter.borders.append((place, edge))
                     operation.sources.append(edge.layout)
-                elif owner is None:
+                elif other is None:
                     pending.append(source)
-                elif owner is not operation:
+                elif other.operation is not operation:
                     operation.unreadable = True
-            if ways:
-                node.register_hook(_leaving(operation, borders, ways))
+            meter.hang(node)
         return claimed
 
-    def _enter_from_outside(self, x: Tensor, key: Key) -> Edge:
+    def _enter_from_outside(self, run: Run, graph: Graph, x: Tensor, key: Key) -> Edge:
         """An input of the model, or another leaf that carries relevance."""
-        run = self._run()
-        assert run.graph is not None
         batched = x.dim() > 0 and x.shape[0] == run.samples
-        edge = Edge(self._value(x), in_front(run.samples) if batched else None, Flow(run.samples))
-        run.graph.edges[key] = edge
+        layout = in_front(run.samples) if batched else None
+        edge = graph.edges[key] = Edge(self._value(x), layout, run.journal.flow(), run.samples)
         if run.outer is None:
             run.inputs.append(edge.flow)
         return edge
@@ -227,52 +228,17 @@ class Recorder:
     def _value(self, x: Tensor) -> Kept | None:
         return keep(x) if self.formulation == GRADIENT else None
 
-    def _produced(self, graph: Graph, operation: Operation, key: Key, z: Tensor, layout: Layout | None) -> Edge:
+    def _produced(
+        self, run: Run, graph: Graph, operation: Operation, key: Key, z: Tensor, layout: Layout | None
+    ) -> Edge:
         """A tensor that an operation made: read all relevance that arrives there."""
-        edge = Edge(self._value(z), layout, Flow(self._run().samples))
-        graph.edges[key] = edge
-        graph.layouts[z] = layout
+        edge = graph.edges[key] = Edge(self._value(z), layout, run.journal.flow(), run.samples)
+        graph.layouts[id(z)] = ref(z), layout
         operation.made.append(edge.flow)
-        node = z.grad_fn
-        assert node is not None
-        node.register_prehook(_arriving(edge, key[1]))
-        for kind, reader in sinks_of(operation, self.formulation, node, z, edge):
-            postings = operation.known.setdefault(kind, Postings())
-            node.register_prehook(_sinking(postings, key[1], reader))
+        sinks = []
+        for kind, reader in sinks_of(operation, self.formulation, key[0], z, edge):
+            if kind not in operation.known:
+                operation.known[kind] = run.journal.open()
+            sinks.append((operation.known[kind], reader))
+        graph.meters[key[0]].outputs.append((key[1], edge, sinks))
         return edge
-
-
-def _arriving(edge: Edge, number: int) -> Callable[[Sequence[Tensor | None]], None]:
-    def hook(slots: Sequence[Tensor | None]) -> None:
-        slot = slots[number]
-        if slot is not None:
-            edge.flow.arrived.add(edge.read(slot))
-
-    return hook
-
-
-def _sinking(
-    postings: Postings, number: int, reader: Callable[[Tensor], Tensor]
-) -> Callable[[Sequence[Tensor | None]], None]:
-    def hook(slots: Sequence[Tensor | None]) -> None:
-        slot = slots[number]
-        if slot is not None:
-            with torch.no_grad():
-                postings.add(reader(slot))
-
-    return hook
-
-
-def _leaving(
-    operation: Operation, borders: list[tuple[int, Edge]], ways: list[int]
-) -> Callable[[Sequence[Tensor | None], Any], None]:
-    def hook(slots: Sequence[Tensor | None], _: Any) -> None:
-        operation.silent += sum(slots[place] is None for place in ways)
-        for place, edge in borders:
-            slot = slots[place]
-            if slot is not None:
-                amount = edge.read(slot)
-                operation.sent.add(amount)
-                edge.flow.sent.add(amount)
-
-    return hook

@@ -1,9 +1,9 @@
 """Which sample each element of a tensor belongs to: followed from the inputs through every operation of a forward pass.
 
 A batch does not stay in front: attention merges it with the heads, ``[T, B, d]`` has it second, a router of experts
-picks rows from all samples. So each tensor has a *layout*: one dimension, and the sample of each slice along it.
-Operations that move elements are run once more on the samples' codes in place of values; the others keep the dimension.
-Where that leads to nothing the layout is unknown (None).
+picks rows from all samples. So each tensor has a *layout*: one dimension, and the sample of each slice along it. In a
+view it is read off strides and sizes. Other operations that move elements are run once more on the samples' codes in
+place of values; all the others keep the dimension. Where that leads to nothing the layout is unknown (None).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import gcd, lcm, prod
 from typing import Any
 
 import torch
@@ -18,9 +19,10 @@ from torch import Tensor
 
 from ..numerics import map_tensors, tensors_in
 from ..ops import DROPOUTS, Family, Op, mutates
+from ..saving import storage_of
 
 NOBODY = -1
-_SMALL = 2**18
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,27 +48,10 @@ def in_front(samples: int) -> Layout:
     return Layout(0, torch.arange(samples), plain=True)
 
 
-def by_sample(relevance: Tensor, layout: Layout | None, samples: int) -> Tensor:
-    """The sums over each sample, and last what is left: of shape [samples + 1], in float64 where the device has it."""
-    wide = torch.float32 if relevance.device.type == "mps" else torch.float64
-    sums = relevance.new_zeros(samples + 1, dtype=wide)
-    if relevance.numel() < _SMALL:  # a cast that costs nothing; else torch's pairwise sums are good enough
-        relevance = relevance.to(wide)
-    if samples == 1 or layout is None or layout.owner.numel() != relevance.shape[layout.dim]:
-        sums[0 if samples == 1 else samples] = relevance.sum()
-        return sums
-    slices = relevance.movedim(layout.dim, 0).reshape(relevance.shape[layout.dim], -1).sum(1)
-    if layout.plain:
-        sums[:samples] = slices
-        return sums
-    owner = layout.owner.to(relevance.device)
-    return sums.index_add_(0, torch.where(owner == NOBODY, samples, owner), slices.to(wide))
-
-
 # They keep each element in its place ...
 _CASTS = frozenset("clone contiguous to type type_as float double half bfloat16 alias".split())
 _IN_PLACE = DROPOUTS | _CASTS | {"masked_fill"}
-# ... or the order of the elements: with the batch in front, and in front of the output too, it stays there.
+# ... or the order of the elements.
 _IN_ORDER = frozenset("view view_as reshape reshape_as flatten unflatten squeeze unsqueeze".split())
 # Linear with weights that are not negative: run on codes, and on ones, they give the codes' weighted mean.
 _AVERAGES = frozenset(
@@ -100,13 +85,22 @@ def layouts_after(
     layouts = [(x, layout) for x, layout in known if layout is not None]
     if samples == 1 or not layouts:
         return [None] * len(outputs)
-    first = layouts[0]
-    front = all(layout.plain and layout.dim == 0 for _, layout in layouts)
-    if front and (op is None or op.name in _IN_ORDER) and all(z.dim() and z.shape[0] == samples for z in outputs):
-        return [first[1]] * len(outputs)
-    if op is not None and op.name in _IN_PLACE and all(z.shape == first[0].shape for z in outputs):
-        return [first[1]] * len(outputs)
-    if op is not None and (op.family is Family.MOVEMENT or op.name in _AVERAGES):
+    x, layout = layouts[0]
+    if op is None:
+        front = all(layout.plain and layout.dim == 0 for _, layout in layouts)
+        front = front and all(z.dim() and z.shape[0] == samples for z in outputs)
+        return [layout if front else _kept(op, layouts, z) for z in outputs]
+    if op.name in _IN_PLACE and all(z.shape == x.shape for z in outputs):
+        return [layout] * len(outputs)
+    if op.family is Family.MOVEMENT and len(known) == 1 and all(z is not x for z in outputs):
+        viewed = [_by_strides(x, layout, z) for z in outputs]
+        if None not in viewed:
+            return viewed
+        if op.name in _IN_ORDER and len(outputs) == 1:
+            return [_in_order(layout, x.shape, outputs[0].shape, samples)]
+    if op.name == "cat" and _joins_beside(layouts, args, kwargs):
+        return [layout] * len(outputs)
+    if op.family is Family.MOVEMENT or op.name in _AVERAGES:
         return _by_codes(op, function, args, kwargs, known, outputs, samples)
     return [_kept(op, layouts, z) for z in outputs]
 
@@ -139,6 +133,60 @@ def _kept(op: Op | None, layouts: list[tuple[Tensor, Layout]], z: Tensor) -> Lay
     return found[0] if all(layout.same(found[0]) for layout in found) else None
 
 
+def _joins_beside(layouts: Sequence[tuple[Tensor, Layout]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether tensors are joined along a dimension in which no sample differs from another."""
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
+    x, layout = layouts[0]
+    return isinstance(dim, int) and dim % x.dim() != layout.dim and all(layout.same(other) for _, other in layouts)
+
+
+def _by_strides(x: Tensor, layout: Layout, z: Tensor) -> Layout | None:
+    """The layout of a view z of x that has the samples along one of its dimensions, all of them; found by strides.
+
+    If a place in memory is a number whose digit at `step` says where it is along x's dimension of samples, then that
+    is so in a view too which has a dimension of this step and size, while its others never carry into that digit.
+    """
+    if x.layout is not torch.strided or x.dtype != z.dtype or storage_of(x) != storage_of(z):
+        return None
+    step, size = x.stride(layout.dim), x.shape[layout.dim]
+    if not step or size < 2:
+        return None
+    start = (z.storage_offset() - x.storage_offset()) % (step * size)
+    for dim in range(z.dim()):
+        if z.stride(dim) == step and z.shape[dim] == size:
+            clear = _below(x, layout.dim, step * size) < step and start + _below(z, dim, step * size) < step
+            return layout.moved(dim) if clear else None
+    return None
+
+
+def _below(x: Tensor, dim: int, period: int) -> int:
+    """How far the other dimensions reach by steps that are no multiples of the period."""
+    others = [(x.shape[d] - 1, x.stride(d)) for d in range(x.dim()) if d != dim]
+    return sum(count * step for count, step in others if step % period)
+
+
+def _in_order(layout: Layout, old: Sequence[int], new: Sequence[int], samples: int) -> Layout | None:
+    """The layout of elements that keep their order in another shape.
+
+    Element k of a tensor stands at place ``k // step % size`` of a dimension, so whose it is depends on k with a period
+    of ``step * size``, and changes at multiples of step.
+    """
+    size, step = old[layout.dim], prod(old[layout.dim + 1 :])
+    places = [(dim, new[dim], prod(new[dim + 1 :])) for dim in range(len(new))]
+    for dim, new_size, new_step in places:
+        if (new_size, new_step) == (size, step):
+            return layout.moved(dim)
+    for dim, new_size, new_step in places:
+        if new_size > 1 and new_step < step * size and step < new_step * new_size:
+            unit, period = gcd(step, new_step), lcm(step * size, new_step * new_size)
+            line = layout.owner.view(1, -1, 1).expand(period // (step * size), -1, step // unit)
+            line = line.reshape(-1, new_size, new_step // unit)
+            owner = line.amax((0, 2))
+            if bool(((line == owner.view(-1, 1)) | (line == NOBODY)).all()):
+                return Layout(dim, owner, plain=torch.equal(owner, torch.arange(samples)))
+    return None
+
+
 def _by_codes(
     op: Op,
     function: Callable[..., Any],
@@ -149,12 +197,11 @@ def _by_codes(
     samples: int,
 ) -> list[Layout | None]:
     """Run the operation with the samples' codes in place of values, and read off where they went."""
-    averages = op.name in _AVERAGES
-    codes = _codes(samples)
+    lines = {id(x): _line(layout, samples, x.device) for x, layout in known if layout is not None}
     try:
-        moved = _results(function, args, kwargs, _coded(known, codes))
-        if averages:
-            ones = torch.ones_like(codes)
+        moved = _results(function, args, kwargs, _coded(known, lines))
+        if op.name in _AVERAGES:
+            ones = {key: (line != 0).to(line.dtype) for key, line in lines.items()}
             weights = _results(function, args, kwargs, _coded(known, ones))
             moved = [value / weight for value, weight in zip(moved, weights, strict=True)]
     except (RuntimeError, TypeError, ValueError, IndexError):
@@ -164,18 +211,25 @@ def _by_codes(
         pairs = list(zip(outputs, moved, strict=True))
     else:
         pairs = [(z, by_shape[tuple(z.shape)]) for z in outputs if tuple(z.shape) in by_shape]
-    read = {id(z): _read(value, codes) for z, value in pairs if value.shape == z.shape}
+    read = {id(z): _read(value, _codes(samples)) for z, value in pairs if value.shape == z.shape}
     return [read.get(id(z)) for z in outputs]
 
 
 @lru_cache(maxsize=8)
-def _codes(samples: int) -> Tensor:
+def _codes(samples: int, device: torch.device = _CPU) -> Tensor:
     """Distinct numbers, ascending, of which no average is another of them."""
     steps = torch.rand(samples, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return (1 + steps).cumsum(0)
+    return (1 + steps).cumsum(0).to(device)
 
 
-def _coded(known: Sequence[tuple[Tensor, Layout | None]], codes: Tensor) -> Callable[[Tensor], Tensor]:
+def _line(layout: Layout, samples: int, device: torch.device) -> Tensor:
+    """The codes of the owners; 0 is nobody's."""
+    if layout.plain:
+        return _codes(samples, device)
+    return torch.where(layout.owner == NOBODY, 0, _codes(samples)[layout.owner.clamp(min=0)]).to(device)
+
+
+def _coded(known: Sequence[tuple[Tensor, Layout | None]], lines: dict[int, Tensor]) -> Callable[[Tensor], Tensor]:
     layouts = {id(x): layout for x, layout in known}
 
     def coded(tensor: Tensor) -> Tensor:
@@ -184,10 +238,9 @@ def _coded(known: Sequence[tuple[Tensor, Layout | None]], codes: Tensor) -> Call
         layout = layouts.get(id(tensor))
         if layout is None:  # it is nobody's, and has no weight in an average
             return torch.zeros((), dtype=torch.float64, device=tensor.device).expand(tensor.shape)
-        values = torch.where(layout.owner == NOBODY, 0, codes[layout.owner.clamp(min=0)]).to(tensor.device)
         shape = [1] * tensor.dim()
         shape[layout.dim] = -1
-        return values.reshape(shape).expand(tensor.shape)
+        return lines[id(tensor)].view(shape).expand(tensor.shape)
 
     return coded
 
@@ -198,7 +251,8 @@ def _results(
     in_place = mutates(function, args, kwargs)
     # A view needs memory that is laid out like the tensor's own; for all else a broadcast code will do.
     whole = in_place or getattr(function, "__name__", "") in ("view", "view_as", "as_strided")
-    given = map_tensors(lambda tensor: coded(tensor).contiguous() if whole else coded(tensor), (args, kwargs))
+    layout = torch.contiguous_format
+    given = map_tensors(lambda t: coded(t).clone(memory_format=layout) if whole else coded(t), (args, kwargs))
     with torch.no_grad():
         output = function(*given[0], **{name: value for name, value in given[1].items() if name != "dtype"})
     results = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
@@ -209,10 +263,12 @@ def _results(
 
 def _read(values: Tensor, codes: Tensor) -> Layout | None:
     """The dimension along which the codes stand, and whose they are."""
-    if not values.numel():
+    if not values.numel() or not values.dim():
         return None
     # A view of broadcast codes moves through memory along the samples alone.
-    moving = [dim for dim in range(values.dim()) if values.stride(dim) and values.shape[dim] > 1]
+    moving = [
+        dim for dim, (step, size) in enumerate(zip(values.stride(), values.shape, strict=True)) if step and size > 1
+    ]
     if len(moving) < 2:
         dim = moving[0] if moving else 0
         line = values[tuple(slice(None) if d == dim else 0 for d in range(values.dim()))]
@@ -227,7 +283,7 @@ def _read(values: Tensor, codes: Tensor) -> Layout | None:
 
 def _layout_along(dim: int, line: Tensor, codes: Tensor) -> Layout | None:
     """The layout of a tensor whose slices along `dim` hold the codes in `line`; 0 is nobody's."""
-    line, codes = line.cpu(), codes.cpu()
+    line = line.cpu()
     index = torch.searchsorted(codes, line - 0.5).clamp(max=len(codes) - 1)
     owner = torch.where((codes[index] - line).abs() < 1e-6, index, NOBODY)
     if ((owner == NOBODY) & (line != 0) & line.isfinite()).any():

@@ -6,7 +6,6 @@ say); the rest is of the kind that this operation has. So the kinds of an operat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -24,12 +23,13 @@ from ..rules.scaling import through_layer
 from ..rules.split import Split
 from ..saving import Kept, keep
 from .bias_share import KNOWN_SPLITS, bias_share, counts_bias
-from .samples import by_sample
+from .journal import Row
+from .meters import Edge, Reader
+from .rows import row_of
 
 if TYPE_CHECKING:
-    from .accounts import Edge, Operation
+    from .accounts import Operation
 
-Reader = Callable[[Tensor], Tensor]
 BIAS, CONSTANT, SOFTMAX, STABILISER = "bias", "constant", "softmax", "stabiliser"
 NORM, RULE, UNCOVERED = "norm", "rule", "uncovered"
 KINDS = {
@@ -124,11 +124,11 @@ def _split_layer(node: Any) -> Layer | None:
 def _of_split(rule: Rule, layer: Layer, x: Kept, z: Kept, gradient: bool, edge: Edge) -> Reader:
     """``R`` times the part that the bias has in the denominators of a split rule."""
 
-    def read(slot: Tensor) -> Tensor:
+    def read(slot: Tensor) -> Row:
         inputs, outputs = x.value.to(layer.dtype), z.value.to(layer.dtype)
         relevance = slot.to(layer.dtype)
         share = bias_share(rule, layer, inputs, outputs)
-        return by_sample((relevance * outputs if gradient else relevance) * share, edge.layout, edge.samples)
+        return row_of((relevance * outputs if gradient else relevance) * share, edge.layout, edge.samples)
 
     return read
 
@@ -149,7 +149,7 @@ def _of_stabiliser(scaled: tuple[Any, Any], kept: Kept, edge: Edge) -> Reader:
     """``R - R * z / (z + epsilon sign z)``, with the denominator as the rule itself computes it."""
     function, epsilon = scaled
 
-    def read(slot: Tensor) -> Tensor:
+    def read(slot: Tensor) -> Row:
         # The node's own saved tensors are not asked for: a checkpoint gives them out once.
         z = kept.value
         passed = function.backward(SimpleNamespace(epsilon=epsilon, share=1, saved_tensors=(z,)), slot)[0]
@@ -159,7 +159,7 @@ def _of_stabiliser(scaled: tuple[Any, Any], kept: Kept, edge: Edge) -> Reader:
             lost = componentwise(torch.mul, slot - passed, z)
         if lost.is_complex():
             lost = torch.view_as_real(lost).sum(-1)
-        return by_sample(lost, edge.layout, edge.samples)
+        return row_of(lost, edge.layout, edge.samples)
 
     return read
 
@@ -177,8 +177,8 @@ def _bias_of(operation: Operation, z: Tensor) -> Tensor | None:
 def _of_bias(bias: Tensor, kept: Kept | None, epsilon: Any, edge: Edge) -> Reader:
     """``R * b / z`` where slots carry relevance, ``g * b`` where they carry gradients."""
 
-    def read(slot: Tensor) -> Tensor:
+    def read(slot: Tensor) -> Row:
         share = slot if kept is None else over_stabilised(slot, kept.value, epsilon)
-        return by_sample(share * bias, edge.layout, edge.samples)
+        return row_of(share * bias, edge.layout, edge.samples)
 
     return read

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from ..errors import RuleError
-from ..numerics import map_tensors, tensors_in
+from ..numerics import PLAIN, map_tensors, tensors_in
 from ..ops import Family, Op
 from .parts import Parts
 
@@ -78,9 +77,6 @@ def is_carrier(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
 
 
-_PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype})
-
-
 def find_carriers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The carriers among the arguments of a call, also inside containers."""
     found = []
@@ -88,7 +84,7 @@ def find_carriers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]
         if isinstance(value, Tensor):
             if value.requires_grad:
                 found.append(value)
-        elif type(value) in _PLAIN:  # what most arguments are that are no tensors
+        elif type(value) in PLAIN:  # what most arguments are that are no tensors
             continue
         elif isinstance(value, (tuple, list, dict)) or hasattr(value, "__dataclass_fields__"):
             found += [tensor for tensor in tensors_in(value) if tensor.requires_grad]

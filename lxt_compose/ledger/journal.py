@@ -1,0 +1,76 @@
+"""The journal: amounts of relevance as they are read, and their sums by account when they are asked for."""
+
+from __future__ import annotations
+
+from array import array
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+Row: TypeAlias = "Tensor | array[float]"
+"""An amount of relevance by sample: [samples + 1] numbers, the last one what no sample is known for."""
+
+
+class Flow(NamedTuple):
+    """The accounts of one tensor."""
+
+    arrived: int
+    """All relevance that arrived, read at the operation that made the tensor."""
+    sent: int
+    """What the operations that used it say they sent."""
+
+
+class Journal:
+    """All that was read in one forward pass and its backward: rows, each with the accounts it is posted to."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self._accounts = 0
+        self._posted: list[tuple[Row, tuple[int, ...]]] = []
+
+    def open(self) -> int:
+        """The number of a new account."""
+        self._accounts += 1
+        return self._accounts - 1
+
+    def flow(self) -> Flow:
+        """The new accounts of a tensor."""
+        return Flow(self.open(), self.open())
+
+    def post(self, row: Row, *accounts: int) -> None:
+        """Add a row to accounts."""
+        self._posted.append((row, accounts))
+
+    def balance(self) -> Balance:
+        """What is on the accounts now."""
+        posted = list(self._posted)  # another thread may be posting
+        on = [account for _, accounts in posted for account in accounts]
+        which = [place for place, (_, accounts) in enumerate(posted) for _ in accounts]
+        sums = torch.zeros(self._accounts, self.samples + 1, dtype=torch.float64)
+        if posted:
+            rows = _stacked([row for row, _ in posted], self.samples + 1)
+            sums.index_add_(0, torch.tensor(on), rows[torch.tensor(which)])
+        return Balance(sums, frozenset(on))
+
+
+class Balance(NamedTuple):
+    """The sums of a journal: [accounts, samples + 1] in float64 on the CPU, and which accounts were posted to."""
+
+    sums: Tensor
+    used: frozenset[int]
+
+
+def _stacked(rows: list[Row], width: int) -> Tensor:
+    """Rows as one matrix; those on another device come over together."""
+    matrix = torch.empty(len(rows), width, dtype=torch.float64)
+    places: dict[torch.device | None, list[int]] = {}
+    for place, row in enumerate(rows):
+        places.setdefault(row.device if isinstance(row, Tensor) else None, []).append(place)
+    for device, here in places.items():
+        if device is None:
+            numbers = bytearray().join(rows[place] for place in here)  # type: ignore[misc]
+            matrix[here] = torch.frombuffer(numbers, dtype=torch.float64).view(-1, width)
+        else:
+            matrix[here] = torch.stack([torch.as_tensor(rows[place]) for place in here]).cpu().double()
+    return matrix

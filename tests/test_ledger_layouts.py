@@ -1,0 +1,94 @@
+"""Which sample is where: layouts that are read off strides and sizes are those that the samples' codes tell."""
+
+import random
+
+import pytest
+import torch
+
+from lxt_compose.ledger import samples
+from lxt_compose.ledger.samples import NOBODY, Layout, in_front, layouts_after
+from lxt_compose.ops import op_of
+
+SAMPLES = 4
+VIEWS = {
+    "transpose": (torch.Tensor.transpose, lambda x, r: (r.randrange(x.dim()), r.randrange(x.dim()))),
+    "permute": (torch.permute, lambda x, r: (r.sample(range(x.dim()), x.dim()),)),
+    "flatten": (torch.flatten, lambda x, r: tuple(sorted(r.choices(range(x.dim()), k=2)))),
+    "reshape": (torch.reshape, lambda x, r: (r.choice([(-1,), (x.shape[0], -1), (-1, x.shape[-1]), (2, -1, 2)]),)),
+    "unsqueeze": (torch.unsqueeze, lambda x, r: (r.randrange(x.dim() + 1),)),
+    "expand": (torch.Tensor.expand, lambda x, r: (2, *x.shape)),
+    "slice": (torch.Tensor.__getitem__, lambda x, r: (tuple(slice(0, r.choice([None, 2])) for _ in x.shape),)),
+    "step": (torch.Tensor.__getitem__, lambda x, r: (tuple(slice(r.randrange(2), None, 2) for _ in x.shape),)),
+    "diagonal": (torch.diagonal, lambda x, r: (0, 0, x.dim() - 1)),
+    "contiguous": (torch.Tensor.contiguous, lambda x, r: ()),
+    "flip": (torch.flip, lambda x, r: ((r.randrange(x.dim()),),)),
+    "cat": (lambda x, dim: torch.cat([x, x], dim), lambda x, r: (r.randrange(x.dim()),)),
+}
+
+
+def told(x, layout):
+    """The sample of each element of x, by its layout."""
+    shape = [-1 if dim == layout.dim else 1 for dim in range(x.dim())]
+    return layout.owner.reshape(shape).expand(x.shape)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_chain_of_views_knows_whose_each_element_is(seed):
+    """Elements carry their sample as their value: what a layout says can be read off them."""
+    r = random.Random(seed)
+    x = torch.arange(float(SAMPLES)).reshape(-1, 1, 1).expand(SAMPLES, 4, 4).clone()
+    layout, known = in_front(SAMPLES), 0
+    for _ in range(12):
+        function, arguments = VIEWS[r.choice(list(VIEWS))]
+        if not 2 <= x.dim() <= 4 or not 8 <= x.numel() <= 512:
+            break
+        args = (x, *arguments(x, r))
+        try:
+            z = function(*args)
+        except RuntimeError:  # these sizes do not fit
+            continue
+        if function is VIEWS["cat"][0]:
+            function, args = torch.cat, ([x, x], args[1])
+        (after,) = layouts_after(op_of(function), function, args, {}, [(x, layout)], [z], SAMPLES)
+        if after is None:
+            continue
+        assert torch.equal(told(z, after).float(), z)
+        assert after.plain == torch.equal(after.owner, torch.arange(SAMPLES))
+        x, layout, known = z, after, known + 1
+    assert known
+
+
+def test_what_is_nobodys_takes_the_sample_around_it():
+    x = torch.zeros(8, 3)
+    layout = Layout(0, torch.tensor([0, NOBODY, 1, 1, NOBODY, 2, 3, 3]))
+    (after,) = layouts_after(
+        op_of(torch.reshape), torch.reshape, (x, (4, 2, 3)), {}, [(x, layout)], [x.view(4, 2, 3)], 4
+    )
+    assert after.dim == 0
+    assert after.plain
+
+
+FREE = {
+    "transpose": (torch.transpose, (0, 1)),
+    "merged with heads": (torch.reshape, ((32, 6),)),
+    "rows of all": (torch.flatten, (0, 1)),
+    "a part of each": (torch.Tensor.__getitem__, ((slice(None), slice(2, 4)),)),
+    "joined": (torch.cat, (1,)),
+}
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_nothing_runs_again_for_what_sizes_tell(name, monkeypatch):
+    monkeypatch.setattr(samples, "_by_codes", lambda *_: pytest.fail("it ran on codes"))
+    x, (function, rest) = torch.randn(SAMPLES, 8, 6), FREE[name]
+    args = ([x, x] if function is torch.cat else x, *rest)
+    known = [(x, in_front(SAMPLES))] * (1 + (function is torch.cat))
+    assert layouts_after(op_of(function), function, args, {}, known, [function(*args)], SAMPLES) != [None]
+
+
+def test_a_view_across_the_samples_is_not_told():
+    """It has the step and the size of the samples' dimension, but each of its rows ends in the next sample."""
+    x = torch.randn(32)[:16].view(SAMPLES, 4)
+    args = (x, (SAMPLES, 2), (4, 1), 3)
+    known, outputs = [(x, in_front(SAMPLES))], [torch.as_strided(*args)]
+    assert layouts_after(op_of(torch.as_strided), torch.as_strided, args, {}, known, outputs, SAMPLES) == [None]
