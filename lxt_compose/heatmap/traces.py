@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from .colours import colour_map, scale_of, strength
-from .picture import DARK, LIGHT, STYLE, Picture, colour_bar, fonts, new_figure, number, text_width, visible
+from .picture import DARK, LIGHT, STYLE, Picture, colour_bar, fonts, new_figure, number, numbers_of, text_width, visible
 from .texts import legend, rgba
 from .tokens import pieces_of
 
@@ -41,13 +40,14 @@ def trace(layers: Sequence[str], tokens: Sequence[str], scores: Any, *, limit: f
         limit: the relevance of full colour; by default the largest absolute one.
 
     Raises:
-        ValueError: shapes do not fit, or a score is not finite.
+        TypeError: scores are no numbers.
+        ValueError: shapes do not fit, nothing is given, or a score is not finite.
     """
-    values = torch.as_tensor(scores).detach().cpu().double()
-    if values.shape != (len(layers), len(tokens)):
+    values = numbers_of(scores, "scores")
+    if values.shape != (len(layers), len(tokens)) or not values.numel():
         raise ValueError(f"{len(layers)} layers and {len(tokens)} tokens do not fit scores of {list(values.shape)}")
     scale = scale_of(values.flatten().tolist(), limit)
-    return TraceHeatmap(tuple(layers), tuple(map(str, tokens)), values, scale)
+    return TraceHeatmap(tuple(map(str, layers)), tuple(map(str, tokens)), values, scale)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
