@@ -20,7 +20,7 @@ from .ledger import Ledger
 from .matching import first_layer, where
 from .numerics import Stabiliser
 from .ops import Family
-from .registration import Registration
+from .registration import Registration, remove
 from .rules import (
     AlphaBeta,
     Attention,
@@ -108,5 +108,6 @@ __all__ = [
     "heatmap",
     "modules",
     "presets",
+    "remove",
     "where",
 ]

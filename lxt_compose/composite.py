@@ -14,6 +14,8 @@ from .rules import FORMULATIONS, RELEVANCE, Rule
 from .rules.base import register_alone
 from .rules.defaults import Table, check_table
 
+PICTURES = ("relevance", "slot")
+
 
 class Composite:
     """Rules for a model, assigned by keys; the first key in the order written that matches wins.
@@ -31,10 +33,12 @@ class Composite:
             that it lacks are uncovered.
         strict: whether an uncovered operation that carries relevance raises in the forward pass.
         canonizers: what is done to the model meanwhile, such as :class:`MergeBatchNorm`; in order.
+        picture: what :func:`attribute` shows. ``"relevance"``, in the unit of the output; or ``"slot"``: ``x.grad`` as
+            it is, from a start of 1, for methods whose picture is a gradient or a probability.
 
     Raises:
         TypeError: a key or value is of a wrong kind.
-        ValueError: the formulation is unknown.
+        ValueError: the formulation or the picture is unknown.
     """
 
     def __init__(
@@ -45,13 +49,15 @@ class Composite:
         defaults: bool | Table = True,
         strict: bool = False,
         canonizers: Iterable[Canonizer] = (),
+        picture: str = "relevance",
     ) -> None:
-        if formulation not in FORMULATIONS:
-            raise ValueError(f"formulation must be one of {', '.join(FORMULATIONS)}, got {formulation!r}")
+        for name, value, known in (("formulation", formulation, FORMULATIONS), ("picture", picture, PICTURES)):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
         self.assignments = assignments(rules)
         if not isinstance(defaults, bool):
             check_table(defaults)
-        self.formulation, self.defaults, self.strict = formulation, defaults, strict
+        self.formulation, self.defaults, self.strict, self.picture = formulation, defaults, strict, picture
         self.canonizers = tuple(canonizers)
         for canonizer in self.canonizers:
             if isinstance(canonizer, type) or not isinstance(canonizer, Canonizer):

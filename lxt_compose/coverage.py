@@ -110,7 +110,9 @@ class Line:
     def cells(self) -> tuple[str, ...]:
         """The texts of the columns, whole and printable."""
         where = ("in " if self.kind == "op" else "") + (self.path or ROOT)
-        remarks = [self.status.value, self.note, "also " + ", ".join(self.aliases) if self.aliases else ""]
+        # Why an op is uncovered is said once, under the table.
+        note = "" if self.status is Status.UNCOVERED else self.note
+        remarks = [self.status.value, note, "also " + ", ".join(self.aliases) if self.aliases else ""]
         texts = (where, self.times, ", ".join(self.targets), self.rule, self.key, str(self.calls))
         return tuple(map(printable, (*texts, ", ".join(filter(None, remarks)))))
 
@@ -273,7 +275,8 @@ class CoverageReport:
     def _remarks(self, every_row: bool) -> list[tuple[str, str]]:
         """What stands under the table: a heading and a text each."""
         idle = [] if every_row else [line.headline() for line in fold(self.not_executed)]
-        remarks = [("matched nothing", ", ".join(self.unmatched)), ("not executed", shorten_list(idle, _IDLE_ROOM))]
+        remarks = list(dict.fromkeys((f"uncovered {row.target}", row.note) for row in self.uncovered if row.note))
+        remarks += [("matched nothing", ", ".join(self.unmatched)), ("not executed", shorten_list(idle, _IDLE_ROOM))]
         remarks += [("note", note) for note in self.notes]
         return [(head, printable(text)) for head, text in remarks if text]
 

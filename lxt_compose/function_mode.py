@@ -18,7 +18,7 @@ from .errors import RegistrationError, place
 from .matching import Assignment, first_layer
 from .numerics import map_tensors, tensors_in
 from .observing import Observer, watch
-from .ops import Family, is_reversed, mutates
+from .ops import KNOWINGLY_UNCOVERED, Family, is_reversed, mutates
 from .plans import Plan, Plans, hold, written
 from .rejoining import rejoin
 from .rules import Call, Rule, Stop, default_rules, find_carriers
@@ -101,8 +101,7 @@ class FunctionMode(TorchFunctionMode):
             self.running.first_layer_met |= plan.op is not None and plan.op.name in LAYERS
             self._count_shadowed(plan, plan.entry, frame)
             if plan.name == "multi_head_attention_forward":
-                with self:  # its products with frozen weights have to be seen (as_trained.py)
-                    return attention_body()(*args, **kwargs)
+                return self._run_body(frame, *args, **kwargs)
             return func(*args, **kwargs)
         self._count_shadowed(plan, plan.outranked, frame)
         if self.observer is not None:
@@ -200,11 +199,13 @@ class FunctionMode(TorchFunctionMode):
     ) -> Any:
         if self.running.seen is not None:
             self.running.seen.told(None, Status.UNCOVERED)
+        if plan.cuts:
+            self.tally.cut[f"{plan.name} in {frame.path or '(model)'}"] = None
         given = {id(tensor) for tensor in tensors_in((args, kwargs))}
         output = plan.run(*args, **kwargs)
         if any(t.requires_grad and (plan.op is not None or id(t) not in given) for t in tensors_in(output)):
             frame.others = True
-            self.tally.uncovered(frame.path, plan.name, note)
+            self.tally.uncovered(frame.path, plan.name, note or KNOWINGLY_UNCOVERED.get(plan.name, ""))
         return output
 
     def _run_ruled(self, plan: Plan, rule: Rule, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -227,21 +228,24 @@ class FunctionMode(TorchFunctionMode):
         self._count(plan, rule, frame, Status.RULED if plan.entry is not None else Status.DEFAULT)
         if idle:
             return plan.run(*args, **kwargs)
-        if plan.op is not None and plan.op.name == "multi_head_attention_forward" and Family.ATTENTION in rule.families:
-            return self._run_parts(rule, frame, args, kwargs)
+        run = plan.run
+        if plan.name == "multi_head_attention_forward":
+            if Family.ATTENTION in rule.families:  # projections, products and softmax get their rules
+                return self._run_body(replace(frame, owner=False, scope=rule), *args, **kwargs)
+            run = partial(self._run_body, replace(frame, owner=False, scope=None, inside=frame.path))
         args, kwargs = enter(rule, call)
         frame.call, outer = call, frame.call
         try:
             if (plan.can_mutate or kwargs) and mutates(plan.function, args, kwargs):
                 self._before_change(args, kwargs)  # again: entering has saved the inputs too
                 call.target = next(written(call.args, call.kwargs), None)
-            return leave(rule, call, plan.run(*args, **kwargs))
+            return leave(rule, call, run(*args, **kwargs))
         finally:
             frame.call = outer
 
-    def _run_parts(self, rule: Rule, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run the body of multi-head attention under the mode: projections, products and softmax get their rules."""
-        self.running.frames.append(replace(frame, owner=False, scope=rule))
+    def _run_body(self, frame: Frame, *args: Any, **kwargs: Any) -> Any:
+        """Run the body of multi-head attention under the mode: its products are made as with trained weights."""
+        self.running.frames.append(frame)
         try:
             with self:
                 return attention_body()(*args, **kwargs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import nn
@@ -80,8 +80,7 @@ class Site:
             self.around = outer.inside, outer.scope
         elif torch._C._current_graph_task_id() == _NO_BACKWARD:
             self.around = None, None
-            if self.module is not reg.model:
-                reg.tally.alone[self.names[0]] = None
+            frame.alone = self.module is not reg.model
         # else it is recomputed for its backward, on its own, but the same rule is in force as in the forward pass
         frame.inside, frame.scope = self.around
         reg.running.frames.append(frame)
@@ -174,6 +173,8 @@ class Site:
                     reg.mode.observer.module(frame.path, type(self.module).__name__, output)
             carriers = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
             reg.tally.check_unseen(carriers, frame, reg.running)
+            if frame.alone and (carriers or reg.running.carriers_met or reg.running.root_inputs):
+                reg.tally.alone[self.names[0]] = None
             if frame.owner:
                 output = reg.finish(self, output)
                 if reg.mode.observer is not None:
@@ -252,6 +253,6 @@ class _After:
         return _restored_flags, ([], [])
 
 
-def is_our_hook(hook: Any) -> bool:
+def is_our_hook(hook: Any) -> TypeGuard[_Before]:
     """Whether a forward pre-hook belongs to a registration (those in copies do not)."""
     return isinstance(hook, _Before)

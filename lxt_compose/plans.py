@@ -25,6 +25,7 @@ from .rules import (
 from .rules.defaults import CAN_DROP, Table, depends_on_call
 
 _GETTERS = ("__get__", "__set__")
+_CUTS = frozenset({"Tensor.detach", "Tensor.detach_", "torch.detach", "torch.detach_copy", "Tensor.data"})
 _OWN_GRADIENT = Epsilon(0.0)
 _OWN_GRADIENT_ALONE = (Uniform(), UniformEpsilon(0.0), SignalTakesAll(0.0))
 """Rules for products that leave the gradient as it is where only one factor carries relevance."""
@@ -44,6 +45,8 @@ class Plan:
     """The user's key that would match, did not a rule on the module around stand before it."""
     ignored: bool = False
     """It cannot carry relevance nor change a tensor (shape, dtype, ...)."""
+    cuts: bool = False
+    """It hands its tensor on without its history, so relevance ends there because the model says so."""
     exact: bool = False
     run: Callable[..., Any] = field(init=False)
     """What is run for the function: itself, but for products with frozen weights (as_trained.py)."""
@@ -84,8 +87,10 @@ class Plans:
         if served is not None and not scoped:
             return Plan(func, name, op, served.rule, served)
         if op is None:
-            ignored = getattr(func, "__name__", "") in _GETTERS
-            return Plan(func, name, None, None, outranked=served, ignored=ignored)
+            accessor = getattr(func, "__name__", "")
+            cuts = name in _CUTS and accessor != "__set__"
+            ignored = accessor in _GETTERS and not cuts
+            return Plan(func, name, None, None, outranked=served, ignored=ignored, cuts=cuts)
         exact = op.family is Family.MOVEMENT
         table = self._all_of_scope if scoped else self._table
         if table is None:

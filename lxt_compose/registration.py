@@ -60,7 +60,7 @@ class Registration:
         self.mode = FunctionMode(entries, formulation, defaults, self.running, self.tally)
         self._entries = entries
         with ExitStack() as stack:
-            self._notes = self._canonize(canonizers, names, bindings, stack)
+            self._canonized, self._notes = bool(canonizers), self._canonize(canonizers, names, bindings, stack)
             self._sites = [Site(self, module, mounted, bindings.get(module)) for module, mounted in names.items()]
             for site in self._sites:
                 site.install(stack)
@@ -200,7 +200,8 @@ class Registration:
         unmatched = list(self._unmatched)
         if tally.executed:
             unmatched += [str(e) for e in self._entries if not e.of_module and e not in self.mode.met]
-        return CoverageReport(rows, unmatched=unmatched, executed=tally.executed, notes=self._notes + tally.notes())
+        notes = self._notes + tally.notes(canonized=self._canonized)
+        return CoverageReport(rows, unmatched=unmatched, executed=tally.executed, notes=notes)
 
     def _module_row(self, site: Site) -> Row:
         assert site.binding is not None
@@ -216,6 +217,22 @@ class Registration:
         return Row(
             "module", site.names[0], kind, str(entry.rule), str(entry), calls, status, aliases=site.names[1:], note=note
         )
+
+
+def remove(model: nn.Module) -> None:
+    """Take every composite off a model or a part of it, as ``registration.remove()`` does, for when that is lost.
+
+    Args:
+        model: any module; if it is a part of the model that a composite was registered on, the whole is freed.
+
+    Raises:
+        TypeError: it is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"remove() takes a torch.nn.Module, got {model!r} of type {type(model).__name__}")
+    hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
+    for registration in [hook.site.registration for hook in hooks if is_our_hook(hook)]:
+        registration.remove()
 
 
 def _check_model(model: nn.Module) -> None:
@@ -240,8 +257,8 @@ def _check_model(model: nn.Module) -> None:
             )
         if any(is_our_hook(hook) for hook in module._forward_pre_hooks.values()):
             raise RegistrationError(
-                f"{where} has a composite registered already; call remove() on that registration (or leave its "
-                f"with block) first"
+                f"{where} has a composite registered already; call remove() on that registration, or "
+                f"lxt_compose.remove(model), or leave its with block first"
             )
 
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from .coverage import Status
 from .errors import RegistrationError, UncoveredError, place
+from .folding import fold_names
 from .matching import Assignment
 from .observing import Seen
-from .rules import Call, Rule
+from .rules import Call, Epsilon, Rule
 from .unseen import Unseen
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class Frame:
     """How many gaps there were when it began (see :class:`Unseen`)."""
     owner: bool = False
     """Whether this frame brought the function mode in, and takes it out again."""
+    alone: bool = False
+    """Whether the module was called on its own, not by the model and not by a recomputation."""
     in_force: bool = False
     """Whether the module is bound and its own rule acts."""
     served: bool = False
@@ -143,15 +146,25 @@ class Tally:
         self.shadowed: dict[Site, str] = {}
         self.alone: dict[str, None] = {}
         """Modules that were called on their own rather than by the model."""
+        self.cut: dict[str, None] = {}
+        """Where the model itself cuts a carrier off from its history, as "Tensor.detach in encoder"."""
         self._warned: set[str] = set()
         self.all_stopped = False
         """Whether rules stopped all relevance of a whole output, so that every input got 0."""
 
-    def notes(self) -> list[str]:
-        """What the table of a report cannot say."""
+    def notes(self, *, canonized: bool) -> list[str]:
+        """What the table of a report cannot say; `canonized` if the composite has canonizers."""
         notes = []
+        if not canonized and any(key.name == "batch_norm" and isinstance(key.rule, Epsilon) for key in self.ops):
+            notes.append(
+                "batch norms keep what is due to their shift, as biases do; where they follow a layer, "
+                "canonizers=[MergeBatchNorm()] explains both as one"
+            )
         if self.alone:
-            notes.append(f"called on their own, so operations between them were not seen: {', '.join(self.alone)}")
+            alone = ", ".join(fold_names(self.alone))
+            notes.append(f"called on their own, so operations between them were not seen: {alone}")
+        if self.cut:
+            notes.append(f"cut off by the model itself, so no relevance passes: {', '.join(fold_names(self.cut))}")
         if self.all_stopped:
             notes.append("every input got 0: all relevance ended at Stop rules, or at operands that are held constant")
         return notes

@@ -47,7 +47,11 @@ def test_products_of_scattered_batches(name, rules, formulation):
 
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)
-@pytest.mark.parametrize("key", [None, nn.Linear, nn.MultiheadAttention, nn.TransformerEncoderLayer])
+@pytest.mark.parametrize(
+    "key",
+    [None, nn.Linear, nn.MultiheadAttention, nn.TransformerEncoderLayer, F.multi_head_attention_forward],
+    ids=["defaults", "linear", "attention", "block", "function"],
+)
 def test_attention_whose_batch_comes_first(key, formulation):
     torch.manual_seed(0)
     model = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)

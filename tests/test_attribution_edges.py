@@ -87,3 +87,83 @@ def test_a_removed_registration_cannot_be_entered():
     registration.remove()
     with pytest.raises(RegistrationError, match="was removed; register the composite"):
         registration.__enter__()
+
+
+class Shared(nn.Module):
+    """A layer whose output is scaled and shifted by inputs that all samples share."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.table = nn.Linear(8, 3), nn.Embedding(4, 8)
+
+    def forward(self, x, scale, shift):
+        return self.layer(x * scale + shift + self.table(torch.arange(1)))
+
+
+@pytest.mark.parametrize("formulation", ["relevance", "gradient"])
+def test_what_samples_share_does_not_depend_on_the_batch_size(formulation):
+    torch.manual_seed(0)
+    model = Shared().double().eval()
+    inputs = (torch.randn(5, 8).double(), torch.randn(()).double(), torch.randn(8).double())
+    composite = Composite(formulation=formulation)
+    whole = attribute(model, inputs, target=1, composite=composite, layers="layer").relevances
+    for size in (1, 2, 4, 5):
+        found = attribute(model, inputs, target=1, composite=composite, batch_size=size, layers="layer")
+        for name, relevance in whole.items():
+            torch.testing.assert_close(found.relevances[name], relevance)
+    assert [list(r.shape) for r in whole.values()] == [[5, 8], [], [8]]
+
+
+class SequenceFirst(nn.Module):
+    """A layer that puts the positions before the samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.layer(x.transpose(0, 1)).mean(0))
+
+
+def test_layers_whose_samples_cannot_be_told_apart_are_refused_in_batches():
+    torch.manual_seed(0)
+    model, x = SequenceFirst().eval(), torch.randn(4, 7, 8)
+    assert attribute(model, x, layers="layer").latent["layer"].shape == (7, 4, 8)
+    with pytest.raises(
+        AttributionError, match=r"relevance of layer has shape \[7, 2, 8\] for 2 samples.*batch_size=None"
+    ):
+        attribute(model, x, layers="layer", batch_size=2)
+
+
+class Detaching(nn.Module):
+    """A block that lets relevance pass one of its branches alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return x + self.layer(x).detach() + self.layer(x).data
+
+
+@pytest.mark.parametrize("formulation", ["relevance", "gradient"])
+def test_branches_that_the_model_cuts_off_are_told(formulation):
+    model = nn.Sequential(Detaching(), Detaching())
+    with Composite(formulation=formulation).register(model) as registration:
+        model(torch.randn(2, 8, requires_grad=True))
+        (note,) = registration.report().notes
+    assert note == "cut off by the model itself, so no relevance passes: Tensor.detach in {0,1}, Tensor.data in {0,1}"
+    shapes = nn.Sequential(nn.Linear(8, 8), nn.ReLU())
+    with Composite(formulation=formulation).register(shapes) as registration:
+        shapes(torch.randn(2, 8, requires_grad=True))
+    assert registration.report().notes == ()
+
+
+def test_constants_of_parts_called_on_their_own_are_no_gap():
+    """Embedding the ids by hand, as one does for a gradient, hides no operation that carries relevance."""
+    model = nn.Sequential(nn.Embedding(5, 8), nn.Linear(8, 2))
+    with Composite(formulation="gradient").register(model) as registration:
+        x = model[0](torch.tensor([[1, 2]])).detach().requires_grad_()
+        assert registration.report().notes == ()
+        model[1](x).sum().backward()
+        assert registration.report().notes == ("called on their own, so operations between them were not seen: 1",)

@@ -305,4 +305,4 @@ def test_parts_called_one_by_one():
         h.backward(h.detach())
         assert_close(leaf.grad, expected, 1e-12)
         (note,) = registration.report().notes
-    assert note.startswith("called on their own, so operations between them were not seen: 0, 1, 2")
+    assert note.startswith("called on their own, so operations between them were not seen: {0..")

@@ -47,6 +47,7 @@ from lxt_compose import (
     Stop,
     UncoveredError,
     Uniform,
+    remove,
     saving,
 )
 
@@ -412,6 +413,22 @@ def test_a_second_registration_raises(model):
                 Composite().register(other)
             assert fingerprint(parent) == during
     Composite().register(parent).remove()
+
+
+def test_a_lost_registration_is_taken_off_by_the_model(model):
+    """Of the model, of a part of it, of a parent; what has none is left alone."""
+    parent, before = nn.Sequential(model, nn.Linear(3, 3)), fingerprint(model)
+    for part in (model, model[0].fc1, parent):
+        Composite().register(model)
+        remove(part)
+        assert fingerprint(model) == before
+        remove(part)
+    registrations = [Composite().register(child) for child in parent]
+    remove(parent)
+    assert fingerprint(model) == before
+    assert not any(registration.active for registration in registrations)
+    with pytest.raises(TypeError, match=r"remove\(\) takes a torch.nn.Module, got 3 of type int"):
+        remove(3)
 
 
 def test_a_module_shared_with_a_registered_model_is_refused(model):

@@ -17,6 +17,7 @@ from support import (
     x6,
 )
 from torch import nn
+from torch.nn import functional as F
 
 from lxt_compose import (
     Composite,
@@ -27,6 +28,7 @@ from lxt_compose import (
     Stop,
     UncoveredError,
 )
+from lxt_compose.ops import KNOWINGLY_UNCOVERED
 
 
 def test_no_grad_is_plain(model):
@@ -206,3 +208,15 @@ def test_a_bound_module_that_puts_tensors_into_a_list_it_was_given():
     with Composite().register(model):
         assert torch.equal(model(x6().requires_grad_()), plain)
     assert_close(attribute(model, x6(), exact(), 0), input_times_gradient(model, x6(), 0))
+
+
+@both_formulations
+def test_the_report_says_why_an_operation_is_uncovered(formulation):
+    model = Fn(lambda self, x: F.glu(self.net(x)[0]).prod(-1), net=nn.LSTM(6, 6, batch_first=True).double())
+    with Composite(formulation=formulation).register(model) as registration:
+        model(x6().requires_grad_())
+        report = registration.report()
+    reasons = {row.target: row.note for row in report.uncovered}
+    assert reasons == {name: KNOWINGLY_UNCOVERED[name] for name in ("lstm", "glu", "prod")}
+    for text in (report.to_string(width=200), report.to_markdown(), report._repr_html_()):
+        assert "uncovered glu: a gate inside one function: write a" in text

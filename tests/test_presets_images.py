@@ -12,9 +12,11 @@ from lxt_compose import (
     Epsilon,
     Flat,
     Gamma,
+    Pass,
     ReLUGuidedBackprop,
     ZBox,
     ZPlus,
+    attribute,
     first_layer,
     presets,
 )
@@ -171,6 +173,9 @@ def test_excitation_backprop_conserves_from_layer_to_layer(net):
     found, _ = explained(net, x, presets.excitation_backprop(), start)
     assert found.sum().item() == pytest.approx(1, abs=1e-5)
     assert (found >= 0).all()
+    certain = torch.eye(3, dtype=torch.float64)[None, 1].expand(len(x), 3)
+    expected, _ = explained(net, x, presets.excitation_backprop(), certain)
+    assert_close(attribute(net, x, target=1, composite="excitation_backprop").relevance, expected, 1e-12)
     with_bias, _ = explained(net, x, presets.excitation_backprop(zero_bias=False), start)
     assert with_bias.sum().item() < 1 - 1e-4
 
@@ -207,7 +212,11 @@ def test_gradients_with_another_relu(net, x, name, relu):
         y[:, 0].sum().backward()
         report = registration.report()
     start = torch.tensor([[1.0, 0.0, 0.0]], dtype=torch.float64)
-    assert_close(x.grad, backward_slowly(net, x.detach(), start, relu), 1e-12)
+    expected = backward_slowly(net, x.detach(), start, relu)
+    assert_close(x.grad, expected, 1e-12)
+    found = attribute(net, x.detach(), target=0, composite=name, layers="first:input")
+    assert_close(found.relevance, expected, 1e-12)
+    assert_close(found.latent["first:input"], expected, 1e-12)
     assert report.complete
     assert sum(row.calls for row in report.rows if row.target == "relu" and row.status == "ruled") == 3
 
@@ -292,7 +301,11 @@ def test_with_batch_norms_merged():
         found, report = explained(model, x, presets.get(name, **options, canonizers=[MergeBatchNorm()]), start)
         expected, _ = explained(merged, x, presets.get(name, **options), start)
         assert_close(found, expected, 1e-9)
-        assert report.notes[0] == "batch norms merged: 0 + 1; 4 + 5"
+        assert report.notes == ("batch norms merged: 0 + 1; 4 + 5",)
+    _, report = explained(model, x, presets.epsilon_plus(), start)
+    assert "canonizers=[MergeBatchNorm()] explains both as one" in report.notes[0]
+    _, report = explained(model, x, presets.epsilon_plus({(nn.BatchNorm1d, nn.BatchNorm2d): Pass()}), start)
+    assert report.notes == ()
 
 
 def test_what_the_composites_are():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lxt_compose import Composite, Epsilon, Family, Stop, default_rules, presets
+from lxt_compose import Composite, Epsilon, Family, MergeBatchNorm, Stop, default_rules, presets
 from lxt_compose.coverage import Status
 
 FORMULATIONS = ("gradient", "relevance")
@@ -168,9 +168,24 @@ def test_a_table_of_defaults():
     assert [row.target for row in registration.report().uncovered] == ["softmax"]
 
 
+@pytest.mark.parametrize("name", presets.available())
+def test_every_preset_takes_the_options_of_a_composite(name):
+    needed = {"low": -1.0, "high": 1.0} if name == "epsilon_gamma_box" else {}
+    composite = presets.get(name, canonizers=[MergeBatchNorm()], strict=True, **needed)
+    assert composite.strict
+    assert composite.canonizers == (MergeBatchNorm(),)
+    assert presets.find(name) is getattr(presets, name)
+
+
 def test_errors():
     with pytest.raises(ValueError, match="no preset is called 'atnlrp'; closest: attnlrp"):
         presets.get("atnlrp")
+    with pytest.raises(
+        TypeError, match=r"'epsilon_gamma_box' needs high: presets.get\('epsilon_gamma_box', high=...\)"
+    ):
+        presets.get("epsilon_gamma_box", low=-1.0)
+    with pytest.raises(TypeError, match="'res_lrp' has no argument 'gama'; it has rules, gamma, formulation, defaults"):
+        presets.get("res_lrp", gama=0.5)
     with pytest.raises(ValueError, match="gamma must be above 0"):
         presets.res_lrp(gamma=0.0)
     with pytest.raises(ValueError, match="formulation must be one of relevance, gradient"):

@@ -134,10 +134,13 @@ def _checked(key: Any) -> Any:
 
 
 class Recorder:
-    """Watches layers during one forward and backward pass after another; keeps numbers, never a graph."""
+    """Watches layers during one forward and backward pass after another; keeps numbers, never a graph.
 
-    def __init__(self, layers: list[Layer], registration: Registration) -> None:
-        self._layers, self._registration = layers, registration
+    With ``times_value`` the relevance is the slot times the tensor, else the slot itself.
+    """
+
+    def __init__(self, layers: list[Layer], registration: Registration, *, times_value: bool) -> None:
+        self._layers, self._registration, self._times_value = layers, registration, times_value
         self._stack = ExitStack()
         self._open = False
         self._calls: dict[str, list[Tensor]] = {}
@@ -182,7 +185,7 @@ class Recorder:
             if not tensor.requires_grad:
                 return
             # A copy, since the model may go on to change the tensor in place.
-            value = None if self._registration.formulation == "relevance" else tensor.detach().clone()
+            value = tensor.detach().clone() if self._times_value else None
 
             def keep(slot: Tensor) -> None:
                 calls[place] = (slot.detach() if value is None else value * slot.detach()).cpu()

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..coverage import CoverageReport
 from ..ledger import Ledger
 from .inputs import Inputs, pair
+from .joining import join_inputs, join_layer
 from .latent import Neuron, top_units
 from .views import dataframe, html_of, picture, summed, total
 
@@ -26,7 +27,8 @@ class Attribution:
 
     ``relevance`` has the shape of the input, or of its embeddings [n, tokens, features] if the input is token ids; if
     several inputs carry relevance it is a dictionary of such tensors by name. Its unit is that of ``output`` [n], the
-    number that is explained: summed, it gives the output less what biases, softmax and uncovered operations took.
+    number that is explained: summed, it gives the output less what biases, softmax and uncovered operations took (not
+    for a composite with ``picture="slot"``). An input that all samples share has the sum of what they give it.
     ``target`` is the class index [n], pairs of them [n, 2] for a contrast (-1 stands for the mean of the others), or
     None if a function chose. ``latent`` is the relevance of the layers asked for, by name. ``report`` says which rule
     covered what, ``ledger`` where the relevance went (None if not asked for). ``inputs`` and ``mask`` are what
@@ -46,21 +48,18 @@ class Attribution:
     def joined(
         cls, parts: list[dict[str, Any]], given: Inputs, report: CoverageReport, *, ledger: Ledger | None = None
     ) -> Attribution:
-        """The attribution that batches add up to."""
+        """The attribution that batches add up to.
 
-        def join(pieces: list[Tensor]) -> Tensor:
-            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-        def join_all(key: str) -> dict[str, Tensor]:
-            return {name: join([part[key][name] for part in parts]) for name in parts[0][key]}
-
-        relevance, inputs = join_all("relevance"), {**given.carriers, **given.ids}
+        Raises:
+            AttributionError: it cannot be told which part of a layer's output belongs to which sample.
+        """
+        inputs, relevance = {**given.carriers, **given.ids}, join_inputs(parts, given)
         return cls(
             relevance=next(iter(relevance.values())) if len(relevance) == 1 else relevance,
-            output=join([part["output"] for part in parts]),
-            target=None if parts[0]["target"] is None else join([part["target"] for part in parts]),
+            output=torch.cat([part["output"] for part in parts]),
+            target=None if parts[0]["target"] is None else torch.cat([part["target"] for part in parts]),
             report=report,
-            latent=join_all("latent"),
+            latent={layer: join_layer(layer, parts) for layer in parts[0]["latent"]},
             ledger=ledger,
             inputs={name: x.detach().cpu() for name, x in inputs.items() if name in relevance},
             mask=None if given.mask is None else given.mask.detach().cpu(),

@@ -13,7 +13,7 @@ from ..composite import Composite
 from ..errors import AttributionError, CompositeError, NotFiniteError
 from ..ledger import Ledger
 from ..numerics import tensors_in
-from ..rules import RELEVANCE, Stop
+from ..rules import GRADIENT, RELEVANCE, Stop
 from .inputs import Inputs, kind_of, read_inputs
 from .latent import Layer, Recorder, find_layers
 from .result import Attribution
@@ -107,6 +107,7 @@ class _Run:
 
     def __init__(self, model: nn.Module, composite: Composite, given: Inputs, layers: list[Layer]) -> None:
         self.model, self.composite, self.given, self.layers = model, composite, given, layers
+        self.as_it_is = composite.picture == "slot"
         self.ledger: Ledger | None = None
         self.reached = False
         """Whether any output depends on the inputs at all."""
@@ -131,7 +132,8 @@ class _Run:
         with self.composite.register(self.model) as registration, ExitStack() as stack:
             books = stack.enter_context(registration.ledger()) if ledger else None
             taps = stack.enter_context(Taps(registration, embeddings))
-            recorder = stack.enter_context(Recorder(self.layers, registration))
+            times_value = self.composite.formulation == GRADIENT and not self.as_it_is
+            recorder = stack.enter_context(Recorder(self.layers, registration, times_value=times_value))
             batches = self.given.batches(size)
             for part, batch in _with_bar(batches, self.given.count) if progress else batches:
                 parts.append(self._one(batch, goal.part(part), taps, recorder))
@@ -175,9 +177,9 @@ class _Run:
             ) from error
 
     def _choose(self, batch: Inputs, goal: Goal, output: Any) -> Chosen:
-        relevance = self.composite.formulation == RELEVANCE
+        times_output = self.composite.formulation == RELEVANCE and not self.as_it_is
         try:
-            return choose(goal, output, self.model, count=batch.count, mask=batch.mask, relevance=relevance)
+            return choose(goal, output, self.model, count=batch.count, mask=batch.mask, times_output=times_output)
         except NotFiniteError as error:
             raise NotFiniteError(self._blame(batch, str(error))) from None
 
@@ -203,7 +205,7 @@ class _Run:
         for leaf in group:
             slot = slots.get(id(leaf))
             if slot is not None:
-                total += slot if self.composite.formulation == RELEVANCE else leaf.detach() * slot
+                total += slot if self.composite.formulation == RELEVANCE or self.as_it_is else leaf.detach() * slot
         return total
 
     def _blame(self, batch: Inputs, message: str) -> str:

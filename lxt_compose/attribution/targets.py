@@ -107,12 +107,12 @@ def _one_index(value: Any) -> int:
         raise TypeError(f"{value!r} of type {type(value).__name__} is no target; {_HELP}") from None
 
 
-def choose(goal: Goal, output: Any, model: nn.Module, *, count: int, mask: Tensor | None, relevance: bool) -> Chosen:
+def choose(goal: Goal, output: Any, model: nn.Module, *, count: int, mask: Tensor | None, times_output: bool) -> Chosen:
     """Pick what is explained from the model's output, and the slots at the outputs that relevance starts with.
 
-    For the explained number y(outputs), each output o starts with ``dy/do`` in the gradient formulation and with
-    ``o * dy/do`` in the relevance formulation. A logit so starts with its value, and a difference a - b with a at the
-    one logit and -b at the other.
+    For the explained number y(outputs), each output o starts with ``dy/do`` in the gradient formulation and, if
+    `times_output`, with ``o * dy/do`` in the relevance formulation. A logit so starts with its value, and a difference
+    a - b with a at the one logit and -b at the other.
 
     Raises:
         TypeError: the output, or what a target function returned, holds no number that could be explained.
@@ -137,7 +137,7 @@ def choose(goal: Goal, output: Any, model: nn.Module, *, count: int, mask: Tenso
     elif goal.function is not None and sources:
         raise ValueError("what the target function returns does not depend on the model's output")
     seeds = [
-        (source, source.detach() * slot if relevance else slot)
+        (source, source.detach() * slot if times_output else slot)
         for source, slot in zip(sources.values(), slots, strict=False)
         if slot is not None
     ]

@@ -59,7 +59,7 @@ class Points(Probe):
                 with telling(self.model, given), around():
                     output = self.model(*given.args, **given.kwargs)
                 goal = rows_of_goal(self.goal, group)
-                chosen = choose(goal, output, self.model, count=len(group), mask=given.mask, relevance=False)
+                chosen = choose(goal, output, self.model, count=len(group), mask=given.mask, times_output=False)
                 if not chosen.seeds:
                     raise AttributionError(
                         f"no output of {type(self.model).__name__} depends on its inputs: the model cuts them off "

@@ -23,12 +23,9 @@ def list_presets(name: str | None = None, *, width: int = 100) -> Answer:
     Raises:
         ValueError: there is no such preset.
     """
-    found = {preset: getattr(presets, preset) for preset in presets.available()}
     if name is not None:
-        if name not in found:
-            presets.get(name)  # for its error
-        return _one(name, found[name])
-    rows = [{"name": preset, "summary": _summary(function)} for preset, function in found.items()]
+        return _one(name, presets.find(name))
+    rows = [{"name": preset, "summary": _summary(presets.find(preset))} for preset in presets.available()]
     return Answer(_table(rows, width), rows)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +13,7 @@ from ..canonize import MergeBatchNorm
 from ..composite import Composite
 
 _WORDS = {"true": True, "false": False}
-_OF_A_COMPOSITE = ("formulation", "defaults", "strict")
-_NOT_TEXT = ("rules", "canonizers")
+_NOT_TEXT = frozenset({"rules", "canonizers"})
 
 
 @dataclass(frozen=True)
@@ -37,35 +34,16 @@ class RulesWanted:
         Raises:
             ValueError: there is no such preset, it lacks an argument, has none of this name, or not with this value.
         """
-        if self.preset not in presets.available():
-            presets.get(self.preset)  # for its error
+        presets.find(self.preset)
         arguments = read_arguments(self.arguments)
-        self._check(arguments)
-        try:
-            composite = presets.get(self.preset, **arguments)
-        except TypeError as error:
-            raise ValueError(
-                f"the preset {self.preset} cannot be made with {', '.join(self.arguments)}: {error}"
-            ) from error
+        for name in _NOT_TEXT & arguments.keys():
+            raise ValueError(f"the argument {name!r} of a preset cannot be given as text; make a Composite in Python")
         if self.merge_batch_norm:
-            composite = copy.copy(composite)
-            composite.canonizers = (*composite.canonizers, MergeBatchNorm())
-        return composite
-
-    def _check(self, arguments: dict[str, Any]) -> None:
-        """Raise if the names are not those that the preset takes."""
-        parameters = inspect.signature(getattr(presets, self.preset)).parameters.values()
-        named = {p.name: p for p in parameters if p.name not in _NOT_TEXT and p.kind is not p.VAR_KEYWORD}
-        known = list(named)
-        if any(p.kind is p.VAR_KEYWORD for p in parameters):
-            known += [name for name in _OF_A_COMPOSITE if name not in named]
-        for name in arguments:
-            if name not in known:
-                raise ValueError(f"the preset {self.preset} has no argument {name!r}; it takes {', '.join(known)}")
-        missing = [name for name, p in named.items() if p.default is p.empty and name not in arguments]
-        if missing:
-            how = " ".join(f"--preset-arg {name}=..." for name in missing)
-            raise ValueError(f"the preset {self.preset} needs {' and '.join(missing)}: {how}")
+            arguments["canonizers"] = [MergeBatchNorm()]
+        try:
+            return presets.get(self.preset, **arguments)
+        except TypeError as error:
+            raise ValueError(f"{error}; here arguments are given as --preset-arg name=value") from error
 
 
 def read_arguments(texts: Sequence[str]) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class Probe:
             with telling(self.model, given):
                 output = self.model(*given.args, **given.kwargs)
             rows = rows_of_goal(goal, samples)
-            chosen = choose(rows, output, self.model, count=len(samples), mask=given.mask, relevance=False)
+            chosen = choose(rows, output, self.model, count=len(samples), mask=given.mask, times_output=False)
         return chosen.value.cpu(), chosen.target
 
     def embed(self, stack: ExitStack, given: Inputs, change: Change, group: Tensor) -> None:

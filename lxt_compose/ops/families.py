@@ -127,7 +127,7 @@ _UNCOVERED = {
         nll_loss2d nll_loss_nd poisson_nll_loss smooth_l1_loss soft_margin_loss triplet_margin_loss
         triplet_margin_with_distance_loss""",
     "a distance or a similarity of two tensors": "cdist pdist dist pairwise_distance cosine_similarity cov corrcoef",
-    "a fused recurrent network: write its steps out, or bind a rule to the module": """
+    "a fused recurrent network: write its steps out, or explain it as a whole: {nn.LSTM: Epsilon()}": """
         lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell miopen_rnn""",
     "a product over the elements of one tensor: their number is its degree": "prod cumprod",
     "reduces by sum, mean, maximum or product: only the call says which": "scatter_reduce index_reduce segment_reduce",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from inspect import Parameter, signature
 from typing import Any
 
 from ..composite import Composite
@@ -50,12 +51,8 @@ def available() -> tuple[str, ...]:
     return tuple(sorted(_PRESETS))
 
 
-def get(name: str, **options: Any) -> Composite:
-    """A new composite by the name of its preset.
-
-    Args:
-        name: one of :func:`available`.
-        options: the arguments of that preset, such as ``formulation="relevance"``.
+def find(name: str) -> Callable[..., Composite]:
+    """The function behind the name of a preset.
 
     Raises:
         ValueError: there is no such preset; the closest names are told.
@@ -63,7 +60,39 @@ def get(name: str, **options: Any) -> Composite:
     if name not in _PRESETS:
         closest = difflib.get_close_matches(str(name), available(), n=3, cutoff=0.0)
         raise ValueError(f"no preset is called {name!r}; closest: {', '.join(closest)}; all: {', '.join(available())}")
-    return _PRESETS[name](**options)
+    return _PRESETS[name]
+
+
+def get(name: str, **options: Any) -> Composite:
+    """A new composite by the name of its preset.
+
+    Args:
+        name: one of :func:`available`.
+        options: the arguments of that preset, such as ``formulation="relevance"`` or ``canonizers=[MergeBatchNorm()]``.
+
+    Raises:
+        ValueError: there is no such preset, or an argument is out of its range.
+        TypeError: the preset lacks an argument, or knows none of this name.
+    """
+    preset = find(name)
+    known = _arguments(preset)
+    missing = [key for key, default in known.items() if default is Parameter.empty and key not in options]
+    if missing:
+        call = ", ".join([repr(name), *(f"{key}=..." for key in missing)])
+        raise TypeError(f"the preset {name!r} needs {' and '.join(missing)}: presets.get({call})")
+    unknown = [option for option in options if option not in known]
+    if unknown:
+        raise TypeError(f"the preset {name!r} has no argument {unknown[0]!r}; it has {', '.join(known)}")
+    return preset(**options)
+
+
+def _arguments(preset: Callable[..., Composite]) -> dict[str, Any]:
+    """The names of a preset's arguments, with their defaults; and those of a composite if it hands on its options."""
+    parameters = signature(preset).parameters.values()
+    found = {p.name: p.default for p in parameters if p.kind is not Parameter.VAR_KEYWORD}
+    if len(found) < len(parameters):
+        found |= {p.name: p.default for p in signature(Composite).parameters.values() if p.name not in found}
+    return found
 
 
 __all__ = [
@@ -80,6 +109,7 @@ __all__ = [
     "epsilon_plus",
     "epsilon_plus_flat",
     "excitation_backprop",
+    "find",
     "gamma_vit",
     "get",
     "guided_backprop",

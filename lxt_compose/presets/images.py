@@ -164,7 +164,8 @@ def gamma_vit(
 def excitation_backprop(rules: Rules = (), *, zero_bias: bool = True, **options: Any) -> Composite:
     """Excitation backprop: :class:`ZPlus` for all layers with weights; the probability of winning is the relevance.
 
-    Start with the probabilities of the outputs, which sum to 1. Meant for networks whose activations are not negative.
+    Start with the probabilities of the outputs, which sum to 1 (:func:`attribute` gives the target 1). Meant for
+    networks whose activations are not negative.
 
     Args:
         rules: keys and rules of your own, which go before the preset's.
@@ -174,7 +175,7 @@ def excitation_backprop(rules: Rules = (), *, zero_bias: bool = True, **options:
     Source: Zhang et al. 2016, eq. 5; as a case of LRP: Montavon et al. 2017.
     """
     rule = ZPlus(zero_bias=zero_bias)
-    return _layers(rules, convolution=rule, dense=rule, **options)
+    return _layers(rules, convolution=rule, dense=rule, **{"picture": "slot", **options})
 
 
 def guided_backprop(rules: Rules = (), **options: Any) -> Composite:
@@ -227,4 +228,5 @@ def _layers(
 def _gradient(rules: Rules, relu: Rule, options: Mapping[str, Any]) -> Composite:
     # In the gradient formulation Epsilon with 0 is the gradient itself.
     table = {Family.LINEAR: Epsilon(0.0)}
-    return Composite([*_pairs(rules), (torch.relu, relu)], formulation=GRADIENT, defaults=table, **options)
+    own = [*_pairs(rules), (torch.relu, relu)]
+    return Composite(own, **{"formulation": GRADIENT, "defaults": table, "picture": "slot", **options})

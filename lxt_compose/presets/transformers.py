@@ -21,7 +21,7 @@ from ..rules.defaults import Table
 Rules = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
 
 
-def attnlrp(rules: Rules = (), *, formulation: str = GRADIENT, strict: bool = False) -> Composite:
+def attnlrp(rules: Rules = (), *, formulation: str = GRADIENT, **options: Any) -> Composite:
     """AttnLRP: relevance through attention weights, gates and norms.
 
     Linear operations: :class:`Epsilon` with 0; activations: :class:`Identity`; products, gates and matmuls of two
@@ -31,17 +31,17 @@ def attnlrp(rules: Rules = (), *, formulation: str = GRADIENT, strict: bool = Fa
     Args:
         rules: keys and rules of your own (see :class:`Composite`), which go before the table.
         formulation: "gradient" or "relevance".
-        strict: whether an uncovered operation raises.
+        options: further arguments of :class:`Composite`, such as `strict` or `canonizers`.
 
     Raises:
         ValueError: the formulation is unknown.
 
     Source: Achtibat et al. 2024; gradient formulation: Arras et al. 2025; state spaces: Jafari et al. 2024.
     """
-    return _composite(rules, {}, formulation, strict)
+    return _composite(rules, {}, formulation, options)
 
 
-def cp_lrp(rules: Rules = (), *, formulation: str = GRADIENT, strict: bool = False) -> Composite:
+def cp_lrp(rules: Rules = (), *, formulation: str = GRADIENT, **options: Any) -> Composite:
     """CP-LRP: no relevance through attention weights and gates, so that what arrives adds up to what was explained.
 
     As :func:`attnlrp`, but softmax is a constant (:class:`Stop`), attention hands all relevance to its values
@@ -51,7 +51,7 @@ def cp_lrp(rules: Rules = (), *, formulation: str = GRADIENT, strict: bool = Fal
     Args:
         rules: keys and rules of your own (see :class:`Composite`), which go before the table.
         formulation: "gradient" or "relevance".
-        strict: whether an uncovered operation raises.
+        options: further arguments of :class:`Composite`, such as `strict` or `canonizers`.
 
     Raises:
         ValueError: the formulation is unknown.
@@ -63,10 +63,10 @@ def cp_lrp(rules: Rules = (), *, formulation: str = GRADIENT, strict: bool = Fal
         Family.ATTENTION: ValueAttention(0.0),
         Family.PRODUCT: SignalTakesAll(0.0),
     }
-    return _composite(rules, changes, formulation, strict)
+    return _composite(rules, changes, formulation, options)
 
 
-def res_lrp(rules: Rules = (), *, gamma: float = 1.0, formulation: str = GRADIENT, strict: bool = False) -> Composite:
+def res_lrp(rules: Rules = (), *, gamma: float = 1.0, formulation: str = GRADIENT, **options: Any) -> Composite:
     """ResLRP: AttnLRP with bounded shares where two streams of relevance are added.
 
     As :func:`attnlrp`, but a sum of two carriers (a residual and its branch) takes :class:`ResidualGamma`.
@@ -75,7 +75,7 @@ def res_lrp(rules: Rules = (), *, gamma: float = 1.0, formulation: str = GRADIEN
         rules: keys and rules of your own (see :class:`Composite`), which go before the table.
         gamma: how much more an operand weighs that has the sign of the sum, > 0.
         formulation: "gradient" or "relevance".
-        strict: whether an uncovered operation raises.
+        options: further arguments of :class:`Composite`, such as `strict` or `canonizers`.
 
     Raises:
         ValueError: the formulation is unknown, or gamma is not positive.
@@ -83,10 +83,10 @@ def res_lrp(rules: Rules = (), *, gamma: float = 1.0, formulation: str = GRADIEN
     Source: Berend et al. 2026.
     """
     own = rules.items() if isinstance(rules, Mapping) else rules
-    return _composite([*own, (torch.add, ResidualGamma(gamma))], {}, formulation, strict)
+    return _composite([*own, (torch.add, ResidualGamma(gamma))], {}, formulation, options)
 
 
-def relp(rules: Rules = (), *, formulation: str = GRADIENT, strict: bool = False) -> Composite:
+def relp(rules: Rules = (), *, formulation: str = GRADIENT, **options: Any) -> Composite:
     """RelP: the propagation coefficients of relevance patching; multiply them with a difference of activations.
 
     Norms: statistics constant; activations: :class:`Identity`; linear operations: LRP-0; attention weights constant
@@ -96,16 +96,16 @@ def relp(rules: Rules = (), *, formulation: str = GRADIENT, strict: bool = False
     Args:
         rules: keys and rules of your own (see :class:`Composite`), which go before the table.
         formulation: "gradient" or "relevance".
-        strict: whether an uncovered operation raises.
+        options: further arguments of :class:`Composite`, such as `strict` or `canonizers`.
 
     Raises:
         ValueError: the formulation is unknown.
 
     Source: Jafari et al. 2025 (RelP), section 3 and table 2.
     """
-    return _composite(rules, {Family.SOFTMAX: Stop(), Family.ATTENTION: ValueAttention(0.0)}, formulation, strict)
+    return _composite(rules, {Family.SOFTMAX: Stop(), Family.ATTENTION: ValueAttention(0.0)}, formulation, options)
 
 
-def _composite(rules: Rules, changes: Table, formulation: str, strict: bool) -> Composite:
+def _composite(rules: Rules, changes: Table, formulation: str, options: dict[str, Any]) -> Composite:
     table = {**default_rules(formulation, epsilon=0.0), **changes}
-    return Composite(rules, formulation=formulation, defaults=table, strict=strict)
+    return Composite(rules, **{"formulation": formulation, "defaults": table, **options})
