@@ -136,12 +136,45 @@ class TestText:
             (["a", "b"], [1.0], "there are 2 tokens, but 1 scores"),
             (["a"], [float("nan")], "scores must be finite, got nan"),
             (["a"], [[1.0]], "one score for each token, got scores of shape"),
-            ([["a"], ["b"]], [[1.0]], "2 texts, 1 rows of scores"),
+            ([["a"], ["b"]], [[1.0]], "there are 2 texts, but 1 rows of scores"),
         ],
     )
     def test_wrong(self, tokens, scores, message):
         with pytest.raises(ValueError, match=message):
             heatmap.text(tokens, scores)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("abc", [1.0, 2.0, 3.0]), "tokens must be a list of texts, or several such lists, got 'abc'"),
+            ((None, [1.0]), "tokens must be a list of texts, or several such lists, got None"),
+            (([7], [1.0]), "tokens must be texts, got 7"),
+            ((["a"], ["b"]), r"scores must be numbers, got \['b'\] of type list"),
+            (
+                (["a"], torch.ones(1, dtype=torch.complex64)),
+                "scores must be real numbers, got a tensor of",
+            ),
+            ((["a"], [1.0], 3), "titles must be texts, got 3"),
+            ((["a"], [1.0], [3]), r"titles must be texts, got \[3\]"),
+        ],
+        ids=["a text", "nothing", "ids", "words", "complex", "a number", "numbers"],
+    )
+    def test_wrong_types(self, arguments, message):
+        tokens, scores, *titles = arguments
+        with pytest.raises(TypeError, match=message):
+            heatmap.text(tokens, scores, titles=titles[0] if titles else None)
+
+    def test_numbers_keep_their_range(self):
+        assert heatmap.text(["a"], [1e300]).sentences[0].scale == 1e300
+
+    def test_each_text_has_its_own_legend_or_all_have_one(self):
+        rows = [["a"], ["b"]], [[1.0], [2.0]]
+        own, shared = heatmap.text(*rows), heatmap.text(*rows, shared=True)
+        assert own.html().count('class="key"') == 2
+        assert shared.html().count('class="key"') == 1
+        assert (own.scale, shared.scale) == (None, 2.0)
+        assert repr(own) == "<TextHeatmap: 2 texts, 2 pieces>"
+        assert repr(heatmap.text(["a"], [1.0])) == "<TextHeatmap: 1 text, 1 piece>"
 
     def test_nothing(self):
         assert Reader(heatmap.text([], []).html()).tokens == []
@@ -267,10 +300,18 @@ class TestFigures:
             (torch.ones(5), {}, r"must be \[height, width\], .* got \[5\]"),
             (torch.tensor([[float("inf")]]), {}, "relevance holds values that are not finite"),
             (torch.ones(65, 2, 2), {}, "at most 64 images, got 65"),
-            (torch.ones(2, 4, 4), {"titles": ["a"]}, "2 maps, 1 titles and no images do not fit"),
-            (torch.ones(2, 4, 4), {"image": torch.ones(4, 4)}, "2 maps, 2 titles and 1 images do not fit"),
+            (torch.ones(2, 4, 4), {"titles": ["a"]}, "there are 1 titles for 2 pictures"),
+            (
+                torch.ones(2, 4, 4),
+                {"image": torch.ones(4, 4)},
+                r"relevance of 2 images does not fit 1, of shape \[4, 4\]",
+            ),
+            (torch.ones(8, 8), {"image": torch.ones(8, 8, 3)}, r"\[8, 8, 3\]; channels come before height and width"),
+            (torch.ones(4, 4), {"limit": -1}, "must be positive and finite, got -1"),
+            (torch.ones(4, 4), {"limit": "1"}, "must be positive and finite, got '1'"),
+            (torch.ones(4, 4), {"columns": 1.5}, "whole number of columns from 1 on, got 1.5"),
             (torch.ones(4, 4), {"strength": 0}, r"strength must be in \(0, 1\], got 0"),
-            (torch.ones(4, 4), {"columns": 0}, "at least one column, got 0"),
+            (torch.ones(4, 4), {"columns": 0}, "whole number of columns from 1 on, got 0"),
         ],
     )
     def test_wrong_images(self, relevance, options, message):
@@ -286,6 +327,8 @@ class TestFigures:
         assert [alpha(row[1]) for row in rows] == pytest.approx([0, -STRONGEST, 0, STRONGEST / 2, 0, 0], abs=1e-3)
         with pytest.raises(ValueError, match="2 layers and 2 tokens do not fit scores of"):
             heatmap.trace(["low", "high"], ["a", "b"], scores)
+        with pytest.raises(ValueError, match=r"0 layers and 0 tokens do not fit scores of \[0, 0\]"):
+            heatmap.trace([], [], torch.zeros(0, 0))
 
     def test_pyplot_is_left_alone(self, tmp_path):
         script = (
@@ -334,6 +377,19 @@ class TestBrowser:
         with Page(path, tmp_path / "profile", size=(400, 700)) as seen:
             seen.hover(".t", 5)
             assert seen.run("document.documentElement.scrollWidth") <= 400
+
+    def test_several_texts_do_not_run_together(self, tmp_path):
+        from browser import Page
+
+        path = heatmap.text([["one"], ["two"]], [[0.09183], [0.08344]]).save(tmp_path / "page.html")
+        with Page(path, tmp_path / "profile", size=(380, 700)) as seen:
+            boxes = seen.run(
+                "[...document.querySelectorAll('.one')].map(e => e.getBoundingClientRect()).map(b => [b.top, b.bottom])"
+            )
+            assert boxes[1][0] - boxes[0][1] > 8
+            assert seen.run("getComputedStyle(document.querySelectorAll('.one')[1]).borderTopWidth") == "1px"
+            heights = seen.run("[...document.querySelectorAll('.key')].map(e => e.clientHeight)")
+            assert max(heights) < 30  # the words of the legend stay in one line
 
     def test_light_and_dark_images(self, tmp_path):
         pytest.importorskip("matplotlib")
