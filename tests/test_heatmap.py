@@ -291,6 +291,10 @@ class TestFigures:
         torch.testing.assert_close(picture.maps, relevance.double().sum(1))
         assert heatmap.image(relevance[0]).maps.shape == (1, 4, 5)
         assert heatmap.image(torch.randn(7, 4, 5)).maps.shape == (7, 4, 5)
+        three = torch.randn(3, 4, 5)
+        assert heatmap.image(three).maps.shape == (1, 4, 5)
+        for options in ({"titles": ["a", "b", "c"]}, {"image": torch.rand(3, 1, 8, 10)}):
+            torch.testing.assert_close(heatmap.image(three, **options).maps, three.double())
         assert picture.scales == pytest.approx(picture.maps.abs().amax((1, 2)).tolist())
         assert len(set(heatmap.image(relevance, shared=True).scales)) == 1
 

@@ -53,8 +53,9 @@ def image(
     """Images coloured by relevance: red speaks for the target, blue against it, white (or the image) is 0.
 
     Args:
-        relevance: [height, width], [channels, height, width] (1, 3 or 4 channels, which are summed), [n, height,
-            width] or [n, channels, height, width]; any unit.
+        relevance: [height, width], [n, height, width] or [n, channels, height, width], channels are summed; any unit.
+            Three dimensions that begin with 1, 3 or 4 are one image's channels, unless there are as many images or
+            titles.
         image: what was explained, drawn in grey under the relevance, its values stretched from the least to the
             largest. Its size may be another, if relevance is that of patches: the smaller one is enlarged.
         titles: one for each image.
@@ -67,8 +68,9 @@ def image(
         TypeError: titles are no texts, or values no numbers.
         ValueError: shapes do not fit, or a value is not finite.
     """
-    maps = _maps(relevance, "relevance")
     below = None if image is None else _maps(image, "image", mean=True)
+    count = len(below) if below is not None else 1 if titles is None or isinstance(titles, str) else len(titles)
+    maps = _maps(relevance, "relevance", count=count)
     if below is not None and len(below) != len(maps):
         raise ValueError(
             f"relevance of {len(maps)} image{'s' * (len(maps) != 1)} does not fit {len(below)}, of shape "
@@ -89,10 +91,13 @@ def image(
     return ImageHeatmap(maps, below, tuple(headings(titles, len(maps))), scales, columns, strength)
 
 
-def _maps(values: Any, what: str, *, mean: bool = False) -> Tensor:
-    """[n, height, width] of whatever was given; channels are added up, or averaged for images to look at."""
+def _maps(values: Any, what: str, *, mean: bool = False, count: int = 1) -> Tensor:
+    """[n, height, width] of whatever was given; channels are added up, or averaged for images to look at.
+
+    ``count`` is how many images there should be: it tells n maps from one of n channels.
+    """
     found = numbers_of(values, what)
-    if found.dim() == 2 or (found.dim() == 3 and found.shape[0] in (1, 3, 4)):
+    if found.dim() == 2 or (found.dim() == 3 and found.shape[0] in (1, 3, 4) and found.shape[0] != count):
         found = found[None]
     if found.dim() == 4:
         found = found.mean(1) if mean else found.sum(1)
