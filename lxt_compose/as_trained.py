@@ -11,16 +11,23 @@ from typing import Any
 
 from torch import Tensor
 
+from .gradients import graft
+
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_BATCH_FIRST = 8  # the last argument of those, for a batch that is not packed
+
 Frozen = dict[int, Tensor]
 """The parameters that a registration froze, by identity."""
 
 
 def as_trained(function: Callable[..., Any], name: str, frozen: Frozen) -> Callable[..., Any]:
-    """The function itself, or for ``linear`` and ``matmul`` one with the values that they have with trained weights."""
+    """The function itself, or for products with weights one with the values that they have with trained weights."""
     if name == "linear":
         return partial(_linear, function, frozen)
     if name == "matmul":
         return partial(_matmul, function, frozen)
+    if name in _RECURRENT:
+        return partial(_recurrent, function, frozen)
     return function
 
 
@@ -58,3 +65,15 @@ def _matmul(function: Callable[..., Any], frozen: Frozen, *args: Any, **kwargs: 
         if _was_trained(first, frozen) and first.dim() == 2 and isinstance(second, Tensor) and second.dim() >= 3:
             return _folded(second.mT, first.t()).mT.contiguous()
     return function(*args, **kwargs)
+
+
+def _recurrent(function: Callable[..., Any], frozen: Frozen, *args: Any, **kwargs: Any) -> Any:
+    """The kernel makes its products itself, so their values come from a run with weights that require grad."""
+    output = function(*args, **kwargs)
+    if len(args) <= _BATCH_FIRST or not _was_trained(args[2][0], frozen):
+        return output
+    if (args[0].transpose(0, 1) if args[_BATCH_FIRST] else args[0]).is_contiguous():
+        return output
+    trained = [weight.detach().requires_grad_(_was_trained(weight, frozen)) for weight in args[2]]
+    values = function(*args[:2], trained, *args[3:])
+    return tuple(graft(value, way) for value, way in zip(values, output, strict=True))

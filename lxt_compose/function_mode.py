@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from .coverage import Status
 from .errors import RegistrationError, place
+from .gradients import graft
 from .matching import Assignment, first_layer
 from .numerics import map_tensors, tensors_in
 from .observing import Observer, watch
@@ -101,7 +102,7 @@ class FunctionMode(TorchFunctionMode):
             self.running.first_layer_met |= plan.op is not None and plan.op.name in LAYERS
             self._count_shadowed(plan, plan.entry, frame)
             if plan.name == "multi_head_attention_forward":
-                return self._run_body(frame, *args, **kwargs)
+                return self._run_body(frame, attention_body(), *args, **kwargs)
             return func(*args, **kwargs)
         self._count_shadowed(plan, plan.outranked, frame)
         if self.observer is not None:
@@ -150,7 +151,8 @@ class FunctionMode(TorchFunctionMode):
                 f"the model's own values; bind a rule that takes the whole module: {{{frame.path!r}: Epsilon()}}"
             )
         if rule is None:
-            return self._run_uncovered(plan, frame, args, kwargs)
+            run_whole = self._run_uncovered if plan.steps is None else self._run_steps
+            return run_whole(plan, frame, args, kwargs)
         return self._run_ruled(plan, rule, frame, args, kwargs)
 
     def takes_first_layer(self, site: Site, other: Assignment | None) -> bool:
@@ -231,8 +233,9 @@ class FunctionMode(TorchFunctionMode):
         run = plan.run
         if plan.name == "multi_head_attention_forward":
             if Family.ATTENTION in rule.families:  # projections, products and softmax get their rules
-                return self._run_body(replace(frame, owner=False, scope=rule), *args, **kwargs)
-            run = partial(self._run_body, replace(frame, owner=False, scope=None, inside=frame.path))
+                return self._run_body(replace(frame, owner=False, scope=rule), attention_body(), *args, **kwargs)
+            inside = replace(frame, owner=False, scope=None, inside=frame.path)
+            run = partial(self._run_body, inside, attention_body())
         args, kwargs = enter(rule, call)
         frame.call, outer = call, frame.call
         try:
@@ -243,12 +246,27 @@ class FunctionMode(TorchFunctionMode):
         finally:
             frame.call = outer
 
-    def _run_body(self, frame: Frame, *args: Any, **kwargs: Any) -> Any:
-        """Run the body of multi-head attention under the mode: its products are made as with trained weights."""
+    def _run_steps(self, plan: Plan, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a kernel that is several operations, and give its values the way back of those, each under its rule."""
+        assert plan.steps is not None
+        try:
+            steps = list(tensors_in(self._run_body(frame, plan.steps, *args, **kwargs)))
+        except NotImplementedError as reason:
+            return self._run_uncovered(plan, frame, args, kwargs, str(reason))
+        if self.running.seen is not None:
+            self.running.seen.told(None, Status.EXACT)
+        if frame.scope is None:
+            rows = self.tally.ops if frame.unit is None else frame.unit.rows
+            rows[OpKey(frame.path, plan.name, "(taken apart)", None, Status.DEFAULT)] += 1
+        ways = iter(steps)
+        return map_tensors(lambda value: graft(value, next(ways)), plan.run(*args, **kwargs))
+
+    def _run_body(self, frame: Frame, body: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run what an operation is made of under the mode, as a part of the module that called the operation."""
         self.running.frames.append(frame)
         try:
             with self:
-                return attention_body()(*args, **kwargs)
+                return body(*args, **kwargs)
         finally:
             self.running.frames.pop()
 

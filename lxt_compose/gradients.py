@@ -122,6 +122,12 @@ class Graft(RelevanceFunction):
         return None, slot.to(ctx.dtype)
 
 
+def graft(value: Tensor, way: Tensor) -> Tensor:
+    """The value, with the way back of another computation of it, if that has one."""
+    grafted: Tensor = Graft.apply(value.detach(), way) if way.requires_grad else value.detach()
+    return grafted
+
+
 class Rebind(RelevanceFunction):
     """Make x the result of an in-place operation that has already changed its memory: x now comes from `result`."""
 

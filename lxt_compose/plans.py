@@ -23,6 +23,7 @@ from .rules import (
     default_rules,
 )
 from .rules.defaults import CAN_DROP, Table, depends_on_call
+from .written_out import STEPS
 
 _GETTERS = ("__get__", "__set__")
 _CUTS = frozenset({"Tensor.detach", "Tensor.detach_", "torch.detach", "torch.detach_copy", "Tensor.data"})
@@ -58,6 +59,8 @@ class Plan:
     """In the gradient formulation the default rule is the own gradient if there is one carrier: nothing to be done."""
     varies: bool = False
     """The default rule depends on the arguments."""
+    steps: Callable[..., Any] | None = None
+    """By default it is taken apart into this (written_out.py)."""
 
 
 class Plans:
@@ -98,7 +101,8 @@ class Plans:
         rule, varies = default_rule(op, table), depends_on_call(op)
         alone = rule == _OWN_GRADIENT or (op.multiplies and rule in _OWN_GRADIENT_ALONE)
         passive = self._may_be_passive and alone and not op.held and (op.multiplies or not varies) and not scoped
-        return Plan(func, name, op, rule, outranked=served, exact=exact, varies=varies, passive=passive)
+        steps = STEPS[name] if op.family is Family.COMPOSED and rule is None else None
+        return Plan(func, name, op, rule, outranked=served, exact=exact, varies=varies, passive=passive, steps=steps)
 
 
 def written(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:

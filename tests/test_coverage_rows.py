@@ -202,17 +202,28 @@ def test_a_cnn_with_batch_norm_dropout_and_pooling():
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN, nn.LSTMCell, nn.GRUCell])
-def test_recurrent_networks_are_uncovered_and_named(kind):
-    """Fused recurrent networks have no rule: named in the first line, with their path; a rule on the module covers."""
+def test_recurrent_networks_are_taken_apart(kind):
+    """The kernel and its steps have rows; a rule on the module takes it as one unit."""
     model = Fn(lambda self, x: self.memory(x)[0], memory=kind(4, 5))
     x = torch.randn(3, 4, requires_grad=True)
     report = reported(Named(model), x=x)
+    assert report.complete
+    rows = ops(report)["model.memory"]
+    (kernel,) = [name for name, (rule, _, _) in rows.items() if rule == "(taken apart)"]
+    assert rows[kernel] == ("(taken apart)", 1, Status.DEFAULT)
+    assert rows["linear"][::2] == (EPSILON, Status.DEFAULT)
+    assert reported(Named(model), {"model.memory": Epsilon()}, x=x).complete
+
+
+def test_an_uncovered_operation_is_named_with_its_path():
+    model = Named(Fn(lambda self, x: self.inner(x), inner=Fn(lambda self, x: x.cumprod(-1))))
+    report = reported(model, x=torch.randn(3, 4, requires_grad=True))
     assert not report.complete
     (row,) = report.uncovered
-    assert row.path == "model.memory"
-    assert str(report).startswith(f"NOT complete: 1 uncovered: {row.target} in model.memory")
+    assert row.path == "model.inner"
+    assert str(report).startswith("NOT complete: 1 uncovered: cumprod in model.inner")
     assert "uncovered" in report.to_markdown()
-    assert reported(Named(model), {"model.memory": Epsilon()}, x=x).complete
+    assert reported(model, {"model.inner": Epsilon()}, x=torch.randn(3, 4, requires_grad=True)).complete
 
 
 class Named(nn.Module):

@@ -10,7 +10,6 @@ import pytest
 import torch
 from support import FORMULATIONS, ZOO, Fn, cnn, make
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from lxt_compose import (
@@ -518,13 +517,13 @@ def _scripted(x):
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_an_uncovered_operation_is_weighed(formulation):
     torch.manual_seed(0)
-    model = Fn(lambda self, x: self.b(F.glu(self.a(x))), a=nn.Linear(6, 8), b=nn.Linear(4, 3)).double()
+    model = Fn(lambda self, x: self.b(self.a(x).cumprod(-1)), a=nn.Linear(6, 4), b=nn.Linear(4, 3)).double()
     x = torch.randn(4, 6, dtype=torch.float64)
     books = closes(model, x, Composite(formulation=formulation))
     (row,) = books.uncovered
-    assert (row.name, row.path) == ("glu", "")
+    assert (row.name, row.path) == ("cumprod", "")
     with torch.no_grad():
-        z = model.b(F.glu(model.a(x)))[:, 0]
+        z = model.b(model.a(x).cumprod(-1))[:, 0]
         entering = z - model.b.bias[0]
     torch.testing.assert_close(row.entered.by_sample, entering, rtol=1e-4, atol=1e-4)
     assert books.share(row.entered) == pytest.approx(float((entering * z.sign()).sum() / z.abs().sum()), rel=1e-3)
@@ -675,7 +674,7 @@ def test_the_table():
 def test_html_is_escaped():
     class Evil(nn.Module):
         def forward(self, x):
-            return F.glu(x)
+            return x.cumprod(-1)
 
     model = nn.Sequential(nn.Linear(6, 8)).double()
     model.add_module("<script>alert(1)</script>", Evil())

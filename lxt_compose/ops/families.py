@@ -9,7 +9,10 @@ from enum import Enum
 
 
 class Family(str, Enum):
-    """What kind of operation it is; each family has one default rule (UNCOVERED has none: the gradient passes)."""
+    """What kind of operation it is; each family has one default rule.
+
+    MOVEMENT needs none, COMPOSED is taken apart into others, UNCOVERED has none: the plain gradient passes.
+    """
 
     LINEAR = "linear"
     MOVEMENT = "movement"
@@ -21,6 +24,7 @@ class Family(str, Enum):
     SOFTMAX = "softmax"
     NORMALISATION = "normalisation"
     ATTENTION = "attention"
+    COMPOSED = "composed"
     UNCOVERED = "uncovered"
 
 
@@ -114,6 +118,8 @@ NORMALISATION = "layer_norm rms_norm group_norm instance_norm normalize local_re
 
 ATTENTION = "scaled_dot_product_attention multi_head_attention_forward"
 
+COMPOSED = "glu cosine_similarity lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"
+
 _UNCOVERED = {
     "a factorisation, an inverse, or a solution of linear equations by way of one": """
         cholesky cholesky_ex cholesky_inverse cond det logdet slogdet eig eigh eigvals eigvalsh geqrf
@@ -126,12 +132,10 @@ _UNCOVERED = {
         margin_ranking_loss mse_loss multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss nll_loss
         nll_loss2d nll_loss_nd poisson_nll_loss smooth_l1_loss soft_margin_loss triplet_margin_loss
         triplet_margin_with_distance_loss""",
-    "a distance or a similarity of two tensors": "cdist pdist dist pairwise_distance cosine_similarity cov corrcoef",
-    "a fused recurrent network: write its steps out, or explain it as a whole: {nn.LSTM: Epsilon()}": """
-        lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell miopen_rnn""",
+    "a distance or a similarity of two tensors": "cdist pdist dist pairwise_distance cov corrcoef",
+    "a kernel of one maker for recurrent nets: call torch.nn.LSTM and the like": "miopen_rnn",
     "a product over the elements of one tensor: their number is its degree": "prod cumprod",
     "reduces by sum, mean, maximum or product: only the call says which": "scatter_reduce index_reduce segment_reduce",
-    "a gate inside one function: write a * sigmoid(b)": "glu",
     "a power mean: neither linear nor a selection": "lp_pool1d lp_pool2d lp_pool3d",
     "a smooth maximum of several terms": "logaddexp logaddexp2 logcumsumexp",
     "draws at random": "gumbel_softmax",
@@ -252,6 +256,7 @@ FAMILIES = {
     Family.SOFTMAX: SOFTMAX,
     Family.NORMALISATION: NORMALISATION,
     Family.ATTENTION: ATTENTION,
+    Family.COMPOSED: COMPOSED,
     Family.UNCOVERED: " ".join(KNOWINGLY_UNCOVERED),
 }
 

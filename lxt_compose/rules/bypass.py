@@ -115,9 +115,9 @@ class Identity(Rule):
             return outputs
         z, x = self._pair(call, outputs), call.values[0]
         if call.relevance:
-            return [bypass(partial(_passed_on, x.shape), z, (), call.carriers)]
+            return [bypass(partial(_passed_on, _name_of(call), x.shape), z, (), call.carriers)]
         slope, saved = self._slope(call, x, z)
-        return [bypass(partial(_sloped, slope), z, saved, call.carriers)]
+        return [bypass(partial(_sloped, _name_of(call), slope), z, saved, call.carriers)]
 
     def _pair(self, call: Call, outputs: list[Tensor]) -> Tensor:
         """The output, which has one element for each of the input."""
@@ -137,11 +137,16 @@ class Identity(Rule):
         return slope_of(call, x, z)
 
 
-def _passed_on(shape: torch.Size, slot: Tensor) -> Slots:
+def _name_of(call: Call) -> str:
+    """The name of a function, for :func:`activation_behind`: its operation's, or its module's in small letters."""
+    return call.op.name if call.op is not None else type(call.module).__name__.lower()
+
+
+def _passed_on(_: str, shape: torch.Size, slot: Tensor) -> Slots:
     return (slot.reshape(shape),)
 
 
-def _sloped(slope: partial[Tensor], slot: Tensor, *saved: Tensor) -> Slots:
+def _sloped(_: str, slope: partial[Tensor], slot: Tensor, *saved: Tensor) -> Slots:
     factor = slope(*saved)
     slot = slot.reshape(factor.shape)
     # the slope is nobody else's, so its memory can take the result; not so where the backward itself is recorded
@@ -169,10 +174,10 @@ class Ratio(Identity):
         if not call.relevance:
             return super().leave(call, outputs)
         z, x = self._pair(call, outputs), call.values[0]
-        return [bypass(_through_ratio, z, (x, z), call.carriers)]
+        return [bypass(partial(_through_ratio, _name_of(call)), z, (x, z), call.carriers)]
 
 
-def _through_ratio(slot: Tensor, x: Tensor, z: Tensor) -> Slots:
+def _through_ratio(_: str, slot: Tensor, x: Tensor, z: Tensor) -> Slots:
     kept = z / stabilise(z, 0.0)
     return (torch.where(x == 0, 0, (slot * kept).reshape(x.shape)),)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import functional, modules
 from ..errors import RuleError
-from ..gradients import Graft
+from ..gradients import graft
 from ..numerics import tensors_in
 from .attention import ValueAttention
 from .base import RELEVANCE, Call, Rule
@@ -163,7 +163,7 @@ class DropIn(Rule):
         found = list({id(t): t for t in tensors_in(result) if t.is_floating_point() or t.is_complex()}.values())
         if len(found) != len(outputs) or not all(map(_equal, found, outputs)):
             raise RuleError(f"{self} computes other values than {call.where}, so it does not explain it")
-        return [Graft.apply(z, t) if t.requires_grad else z.detach() for z, t in zip(outputs, found, strict=True)]
+        return [graft(z, t) for z, t in zip(outputs, found, strict=True)]
 
 
 def _equal(found: Tensor, expected: Tensor) -> bool:

@@ -18,8 +18,9 @@ class SignalTakesAll(Scaling):
 
     ``z = signal * gate``: ``R_signal = R``, ``R_gate = 0``; in the gradient formulation ``g_signal = gate * g``.
     A gate is a factor that comes out of an activation (``silu(gate) * up``, ``sigmoid(gate) * x``), also after it was
-    moved around or scaled. Where none of the factors is a gate, or all are, they share evenly, as under
-    :class:`UniformEpsilon`. With one carrier it is :class:`Epsilon`.
+    moved around or scaled. Where all factors come out of activations, only those of a sigmoid are gates
+    (``sigmoid(gate) * tanh(x)``, as in an LSTM). Where none of the factors is a gate, or all are, they share evenly, as
+    under :class:`UniformEpsilon`. With one carrier it is :class:`Epsilon`.
 
     Args:
         epsilon: stabiliser of the product, >= 0 (see :class:`Epsilon`).
@@ -35,10 +36,14 @@ class SignalTakesAll(Scaling):
     def shares(self, call: Call) -> list[float]:
         """1/n for each of the n factors that are no gates, 0 for gates, 1 for what is added."""
         added = addends_of(call)
-        gates = [not addend and is_gate(x) for addend, x in zip(added, call.carriers, strict=True)]
-        signals = len(added) - sum(added) - sum(gates)
-        if not signals:
-            gates, signals = [False] * len(gates), len(added) - sum(added)
+        behind = ["" if addend else activation_behind(x) for addend, x in zip(added, call.carriers, strict=True)]
+        factors = len(added) - sum(added)
+        for gates in ([bool(name) for name in behind], [name in _SQUASHING for name in behind]):
+            signals = factors - sum(gates)
+            if signals:
+                break
+        else:
+            gates, signals = [False] * len(added), factors
         return [1.0 if addend else 0.0 if gate else 1.0 / signals for addend, gate in zip(added, gates, strict=True)]
 
 
@@ -52,32 +57,34 @@ _PASSED = frozenset(
 """.split()
 )
 _IDENTITIES = (_passed_on, _sloped, _through_ratio)
+# What opens and shuts between 0 and 1.
+_SQUASHING = frozenset({"sigmoid", "hardsigmoid"})
 _FURTHEST = 16
 
 
-def is_gate(x: Tensor) -> bool:
-    """Whether a carrier came out of an activation, and was only moved or multiplied with constants since then."""
+def activation_behind(x: Tensor) -> str:
+    """The name of the activation that a carrier came out of, if it was only moved or scaled since; else empty."""
     node: Any = x.grad_fn
     for _ in range(_FURTHEST):
         if node is None:
-            return False
+            return ""
         function = getattr(type(node), "_forward_cls", None)
         if function is Bypass:
             handed_on = node.slots.func if isinstance(node.slots, partial) else None
             if handed_on is not shared_evenly:
-                return handed_on in _IDENTITIES
+                return str(node.slots.args[0]) if handed_on in _IDENTITIES else ""
         elif function is None:
             kind = type(node).__name__.rstrip("0123456789").removesuffix("Backward")
             if kind in _OWN_SLOPE:
-                return True
+                return kind.lower()
             if kind not in _PASSED:
-                return False
+                return ""
         elif not issubclass(function, RelevanceFunction):
-            return False
+            return ""
         sources = [source for source, _ in node.next_functions if source is not None]
         if function is Rebind:
             sources = sources[-1:]  # the result of an in-place operation; before it comes what was overwritten
         if len(sources) != 1:
-            return False
+            return ""
         node = sources[0]
-    return False
+    return ""
