@@ -5,7 +5,7 @@ import torch
 from support import make
 from torch import nn
 
-from lxt_compose import Composite, attribute, heatmap
+from lxt_compose import Composite, attribute, evaluate, heatmap
 
 EXACT = Composite(formulation="gradient")
 
@@ -183,3 +183,25 @@ def test_an_encoder_without_input_for_its_decoder_is_told():
         "input_ids",
         "decoder_input_ids",
     }
+
+
+def test_an_encoder_and_its_decoder_have_masks_of_their_own():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.T5Config(d_model=16, d_kv=8, num_layers=1, num_heads=2, d_ff=16, vocab_size=60)
+    torch.manual_seed(0)
+    model, ids = transformers.T5ForConditionalGeneration(config).eval(), torch.randint(3, 60, (2, 4))
+    given = {
+        "input_ids": ids,
+        "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]),
+        "decoder_input_ids": ids.flip(1),
+        "decoder_attention_mask": torch.tensor([[1, 0, 0, 0], [1, 1, 1, 0]]),
+    }
+    found = attribute(model, given, batch_size=1)
+    assert next(iter(found.relevances)) == "input_ids"
+    assert [found.real(sample).sum().item() for sample in (0, 1)] == [4, 2]
+    assert [len(sentence.pieces) for sentence in found.heatmap().sentences] == [4, 2]
+    without = {name: value for name, value in given.items() if name != "attention_mask"}
+    assert [attribute(model, without).real(sample).sum().item() for sample in (0, 1)] == [4, 4]
+    effects = evaluate.leave_one_out(model, given, batch_size=3)
+    assert (effects[0] != 0).all()
+    assert effects[1, 2:].tolist() == [0, 0]

@@ -25,8 +25,9 @@ class Inputs:
     """The arguments of a call of the model, and by name those that relevance is wanted of.
 
     ``carriers`` are floating point tensors, ``ids`` integer tensors that the model embeds; ``mask`` [samples, tokens]
-    tells real tokens (not 0) from padding (0), or is None; ``count`` is the number of samples. ``hint`` is what may be
-    wrong with them, for the error if the model fails.
+    tells real tokens (not 0) of the output from padding (0), or is None; ``count`` is the number of samples. ``hint``
+    is what may be wrong with them, for the error if the model fails. If the model has an encoder and a decoder
+    (``has_decoder``), ``mask`` is that of the decoder, and ``encoder_mask`` the other one.
     """
 
     args: tuple[Any, ...]
@@ -36,6 +37,12 @@ class Inputs:
     mask: Tensor | None
     count: int
     hint: str = ""
+    has_decoder: bool = False
+    encoder_mask: Tensor | None = None
+
+    def mask_of(self, name: str) -> Tensor | None:
+        """The mask that tells real tokens of this input from padding."""
+        return self.encoder_mask if self.has_decoder and not name.startswith("decoder_") else self.mask
 
     def batches(self, size: int | None) -> Iterator[tuple[slice, Inputs]]:
         """The samples in groups of at most ``size``: every tensor whose first dimension counts samples is cut."""
@@ -59,6 +66,7 @@ class Inputs:
             carriers={name: cut(value) for name, value in self.carriers.items()},
             ids={name: cut(value) for name, value in self.ids.items()},
             mask=cut(self.mask),
+            encoder_mask=cut(self.encoder_mask),
             count=part.stop - part.start,
         )
 
@@ -93,15 +101,19 @@ def read_inputs(model: nn.Module, inputs: Any) -> Inputs:
     main = next(iter((*ids.values(), *carriers.values())))
     _check(carriers, main)
     mask = next((tensors[name] for name in _MASKS if name in tensors), None)
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        mask = tensors.get("decoder_attention_mask")
-    return Inputs(args, kwargs, carriers, ids, mask, main.shape[0], _hint(model, named, main))
+    found = Inputs(args, kwargs, carriers, ids, mask, main.shape[0], _hint(model, named, main))
+    if _has_decoder(model):
+        return replace(found, mask=tensors.get("decoder_attention_mask"), has_decoder=True, encoder_mask=mask)
+    return found
+
+
+def _has_decoder(model: nn.Module) -> bool:
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
 def _hint(model: nn.Module, named: dict[str, Any], main: Tensor) -> str:
     """What is likely to be wrong with the inputs, if the model should fail on them."""
-    encoder_decoder = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
-    if encoder_decoder and not any(name.startswith("decoder_input") for name in named):
+    if _has_decoder(model) and not any(name.startswith("decoder_input") for name in named):
         return "an encoder with a decoder needs decoder_input_ids too: what it has said so far, or its start token"
     images = any(isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in model.modules())
     if images and main.is_floating_point() and main.dim() < 4:

@@ -31,8 +31,8 @@ class Attribution:
     for a composite with ``picture="slot"``). An input that all samples share has the sum of what they give it.
     ``target`` is the class index [n], pairs of them [n, 2] for a contrast (-1 stands for the mean of the others), or
     None if a function chose. ``latent`` is the relevance of the layers asked for, by name. ``report`` says which rule
-    covered what, ``ledger`` where the relevance went (None if not asked for). ``inputs`` and ``mask`` are what
-    was explained.
+    covered what, ``ledger`` where the relevance went (None if not asked for). ``inputs`` are what was
+    explained, ``mask`` tells real tokens of the first of them from padding.
     """
 
     relevance: Tensor | dict[str, Tensor]
@@ -54,6 +54,7 @@ class Attribution:
             AttributionError: it cannot be told which part of a layer's output belongs to which sample.
         """
         inputs, relevance = {**given.carriers, **given.ids}, join_inputs(parts, given)
+        mask = given.mask_of(next(iter(relevance)))
         return cls(
             relevance=next(iter(relevance.values())) if len(relevance) == 1 else relevance,
             output=torch.cat([part["output"] for part in parts]),
@@ -62,7 +63,7 @@ class Attribution:
             latent={layer: join_layer(layer, parts) for layer in parts[0]["latent"]},
             ledger=ledger,
             inputs={name: x.detach().cpu() for name, x in inputs.items() if name in relevance},
-            mask=None if given.mask is None else given.mask.detach().cpu(),
+            mask=None if mask is None else mask.detach().cpu(),
         )
 
     def __len__(self) -> int:

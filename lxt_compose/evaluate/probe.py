@@ -48,7 +48,7 @@ class Probe:
     @property
     def mask(self) -> Tensor | None:
         """[n, tokens], 0 for padding; None if the inputs have none."""
-        mask = self.given.mask
+        mask = self.given.mask_of(self.name)
         return mask if mask is not None and mask.shape == self.x.shape[:2] else None
 
     def of(self, samples: Tensor, change: Change | None = None, *, embedded: Change | None = None) -> Tensor:
@@ -124,6 +124,7 @@ class Probe:
             kwargs={name: rows(value) for name, value in given.kwargs.items()},
             ids={name: rows(value, None) for name, value in given.ids.items()},
             mask=rows(given.mask),
+            encoder_mask=rows(given.encoder_mask),
             count=len(samples),
         )
 
