@@ -215,6 +215,18 @@ def test_what_is_no_model_and_a_model_that_fails_are_told():
         evaluate.leave_one_out(model, x[:, :5])
 
 
+def test_parts_that_cannot_be_removed():
+    video = torch.randn(2, 1, 4, 6, 6)
+    with pytest.raises(ValueError, match=r"not parts of an input of shape \[2, 1, 4, 6, 6\]"):
+        evaluate.flip(Fn(lambda self, x: x.sum((1, 2, 3))), video, torch.zeros(2, 4, 6, 6), target=0)
+    model, x = Fn(lambda self, x, y: x + y), (torch.randn(2, 3), torch.randn(2, 3))
+    found = attribute(model, x)
+    with pytest.raises(TypeError, match="several inputs; pass the scores of the one removed, 'args0'"):
+        evaluate.flip(model, x, found)
+    with pytest.raises(TypeError, match="several inputs, args0, args1; pass the scores of one of them"):
+        evaluate.correlation(found, found)
+
+
 def test_the_mean_token_does_not_depend_on_the_padding():
     alone = {name: value[:1, :3] for name, value in TEXT.items()}
     scores = TEXT["input_ids"].float()

@@ -34,11 +34,12 @@ def correlation(a: Any, b: Any, *, kind: str = "spearman", mask: Tensor | None =
         mask: [n, ...]; what is 0 there (padding) is left out.
 
     Raises:
+        TypeError: an attribution has several inputs.
         ValueError: shapes differ, a score is not finite, or the kind is unknown.
 
     Source: Spearman 1904.
     """
-    a, b = (torch.as_tensor(getattr(scores, "scores", scores)).detach().cpu() for scores in (a, b))
+    a, b = _tensor(a), _tensor(b)
     if kind not in ("spearman", "pearson"):
         raise ValueError(f"kind must be 'spearman' or 'pearson', got {kind!r}")
     if a.shape != b.shape or (mask is not None and mask.shape != a.shape):
@@ -56,6 +57,13 @@ def correlation(a: Any, b: Any, *, kind: str = "spearman", mask: Tensor | None =
             raise ValueError(f"the scores of sample {sample} hold NaN or infinite values")
         found.append(_correlation(one, other, kind))
     return torch.stack(found)
+
+
+def _tensor(scores: Any) -> Tensor:
+    scores = getattr(scores, "scores", scores)
+    if isinstance(scores, dict):
+        raise TypeError(f"the attribution has several inputs, {', '.join(scores)}; pass the scores of one of them")
+    return torch.as_tensor(scores).detach().cpu()
 
 
 def _correlation(a: Tensor, b: Tensor, kind: str) -> Tensor:

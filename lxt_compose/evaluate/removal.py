@@ -30,6 +30,10 @@ class Removal:
     def __init__(self, probe: Probe, baseline: Any, patch: int | tuple[int, int] | None) -> None:
         self.probe, self.baseline, x = probe, baseline, probe.x
         self.is_image = not probe.is_ids and x.dim() == 4
+        if x.dim() > 4:
+            raise ValueError(
+                f"tokens, features, pixels and patches can be removed, not parts of an input of shape {list(x.shape)}"
+            )
         self._check_baseline()
         if patch is not None and not self.is_image:
             raise ValueError(f"patches are of images [n, channels, height, width], got an input of {list(x.shape)}")
@@ -79,6 +83,10 @@ class Removal:
             ValueError: their shape is not that of the units.
         """
         scores = getattr(scores, "scores", scores)
+        if isinstance(scores, dict):
+            raise TypeError(
+                f"the attribution has several inputs; pass the scores of the one removed, {self.probe.name!r}"
+            )
         if not isinstance(scores, Tensor):
             raise TypeError(f"scores must be a tensor or an Attribution of one input, got {type(scores).__name__}")
         n = self.probe.given.count
