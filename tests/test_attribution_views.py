@@ -153,6 +153,19 @@ def test_a_word_that_fits_in_no_line_fills_them():
     assert _cut("xy", lambda text: 1e6) == ["x", "y"]
 
 
+@pytest.mark.parametrize("dpi", [80, 150])
+def test_text_ends_where_its_colour_ends(tmp_path, dpi):
+    pytest.importorskip("matplotlib")
+    image = pytest.importorskip("PIL.Image")
+    path = heatmap.text(["x" * 50], [1.0]).save(tmp_path / "text.png", dpi=dpi)
+    picture = image.open(path).convert("RGB")
+    pixels = torch.tensor(list(picture.tobytes())).reshape(picture.height, picture.width, 3)[: picture.height // 2]
+    coloured = (pixels[..., 0] - pixels[..., 2] > 60).any(0).nonzero()
+    inked = (pixels.sum(-1) < 200).any(0).nonzero()
+    assert abs(int(inked.max() - coloured.max())) <= 2
+    assert abs(int(inked.min() - coloured.min())) <= 2
+
+
 class Mean(nn.Module):
     """A classifier of images that does not mind a missing dimension before its last layer."""
 
