@@ -76,7 +76,7 @@ def _reentrant(frame: Frame) -> FrameType | None:
 def _holder(hook: Any) -> Any:
     """What a non-reentrant checkpoint keeps its function in; its hooks for saved tensors refer to it."""
     cells = (cell.cell_contents for cell in getattr(hook, "__closure__", None) or ())
-    return next((each for each in cells if hasattr(each, "recompute_fn")), None)
+    return next((each for each in (hook, *cells) if hasattr(each, "recompute_fn")), None)
 
 
 def _exchange(holder: Any, name: str, frame: Frame) -> bool:

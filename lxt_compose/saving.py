@@ -6,12 +6,16 @@ all that is saved would be safe and slow. Instead :func:`save` notes who saved w
 called just before an in-place operation, has exactly those who saved *that* storage take a copy.
 """
 
+import inspect
+import sys
 import threading
 import weakref
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 _ROOM = 4096
@@ -47,11 +51,30 @@ def _note(tensor: Tensor, saver: Any, place: int) -> None:
         prune()
 
 
+_innermost_hooks: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+"""What packs and unpacks saved tensors now; older versions of torch do not tell."""
+_CHECKPOINT = inspect.unwrap(torch.utils.checkpoint.checkpoint).__code__
+
+
 def checkpoint_hook() -> Any:
     """What identifies the innermost non-reentrant activation checkpoint that records now; None outside of any."""
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    if _innermost_hooks is None:
+        return _checkpoint_on_the_stack()
+    hooks = _innermost_hooks(True)
     recording = hooks is not None and getattr(hooks[0], "__module__", "") == "torch.utils.checkpoint"
     return hooks[0] if recording else None
+
+
+def _checkpoint_on_the_stack() -> Any:
+    """The same, found in the calls that are under way: what a checkpoint keeps its function in."""
+    python: FrameType | None = sys._getframe(1)
+    while python is not None:
+        if python.f_code is _CHECKPOINT and (recording := python.f_locals.get("gen")) is not None:
+            return recording.gi_frame and recording.gi_frame.f_locals.get("new_frame")
+        if python.f_code.co_name == "unpack_hook" and python.f_globals is torch.utils.checkpoint.__dict__:
+            return python  # it is recomputed
+        python = python.f_back
+    return None
 
 
 def storage_of(tensor: Tensor) -> int:
@@ -66,8 +89,8 @@ def storage_of(tensor: Tensor) -> int:
 
 def save(ctx: Any, *tensors: Tensor) -> None:
     """``ctx.save_for_backward(*tensors)``, for tensors that may be changed in place afterwards."""
-    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
-        # Somebody packs what is saved: activation checkpointing, or offloading. What they packed cannot be
+    if _innermost_hooks is None or _innermost_hooks(True) is not None:
+        # Somebody packs what is saved (or may): activation checkpointing, or offloading. What they packed cannot be
         # exchanged later, and a recomputed block changes its tensors in place anew: so copy now.
         tensors = tuple(tensor.detach().clone() for tensor in tensors)
     else:

@@ -28,7 +28,16 @@ if TYPE_CHECKING:
 
 
 _MODULE_CALL = nn.Module._call_impl.__code__
-_compiler: Callable[[], Any] = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", lambda: None)
+
+
+def _exchange_for_callback() -> Any:
+    """What older versions of torch hand out only in exchange for another one."""
+    callback = torch._C._dynamo.eval_frame.set_eval_frame(None)
+    torch._C._dynamo.eval_frame.set_eval_frame(callback)
+    return callback
+
+
+_compiler: Callable[[], Any] = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", _exchange_for_callback)
 
 
 def refuse_compiled(what: str) -> None:
