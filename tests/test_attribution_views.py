@@ -159,7 +159,8 @@ def test_text_ends_where_its_colour_ends(tmp_path, dpi):
     image = pytest.importorskip("PIL.Image")
     path = heatmap.text(["x" * 50], [1.0]).save(tmp_path / "text.png", dpi=dpi)
     picture = image.open(path).convert("RGB")
-    pixels = torch.tensor(list(picture.tobytes())).reshape(picture.height, picture.width, 3)[: picture.height // 2]
+    pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).int()
+    pixels = pixels.reshape(picture.height, picture.width, 3)[: picture.height // 2]
     coloured = (pixels[..., 0] - pixels[..., 2] > 60).any(0).nonzero()
     inked = (pixels.sum(-1) < 200).any(0).nonzero()
     assert abs(int(inked.max() - coloured.max())) <= 2

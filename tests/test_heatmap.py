@@ -382,6 +382,34 @@ class TestBrowser:
             seen.hover(".t", 5)
             assert seen.run("document.documentElement.scrollWidth") <= 400
 
+    def test_the_score_is_read_at_the_edge_too(self, tmp_path):
+        image = pytest.importorskip("PIL.Image")
+        from browser import Page
+
+        def width_of_tip(seen, selector, number):
+            seen.hover(selector, number)
+            seen.screenshot(tmp_path / "seen.png")
+            picture = image.open(tmp_path / "seen.png").convert("RGB")
+            pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+            pixels = pixels.reshape(picture.height, picture.width, 3)
+            found = (pixels == torch.tensor([242, 242, 244])).all(-1).any(0).nonzero()
+            assert int(found.max()) < picture.width - 1
+            return int(found.max() - found.min())
+
+        tokens, scores = ["word"] * 40, torch.ones(2, 40)
+        text, trace = heatmap.text(tokens, scores[0]), heatmap.trace(["a layer", "another"], tokens, scores)
+        for picture, selector in ((text, ".lxt-text .t"), (trace, ".lxt-trace td")):
+            with Page(picture.save(tmp_path / "page.html"), tmp_path / "profile", size=(400, 700)) as seen:
+                seen.prefer("dark")
+                widths = [width_of_tip(seen, selector, number) for number in (0, 4, 5, 6, 7, 39)]
+                assert min(widths) > 60
+                assert max(widths) - min(widths) < 3
+
+    def test_a_long_token_does_not_hide_its_score(self):
+        tip = Reader(heatmap.text(["x" * 500], [1.0]).html()).tokens[0][0]
+        assert len(tip) < 130
+        assert tip.endswith("…  +1")
+
     def test_several_texts_do_not_run_together(self, tmp_path):
         from browser import Page
 

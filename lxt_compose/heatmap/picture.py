@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LIGHT, DARK = ((255, 255, 255), (28, 28, 30)), ((24, 26, 29), (236, 236, 236))
 """Background and text, on light and on dark."""
+_TIP = 120
 _FIGURES = {".png", ".pdf", ".svg"}
 _FONTS = ("DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Arial Unicode MS", "Noto Color Emoji")
 # No scripts and nothing from elsewhere, even if something should get past the escaping.
@@ -33,15 +34,18 @@ h1{font-size:1.35rem;margin:.2rem 0 .6rem}h2{font-size:1.05rem;margin:1.6rem 0 .
 table{border-collapse:collapse;font-size:.875rem}
 @media (prefers-color-scheme:dark){body{color:#ececec;background:#181a1d}}
 """
+# What the pointer is on shows its score beside it, wherever there is room in the window, or in the window's corner if
+# the browser cannot place it so. It is fixed to the window, so that no box with a scroll bar cuts it off.
 STYLE = """
 .lxt{--line:#d5d5da;--dim:#65656b;--tip:#1c1c1e;--tip-text:#fff;--paper:#fff}
 @media (prefers-color-scheme:dark){.lxt{--line:#44464b;--dim:#a3a5aa;--tip:#f2f2f4;--tip-text:#1c1c1e;--paper:#181a1d}}
-.lxt [data-tip]{position:relative}
-.lxt [data-tip]:hover{outline:1.5px solid currentColor;outline-offset:-1px;z-index:1}
-.lxt [data-tip]:hover::after{content:attr(data-tip);position:absolute;left:0;bottom:calc(100% + 3px);z-index:2;
+.lxt [data-tip]:hover{outline:1.5px solid currentColor;outline-offset:-1px;anchor-name:--lxt}
+.lxt [data-tip]:hover::after{content:attr(data-tip);position:fixed;left:1rem;bottom:1rem;z-index:2;
 padding:.1em .5em;border-radius:.3em;background:var(--tip);color:var(--tip-text);font:13px/1.5 ui-monospace,monospace;
-white-space:pre;width:max-content;max-width:22rem;overflow:hidden;text-overflow:ellipsis;pointer-events:none;
+white-space:pre-wrap;overflow-wrap:anywhere;width:max-content;max-width:min(26rem,90vw);pointer-events:none;
 writing-mode:horizontal-tb}
+@supports (position-area:top){.lxt [data-tip]:hover::after{left:auto;bottom:auto;margin:3px 0;position-anchor:--lxt;
+position-area:top span-right;position-try-fallbacks:flip-inline,flip-block,flip-inline flip-block}}
 .lxt .key{display:flex;gap:.5em;align-items:center;font-size:.8rem;color:var(--dim);margin:.5em 0;white-space:nowrap}
 .lxt .key i{display:inline-block;flex:0 1 9em;height:.7em;border:1px solid var(--line);border-radius:.2em}
 """
@@ -158,6 +162,12 @@ def headings(titles: str | Sequence[str] | None, count: int) -> list[str]:
     if len(found) != count:
         raise ValueError(f"there are {len(found)} titles for {count} picture{'s' * (count != 1)}")
     return found
+
+
+def tip_of(text: str, score: float) -> str:
+    """What is shown when the pointer is on a token, ready to stand in an attribute."""
+    text = visible(text)
+    return escape(f"{text if len(text) <= _TIP else text[: _TIP - 1] + '…'}  {number(score)}", quote=True)
 
 
 def number(value: float) -> str:

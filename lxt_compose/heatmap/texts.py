@@ -9,7 +9,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from .colours import AGAINST, FOR, STRONGEST, over, scale_of, strength
-from .picture import DARK, LIGHT, STYLE, Picture, headings, number, numbers_of, visible
+from .picture import DARK, LIGHT, STYLE, Picture, headings, number, numbers_of, tip_of, visible
 from .tokens import Piece, pieces_of, words_of
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class Sentence:
 
     def raw(self, piece: Piece) -> str:
         """The tokens behind a piece, as the tokenizer names them."""
-        return " ".join(visible(self.tokens[number]) for number in piece.tokens)
+        return " ".join(self.tokens[number] for number in piece.tokens)
 
 
 def text(
@@ -191,7 +191,7 @@ class TextHeatmap(Picture):
 
 def _span(sentence: Sentence, piece: Piece, score: float) -> str:
     before = "<br>" * piece.lines + (" " if piece.space and not piece.lines else "")
-    tip = escape(f"{sentence.raw(piece)}  {number(score)}", quote=True)
+    tip = tip_of(sentence.raw(piece), score)
     kind, colour = "t s" if piece.special else "t", rgba(strength(score, sentence.scale))
     body = escape(visible(piece.text))
     return f'{before}<span class="{kind}" style="background:{colour}" data-tip="{tip}">{body}</span>'
