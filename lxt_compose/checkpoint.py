@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ def load_model(reference: str, *, weights: bool = True, dtype: torch.dtype = tor
     if folder.is_dir():
         return _from_folder(folder, weights, dtype)
     module, colon, name = reference.partition(":")
-    if colon and module and name and "/" not in name:
+    if colon and name and all(part.isidentifier() for part in module.split(".")):
         return _from_factory(module, name)
     raise CheckpointError(
         f"{reference!r} is no folder here, and no module:factory; models are not downloaded, give the path of a "
@@ -65,27 +66,59 @@ def load_model(reference: str, *, weights: bool = True, dtype: torch.dtype = tor
 
 
 def _from_factory(module: str, name: str) -> Loaded:
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        made = getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise CheckpointError(f"the module {module!r} cannot be imported: {error}") from error
-    except AttributeError:
-        raise CheckpointError(f"the module {module!r} has nothing called {name!r}") from None
-    finally:
-        sys.path.remove(here)
-    if not isinstance(made, nn.Module):
-        if not callable(made):
-            raise CheckpointError(f"{module}:{name} is of type {type(made).__name__}, neither a model nor a function")
-        try:
-            made = made()
-        except TypeError as error:
-            raise CheckpointError(f"{module}:{name} cannot be called without arguments: {error}") from error
+    with _working_directory_on_path():
+        made = _made(module, name)
     model, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
         raise CheckpointError(f"{module}:{name} gave {type(model).__name__}, not a torch.nn.Module")
     return Loaded(model.eval(), type(model).__name__, inputs=inputs)
+
+
+def _made(module: str, name: str) -> Any:
+    """What the module holds by this name, or what that returns if it is a function."""
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise CheckpointError(f"the module {module!r} cannot be imported: {error}") from error
+    except AttributeError as error:
+        if getattr(error, "name", None) == name:
+            raise CheckpointError(f"the module {module!r} has nothing called {name!r}") from None
+        raise CheckpointError(f"the module {module!r} cannot be imported: {_raised(error)}") from error
+    except Exception as error:  # whatever a user's file does
+        raise CheckpointError(f"the module {module!r} cannot be imported: {_raised(error)}") from error
+    if isinstance(found, nn.Module):
+        return found
+    if not callable(found):
+        raise CheckpointError(f"{module}:{name} is of type {type(found).__name__}, neither a model nor a function")
+    try:
+        inspect.signature(found).bind()
+    except TypeError as error:
+        raise CheckpointError(f"{module}:{name} cannot be called without arguments: {error}") from None
+    except ValueError:  # it does not tell its arguments
+        pass
+    try:
+        return found()
+    except Exception as error:  # whatever a user's function does
+        raise CheckpointError(f"{module}:{name}() raised {_raised(error)}") from error
+
+
+def _raised(error: Exception) -> str:
+    """An exception in words, with the line of code that it is from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    tells = isinstance(error, SyntaxError) or not frames
+    at = "" if tells else f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+    return f"{type(error).__name__}: {error}{at}"
+
+
+@contextmanager
+def _working_directory_on_path() -> Iterator[None]:
+    """Modules in the working directory can be imported, also by the function that makes the model."""
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        sys.path.remove(here)
 
 
 def _from_folder(folder: Path, weights: bool, dtype: torch.dtype) -> Loaded:
@@ -184,10 +217,14 @@ def dummy_inputs(loaded: Loaded, shape: tuple[int, ...] | None = None) -> Any:
         shape: of one floating point tensor.
 
     Raises:
-        CheckpointError: the config does not tell.
+        CheckpointError: the config does not tell, or a shape is given for a model that takes token ids.
     """
     generator = torch.Generator().manual_seed(0)
     if shape is not None:
+        if loaded.folder is not None and getattr(loaded.model, "main_input_name", "").endswith("input_ids"):
+            raise CheckpointError(
+                f"{loaded.name} takes token ids, which are made from its config; leave out --input-shape"
+            )
         return torch.randn(shape, generator=generator)
     if loaded.inputs is not None:
         return loaded.inputs

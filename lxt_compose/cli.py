@@ -11,18 +11,20 @@ import shutil
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from importlib import metadata
 from pathlib import Path
 
-from lxt_compose.commands import Answer, Wishes, explain, list_presets, list_rules, report
+from lxt_compose.commands import Answer, RulesWanted, Wishes, explain, list_presets, list_rules, report
 from lxt_compose.demo import run_demo
-from lxt_compose.errors import UncoveredError
+from lxt_compose.errors import CompositeError, UncoveredError
 
 FINE = 0
 INCOMPLETE = 1
 FAILED = 2
 INTERRUPTED = 130
 _EXIT_CODES = "exit codes: 0 all is well, 1 the report has uncovered operations, 2 an error, 130 interrupted"
+_FOR_USERS = (CompositeError, RuntimeError, ValueError, TypeError, OSError, ImportError)
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
@@ -43,8 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # whatever it is, the user gets one line, and the traceback on request
         if options.debug:
             traceback.print_exc()
-        message = " ".join(str(error).split()) or type(error).__name__
-        print(f"lxt-compose: error: {message}", file=sys.stderr)
+        print(f"lxt-compose: error: {_told(error)}", file=sys.stderr)
         return FAILED
 
 
@@ -59,15 +60,16 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    answer = report(
-        options.model,
-        say=_say(options),
-        preset=options.preset,
-        shape=options.input_shape,
-        every_row=options.every_row,
-        ledger=options.ledger,
-        width=_width(),
-    )
+    with redirect_stdout(sys.stderr):  # what the model's own code prints is no part of the answer
+        answer = report(
+            options.model,
+            say=_say(options),
+            rules=_rules_wanted(options),
+            shape=options.input_shape,
+            every_row=options.every_row,
+            ledger=options.ledger,
+            width=_width(),
+        )
     _print(answer, options)
     return FINE if answer.complete else INCOMPLETE
 
@@ -80,7 +82,7 @@ def _explain(options: argparse.Namespace) -> int:
         image=options.image,
         target=options.target,
         against=options.against,
-        preset=options.preset,
+        rules=_rules_wanted(options),
         dtype=getattr(torch, options.dtype),
         device=options.device,
         ledger=options.ledger,
@@ -89,7 +91,8 @@ def _explain(options: argparse.Namespace) -> int:
         colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
         width=_width(),
     )
-    answer = explain(options.model, wishes, say=_say(options))
+    with redirect_stdout(sys.stderr):
+        answer = explain(options.model, wishes, say=_say(options))
     _print(answer, options)
     if not answer.complete:
         _say(options)(f"warning: some operations have no rule: see lxt-compose report {options.model}")
@@ -97,17 +100,29 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _presets(options: argparse.Namespace) -> int:
-    _print(list_presets(options.name), options)
+    _print(list_presets(options.name, width=_width()), options)
     return FINE
 
 
 def _rules(options: argparse.Namespace) -> int:
-    _print(list_rules(options.name), options)
+    _print(list_rules(options.name, width=_width()), options)
     return FINE
 
 
 def _print(answer: Answer, options: argparse.Namespace) -> None:
     print(json.dumps(answer.data, indent=2, ensure_ascii=False) if options.json else answer.text)
+
+
+def _told(error: Exception) -> str:
+    """An error in one line; the kind of it too, unless it was raised to be read by users."""
+    message = " ".join(str(error).split())
+    if not message or not isinstance(error, _FOR_USERS):
+        return f"{type(error).__name__}: {message}".removesuffix(": ")
+    return message
+
+
+def _rules_wanted(options: argparse.Namespace) -> RulesWanted:
+    return RulesWanted(options.preset, tuple(options.preset_arg), options.merge_batch_norm)
 
 
 def _say(options: argparse.Namespace) -> Callable[[str], None]:
@@ -128,11 +143,11 @@ def _version() -> str:
 
 def _shape(text: str) -> tuple[int, ...]:
     try:
-        shape = tuple(int(size) for size in text.replace("x", ",").split(","))
+        shape = tuple(int(size) for size in text.split("," if "," in text else "x"))
     except ValueError:
         shape = ()
     if not shape or min(shape) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no shape such as 1,3,32,32")
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape such as 1,3,32,32 or 1x3x32x32")
     return shape
 
 
@@ -175,8 +190,30 @@ def _add_common(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespa
     parser.set_defaults(run=run)
 
 
+def _add_rules(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--preset", default="attnlrp", help="which rules (default: %(default)s; see the command presets)"
+    )
+    parser.add_argument(
+        "--preset-arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the preset: a number, true, false, a word, or 0.1,0.2,0.3 for channels; may be repeated",
+    )
+    parser.add_argument(
+        "--merge-batch-norm", action="store_true", help="take each batch norm and the layer before it for one layer"
+    )
+
+
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the picture")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("demo_output"),
+        metavar="DIR",
+        help="folder for the picture (default: %(default)s)",
+    )
     parser.add_argument(
         "--quick", action="store_true", help="train for a moment only: a smoke test, not for good pictures"
     )
@@ -191,11 +228,12 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
 
 def _add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="checkpoint folder (weights are not needed), or module:factory")
+    _add_rules(parser)
     parser.add_argument(
-        "--preset", default="attnlrp", help="which rules (default: %(default)s; see the command presets)"
-    )
-    parser.add_argument(
-        "--input-shape", type=_shape, metavar="SHAPE", help="shape of the input, such as 1,3,32,32, for module:factory"
+        "--input-shape",
+        type=_shape,
+        metavar="SHAPE",
+        help="shape of the input, such as 1,3,32,32 or 1x3x32x32, for module:factory",
     )
     parser.add_argument("--every-row", action="store_true", help="a line for each module and operation")
     parser.add_argument("--ledger", action="store_true", help="print also where the relevance went")
@@ -213,9 +251,7 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", help="explain the difference to this label or token, or to the mean of the 'others'"
     )
-    parser.add_argument(
-        "--preset", default="attnlrp", help="which rules (default: %(default)s; see the command presets)"
-    )
+    _add_rules(parser)
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write a page (.html), a picture (.png, .pdf, .svg), or .pt"
     )

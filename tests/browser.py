@@ -36,7 +36,8 @@ class Page:
 
         self.process = subprocess.Popen(
             [program, *_FLAGS.split(), f"--user-data-dir={folder}", "about:blank"],
-            pass_fds=(3, 4), preexec_fn=connect, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            # Not pass_fds: it fails where 3 or 4 is not open here, such as a font's file that was just closed.
+            close_fds=False, preexec_fn=connect, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(theirs_in)
         os.close(theirs_out)

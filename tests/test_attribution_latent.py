@@ -238,7 +238,7 @@ class TestTrace:
         with pytest.raises(ValueError, match="no layer with one position per token was recorded"):
             attribute(model, x, composite=EXACT, layers="head").trace()
         model, x = make("cnn")
-        with pytest.raises(ValueError, match="the input has no tokens"):
+        with pytest.raises(ValueError, match=r"trace\(\) is for sequences, but input has the shape"):
             attribute(model, x, composite=EXACT, layers="0").trace()
 
 

@@ -209,6 +209,33 @@ def test_counts_are_checked(count):
         baselines.smoothgrad(model, x, samples=count)
 
 
+@pytest.mark.parametrize("value", ["zero", None, True, float("nan")])
+def test_numbers_are_checked(value):
+    model, x = make("mlp")
+    with pytest.raises(ValueError, match=f"baseline must be a finite number, got {value!r}"):
+        baselines.integrated_gradients(model, x, baseline=value)
+    with pytest.raises(ValueError, match=f"noise must be a finite number from 0 on, got {value!r}"):
+        baselines.smoothgrad(model, x, noise=value)
+    with pytest.raises(ValueError, match=r"noise must be a finite number from 0 on, got -0\.1"):
+        baselines.smoothgrad(model, x, noise=-0.1)
+
+
+class Detached(nn.Module):
+    def forward(self, x):
+        return x.detach() * 2
+
+
+def test_a_model_that_cuts_its_input_off_is_told():
+    with pytest.raises(RuntimeError, match="no output of Detached depends on its inputs: the model cuts them off"):
+        baselines.gradient_x_input(Detached(), torch.randn(2, 3))
+
+
+def test_rollout_of_half_precision_is_added_up_in_single():
+    model, x = make("transformer")
+    assert baselines.attention_rollout(model, x).dtype == torch.float64
+    assert baselines.attention_rollout(model.bfloat16(), x.bfloat16()).dtype == torch.float32
+
+
 def test_captum_agrees_where_it_has_the_same():
     pytest.importorskip("captum", reason="Captum is not installed")
     model, x = make("cnn")

@@ -11,6 +11,7 @@ import torch
 
 from lxt_compose import presets, rules
 from lxt_compose.cli import main
+from lxt_compose.commands.rules_wanted import read_arguments
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = """
@@ -47,6 +48,22 @@ number = 3
 def needs(something): ...
 def no_model(): return "a model"
 def broken(): raise ValueError("out of order")
+def later(): return None + 1
+
+class Chatty(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 2)
+    def forward(self, x):
+        print("noise")
+        return self.fc(x)
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2)
+    def forward(self, x):
+        return self.fc(self.norm(self.conv(x)).relu().mean((-1, -2)))
 """
 
 
@@ -97,7 +114,7 @@ class TestLists:
     def test_rules(self, capsys):
         code, out, err = run(capsys, "rules")
         assert (code, err) == (0, "")
-        assert "AlphaBeta(alpha=2.0, beta=1.0" in out or "AlphaBeta(alpha=2, beta=1" in out
+        assert "AlphaBeta(alpha=2.0, beta=1.0" in out
         listed = {row["name"].partition("(")[0]: row for row in json.loads(run(capsys, "rules", "--json")[1])}
         assert {"Epsilon", "Gamma", "ZBox", "Flat", "Identity"} <= set(listed)
         assert listed["Flat"]["formulations"] == "relevance"
@@ -106,6 +123,24 @@ class TestLists:
             name for name, kind in vars(rules).items()
             if isinstance(kind, type) and issubclass(kind, rules.Rule) and kind is not rules.Rule
         }  # fmt: skip
+
+    @pytest.mark.parametrize("command", ["rules", "presets"])
+    def test_lists_are_read_in_a_terminal(self, capsys, monkeypatch, command):
+        monkeypatch.setenv("COLUMNS", "80")
+        out = run(capsys, command)[1]
+        assert max(map(len, out.splitlines())) <= 80
+        assert ":class:" not in out
+        assert "`" not in out
+
+    def test_a_second_name_says_of_what(self, capsys):
+        summaries = {row["name"]: row["summary"] for row in json.loads(run(capsys, "rules", "--json")[1])}
+        assert summaries["IdentityRule()"] == "Another name of Identity, as in LXT."
+
+    def test_a_preset_with_arguments_is_described(self, capsys):
+        code, out, _ = run(capsys, "presets", "epsilon_gamma_box")
+        assert code == 0
+        assert out.startswith("epsilon_gamma_box(low, high, rules=(), *, gamma=0.25")
+        assert "ZBox for the first layer" in out
 
     def test_one_rule(self, capsys):
         assert run(capsys, "rules", "Gamma")[1].startswith("Gamma(gamma=")
@@ -152,9 +187,13 @@ class TestReportOfAFunction:
             ("no_such_module:f", [], "the module 'no_such_module' cannot be imported: No module named"),
             ("{}:nothing", [], "the module 'zoo_of_this_test' has nothing called 'nothing'"),
             ("{}:number", [], "zoo_of_this_test:number is of type int, neither a model nor a function"),
-            ("{}:needs", [], "zoo_of_this_test:needs cannot be called without arguments: needs() missing 1"),
+            ("{}:needs", [], "zoo_of_this_test:needs cannot be called without arguments: missing a required"),
             ("{}:no_model", [], "zoo_of_this_test:no_model gave str, not a torch.nn.Module"),
-            ("{}:broken", [], "out of order"),
+            ("{}:broken", [], "{}:broken() raised ValueError: out of order ({}.py, line "),
+            ("{}:later", [], "{}:later() raised TypeError: unsupported operand type(s) for +: "),
+            ("half_of_this_test:net", [], "the module 'half_of_this_test' cannot be imported: NameError: name 'oops'"),
+            ("bent_of_this_test:net", [], "the module 'bent_of_this_test' cannot be imported: SyntaxError: "),
+            ("./{}:net", [], "is no folder here, and no module:factory"),
             ("{}:net", [], "Sequential has no config that tells its inputs; give --input-shape"),
             ("{}:net", ["--input-shape", "2,3,8,8"], "Sequential (parameters: float32 on cpu) failed on the inputs"),
             ("{}:net", ["--preset", "lrp"], "no preset is called 'lrp'"),
@@ -162,25 +201,87 @@ class TestReportOfAFunction:
         ],
     )
     def test_errors(self, models, capsys, model, options, message):
-        assert message in failed(capsys, "report", model.format(models), *options)
+        Path("half_of_this_test.py").write_text("net = oops")
+        Path("bent_of_this_test.py").write_text("def net(:")
+        assert message.replace("{}", models) in failed(capsys, "report", model.format(models), *options)
 
     def test_debug_shows_the_traceback(self, models, capsys):
         code, _, err = run(capsys, "report", f"{models}:broken", "--debug")
         assert code == 2
         assert "Traceback" in err
-        assert err.splitlines()[-1] == "lxt-compose: error: out of order"
+        assert err.splitlines()[-1].startswith(f"lxt-compose: error: {models}:broken() raised ValueError: out of order")
 
     def test_the_path_is_left_alone(self, models, capsys):
         before = list(sys.path)
         run(capsys, "report", f"{models}:with_inputs")
         assert sys.path == before
 
-    @pytest.mark.parametrize("shape", ["", "a,b", "3,0", "3,,4", "-1"])
+    def test_what_a_model_prints_is_no_part_of_the_answer(self, models, capsys):
+        code, out, err = run(capsys, "report", f"{models}:Chatty", "--input-shape", "1x4", "--json", "--quiet")
+        assert code == 0
+        assert json.loads(out)["model"] == "Chatty"
+        assert set(err.splitlines()) == {"noise"}
+
+    @pytest.mark.parametrize("shape", ["", "a,b", "3,0", "3,,4", "-1", "1x3,9", "1x", "x"])
     def test_wrong_shapes(self, models, capsys, shape):
         with pytest.raises(SystemExit) as stopped:
             main(["report", f"{models}:net", f"--input-shape={shape}"])
         assert stopped.value.code == 2
-        assert "is no shape such as 1,3,32,32" in capsys.readouterr().err
+        assert "is no shape such as 1,3,32,32 or 1x3x32x32" in capsys.readouterr().err
+
+
+class TestRulesWanted:
+    """Arguments of presets, and merged batch norms."""
+
+    def report(self, models, capsys, *options):
+        return run(capsys, "report", f"{models}:Normed", "--input-shape", "1,3,8,8", "--quiet", *options)
+
+    BOX = ("--preset", "epsilon_gamma_box", "--preset-arg")
+
+    def test_a_preset_that_needs_arguments(self, models, capsys):
+        code, out, _ = self.report(models, capsys, *self.BOX, "low=-1", "--preset-arg", "high=1.5", "--json")
+        assert code == 0
+        data = json.loads(out)
+        assert data["preset"] == "epsilon_gamma_box(low=-1, high=1.5)"
+        assert "ZBox(low=-1, high=1.5)" in {row["rule"] for row in data["rows"]}
+        code, out, _ = self.report(models, capsys, *self.BOX, "low=-1,-2,-3", "--preset-arg", "high=2")
+        assert code == 0
+        assert "ZBox(low=tensor(" in out
+
+    def test_values(self):
+        found = read_arguments(["a=1", "b=-0.5", "c=true", "d=False", "e=gradient", "f=1e-3", "g=1,2.5"])
+        assert {name: value for name, value in found.items() if name != "g"} == {
+            "a": 1, "b": -0.5, "c": True, "d": False, "e": "gradient", "f": 1e-3,
+        }  # fmt: skip
+        assert type(found["a"]) is int
+        assert found["g"].tolist() == [[[1.0]], [[2.5]]]
+
+    def test_merged_batch_norms(self, models, capsys):
+        code, out, _ = self.report(models, capsys, "--preset", "epsilon_plus", "--merge-batch-norm")
+        assert code == 0
+        assert "preset epsilon_plus with merged batch norms" in out
+        assert "batch norms merged: conv + norm" in out
+        assert "batch norms merged" not in self.report(models, capsys, "--preset", "epsilon_plus")[1]
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--preset", "epsilon_gamma_box"], "needs low and high: "),
+            ([*BOX, "low=1", "--preset-arg", "high=0"], "low must not be above high, got low=1, high=0"),
+            (
+                [*BOX, "low=a", "--preset-arg", "high=0"],
+                "low must be a number, got 'a' of type str; here arguments are",
+            ),
+            ([*BOX, "low=1", "--preset-arg", "low=2"], "the argument 'low' of the preset is given twice"),
+            ([*BOX, "low"], "an argument of a preset is given as name=value, such as gamma=0.25, got 'low'"),
+            ([*BOX, "=1"], "an argument of a preset is given as name=value, such as gamma=0.25, got '=1'"),
+            (["--preset-arg", "gama=1"], "the preset 'attnlrp' has no argument 'gama'; it has "),
+            (["--preset-arg", "rules=1"], "the argument 'rules' of a preset cannot be given as text"),
+            (["--preset-arg", "formulation=up"], "formulation must be one of relevance, gradient, got 'up'"),
+        ],
+    )
+    def test_errors(self, models, capsys, options, message):
+        assert message in failed(capsys, "report", f"{models}:Normed", "--input-shape", "1,3,8,8", *options)
 
 
 class TestShell:
@@ -336,6 +437,19 @@ class TestCheckpoints:
             assert "\n\ncomplete: " in out
             assert ("holds no weights" in err) == (folder is tmp_path)
 
+    def test_report_with_a_shape_that_a_checkpoint_does_not_take(self, folders, capsys):
+        message = failed(capsys, "report", folders / "bert", "--input-shape", "1,8")
+        assert message.endswith("takes token ids, which are made from its config; leave out --input-shape")
+
+    def test_the_page_fits_a_narrow_screen(self, folders, capsys, tmp_path):
+        from browser import Page
+
+        path = tmp_path / "page.html"
+        run(capsys, "explain", folders / "bert", "--text", self.TEXT, "--ledger", "--out", path)
+        with Page(path, tmp_path / ".profile", size=(380, 700)) as seen:
+            assert seen.run("document.documentElement.scrollWidth") <= 380
+            assert seen.messages() == []
+
     @pytest.mark.parametrize("kind", ["T5", "Whisper", "CLIP", "Wav2Vec2"])
     def test_report_of_other_kinds(self, kind, capsys, tmp_path):
         """Inputs are made up for an encoder with a decoder, for speech, for images with texts, and for raw sound."""
@@ -380,7 +494,11 @@ class TestCheckpoints:
             ("bert", ["--text", "a", "--out", "page.txt"], "--out must end in .html, .png, .pdf, .svg or .pt, got"),
             ("bert", ["--text", "a", "--out", "no/page.html"], "the folder of --out does not exist: no"),
             ("bert", ["--text", "a", "--preset", "lrp"], "no preset is called 'lrp'"),
-            ("bert", ["--text", "a", "--device", "nowhere"], "nowhere"),
+            ("bert", ["--text", "a", "--device", "nowhere"], "--device nowhere cannot be used: "),
+            ("bert", ["--text", "a", "--target", "2", "--against", "positive"], "--target and --against are the same"),
+            ("bert", ["--text", "a", "--preset", "epsilon_gamma_box"], "needs low and high"),
+            ("gpt2", ["--text", "a", "--target", ""], "a target is a token or its number, such as #17; got an"),
+            ("vit", ["--image", "no.png", "--words"], "--words is for texts"),
             ("gpt2", ["--text", ""], "the text has no tokens"),
             ("gpt2", ["--text", "a", "--target", "unbelievable films"], "'unbelievable films' is not one token but"),
             ("vit", ["--text", "a"], "ViTForImageClassification is neither a causal language model nor a"),

@@ -205,7 +205,7 @@ class TestCommand:
         assert main(["demo", "--quick", "--debug", "--out", str(tmp_path / "taken")]) == 2
         assert "Traceback" in capsys.readouterr().err
 
-    @pytest.mark.parametrize("arguments", [[], ["demo"], ["dem"], ["demo", "--out"], ["demo", "--out", "x", "--fast"]])
+    @pytest.mark.parametrize("arguments", [[], ["dem"], ["demo", "--out"], ["demo", "--out", "x", "--fast"]])
     def test_wrong_arguments(self, arguments, capsys):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)

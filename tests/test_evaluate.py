@@ -1,8 +1,10 @@
 """Flipping, randomising and leaving out: against what can be worked out by hand on models that are simple enough."""
 
+import math
+
 import pytest
 import torch
-from support import Fn, make
+from support import Fn, label, make
 from torch import nn
 
 from lxt_compose import attribute, baselines, evaluate
@@ -173,11 +175,21 @@ def test_an_attribution_is_taken_as_scores():
     [
         ({"scores": torch.zeros(4, 5)}, r"scores must be of shape \[4, 6\], one for each of the tokens or features"),
         ({"scores": torch.full((4, 6), torch.nan)}, "NaN or infinite"),
-        ({"baseline": "blur"}, "must be one of zero, mean, a number"),
+        ({"baseline": "blur"}, "must be one of zero, mean, a finite number"),
         ({"baseline": "noise"}, "got 'noise'"),
+        ({"baseline": None}, "got None"),
+        ({"baseline": True}, "got True"),
+        ({"baseline": math.nan}, "got nan"),
+        ({"baseline": torch.zeros(7)}, r"baseline of shape \[7\] does not broadcast to the input \[4, 6\]"),
+        ({"baseline": torch.zeros(2, 4, 6)}, r"does not broadcast to the input \[4, 6\]"),
         ({"patch": 2}, "patches are of images"),
-        ({"steps": 0}, "whole number from 1 on, got 0"),
+        ({"steps": 0}, "steps must be a whole number from 1 on, got 0"),
+        ({"steps": 1.5}, "steps must be a whole number from 1 on, got 1.5"),
+        ({"batch_size": 0}, "batch_size must be a whole number from 1 on, got 0"),
+        ({"batch_size": -1}, "batch_size must be a whole number from 1 on, got -1"),
+        ({"batch_size": True}, "batch_size must be a whole number from 1 on, got True"),
     ],
+    ids=label,
 )
 def test_errors_say_what_is_wrong(options, message):
     model, x = linear()
@@ -188,8 +200,50 @@ def test_errors_say_what_is_wrong(options, message):
 
 def test_patches_must_tile_the_image():
     model, x = image_model()
-    with pytest.raises(ValueError, match="patches of 3 x 3 do not tile"):
-        evaluate.flip(model, x, torch.zeros(2, 1, 2), patch=3)
+    for patch in (3, 0, -2, (2, 5)):
+        with pytest.raises(ValueError, match=r"patches of -?\d x -?\d do not tile images"):
+            evaluate.flip(model, x, torch.zeros(2, 1, 2), patch=patch)
+    with pytest.raises(TypeError, match="the size of a patch is a whole number or"):
+        evaluate.flip(model, x, torch.zeros(2, 1, 2), patch=2.5)
+
+
+def test_what_is_no_model_and_a_model_that_fails_are_told():
+    model, x = linear()
+    with pytest.raises(TypeError, match=r"the model must be a torch.nn.Module, got 'model' of type str"):
+        evaluate.flip("model", x, x)
+    with pytest.raises(RuntimeError, match=r"failed on the inputs .*: \[4, 5\] float64 on cpu \(4 samples, which the"):
+        evaluate.leave_one_out(model, x[:, :5])
+
+
+def test_parts_that_cannot_be_removed():
+    video = torch.randn(2, 1, 4, 6, 6)
+    with pytest.raises(ValueError, match=r"not parts of an input of shape \[2, 1, 4, 6, 6\]"):
+        evaluate.flip(Fn(lambda self, x: x.sum((1, 2, 3))), video, torch.zeros(2, 4, 6, 6), target=0)
+    model, x = Fn(lambda self, x, y: x + y), (torch.randn(2, 3), torch.randn(2, 3))
+    found = attribute(model, x)
+    with pytest.raises(TypeError, match="several inputs; pass the scores of the one removed, 'args0'"):
+        evaluate.flip(model, x, found)
+    with pytest.raises(TypeError, match="several inputs, args0, args1; pass the scores of one of them"):
+        evaluate.correlation(found, found)
+
+
+def test_the_mean_token_does_not_depend_on_the_padding():
+    alone = {name: value[:1, :3] for name, value in TEXT.items()}
+    scores = TEXT["input_ids"].float()
+    padded = evaluate.flip(Tokens(), TEXT, scores, target=0, baseline="mean", steps=3)
+    found = evaluate.flip(Tokens(), alone, scores[:1, :3], target=0, baseline="mean", steps=3)
+    assert padded.morf[0].tolist() == pytest.approx(found.morf[0].tolist())
+    assert padded.morf[0, -1] == pytest.approx(16)
+
+
+def test_curves_in_a_notebook():
+    model, x = linear()
+    shown = evaluate.flip(model, x, x)._repr_html_()
+    assert shown.count("<polyline") == 2
+    assert "least relevant first" in shown
+    flat = evaluate.Flip(torch.linspace(0, 1, 3), torch.ones(2, 3), torch.ones(2, 3))._repr_html_()
+    assert "nan" not in flat
+    assert ">1.5</text>" in flat
 
 
 # ---- leave one out -------------------------------------------------------------------------------------------------
@@ -222,6 +276,17 @@ def test_ranks_and_correlations_are_those_of_scipy():
     for kind, oracle in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
         expected = [float(oracle(x, y).statistic) for x, y in zip(a.numpy(), b.numpy(), strict=True)]
         torch.testing.assert_close(evaluate.correlation(a, b, kind=kind), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_scores_that_cannot_be_correlated():
+    scores = torch.tensor([[1.0, math.nan, 3.0]])
+    with pytest.raises(ValueError, match="the scores of sample 0 hold NaN or infinite values"):
+        evaluate.correlation(scores, torch.ones(1, 3))
+    kept = torch.tensor([[1, 0, 1]])
+    assert evaluate.correlation(scores, torch.tensor([[0.0, 1.0, 2.0]]), mask=kept).tolist() == [1.0]
+    with pytest.raises(ValueError, match=r"got \[3\]; those of one sample are scores\[None\]"):
+        evaluate.correlation([1.0, 2.0, 3.0], [1.0, 2.0, 3.0])
+    assert evaluate.correlation([[1, 2, 3]], [[3, 2, 1]]).tolist() == pytest.approx([-1.0])
 
 
 def test_what_is_masked_does_not_count_and_constants_have_no_correlation():
@@ -292,6 +357,40 @@ def test_groups_of_layers():
     assert found.layers[-1] == every.layers[-1]
     with pytest.raises(ValueError, match="from 1 to 13"):
         evaluate.randomization(model, x, layers=14)
+
+
+@pytest.mark.parametrize(
+    ("explain", "error", "message"),
+    [
+        (3, TypeError, "explain must be a preset's name, a Composite or a function of .* got 3"),
+        (lambda *_: None, TypeError, "explain must return a tensor or an Attribution of one input, got NoneType"),
+        (lambda *_: torch.ones(3, 6), ValueError, r"scores \[n, ...\] of n = 4 samples, .* got \[3, 6\]"),
+        (lambda *_: torch.tensor(1.0), ValueError, r"of n = 4 samples, .* got \[\]"),
+    ],
+    ids=["a number", "nothing", "samples", "a scalar"],
+)
+def test_wrong_ways_to_explain(explain, error, message):
+    model, x = make("mlp")
+    before = parameters_of(model)
+    with pytest.raises(error, match=message):
+        evaluate.randomization(model, x, explain=explain)
+    assert unchanged(model, before)
+
+
+def test_the_class_of_a_contrast_stays_that_of_the_intact_model():
+    model, x = make("mlp")
+    chosen = model(x).argmax(1)
+    asked = []
+
+    def explain(model, x, target):
+        asked.append(target)
+        return x
+
+    evaluate.randomization(model, x, explain=explain, target=(None, "others"))
+    evaluate.randomization(model, x, explain=explain, target=(None, 2))
+    assert all(torch.equal(first, chosen) for first, _ in asked)
+    assert asked[0][1] == "others"
+    assert asked[-1][1].tolist() == [2] * 4
 
 
 def test_the_model_comes_back_after_an_error():

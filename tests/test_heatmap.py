@@ -136,12 +136,45 @@ class TestText:
             (["a", "b"], [1.0], "there are 2 tokens, but 1 scores"),
             (["a"], [float("nan")], "scores must be finite, got nan"),
             (["a"], [[1.0]], "one score for each token, got scores of shape"),
-            ([["a"], ["b"]], [[1.0]], "2 texts, 1 rows of scores"),
+            ([["a"], ["b"]], [[1.0]], "there are 2 texts, but 1 rows of scores"),
         ],
     )
     def test_wrong(self, tokens, scores, message):
         with pytest.raises(ValueError, match=message):
             heatmap.text(tokens, scores)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("abc", [1.0, 2.0, 3.0]), "tokens must be a list of texts, or several such lists, got 'abc'"),
+            ((None, [1.0]), "tokens must be a list of texts, or several such lists, got None"),
+            (([7], [1.0]), "tokens must be texts, got 7"),
+            ((["a"], ["b"]), r"scores must be numbers, got \['b'\] of type list"),
+            (
+                (["a"], torch.ones(1, dtype=torch.complex64)),
+                "scores must be real numbers, got a tensor of",
+            ),
+            ((["a"], [1.0], 3), "titles must be texts, got 3"),
+            ((["a"], [1.0], [3]), r"titles must be texts, got \[3\]"),
+        ],
+        ids=["a text", "nothing", "ids", "words", "complex", "a number", "numbers"],
+    )
+    def test_wrong_types(self, arguments, message):
+        tokens, scores, *titles = arguments
+        with pytest.raises(TypeError, match=message):
+            heatmap.text(tokens, scores, titles=titles[0] if titles else None)
+
+    def test_numbers_keep_their_range(self):
+        assert heatmap.text(["a"], [1e300]).sentences[0].scale == 1e300
+
+    def test_each_text_has_its_own_legend_or_all_have_one(self):
+        rows = [["a"], ["b"]], [[1.0], [2.0]]
+        own, shared = heatmap.text(*rows), heatmap.text(*rows, shared=True)
+        assert own.html().count('class="key"') == 2
+        assert shared.html().count('class="key"') == 1
+        assert (own.scale, shared.scale) == (None, 2.0)
+        assert repr(own) == "<TextHeatmap: 2 texts, 2 pieces>"
+        assert repr(heatmap.text(["a"], [1.0])) == "<TextHeatmap: 1 text, 1 piece>"
 
     def test_nothing(self):
         assert Reader(heatmap.text([], []).html()).tokens == []
@@ -258,6 +291,10 @@ class TestFigures:
         torch.testing.assert_close(picture.maps, relevance.double().sum(1))
         assert heatmap.image(relevance[0]).maps.shape == (1, 4, 5)
         assert heatmap.image(torch.randn(7, 4, 5)).maps.shape == (7, 4, 5)
+        three = torch.randn(3, 4, 5)
+        assert heatmap.image(three).maps.shape == (1, 4, 5)
+        for options in ({"titles": ["a", "b", "c"]}, {"image": torch.rand(3, 1, 8, 10)}):
+            torch.testing.assert_close(heatmap.image(three, **options).maps, three.double())
         assert picture.scales == pytest.approx(picture.maps.abs().amax((1, 2)).tolist())
         assert len(set(heatmap.image(relevance, shared=True).scales)) == 1
 
@@ -267,10 +304,18 @@ class TestFigures:
             (torch.ones(5), {}, r"must be \[height, width\], .* got \[5\]"),
             (torch.tensor([[float("inf")]]), {}, "relevance holds values that are not finite"),
             (torch.ones(65, 2, 2), {}, "at most 64 images, got 65"),
-            (torch.ones(2, 4, 4), {"titles": ["a"]}, "2 maps, 1 titles and no images do not fit"),
-            (torch.ones(2, 4, 4), {"image": torch.ones(4, 4)}, "2 maps, 2 titles and 1 images do not fit"),
+            (torch.ones(2, 4, 4), {"titles": ["a"]}, "there are 1 titles for 2 pictures"),
+            (
+                torch.ones(2, 4, 4),
+                {"image": torch.ones(4, 4)},
+                r"relevance of 2 images does not fit 1, of shape \[4, 4\]",
+            ),
+            (torch.ones(8, 8), {"image": torch.ones(8, 8, 3)}, r"\[8, 8, 3\]; channels come before height and width"),
+            (torch.ones(4, 4), {"limit": -1}, "must be positive and finite, got -1"),
+            (torch.ones(4, 4), {"limit": "1"}, "must be positive and finite, got '1'"),
+            (torch.ones(4, 4), {"columns": 1.5}, "whole number of columns from 1 on, got 1.5"),
             (torch.ones(4, 4), {"strength": 0}, r"strength must be in \(0, 1\], got 0"),
-            (torch.ones(4, 4), {"columns": 0}, "at least one column, got 0"),
+            (torch.ones(4, 4), {"columns": 0}, "whole number of columns from 1 on, got 0"),
         ],
     )
     def test_wrong_images(self, relevance, options, message):
@@ -286,6 +331,8 @@ class TestFigures:
         assert [alpha(row[1]) for row in rows] == pytest.approx([0, -STRONGEST, 0, STRONGEST / 2, 0, 0], abs=1e-3)
         with pytest.raises(ValueError, match="2 layers and 2 tokens do not fit scores of"):
             heatmap.trace(["low", "high"], ["a", "b"], scores)
+        with pytest.raises(ValueError, match=r"0 layers and 0 tokens do not fit scores of \[0, 0\]"):
+            heatmap.trace([], [], torch.zeros(0, 0))
 
     def test_pyplot_is_left_alone(self, tmp_path):
         script = (
@@ -334,6 +381,47 @@ class TestBrowser:
         with Page(path, tmp_path / "profile", size=(400, 700)) as seen:
             seen.hover(".t", 5)
             assert seen.run("document.documentElement.scrollWidth") <= 400
+
+    def test_the_score_is_read_at_the_edge_too(self, tmp_path):
+        image = pytest.importorskip("PIL.Image")
+        from browser import Page
+
+        def width_of_tip(seen, selector, number):
+            seen.hover(selector, number)
+            seen.screenshot(tmp_path / "seen.png")
+            picture = image.open(tmp_path / "seen.png").convert("RGB")
+            pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+            pixels = pixels.reshape(picture.height, picture.width, 3)
+            found = (pixels == torch.tensor([242, 242, 244])).all(-1).any(0).nonzero()
+            assert int(found.max()) < picture.width - 1
+            return int(found.max() - found.min())
+
+        tokens, scores = ["word"] * 40, torch.ones(2, 40)
+        text, trace = heatmap.text(tokens, scores[0]), heatmap.trace(["a layer", "another"], tokens, scores)
+        for picture, selector in ((text, ".lxt-text .t"), (trace, ".lxt-trace td")):
+            with Page(picture.save(tmp_path / "page.html"), tmp_path / "profile", size=(400, 700)) as seen:
+                seen.prefer("dark")
+                widths = [width_of_tip(seen, selector, number) for number in (0, 4, 5, 6, 7, 39)]
+                assert min(widths) > 60
+                assert max(widths) - min(widths) < 3
+
+    def test_a_long_token_does_not_hide_its_score(self):
+        tip = Reader(heatmap.text(["x" * 500], [1.0]).html()).tokens[0][0]
+        assert len(tip) < 130
+        assert tip.endswith("…  +1")
+
+    def test_several_texts_do_not_run_together(self, tmp_path):
+        from browser import Page
+
+        path = heatmap.text([["one"], ["two"]], [[0.09183], [0.08344]]).save(tmp_path / "page.html")
+        with Page(path, tmp_path / "profile", size=(380, 700)) as seen:
+            boxes = seen.run(
+                "[...document.querySelectorAll('.one')].map(e => e.getBoundingClientRect()).map(b => [b.top, b.bottom])"
+            )
+            assert boxes[1][0] - boxes[0][1] > 8
+            assert seen.run("getComputedStyle(document.querySelectorAll('.one')[1]).borderTopWidth") == "1px"
+            heights = seen.run("[...document.querySelectorAll('.key')].map(e => e.clientHeight)")
+            assert max(heights) < 30  # the words of the legend stay in one line
 
     def test_light_and_dark_images(self, tmp_path):
         pytest.importorskip("matplotlib")

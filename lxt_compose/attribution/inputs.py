@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ..errors import AttributionError, CompositeError
 
 # Inputs that say how to read the others. They are constants, whatever their dtype.
 _CONSTANT = re.compile(r"mask|position|label|type_ids|bias|cache|length|past_key")
@@ -22,7 +25,9 @@ class Inputs:
     """The arguments of a call of the model, and by name those that relevance is wanted of.
 
     ``carriers`` are floating point tensors, ``ids`` integer tensors that the model embeds; ``mask`` [samples, tokens]
-    tells real tokens (not 0) from padding (0), or is None; ``count`` is the number of samples.
+    tells real tokens (not 0) of the output from padding (0), or is None; ``count`` is the number of samples. ``hint``
+    is what may be wrong with them, for the error if the model fails. If the model has an encoder and a decoder
+    (``has_decoder``), ``mask`` is that of the decoder, and ``encoder_mask`` the other one.
     """
 
     args: tuple[Any, ...]
@@ -31,6 +36,13 @@ class Inputs:
     ids: dict[str, Tensor]
     mask: Tensor | None
     count: int
+    hint: str = ""
+    has_decoder: bool = False
+    encoder_mask: Tensor | None = None
+
+    def mask_of(self, name: str) -> Tensor | None:
+        """The mask that tells real tokens of this input from padding."""
+        return self.encoder_mask if self.has_decoder and not name.startswith("decoder_") else self.mask
 
     def batches(self, size: int | None) -> Iterator[tuple[slice, Inputs]]:
         """The samples in groups of at most ``size``: every tensor whose first dimension counts samples is cut."""
@@ -54,22 +66,26 @@ class Inputs:
             carriers={name: cut(value) for name, value in self.carriers.items()},
             ids={name: cut(value) for name, value in self.ids.items()},
             mask=cut(self.mask),
+            encoder_mask=cut(self.encoder_mask),
             count=part.stop - part.start,
         )
 
     def described(self) -> str:
-        """For errors: shapes, dtypes and devices of what is explained."""
+        """For errors: shapes, dtypes and devices of what is explained, how many samples that is, and the hint."""
         parts = [f"{name}: {list(x.shape)} {kind_of(x)}" for name, x in (*self.carriers.items(), *self.ids.items())]
-        return ", ".join(parts)
+        samples = f"{self.count} sample{'s' * (self.count != 1)}, which the first dimension counts"
+        return f"{', '.join(parts)} ({samples}{self.hint and '; ' + self.hint})"
 
 
 def read_inputs(model: nn.Module, inputs: Any) -> Inputs:
     """Find out what in the inputs carries relevance.
 
     Raises:
-        TypeError: not a tensor, a tuple or a mapping, or nothing in it can carry relevance.
+        TypeError: not a tensor, a tuple or a mapping, or nothing in it can carry relevance; or no module.
         ValueError: there are no samples, or a floating point input is not finite.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"the model must be a torch.nn.Module, got {model!r} of type {type(model).__name__}")
     args, kwargs = _arguments(inputs)
     named = {**_positional_names(model, args), **kwargs}
     tensors = {name: x for name, x in named.items() if isinstance(x, Tensor)}
@@ -85,9 +101,43 @@ def read_inputs(model: nn.Module, inputs: Any) -> Inputs:
     main = next(iter((*ids.values(), *carriers.values())))
     _check(carriers, main)
     mask = next((tensors[name] for name in _MASKS if name in tensors), None)
-    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        mask = tensors.get("decoder_attention_mask")
-    return Inputs(args, kwargs, carriers, ids, mask, main.shape[0])
+    found = Inputs(args, kwargs, carriers, ids, mask, main.shape[0], _hint(model, named, main))
+    if _has_decoder(model):
+        return replace(found, mask=tensors.get("decoder_attention_mask"), has_decoder=True, encoder_mask=mask)
+    return found
+
+
+def _has_decoder(model: nn.Module) -> bool:
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def _hint(model: nn.Module, named: dict[str, Any], main: Tensor) -> str:
+    """What is likely to be wrong with the inputs, if the model should fail on them."""
+    if _has_decoder(model) and not any(name.startswith("decoder_input") for name in named):
+        return "an encoder with a decoder needs decoder_input_ids too: what it has said so far, or its start token"
+    images = any(isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in model.modules())
+    if images and main.is_floating_point() and main.dim() < 4:
+        return "a single image [channels, height, width] is given as a batch of one, image[None]"
+    return ""
+
+
+@contextmanager
+def telling(model: nn.Module, inputs: Inputs) -> Iterator[None]:
+    """Around a forward pass: an error of the model's own says which model failed, and on what.
+
+    Raises:
+        AttributionError: the model failed.
+    """
+    try:
+        yield
+    except (CompositeError, torch.OutOfMemoryError):
+        raise
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        kinds = {kind_of(p) for p in model.parameters() if p.is_floating_point()}
+        raise AttributionError(
+            f"{type(model).__name__} (parameters: {', '.join(sorted(kinds)) or 'none'}) failed on the inputs "
+            f"{inputs.described()}: {error}"
+        ) from error
 
 
 def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -118,6 +168,20 @@ def _positional_names(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]
     return found or {f"input{index}": value for index, value in enumerate(args)}
 
 
+def pair(size: Any) -> tuple[int, int]:
+    """Height and width of a patch, given as one number or two.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    found = (size, size) if isinstance(size, int) else size
+    if isinstance(found, (tuple, list)) and len(found) == 2:
+        height, width = found
+        if all(isinstance(side, int) and not isinstance(side, bool) for side in found):
+            return height, width
+    raise TypeError(f"the size of a patch is a whole number or (height, width), got {size!r}")
+
+
 def is_integer(x: Tensor) -> bool:
     """Whether the tensor can hold ids."""
     return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
@@ -138,5 +202,7 @@ def _check(carriers: dict[str, Tensor], main: Tensor) -> None:
     for name, x in carriers.items():
         if x.is_meta:
             raise ValueError(f"the input {name} is on the meta device: it has no values")
+        if x.layout != torch.strided:
+            raise ValueError(f"the input {name} is sparse; give it as {name}.to_dense()")
         if not torch.isfinite(x).all():
             raise ValueError(f"the input {name} holds values that are not finite (NaN or infinite)")

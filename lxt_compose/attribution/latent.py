@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,6 +28,25 @@ class Neuron(NamedTuple):
     unit: int
     relevance: float
     share: float
+
+
+def top_units(layers: Mapping[str, Tensor], k: int, samples: slice) -> list[Neuron]:
+    """The k units of most absolute relevance; see :meth:`Attribution.neurons`.
+
+    Raises:
+        ValueError: k is no whole number from 1 on.
+    """
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise ValueError(f"k must be a whole number from 1 on, got {k!r}")
+    found: list[Neuron] = []
+    for name, relevance in layers.items():
+        relevance = relevance[samples]
+        features = 1 if relevance.dim() == 4 else -1
+        units = relevance.double().movedim(features, -1).flatten(0, -2).sum(0) / len(relevance)
+        whole = float(units.abs().sum()) or 1.0
+        top = units.abs().topk(min(k, len(units))).indices.tolist()
+        found += [Neuron(name, unit, float(units[unit]), float(units[unit]) / whole) for unit in top]
+    return sorted(found, key=lambda neuron: -abs(neuron.relevance))[:k]
 
 
 @dataclass(frozen=True)
@@ -107,8 +126,9 @@ def _checked(key: Any) -> Any:
     kinds = key if isinstance(key, tuple) else (key,)
     if kinds and all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in kinds):
         return kinds
+    given = "a module itself" if isinstance(key, nn.Module) else repr(key)
     raise TypeError(
-        f"a layer is named by its dotted name, a glob, a module class or where(...), got {key!r} of type "
+        f"a layer is named by its dotted name, a glob, a module class or where(...), got {given} of type "
         f"{type(key).__name__}"
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +12,13 @@ from torch import Tensor
 
 from ..coverage import CoverageReport
 from ..ledger import Ledger
-from .inputs import Inputs
+from .inputs import Inputs, pair
 from .joining import join_inputs, join_layer
-from .latent import Neuron
+from .latent import Neuron, top_units
+from .views import dataframe, html_of, picture, summed, total
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
-
-_AXES = {1: ("position",), 2: ("row", "column"), 3: ("frame", "row", "column")}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +31,8 @@ class Attribution:
     for a composite with ``picture="slot"``). An input that all samples share has the sum of what they give it.
     ``target`` is the class index [n], pairs of them [n, 2] for a contrast (-1 stands for the mean of the others), or
     None if a function chose. ``latent`` is the relevance of the layers asked for, by name. ``report`` says which rule
-    covered what, ``ledger`` where the relevance went (None if not asked for). ``inputs`` and ``mask`` are what
-    was explained.
+    covered what, ``ledger`` where the relevance went (None if not asked for). ``inputs`` are what was
+    explained, ``mask`` tells real tokens of the first of them from padding.
     """
 
     relevance: Tensor | dict[str, Tensor]
@@ -54,6 +54,7 @@ class Attribution:
             AttributionError: it cannot be told which part of a layer's output belongs to which sample.
         """
         inputs, relevance = {**given.carriers, **given.ids}, join_inputs(parts, given)
+        mask = given.mask_of(next(iter(relevance)))
         return cls(
             relevance=next(iter(relevance.values())) if len(relevance) == 1 else relevance,
             output=torch.cat([part["output"] for part in parts]),
@@ -62,7 +63,7 @@ class Attribution:
             latent={layer: join_layer(layer, parts) for layer in parts[0]["latent"]},
             ledger=ledger,
             inputs={name: x.detach().cpu() for name, x in inputs.items() if name in relevance},
-            mask=None if given.mask is None else given.mask.detach().cpu(),
+            mask=None if mask is None else mask.detach().cpu(),
         )
 
     def __len__(self) -> int:
@@ -92,9 +93,10 @@ class Attribution:
             size: height and width of a patch in pixels, as one number if they are equal.
 
         Raises:
+            TypeError: the size is neither a whole number nor two of them.
             ValueError: the input is no image, or smaller than a patch.
         """
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = pair(size)
         scores = self.scores
         if isinstance(scores, dict) or scores.dim() != 3:
             raise ValueError("patches() is for the relevance of images, [n, channels, height, width]")
@@ -114,34 +116,28 @@ class Attribution:
             ValueError: its features cannot be divided by the number of heads.
         """
         relevance = self._latent(layer)
-        if count < 1 or relevance.shape[-1] % count:
-            raise ValueError(f"{layer} has {relevance.shape[-1]} features, which {count} heads cannot share")
-        return _sum(relevance.unflatten(-1, (count, -1)), -1)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1 or relevance.shape[-1] % count:
+            raise ValueError(f"{layer} has {relevance.shape[-1]} features, which {count!r} heads cannot share")
+        return total(relevance.unflatten(-1, (count, -1)), -1)
 
     def neurons(self, k: int = 10, *, layer: str | None = None, sample: int | None = None) -> list[Neuron]:
         """The k latent units of most absolute relevance, most first; positions are summed, samples averaged.
 
         Args:
-            k: how many.
+            k: how many, from 1 on.
             layer: a name in ``latent``; by default all of them are searched.
             sample: one sample alone.
 
         Raises:
             KeyError: the layer was not asked for.
-            ValueError: no layers were asked for.
+            IndexError: there is no such sample.
+            ValueError: no layers were asked for, or k is no whole number from 1 on.
         """
         if not self.latent:
             raise ValueError("no layers were recorded: attribute(..., layers=('blocks.*.mlp',))")
-        found: list[Neuron] = []
-        for name in [layer] if layer is not None else self.latent:
-            relevance = self._latent(name)
-            relevance = relevance if sample is None else relevance[sample : sample + 1 or None]
-            features = 1 if relevance.dim() == 4 else -1
-            units = relevance.double().movedim(features, -1).flatten(0, -2).sum(0) / len(relevance)
-            whole = float(units.abs().sum()) or 1.0
-            top = units.abs().topk(min(k, len(units))).indices.tolist()
-            found += [Neuron(name, unit, float(units[unit]), float(units[unit]) / whole) for unit in top]
-        return sorted(found, key=lambda neuron: -abs(neuron.relevance))[:k]
+        place = None if sample is None else self._place(sample)
+        layers = self.latent if layer is None else {layer: self._latent(layer)}
+        return top_units(layers, k, slice(None) if place is None else slice(place, place + 1))
 
     def trace(self, sample: int = 0) -> tuple[list[str], Tensor]:
         """Where the relevance of one sample is in each layer: names and scores [layers, tokens], the input first.
@@ -149,11 +145,10 @@ class Attribution:
         Only layers that have as many positions as the input take part.
 
         Raises:
+            IndexError: there is no such sample.
             ValueError: no layer has.
         """
-        name, scores = next((name, summed(r)) for name, r in self.relevances.items())
-        if scores.dim() != 2:
-            raise ValueError("trace() is for sequences: the input has no tokens")
+        (name, scores), sample = self._sequence("trace()"), self._place(sample)
         rows = {name: scores[sample]}
         for layer, relevance in self.latent.items():
             if relevance.dim() == 3 and relevance.shape[:2] == scores.shape:
@@ -170,11 +165,11 @@ class Attribution:
             sample: which sample.
 
         Raises:
-            ValueError: the number of tokens given does not fit.
+            IndexError: there is no such sample.
+            ValueError: the number of tokens given does not fit, or the input is no sequence.
         """
-        name, relevance = next(iter(self.relevances.items()))
-        real, ids = self.real(sample), self.inputs.get(name)
-        count = relevance.shape[1]
+        (name, scores), sample = self._sequence("tokens()"), self._place(sample)
+        real, ids, count = self.real(sample), self.inputs.get(name), scores.shape[1]
         if source is not None and not hasattr(source, "convert_ids_to_tokens"):
             tokens = list(source)
             if len(tokens) == int(real.sum()) != count:
@@ -185,12 +180,18 @@ class Attribution:
             row = ids[sample].tolist()
             tokens = [str(i) for i in row] if source is None else list(source.convert_ids_to_tokens(row))
         if len(tokens) != count:
-            raise ValueError(f"there are {len(tokens)} tokens, but scores for {count}")
+            without = f", {int(real.sum())} of them no padding" if not real.all() else ""
+            raise ValueError(f"the number of tokens is {len(tokens)}, but there are scores for {count}{without}")
         return [str(token) for token, keep in zip(tokens, real.tolist(), strict=True) if keep]
 
     def real(self, sample: int = 0) -> Tensor:
-        """Which positions of a sample are no padding: [tokens], true or false."""
-        count = next(iter(self.relevances.values())).shape[1]
+        """Which positions of a sample are no padding: [tokens], true or false.
+
+        Raises:
+            IndexError: there is no such sample.
+            ValueError: the input is no sequence.
+        """
+        count, sample = self._sequence("real()")[1].shape[1], self._place(sample)
         if self.mask is None or self.mask.dim() != 2 or self.mask.shape[1] != count:
             return torch.ones(count, dtype=torch.bool)
         return self.mask[sample] != 0
@@ -203,30 +204,15 @@ class Attribution:
         Args:
             tokens: for text: a tokenizer, or the tokens of the sample (a list for each sample if all are shown).
             sample: one sample; by default all are shown.
-            options: go to :func:`lxt_compose.heatmap.text` or :func:`lxt_compose.heatmap.image`.
+            options: go to :func:`lxt_compose.heatmap.text` or :func:`lxt_compose.heatmap.image`. Several texts are
+                called by the numbers of their samples, unless ``titles`` are given.
 
         Raises:
+            IndexError: there is no such sample.
             ValueError: the relevance is that of no text and no image.
         """
-        from .. import heatmap
-
-        samples = list(range(len(self))) if sample is None else [range(len(self))[sample]]
-        name, relevance = next(iter(self.relevances.items()))
-        if relevance.dim() == 4:
-            return heatmap.image(relevance[samples], image=self.inputs[name][samples], **options)
-        scores = summed(relevance)
-        if relevance.dim() > 4:
-            raise ValueError(f"there is no picture for relevance of shape {list(relevance.shape)}")
-        if relevance.dim() <= 2:
-            return heatmap.image(scores[samples].reshape(1, len(samples), -1), **options)
-        own = tokens is None or hasattr(tokens, "convert_ids_to_tokens") or sample is not None
-        texts = [self.tokens(tokens if own else tokens[place], index) for place, index in enumerate(samples)]
-        rows = [scores[index][self.real(index)] for index in samples]
-        if hasattr(tokens, "convert_ids_to_tokens"):
-            options = {"scheme": heatmap.scheme_of(tokens), **options}
-        if sample is not None:
-            return heatmap.text(texts[0], rows[0], **options)
-        return heatmap.text(texts, rows, **options)
+        samples = range(len(self)) if sample is None else [self._place(sample)]
+        return picture(self, samples, tokens, alone=sample is not None, **options)
 
     def to_dataframe(self, tokens: Any = None) -> DataFrame:
         """One row per score: sample, input (if several), token or place, score. Needs pandas.
@@ -237,32 +223,18 @@ class Attribution:
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise ImportError("to_dataframe() needs pandas: pip install pandas") from None
-        frames = []
-        for name, relevance in self.relevances.items():
-            scores = summed(relevance)
-            axes = _AXES.get(scores.dim() - 1, tuple(f"axis{i}" for i in range(1, scores.dim())))
-            places = torch.cartesian_prod(*(torch.arange(size) for size in scores.shape)).reshape(-1, scores.dim())
-            columns: dict[str, Any] = {"sample": places[:, 0].numpy()}
-            if isinstance(self.relevance, dict):
-                columns["input"] = name
-            columns.update({axis: places[:, 1 + i].numpy() for i, axis in enumerate(axes)})
-            ids = self.inputs.get(name)
-            if ids is not None and not ids.is_floating_point() and ids.shape == scores.shape:
-                row = ids.flatten().tolist()
-                columns["token"] = row if tokens is None else tokens.convert_ids_to_tokens(row)
-            columns["score"] = scores.double().flatten().numpy()
-            frames.append(pandas.DataFrame(columns))
-        return pandas.concat(frames, ignore_index=True)
+        return dataframe(self, tokens)
 
     def save(self, path: str | Path) -> None:
-        """Write everything to one file that :meth:`load` reads; it holds tensors, numbers and texts alone."""
+        """Write everything to one file that :meth:`load` reads; it holds tensors, numbers and texts alone.
+
+        Raises:
+            FileNotFoundError: the folder does not exist.
+        """
+        from ..heatmap.picture import writable
         from .storage import save
 
-        save(self, Path(path))
+        save(self, writable(path))
 
     @staticmethod
     def load(path: str | Path) -> Attribution:
@@ -274,6 +246,24 @@ class Attribution:
         from .storage import load
 
         return load(Path(path))
+
+    def _place(self, sample: int) -> int:
+        """The number of a sample, which may count from the end."""
+        n = len(self)
+        if isinstance(sample, bool) or not hasattr(sample, "__index__"):
+            raise TypeError(f"sample must be a whole number, got {sample!r}")
+        place = operator.index(sample)
+        if not -n <= place < n:
+            raise IndexError(f"there is no sample {place}: there are {n}, from 0 to {n - 1}")
+        return place % n
+
+    def _sequence(self, what: str) -> tuple[str, Tensor]:
+        """The name and the scores [n, tokens] of the first input."""
+        name, relevance = next(iter(self.relevances.items()))
+        scores = summed(relevance)
+        if scores.dim() != 2:
+            raise ValueError(f"{what} is for sequences, but {name} has the shape {list(relevance.shape)}")
+        return name, scores
 
     def _latent(self, layer: str) -> Tensor:
         try:
@@ -290,23 +280,4 @@ class Attribution:
         return f"<Attribution: {whole}{layers}, {covered}>"
 
     def _repr_html_(self) -> str:
-        try:
-            shown = self.heatmap(sample=0 if next(iter(self.relevances.values())).dim() == 3 else None)._repr_html_()
-        except (ValueError, ImportError):
-            from html import escape
-
-            shown = f"<p>{escape(repr(self))}</p>"
-        return f"<div>{shown}{self.report._repr_html_()}</div>"
-
-
-def summed(relevance: Tensor) -> Tensor:
-    """Relevance summed over features; see :attr:`Attribution.scores`."""
-    if relevance.dim() <= 2:
-        return relevance
-    return _sum(relevance, -1 if relevance.dim() == 3 else 1)
-
-
-def _sum(relevance: Tensor, dim: int) -> Tensor:
-    """A sum that does not lose in 16 bits what it adds up."""
-    short = relevance.dtype in (torch.float16, torch.bfloat16)
-    return relevance.sum(dim, dtype=torch.float32 if short else None)
+        return html_of(self)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import AttributionError, RegistrationError
 from ..registration import Registration
 from ..rules import GRADIENT, Epsilon
-from .inputs import Inputs, is_integer
+from .inputs import Inputs, is_integer, telling
 
 
 class NotEmbeddedError(AttributionError):
@@ -62,7 +62,8 @@ class Taps:
         kwargs = {name: exchange(value) for name, value in batch.kwargs.items()}
         self._open = True
         try:
-            output = model(*args, **kwargs)
+            with telling(model, batch):
+                output = model(*args, **kwargs)
         except RegistrationError as error:
             if not self.leaves:
                 raise self._not_embedded(model) from error

@@ -8,6 +8,7 @@ All take what :func:`attribute` takes, and leave the model as it was.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..attribution.inputs import read_inputs
-from ..attribution.result import summed
+from ..attribution.views import summed
+from ..evaluate.probe import check_count
 from .attention_maps import attention_maps, read_rows
 from .points import points_of
 
@@ -61,11 +63,13 @@ def integrated_gradients(
         Scores [n, tokens], [n, height, width] or [n, features], on the CPU.
 
     Raises:
-        ValueError: steps is below 1.
+        ValueError: steps is below 1, or the baseline is neither a finite number nor a tensor.
 
     Source: Sundararajan et al. 2017.
     """
-    _check_count("steps", steps)
+    check_count("steps", steps)
+    if not isinstance(baseline, Tensor):
+        _check_number("baseline", baseline)
     points = points_of(model, inputs, target, batch_size)
     total: list[Tensor] = []
     for step in range(steps):
@@ -109,11 +113,12 @@ def smoothgrad(
         Scores [n, tokens], [n, height, width] or [n, features], on the CPU.
 
     Raises:
-        ValueError: samples is below 1.
+        ValueError: samples is below 1, or the noise is no number from 0 on.
 
     Source: Smilkov et al. 2017.
     """
-    _check_count("samples", samples)
+    check_count("samples", samples)
+    _check_number("noise", noise, least=0.0)
     points = points_of(model, inputs, target, batch_size)
     total: list[Tensor] = []
     for draw in range(samples):
@@ -255,6 +260,8 @@ def captum(
     return summed(found.detach().cpu())
 
 
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number from 1 on, got {value!r}")
+def _check_number(name: str, value: Any, least: float = -math.inf) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and value >= least):
+        bound = "" if least == -math.inf else f" from {least:g} on"
+        raise ValueError(f"{name} must be a finite number{bound}, got {value!r}")

@@ -93,7 +93,8 @@ def attention_maps(points: Points, *, gradients: bool) -> Iterator[tuple[Inputs,
         maps = watch.maps
         if not maps:
             raise ValueError(
-                f"no self-attention was met in {type(points.model).__name__}: no softmax over a square of tokens"
+                f"no self-attention was met in {type(points.model).__name__}: no softmax over a square of two or more "
+                f"tokens"
             )
         sizes = {weights.shape[-1] for weights in maps}
         if len(sizes) > 1 or any(weights.shape[0] % given.count for weights in maps):
@@ -107,8 +108,13 @@ def attention_maps(points: Points, *, gradients: bool) -> Iterator[tuple[Inputs,
         for weights, slot in zip(maps, slots, strict=True):
             shape = (given.count, -1, size, size)
             slot = torch.zeros_like(weights) if slot is None and gradients else slot
-            found.append((weights.detach().reshape(shape).cpu(), None if slot is None else slot.reshape(shape).cpu()))
+            found.append((_kept(weights.detach(), shape), None if slot is None else _kept(slot, shape)))
         yield given, found
+
+
+def _kept(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Off the device, and in no less than 32 bits: what is to come is a product over layers."""
+    return values.reshape(shape).cpu().to(torch.promote_types(values.dtype, torch.float32))
 
 
 def read_rows(product: Tensor, read: str | int, maps: list[Tensor], mask: Tensor | None) -> Tensor:

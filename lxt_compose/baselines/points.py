@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attribution.inputs import Inputs
+from ..attribution.inputs import Inputs, telling
 from ..attribution.targets import choose
+from ..errors import AttributionError
 from ..evaluate.probe import Probe, rows_of_goal
 
 Place = Callable[[Tensor], Tensor]
@@ -40,6 +41,9 @@ class Points(Probe):
         Args:
             place: where the model is run.
             around: a context for the forward pass.
+
+        Raises:
+            AttributionError: the model failed, or its outputs do not depend on its inputs.
         """
         for group in self.groups(self.given.count):
             leaves: list[Tensor] = []
@@ -52,10 +56,15 @@ class Points(Probe):
                 given = self.rows(group, None if self.is_ids else moved, group)
                 if self.is_ids:
                     self.embed(stack, given, moved, group)
-                with around():
+                with telling(self.model, given), around():
                     output = self.model(*given.args, **given.kwargs)
                 goal = rows_of_goal(self.goal, group)
                 chosen = choose(goal, output, self.model, count=len(group), mask=given.mask, times_output=False)
+                if not chosen.seeds:
+                    raise AttributionError(
+                        f"no output of {type(self.model).__name__} depends on its inputs: the model cuts them off "
+                        f"(detach(), torch.no_grad()), so there is no gradient"
+                    )
                 outputs, seeds = (list(each) for each in zip(*chosen.seeds, strict=True))
                 yield given, leaves[0], outputs, seeds
 

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import heatmap
-from ..attribution import Attribution, attribute, blocks, composite_of
+from ..attribution import Attribution, attribute, blocks
 from ..attribution.targets import last_real, logits_of
 from ..checkpoint import CheckpointError, Loaded, load_beside, load_model
+from ..heatmap.picture import visible
 from .answer import Answer, Say
 from .page import write_page
+from .rules_wanted import RulesWanted
 from .targets import Labels, Vocabulary, Wanted, wanted
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
@@ -54,16 +56,17 @@ class Wishes:
 
     ``text`` is what a causal language model goes on from, or a classifier of texts reads; ``image`` a file for a
     classifier of images. ``target`` is a label, a token or a number, None what the model answers; ``against`` the same,
-    for the difference of the two ("others" is the mean of all others). ``ledger`` tells where the relevance went,
-    ``words`` adds up the pieces of each word. ``out`` is a file: .html for a page, .png, .pdf or .svg for the heatmap,
-    .pt for the attribution. ``colour`` allows escape sequences in the text printed, ``width`` is that of the terminal.
+    for the difference of the two ("others" is the mean of all others). ``rules`` says by which preset, ``ledger`` tells
+    where the relevance went, ``words`` adds up the pieces of each word. ``out`` is a file: .html for a page, .png, .pdf
+    or .svg for the heatmap, .pt for the attribution. ``colour`` allows escape sequences in the text printed, ``width``
+    is that of the terminal.
     """
 
     text: str | None = None
     image: Path | None = None
     target: str | None = None
     against: str | None = None
-    preset: str = "attnlrp"
+    rules: RulesWanted = field(default_factory=RulesWanted)
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     ledger: bool = False
@@ -85,17 +88,19 @@ def explain(reference: str, wishes: Wishes, *, say: Say) -> Answer:
         CheckpointError: the model, its tokenizer or its image processor cannot be loaded, or is not for this.
         ValueError: an option makes no sense for this model.
     """
-    text, image, out, preset = wishes.text, wishes.image, wishes.out, wishes.preset
+    text, image, out, preset = wishes.text, wishes.image, wishes.out, str(wishes.rules)
     if (text is None) == (image is None):
         raise ValueError("give either a text or an image")
-    composite = composite_of(preset)
+    if wishes.words and text is None:
+        raise ValueError("--words is for texts")
+    composite = wishes.rules.composite()
     if out is not None:
         heatmap_suffix(out)
     say(f"loading {reference}")
     loaded = load_model(reference, dtype=wishes.dtype)
     task = _of_text(loaded, text) if text is not None else _of_image(loaded, image)
     aim = wanted(wishes.target, wishes.against, task.names)
-    model = loaded.model.to(wishes.device)
+    model = _moved(loaded.model, wishes.device)
     inputs = {name: value.to(wishes.device) for name, value in task.inputs.items()}
     say(f"explaining {loaded.name} with {preset}")
     traced = out is not None and out.suffix in (".html", ".htm", ".pt") and task.tokens is not None
@@ -106,6 +111,13 @@ def explain(reference: str, wishes: Wishes, *, say: Say) -> Answer:
         _write(explained, out, wishes.words)
         say(f"written: {out}")
     return Answer(_text(explained, wishes), _data(explained, out), found.report.complete)
+
+
+def _moved(model: nn.Module, device: str) -> nn.Module:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that this build does not know
+        raise ValueError(f"--device {device} cannot be used: {error}") from error
 
 
 def heatmap_suffix(out: Path) -> str:
@@ -208,7 +220,8 @@ def _text(explained: Explained, wishes: Wishes) -> str:
         f"the input has {reached:+.4g} of it{f' ({reached / whole:.0%})' if whole else ''}; the rest is in biases, "
         f"positions, softmax and the like"
     )
-    parts.append("\n".join(f"{share:7.1%}  {logit:+9.4g}  {name}" for name, logit, share in explained.top))
+    answers = [f"{share:7.1%}  {logit:+9.4g}  {visible(name)}" for name, logit, share in explained.top]
+    parts.append("\n".join(["what the model answers (probability, logit):", *answers]))
     if found.ledger is not None:
         parts.append(found.ledger.to_string(width=wishes.width))
     return "\n\n".join(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,8 +14,10 @@ from .. import presets, rules
 from ..rules import Rule
 from .answer import Answer
 
+_NAME, _SHORT = 32, {"formulations": "form"}
 
-def list_presets(name: str | None = None) -> Answer:
+
+def list_presets(name: str | None = None, *, width: int = 100) -> Answer:
     """All presets with one line each, or one of them in full.
 
     Raises:
@@ -23,10 +26,10 @@ def list_presets(name: str | None = None) -> Answer:
     if name is not None:
         return _one(name, presets.find(name))
     rows = [{"name": preset, "summary": _summary(presets.find(preset))} for preset in presets.available()]
-    return Answer(_table(rows), rows)
+    return Answer(_table(rows, width), rows)
 
 
-def list_rules(name: str | None = None) -> Answer:
+def list_rules(name: str | None = None, *, width: int = 100) -> Answer:
     """All rules with their arguments and one line each, or one of them in full.
 
     Raises:
@@ -41,11 +44,12 @@ def list_rules(name: str | None = None) -> Answer:
         {
             "name": f"{rule}({_arguments(kind)})",
             "formulations": ", ".join(kind.formulations),
-            "summary": _summary(kind),
+            "summary": _summary(kind) if rule == kind.__name__ else f"Another name of {kind.__name__}, as in LXT.",
         }
         for rule, kind in found.items()
     ]
-    return Answer(_table(rows), rows)
+    shown = [{**row, "formulations": "both" if "," in row["formulations"] else row["formulations"]} for row in rows]
+    return Answer(_table([{_SHORT.get(key, key): cell for key, cell in row.items()} for row in shown], width), rows)
 
 
 def _rules() -> Iterator[tuple[str, type[Rule]]]:
@@ -64,14 +68,29 @@ def _arguments(kind: type[Rule]) -> str:
 
 
 def _one(name: str, thing: Callable[..., Any]) -> Answer:
-    text = inspect.getdoc(thing) or ""
-    call = f"{name}{inspect.signature(thing)}" if inspect.isfunction(thing) else f"{name}({_arguments(thing)})"  # type: ignore[arg-type]
+    text = _plain(inspect.getdoc(thing) or "")
+    call = f"{name}{_signature(thing)}" if inspect.isfunction(thing) else f"{name}({_arguments(thing)})"  # type: ignore[arg-type]
     return Answer(f"{call}\n\n{text}", {"name": name, "call": call, "description": text})
 
 
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The arguments and their defaults, without types: the text tells them."""
+    found = inspect.signature(function)
+    bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in found.parameters.values()]
+    return inspect.Signature(bare)
+
+
 def _summary(thing: Any) -> str:
-    return (inspect.getdoc(thing) or "").partition("\n")[0]
+    return _plain((inspect.getdoc(thing) or "").partition("\n")[0])
 
 
-def _table(rows: list[dict[str, str]]) -> str:
-    return tabulate(rows, headers="keys", tablefmt="simple", maxcolwidths=[None] * (len(rows[0]) - 1) + [70])
+def _plain(text: str) -> str:
+    """A docstring without the marks that are for documentation tools."""
+    return re.sub(r":\w+:`~?([^`]+)`", r"\1", text).replace("``", "")
+
+
+def _table(rows: list[dict[str, str]], width: int) -> str:
+    """The rows as a table of at most `width` columns; the last column takes what is left."""
+    limits: list[int] = [min(max(len(row[key]) for row in rows), _NAME) for key in list(rows[0])[:-1]]
+    last = max(width - sum(limits) - 2 * len(limits), 24)
+    return tabulate(rows, headers="keys", tablefmt="simple", maxcolwidths=[*limits, last])

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .explain import Explained
 
 _STYLE = """
+.lxt-wide{overflow-x:auto}
 .lxt-dim{color:#65656b}.lxt-top td{padding:.1em .8em .1em 0}.lxt-top td:nth-child(2){text-align:right}
 .lxt-pair{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}.lxt-pair>.lxt{flex:0 1 auto;min-width:0}
 .lxt-scan{margin:1.2rem 0 0}.lxt-scan img{height:12rem;image-rendering:pixelated;border:1px solid #8884}
@@ -40,13 +41,18 @@ def write_page(explained: Explained, picture: Picture, path: Path) -> None:
         kept = [token for token, keep in zip(task.tokens, real.tolist(), strict=True) if keep]
         sections += ["<h2>Layer by layer</h2>", trace(names, kept, scores[:, real]).html()]
     if found.ledger is not None:
-        sections += ["<h2>Where the relevance went</h2>", found.ledger._repr_html_()]
-    sections += ["<h2>Which rules were at work</h2>", found.report._repr_html_()]
+        sections += ["<h2>Where the relevance went</h2>", _scrolling(found.ledger._repr_html_())]
+    sections += ["<h2>Which rules were at work</h2>", _scrolling(found.report._repr_html_())]
     path.write_text(page(f"{visible(explained.title)} - {task.loaded.name}", sections), encoding="utf-8")
 
 
 def _text(text: str) -> str:
     return escape(visible(text))
+
+
+def _scrolling(table: str) -> str:
+    """A wide table that scrolls by itself on a narrow screen."""
+    return f'<div class="lxt-wide">{table}</div>'
 
 
 def _top(explained: Explained) -> str:

@@ -7,17 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..attribution import attribute, composite_of
+from ..attribution import attribute
 from ..checkpoint import dummy_inputs, load_model
 from ..numerics import tensors_in
 from .answer import Answer, Say
+from .rules_wanted import RulesWanted
 
 
 def report(
     reference: str,
     *,
     say: Say,
-    preset: str = "attnlrp",
+    rules: RulesWanted | None = None,
     shape: tuple[int, ...] | None = None,
     every_row: bool = False,
     ledger: bool = False,
@@ -28,7 +29,7 @@ def report(
     Args:
         reference: a checkpoint folder (weights are not needed), or ``module:factory``.
         say: takes lines about the progress.
-        preset: the name of a preset.
+        rules: which; None is AttnLRP.
         shape: of the input, if the model is not one of transformers.
         every_row: whether each module and operation has a line of its own.
         ledger: whether to tell also where relevance went.
@@ -36,9 +37,10 @@ def report(
 
     Raises:
         CheckpointError: the model cannot be loaded, or its inputs are unknown.
-        ValueError: there is no such preset.
+        ValueError: there is no such preset, or not with these arguments.
     """
-    composite = composite_of(preset)
+    rules = rules or RulesWanted()
+    composite = rules.composite()
     say(f"loading {reference}")
     loaded = load_model(reference, weights=False)
     inputs = dummy_inputs(loaded, shape)
@@ -46,11 +48,11 @@ def report(
         say("the folder holds no weights: they are random, which changes nothing of the coverage")
     say("running a forward and a backward pass")
     found = attribute(loaded.model, inputs, composite=composite, target=_everything, ledger=ledger)
-    head = f"{loaded.name}, preset {preset}, {_described(inputs)}"
+    head = f"{loaded.name}, preset {rules}, {_described(inputs)}"
     parts = [head, found.report.to_string(every_row=every_row, width=width)]
     data: dict[str, Any] = {
         "model": loaded.name,
-        "preset": preset,
+        "preset": str(rules),
         "complete": found.report.complete,
         "uncovered": [f"{row.target} in {row.path}" for row in found.report.uncovered],
         "rows": found.report.to_dicts(),

@@ -26,12 +26,15 @@ def wanted(target: str | None, against: str | None, names: Any) -> Wanted:
         names: turns a name into an index.
 
     Raises:
-        ValueError: no class or token has this name.
+        ValueError: no class or token has this name, or both are the same.
     """
     first = None if target is None else names(target)
     if against is None:
         return Wanted(first)
-    return Wanted((first, OTHERS if against == OTHERS else names(against)), against)
+    second = OTHERS if against == OTHERS else names(against)
+    if first == second:
+        raise ValueError(f"--target and --against are the same, {names.name(first)}, so there is nothing to explain")
+    return Wanted((first, second), against)
 
 
 class Labels:
@@ -46,6 +49,7 @@ class Labels:
         Raises:
             ValueError: there is none of this name.
         """
+        name = name.strip()
         found = [index for index, label in self.labels.items() if label.lower() == name.lower()]
         if len(found) == 1:
             return found[0]
@@ -73,6 +77,8 @@ class Vocabulary:
         """
         if name.startswith("#") and name[1:].isdigit():
             return int(name[1:])
+        if not name:
+            raise ValueError("a target is a token or its number, such as #17; got an empty text")
         tries = (name, f" {name}") if not name.startswith(" ") else (name,)
         for text in tries:
             ids = self.tokenizer.encode(text, add_special_tokens=False)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .probe import Probe
+from .chart import chart
+from .probe import Probe, check_count
 from .removal import Removal
 
 
@@ -60,7 +61,8 @@ class Flip:
         )
 
     def _repr_html_(self) -> str:
-        return f"<p>{escape(str(self))}</p>"
+        curves = {"least relevant first": self.lerf.mean(0), "most relevant first": self.morf.mean(0)}
+        return f"<div><p>{escape(str(self))}</p>{chart(self.fractions, curves)}</div>"
 
 
 def flip(
@@ -103,8 +105,7 @@ def flip(
         removal = Removal(probe, baseline, patch)
         values, real = removal.scores_of(scores), removal.real()
         steps = removal.count if steps is None else steps
-        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-            raise ValueError(f"steps must be a whole number from 1 on, got {steps!r}")
+        check_count("steps", steps)
         fractions = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
         curves = [_curve(probe, removal, order(signed, real), real, fractions) for signed in (-values, values)]
     return Flip(fractions, *curves)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attribution.inputs import Inputs, read_inputs
+from ..attribution.inputs import Inputs, read_inputs, telling
 from ..attribution.taps import find_embeddings
 from ..attribution.targets import Goal, choose, read_target
 
@@ -26,9 +26,15 @@ class Probe:
         inputs: what :func:`attribute` takes; the first input that can carry relevance is the one that is changed.
         target: what :func:`attribute` takes; the arg-max is that of the unchanged inputs.
         batch_size: how many forward passes to run at a time; None: as many as there are samples.
+
+    Raises:
+        TypeError: the model is no module, or inputs or target are of a wrong kind.
+        ValueError: the batch size is below 1, or inputs or target do not fit.
     """
 
     def __init__(self, model: nn.Module, inputs: Any, target: Any, batch_size: int | None) -> None:
+        if batch_size is not None:
+            check_count("batch_size", batch_size)
         self.model = model
         self.given = read_inputs(model, inputs)
         carriers = {**self.given.ids, **self.given.carriers}
@@ -42,7 +48,7 @@ class Probe:
     @property
     def mask(self) -> Tensor | None:
         """[n, tokens], 0 for padding; None if the inputs have none."""
-        mask = self.given.mask
+        mask = self.given.mask_of(self.name)
         return mask if mask is not None and mask.shape == self.x.shape[:2] else None
 
     def of(self, samples: Tensor, change: Change | None = None, *, embedded: Change | None = None) -> Tensor:
@@ -83,7 +89,8 @@ class Probe:
         with torch.no_grad(), ExitStack() as stack:
             if embedded is not None:
                 self.embed(stack, given, embedded, group)
-            output = self.model(*given.args, **given.kwargs)
+            with telling(self.model, given):
+                output = self.model(*given.args, **given.kwargs)
             rows = rows_of_goal(goal, samples)
             chosen = choose(rows, output, self.model, count=len(samples), mask=given.mask, times_output=False)
         return chosen.value.cpu(), chosen.target
@@ -117,8 +124,19 @@ class Probe:
             kwargs={name: rows(value) for name, value in given.kwargs.items()},
             ids={name: rows(value, None) for name, value in given.ids.items()},
             mask=rows(given.mask),
+            encoder_mask=rows(given.encoder_mask),
             count=len(samples),
         )
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise if a value is no whole number from 1 on.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number from 1 on, got {value!r}")
 
 
 def rows_of_goal(goal: Goal, samples: Tensor) -> Goal:

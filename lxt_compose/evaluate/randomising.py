@@ -14,6 +14,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from ..attribution import attribute
+from ..attribution.targets import OTHERS
 from ..composite import Composite
 from .probe import Probe
 from .rank import correlation
@@ -39,10 +40,10 @@ class Randomization:
     def __str__(self) -> str:
         pairs = zip(self.layers, self.signed.nanmean(1).tolist(), self.absolute.nanmean(1).tolist(), strict=True)
         head = ["randomised down to", "rank correlation", "of sizes"]
-        return tabulate([list(row) for row in pairs], headers=head, floatfmt=".3f")
+        return tabulate([list(row) for row in pairs], headers=head, floatfmt=".3f", disable_numparse=[0])
 
     def _repr_html_(self) -> str:
-        return f"<pre>{escape(str(self))}</pre>"
+        return f'<pre style="overflow-x:auto">{escape(str(self))}</pre>'
 
 
 def randomization(
@@ -68,20 +69,21 @@ def randomization(
             scores [n, ...] or an :class:`Attribution`.
         target: what :func:`attribute` takes; None is the arg-max of the intact model, for all steps.
         layers: how many steps; the layers are then randomised in so many groups of about equal size. None: one by one.
-        seed: of the random weights.
+        seed: of the random weights, a whole number.
         batch_size: how many samples are explained at a time (presets and composites).
 
     Raises:
-        ValueError: the model has no parameters, or `layers` is out of range.
+        TypeError: `explain` is of a wrong kind, or returns no scores.
+        ValueError: the model has no parameters, `layers` is out of range, or scores are of a wrong shape.
 
     Source: Adebayo et al. 2018 (sanity checks for saliency maps), section 3.
     """
     with torch.inference_mode(False):
         probe = Probe(model, inputs, target, batch_size)
-        goal = target if target is not None else probe.goal.first
-        method = _explainer(explain, batch_size) if isinstance(explain, (str, Composite)) else explain
+        goal = _goal(target, probe)
+        method = _explainer(explain, batch_size)
         groups = _groups(_in_order(probe), layers)
-        intact = _scores(method(model, inputs, goal))
+        intact = _scores(method(model, inputs, goal), (probe.given.count,))
         signed, absolute, names = [], [], []
         # Not the seed as it is: a model that was made with the same one would get the same numbers again.
         generator = torch.Generator().manual_seed(_APART + seed)
@@ -89,24 +91,46 @@ def randomization(
             for group in groups:
                 for module in (module for modules in group.values() for module in modules):
                     _randomise(module, generator)
-                found = _scores(method(model, inputs, goal))
+                found = _scores(method(model, inputs, goal), intact.shape)
                 signed.append(correlation(found, intact, mask=_mask(probe, intact)))
                 absolute.append(correlation(found.abs(), intact.abs(), mask=_mask(probe, intact)))
                 names.append(list(group)[-1])
     return Randomization(tuple(names), torch.stack(signed), torch.stack(absolute))
 
 
-def _explainer(composite: str | Composite, batch_size: int | None) -> Explain:
+def _goal(target: Any, probe: Probe) -> Any:
+    """The target of all steps: an arg-max is that of the intact model."""
+    if target is None:
+        return probe.goal.first
+    is_contrast = isinstance(target, tuple) and target[0] is None
+    return (probe.goal.first, OTHERS if probe.goal.others else probe.goal.second) if is_contrast else target
+
+
+def _explainer(explain: str | Composite | Explain, batch_size: int | None) -> Explain:
+    if not isinstance(explain, (str, Composite)):
+        if not callable(explain):
+            raise TypeError(
+                f"explain must be a preset's name, a Composite or a function of (model, inputs, target), got "
+                f"{explain!r}"
+            )
+        return explain
     return lambda model, inputs, target: attribute(
-        model, inputs, target=target, composite=composite, batch_size=batch_size
+        model, inputs, target=target, composite=explain, batch_size=batch_size
     )
 
 
-def _scores(found: Any) -> Tensor:
+def _scores(found: Any, shape: tuple[int, ...]) -> Tensor:
+    """The scores that `explain` gave, [n, units]; `shape` is what they must begin with."""
     scores = getattr(found, "scores", found)
     if not isinstance(scores, Tensor):
         raise TypeError(f"explain must return a tensor or an Attribution of one input, got {type(scores).__name__}")
-    return scores.detach().cpu().flatten(1)
+    flat = scores.detach().cpu().flatten(1) if scores.dim() > 1 else scores
+    if flat.dim() < 2 or flat.shape[: len(shape)] != shape:
+        raise ValueError(
+            f"explain must return scores [n, ...] of n = {shape[0]} samples, of the same shape each time, got "
+            f"{list(scores.shape)}"
+        )
+    return flat
 
 
 def _mask(probe: Probe, scores: Tensor) -> Tensor | None:

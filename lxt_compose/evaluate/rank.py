@@ -34,21 +34,36 @@ def correlation(a: Any, b: Any, *, kind: str = "spearman", mask: Tensor | None =
         mask: [n, ...]; what is 0 there (padding) is left out.
 
     Raises:
-        ValueError: shapes differ, or the kind is unknown.
+        TypeError: an attribution has several inputs.
+        ValueError: shapes differ, a score is not finite, or the kind is unknown.
 
     Source: Spearman 1904.
     """
-    a, b = getattr(a, "scores", a), getattr(b, "scores", b)
+    a, b = _tensor(a), _tensor(b)
     if kind not in ("spearman", "pearson"):
         raise ValueError(f"kind must be 'spearman' or 'pearson', got {kind!r}")
     if a.shape != b.shape or (mask is not None and mask.shape != a.shape):
         shapes = ", ".join(str(list(t.shape)) for t in (a, b, mask) if t is not None)
         raise ValueError(f"scores (and the mask) must have the same shape, got {shapes}")
+    if a.dim() < 2:
+        raise ValueError(
+            f"scores are [n, ...] for n samples, got {list(a.shape)}; those of one sample are scores[None]"
+        )
     found = []
     for sample in range(len(a)):
-        kept = slice(None) if mask is None else mask[sample].flatten() != 0
-        found.append(_correlation(a[sample].flatten()[kept].double(), b[sample].flatten()[kept].double(), kind))
+        kept = slice(None) if mask is None else mask[sample].flatten().cpu() != 0
+        one, other = (scores[sample].flatten()[kept].double() for scores in (a, b))
+        if not (one.isfinite().all() and other.isfinite().all()):
+            raise ValueError(f"the scores of sample {sample} hold NaN or infinite values")
+        found.append(_correlation(one, other, kind))
     return torch.stack(found)
+
+
+def _tensor(scores: Any) -> Tensor:
+    scores = getattr(scores, "scores", scores)
+    if isinstance(scores, dict):
+        raise TypeError(f"the attribution has several inputs, {', '.join(scores)}; pass the scores of one of them")
+    return torch.as_tensor(scores).detach().cpu()
 
 
 def _correlation(a: Tensor, b: Tensor, kind: str) -> Tensor:

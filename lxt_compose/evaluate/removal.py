@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..attribution.inputs import pair
 from .probe import Change, Probe
 
 BASELINES = ("zero", "mean", "blur")
@@ -29,23 +30,38 @@ class Removal:
     def __init__(self, probe: Probe, baseline: Any, patch: int | tuple[int, int] | None) -> None:
         self.probe, self.baseline, x = probe, baseline, probe.x
         self.is_image = not probe.is_ids and x.dim() == 4
-        fitting = BASELINES if self.is_image else BASELINES[:2]
-        if isinstance(baseline, str) and baseline not in fitting:
+        if x.dim() > 4:
             raise ValueError(
-                f"for an input of shape {list(x.shape)} baseline must be one of {', '.join(fitting)}, a number, a "
-                f"tensor, or for token ids the id of a mask token, got {baseline!r}"
+                f"tokens, features, pixels and patches can be removed, not parts of an input of shape {list(x.shape)}"
             )
+        self._check_baseline()
         if patch is not None and not self.is_image:
             raise ValueError(f"patches are of images [n, channels, height, width], got an input of {list(x.shape)}")
-        self.patch = (patch, patch) if isinstance(patch, int) else patch
+        self.patch = None if patch is None else pair(patch)
         self.shape = self._shape()
+
+    def _check_baseline(self) -> None:
+        baseline, x = self.baseline, self.probe.x
+        if isinstance(baseline, Tensor):
+            if not self.probe.is_ids and not _broadcasts(baseline, x):
+                raise ValueError(
+                    f"the baseline of shape {list(baseline.shape)} does not broadcast to the input {list(x.shape)}"
+                )
+            return
+        fitting = BASELINES if self.is_image else BASELINES[:2]
+        is_number = isinstance(baseline, (int, float)) and not isinstance(baseline, bool) and math.isfinite(baseline)
+        if not is_number and baseline not in fitting:
+            raise ValueError(
+                f"for an input of shape {list(x.shape)} baseline must be one of {', '.join(fitting)}, a finite number, "
+                f"a tensor, or for token ids the id of a mask token, got {baseline!r}"
+            )
 
     def _shape(self) -> tuple[int, ...]:
         """The shape of the units of one sample."""
         x = self.probe.x
         if self.is_image:
             height, width = self.patch or (1, 1)
-            if x.shape[2] % height or x.shape[3] % width:
+            if min(height, width) < 1 or x.shape[2] % height or x.shape[3] % width:
                 raise ValueError(f"patches of {height} x {width} do not tile images of {list(x.shape[2:])}")
             return (x.shape[2] // height, x.shape[3] // width)
         return tuple(x.shape[1:2])
@@ -58,7 +74,7 @@ class Removal:
     def real(self) -> Tensor:
         """Which units can be removed, [n, units]: all but padding."""
         mask, n = self.probe.mask, self.probe.given.count
-        return torch.ones(n, self.count, dtype=torch.bool) if mask is None else mask.cpu().bool()
+        return torch.ones(n, self.count, dtype=torch.bool) if mask is None else mask.cpu() != 0
 
     def scores_of(self, scores: Any) -> Tensor:
         """Scores for each unit, [n, units]: those of pixels are summed over patches.
@@ -67,6 +83,10 @@ class Removal:
             ValueError: their shape is not that of the units.
         """
         scores = getattr(scores, "scores", scores)
+        if isinstance(scores, dict):
+            raise TypeError(
+                f"the attribution has several inputs; pass the scores of the one removed, {self.probe.name!r}"
+            )
         if not isinstance(scores, Tensor):
             raise TypeError(f"scores must be a tensor or an Attribution of one input, got {type(scores).__name__}")
         n = self.probe.given.count
@@ -118,10 +138,23 @@ class Removal:
         if self.baseline == "mean":
             if values.dim() == 2:
                 return self.probe.x.mean(0)
-            return values.mean((2, 3) if self.is_image else 1, keepdim=True)
+            return values.mean((2, 3), keepdim=True) if self.is_image else self._mean_token(values, samples)
         if self.baseline == "blur":
             return blurred(values)
         return values.new_full((), 0.0 if self.baseline == "zero" else float(self.baseline))
+
+    def _mean_token(self, values: Tensor, samples: Tensor) -> Tensor:
+        """The mean of each sequence's tokens without its padding, [m, 1, features]."""
+        weights = self.real()[samples.cpu()].to(values.device, torch.float64)[..., None]
+        mean = (values.double() * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
+        return mean.to(values.dtype)
+
+
+def _broadcasts(given: Tensor, x: Tensor) -> bool:
+    try:
+        return torch.broadcast_shapes(given.shape, x.shape) == x.shape
+    except RuntimeError:
+        return False
 
 
 def blurred(images: Tensor, sigma: float | None = None) -> Tensor:

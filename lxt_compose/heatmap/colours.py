@@ -25,7 +25,7 @@ def scale_of(values: Iterable[float], limit: float | None = None) -> float:
         ValueError: a value is not finite, or the limit is not positive.
     """
     if limit is not None:
-        if not (math.isfinite(limit) and limit > 0):
+        if not (isinstance(limit, (int, float)) and math.isfinite(limit) and limit > 0):
             raise ValueError(f"the limit of the colours must be positive and finite, got {limit!r}")
         return float(limit)
     largest = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,31 +16,38 @@ if TYPE_CHECKING:
 
 # All in points, 72 to the inch.
 _WIDTH, _MARGIN, _SIZE, _LEADING = 504.0, 18.0, 12.0, 24.0
-_LEGEND = 36.0
 
 
-def draw_texts(sentences: Sequence[Sentence], *, dark: bool) -> Figure:
-    """The texts below each other, each token on its colour, with what the colours mean under them."""
+def draw_texts(sentences: Sequence[Sentence], scale: float | None, *, dark: bool) -> Figure:
+    """The texts below each other, each token on its colour, with what the colours mean under them, or under each."""
 
     def measure(text: str) -> float:
         return text_width(text) * _SIZE * 72
 
-    placed, height = [], _MARGIN
+    placed: list[Any] = []
+    legends: list[tuple[float, float]] = []
+    height = _MARGIN
     for sentence in sentences:
         if sentence.title:
             placed.append((_MARGIN, height, None, 0.0, visible(sentence.title)))
             height += _LEADING
         boxes, height = _broken(sentence, measure, height)
         placed += boxes
+        if scale is None:
+            legends.append((height + 6, sentence.scale))
+            height += _LEADING
         height += _LEADING / 2
-    total = height + _LEGEND
+    if scale is not None:
+        legends.append((height + 6, scale))
+        height += _LEADING
+    total = height + _MARGIN - _LEADING / 2
     figure = new_figure(_WIDTH / 72, total / 72, dark=dark)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, _WIDTH), ylim=(total, 0))
     axes.set_axis_off()
     _paint(axes, placed, dark)
-    scales = {sentence.scale for sentence in sentences}
-    _legend(axes, scales.pop() if len(scales) == 1 else None, height + 6, measure, dark)
+    for top, full in legends:
+        _legend(axes, full, top, measure, dark)
     return figure
 
 
@@ -63,12 +71,13 @@ def _broken(sentence: Sentence, measure: Any, top: float) -> tuple[list[Any], fl
 
 
 def _cut(text: str, measure: Any) -> list[str]:
-    """A text that fits in no line, in parts that do."""
-    room = _WIDTH - 2 * _MARGIN
-    if measure(text) <= room:
-        return [text]
-    half = len(text) // 2
-    return [*_cut(text[:half], measure), *_cut(text[half:], measure)]
+    """A text that fits in no line, in parts that do, each as long as can be."""
+    room, parts = _WIDTH - 2 * _MARGIN, []
+    while text:
+        fitting = bisect_right(range(2, len(text) + 1), room, key=lambda size: measure(text[:size])) + 1
+        parts.append(text[:fitting])
+        text = text[fitting:]
+    return parts
 
 
 def _paint(axes: Any, placed: Sequence[Any], dark: bool) -> None:
@@ -81,17 +90,17 @@ def _paint(axes: Any, placed: Sequence[Any], dark: bool) -> None:
             shape = FancyBboxPatch(
                 (left, top + 1), width, _SIZE + 5, boxstyle="round,pad=0,rounding_size=2", color=colour, linewidth=0
             )
-            axes.add_patch(shape)
+            axes.add_artist(shape)
         axes.text(
             left, top + _SIZE + 1, text, size=_SIZE, family=fonts(), color=[c / 255 for c in ink], parse_math=False,
             weight="bold" if value is None else "normal",
         )  # fmt: skip
 
 
-def _legend(axes: Any, scale: float | None, top: float, measure: Any, dark: bool) -> None:
-    """A bar of colours; without a number if every text has its own scale."""
+def _legend(axes: Any, scale: float, top: float, measure: Any, dark: bool) -> None:
+    """A bar of colours."""
     background, ink = DARK if dark else LIGHT
-    words = ("against", "for") if scale is None else (f"against {number(-scale)}", f"{number(scale)} for")
+    words = (f"against {number(-scale)}", f"{number(scale)} for")
     steps, width, left = 100, 110.0, _MARGIN + measure(words[0]) * 9 / _SIZE + 6
     for step in range(steps):
         value = (2 * step + 1) / steps - 1

@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import io
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 from .colours import colour_map
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 LIGHT, DARK = ((255, 255, 255), (28, 28, 30)), ((24, 26, 29), (236, 236, 236))
 """Background and text, on light and on dark."""
+_TIP = 120
 _FIGURES = {".png", ".pdf", ".svg"}
 _FONTS = ("DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Arial Unicode MS", "Noto Color Emoji")
 # No scripts and nothing from elsewhere, even if something should get past the escaping.
@@ -30,17 +34,20 @@ h1{font-size:1.35rem;margin:.2rem 0 .6rem}h2{font-size:1.05rem;margin:1.6rem 0 .
 table{border-collapse:collapse;font-size:.875rem}
 @media (prefers-color-scheme:dark){body{color:#ececec;background:#181a1d}}
 """
+# What the pointer is on shows its score beside it, wherever there is room in the window, or in the window's corner if
+# the browser cannot place it so. It is fixed to the window, so that no box with a scroll bar cuts it off.
 STYLE = """
 .lxt{--line:#d5d5da;--dim:#65656b;--tip:#1c1c1e;--tip-text:#fff;--paper:#fff}
 @media (prefers-color-scheme:dark){.lxt{--line:#44464b;--dim:#a3a5aa;--tip:#f2f2f4;--tip-text:#1c1c1e;--paper:#181a1d}}
-.lxt [data-tip]{position:relative}
-.lxt [data-tip]:hover{outline:1.5px solid currentColor;outline-offset:-1px;z-index:1}
-.lxt [data-tip]:hover::after{content:attr(data-tip);position:absolute;left:0;bottom:calc(100% + 3px);z-index:2;
+.lxt [data-tip]:hover{outline:1.5px solid currentColor;outline-offset:-1px;anchor-name:--lxt}
+.lxt [data-tip]:hover::after{content:attr(data-tip);position:fixed;left:1rem;bottom:1rem;z-index:2;
 padding:.1em .5em;border-radius:.3em;background:var(--tip);color:var(--tip-text);font:13px/1.5 ui-monospace,monospace;
-white-space:pre;width:max-content;max-width:22rem;overflow:hidden;text-overflow:ellipsis;pointer-events:none;
+white-space:pre-wrap;overflow-wrap:anywhere;width:max-content;max-width:min(26rem,90vw);pointer-events:none;
 writing-mode:horizontal-tb}
-.lxt .key{display:flex;gap:.5em;align-items:center;font-size:.8rem;color:var(--dim);margin:.5em 0}
-.lxt .key i{display:inline-block;width:9em;height:.7em;border:1px solid var(--line);border-radius:.2em}
+@supports (position-area:top){.lxt [data-tip]:hover::after{left:auto;bottom:auto;margin:3px 0;position-anchor:--lxt;
+position-area:top span-right;position-try-fallbacks:flip-inline,flip-block,flip-inline flip-block}}
+.lxt .key{display:flex;gap:.5em;align-items:center;font-size:.8rem;color:var(--dim);margin:.5em 0;white-space:nowrap}
+.lxt .key i{display:inline-block;flex:0 1 9em;height:.7em;border:1px solid var(--line);border-radius:.2em}
 """
 
 
@@ -75,9 +82,10 @@ class Picture:
 
         Raises:
             ValueError: the name has another ending.
+            FileNotFoundError: the folder does not exist.
             ImportError: matplotlib is needed, but not installed.
         """
-        path = Path(path)
+        path = writable(path)
         suffix = path.suffix.lower()
         if suffix in (".html", ".htm"):
             path.write_text(self.page(), encoding="utf-8")
@@ -89,6 +97,18 @@ class Picture:
 
     def _repr_html_(self) -> str:
         return self.html()
+
+
+def writable(path: str | Path) -> Path:
+    """The path, if its folder exists.
+
+    Raises:
+        FileNotFoundError: it does not.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder {str(path.parent)!r} does not exist, so {path.name!r} cannot be written")
+    return path
 
 
 def page(title: str, sections: Iterable[str]) -> str:
@@ -111,6 +131,43 @@ def visible(text: str) -> str:
 def _harmless(char: str) -> bool:
     joiner = char in "\u200c\u200d"  # emoji and Persian are made with these
     return joiner or unicodedata.category(char) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+
+
+def numbers_of(values: Any, what: str) -> Tensor:
+    """Numbers as a float64 tensor on the CPU, free of any graph.
+
+    Raises:
+        TypeError: they are no real numbers.
+    """
+    try:
+        found = values if isinstance(values, Tensor) else torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"{what} must be numbers, got {str(values)[:60]} of type {type(values).__name__}") from None
+    if found.is_complex():
+        raise TypeError(f"{what} must be real numbers, got a tensor of {found.dtype}")
+    return found.detach().cpu().double()
+
+
+def headings(titles: str | Sequence[str] | None, count: int) -> list[str]:
+    """One title for each of several pictures, empty if there are none.
+
+    Raises:
+        TypeError: a title is no text.
+        ValueError: there are more or less.
+    """
+    given = [titles] if isinstance(titles, str) else [""] * count if titles is None else titles
+    if not isinstance(given, Iterable) or not all(isinstance(title, str) for title in given):
+        raise TypeError(f"titles must be texts, got {titles!r}")
+    found = list(given)
+    if len(found) != count:
+        raise ValueError(f"there are {len(found)} titles for {count} picture{'s' * (count != 1)}")
+    return found
+
+
+def tip_of(text: str, score: float) -> str:
+    """What is shown when the pointer is on a token, ready to stand in an attribute."""
+    text = visible(text)
+    return escape(f"{text if len(text) <= _TIP else text[: _TIP - 1] + '…'}  {number(score)}", quote=True)
 
 
 def number(value: float) -> str:
@@ -160,12 +217,13 @@ def colour_bar(
     bar.outline.set(linewidth=0.5, edgecolor="0.55")
 
 
-def fonts() -> list[str]:
+@lru_cache
+def fonts() -> tuple[str, ...]:
     """Those of the fonts that cover the most scripts that are installed here."""
     from matplotlib import font_manager
 
     installed = {font.name for font in font_manager.fontManager.ttflist}
-    return [name for name in _FONTS if name in installed] or ["sans-serif"]
+    return tuple(name for name in _FONTS if name in installed) or ("sans-serif",)
 
 
 def text_width(text: str) -> float:
@@ -191,7 +249,10 @@ def save_figure(figure: Figure, path: Path | io.BytesIO, *, dpi: int, form: str 
     """Write a figure; a character that no font has becomes a box, without a warning for each."""
     import warnings
 
-    with warnings.catch_warnings():
+    import matplotlib
+
+    # Hinted glyphs have other widths than those that the text was laid out with.
+    with warnings.catch_warnings(), matplotlib.rc_context({"text.hinting": "no_hinting"}):
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(path, dpi=dpi, format=form)
 

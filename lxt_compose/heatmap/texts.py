@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from .colours import AGAINST, FOR, STRONGEST, over, scale_of, strength
-from .picture import DARK, LIGHT, STYLE, Picture, number, visible
+from .picture import DARK, LIGHT, STYLE, Picture, headings, number, numbers_of, tip_of, visible
 from .tokens import Piece, pieces_of, words_of
 
 if TYPE_CHECKING:
@@ -19,9 +17,10 @@ if TYPE_CHECKING:
 
 _STYLE = """
 .lxt-text p{white-space:pre-wrap;line-height:2;margin:.3em 0;max-width:62rem;overflow-wrap:anywhere}
-.lxt-text .t{padding:.16em .06em;border-radius:.22em;box-decoration-break:clone;-webkit-box-decoration-break:clone}
+.lxt-text .t{padding:.16em .03em;border-radius:.22em;box-decoration-break:clone;-webkit-box-decoration-break:clone}
 .lxt-text .s{font-size:.78em;border:1px solid var(--line);padding:.05em .3em}
-.lxt-text .name{font-weight:600;margin:.9em 0 0}
+.lxt-text .one+.one{border-top:1px solid var(--line);margin-top:.8em;padding-top:.5em}
+.lxt-text .name{font-weight:600;margin:.4em 0 0}
 """
 _QUIET = 0.04
 # Of the 256 colours of a terminal, by (dark, positive), from weak to strong.
@@ -45,7 +44,7 @@ class Sentence:
 
     def raw(self, piece: Piece) -> str:
         """The tokens behind a piece, as the tokenizer names them."""
-        return " ".join(visible(self.tokens[number]) for number in piece.tokens)
+        return " ".join(self.tokens[number] for number in piece.tokens)
 
 
 def text(
@@ -74,14 +73,18 @@ def text(
         shared: whether all texts share one scale.
 
     Raises:
+        TypeError: tokens or titles are no texts, or scores no numbers.
         ValueError: there is not one finite score for each token.
     """
-    several = len(tokens) > 0 and not isinstance(tokens[0], str)
-    all_tokens = [list(row) for row in tokens] if several else [list(tokens)]
+    if isinstance(tokens, str) or not isinstance(tokens, Iterable):
+        raise TypeError(f"tokens must be a list of texts, or several such lists, got {tokens!r}")
+    tokens = list(tokens)
+    several = len(tokens) > 0 and isinstance(tokens[0], (list, tuple))
+    all_tokens = [list(row) for row in tokens] if several else [tokens]
     rows = [_numbers(row) for row in scores] if several else [_numbers(scores)]
-    heads = [titles] if isinstance(titles, str) else list(titles or [""] * len(rows))
-    if not (len(all_tokens) == len(rows) == len(heads)):
-        raise ValueError(f"{len(all_tokens)} texts, {len(rows)} rows of scores and {len(heads)} titles do not fit")
+    if len(all_tokens) != len(rows):
+        raise ValueError(f"there are {len(all_tokens)} texts, but {len(rows)} rows of scores")
+    heads = headings(titles, len(rows))
     if shared and limit is None:
         limit = scale_of(value for row in rows for value in row)
     options = {"words": words, "scheme": scheme, "special": special, "limit": limit}
@@ -91,7 +94,7 @@ def text(
 
 
 def _numbers(scores: Any) -> list[float]:
-    values = torch.as_tensor(scores).detach().double()
+    values = numbers_of(scores, "scores")
     if values.dim() != 1:
         raise ValueError(f"a text has one score for each token, got scores of shape {list(values.shape)}")
     return [float(value) for value in values]
@@ -107,6 +110,8 @@ def _sentence(
     special: Sequence[str],
     limit: float | None,
 ) -> Sentence:
+    if not all(isinstance(token, str) for token in tokens):
+        raise TypeError(f"tokens must be texts, got {next(t for t in tokens if not isinstance(t, str))!r}")
     if len(tokens) != len(scores):
         raise ValueError(f"there are {len(tokens)} tokens, but {len(scores)} scores")
     pieces = pieces_of(tokens, scheme=scheme, special=special)
@@ -124,17 +129,21 @@ class TextHeatmap(Picture):
 
     def html(self) -> str:
         """The texts as HTML; the pointer on a token shows its score."""
+        shared = self.scale is not None
         parts = []
         for sentence in self.sentences:
-            if sentence.title:
-                parts.append(f'<div class="name">{escape(visible(sentence.title))}</div>')
+            title = f'<div class="name">{escape(visible(sentence.title))}</div>' if sentence.title else ""
             spans = (_span(sentence, *pair) for pair in zip(sentence.pieces, sentence.scores, strict=True))
-            parts.append(f'<p dir="auto">{"".join(spans)}</p>')
-            if len({one.scale for one in self.sentences}) > 1:
-                parts.append(legend(sentence.scale))
-        if len({one.scale for one in self.sentences}) == 1:
-            parts.append(legend(self.sentences[0].scale))
+            own = "" if shared else legend(sentence.scale)
+            parts.append(f'<div class="one">{title}<p dir="auto">{"".join(spans)}</p>{own}</div>')
+        parts += [legend(self.scale)] if self.scale is not None else []
         return f'<div class="lxt lxt-text"><style>{STYLE}{_STYLE}</style>{"".join(parts)}</div>'
+
+    @property
+    def scale(self) -> float | None:
+        """The score of full colour, None if that differs from text to text."""
+        scales = {sentence.scale for sentence in self.sentences}
+        return scales.pop() if len(scales) == 1 else None
 
     def ansi(self, *, dark: bool | None = None, colours: int | None = None) -> str:
         """The texts for a terminal, coloured by escape sequences; control characters in tokens are harmless.
@@ -170,18 +179,19 @@ class TextHeatmap(Picture):
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        return f"<TextHeatmap: {len(self.sentences)} text(s), {sum(len(s.pieces) for s in self.sentences)} pieces>"
+        texts, pieces = len(self.sentences), sum(len(sentence.pieces) for sentence in self.sentences)
+        return f"<TextHeatmap: {texts} text{'s' * (texts != 1)}, {pieces} piece{'s' * (pieces != 1)}>"
 
     def figure(self, *, dark: bool = False) -> Figure:
         """The texts as a figure of 7 inches width."""
         from .layout import draw_texts
 
-        return draw_texts(self.sentences, dark=dark)
+        return draw_texts(self.sentences, self.scale, dark=dark)
 
 
 def _span(sentence: Sentence, piece: Piece, score: float) -> str:
     before = "<br>" * piece.lines + (" " if piece.space and not piece.lines else "")
-    tip = escape(f"{sentence.raw(piece)}  {number(score)}", quote=True)
+    tip = tip_of(sentence.raw(piece), score)
     kind, colour = "t s" if piece.special else "t", rgba(strength(score, sentence.scale))
     body = escape(visible(piece.text))
     return f'{before}<span class="{kind}" style="background:{colour}" data-tip="{tip}">{body}</span>'

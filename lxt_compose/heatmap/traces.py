@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from .colours import colour_map, scale_of, strength
-from .picture import DARK, LIGHT, STYLE, Picture, colour_bar, fonts, new_figure, number, text_width, visible
+from .picture import DARK, LIGHT, STYLE, Picture, colour_bar, fonts, new_figure, numbers_of, text_width, tip_of, visible
 from .texts import legend, rgba
 from .tokens import pieces_of
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 _SIZE = 8.5
 _STYLE = """
-.lxt-trace{overflow-x:auto;padding-top:1.6rem}
+.lxt-trace{overflow-x:auto}
 .lxt-trace table{border-collapse:separate;border-spacing:1px;font-size:.8rem}
 .lxt-trace th{font-weight:400;text-align:right;padding:0 .5em;white-space:nowrap;color:var(--dim)}
 .lxt-trace thead th{writing-mode:vertical-rl;transform:rotate(180deg);text-align:left;padding:.3em 0;vertical-align:top;
@@ -41,13 +40,14 @@ def trace(layers: Sequence[str], tokens: Sequence[str], scores: Any, *, limit: f
         limit: the relevance of full colour; by default the largest absolute one.
 
     Raises:
-        ValueError: shapes do not fit, or a score is not finite.
+        TypeError: scores are no numbers.
+        ValueError: shapes do not fit, nothing is given, or a score is not finite.
     """
-    values = torch.as_tensor(scores).detach().cpu().double()
-    if values.shape != (len(layers), len(tokens)):
+    values = numbers_of(scores, "scores")
+    if values.shape != (len(layers), len(tokens)) or not values.numel():
         raise ValueError(f"{len(layers)} layers and {len(tokens)} tokens do not fit scores of {list(values.shape)}")
     scale = scale_of(values.flatten().tolist(), limit)
-    return TraceHeatmap(tuple(layers), tuple(map(str, tokens)), values, scale)
+    return TraceHeatmap(tuple(map(str, layers)), tuple(map(str, tokens)), values, scale)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -79,7 +79,7 @@ class TraceHeatmap(Picture):
         for layer, row in reversed(list(zip(self.layers, self.scores.tolist(), strict=True))):
             cells = ""
             for token, score in zip(self.tokens, row, strict=True):
-                tip = escape(f"{visible(layer)}  {visible(token)}  {number(score)}", quote=True)
+                tip = tip_of(f"{layer}  {token}", score)
                 cells += f'<td style="background:{rgba(strength(score, self.scale))}" data-tip="{tip}"></td>'
             rows += f"<tr><th>{escape(visible(layer))}</th>{cells}</tr>"
         table = f"<table><tbody>{rows}</tbody><thead><tr><th></th>{head}</tr></thead></table>"
