@@ -46,7 +46,8 @@ def attribute(
         composite: the name of a preset, or a :class:`Composite`.
         layers: modules whose outputs are wanted too: names, globs (``*`` matches dots too), classes, ``where(...)``;
             with ``:input`` at its end a name stands for what goes in. See :func:`blocks` for the residual stream.
-        ledger: whether to keep the books of where the relevance went; costs at most three gradients.
+        ledger: whether to keep the books of where the relevance went; costs at most three gradients, more only where
+            a gradient is a few milliseconds of Python's own work.
         batch_size: how many samples to run at a time; None is all at once. Results do not depend on it.
         progress: whether to show a bar on stderr.
 
