@@ -7,9 +7,15 @@ from torch.nn import functional as F
 ROWS, SIZE = 4, 6
 
 
-def quotient(relevance, z, epsilon):
+class Undefined(Exception):
+    """A sum of what is not 0 is 0 exactly: without a stabiliser its relevance of 0 has no shares."""
+
+
+def quotient(relevance, z, epsilon, *operands):
     """R / (z + epsilon * sign(z)) with sign(0) = +1; for epsilon = 0 it is 0 where z is 0, as R is there."""
     if epsilon == 0:
+        if any(bool(((z == 0) & (operand != 0)).any()) for operand in operands):
+            raise Undefined
         return torch.where(z == 0, 0.0, relevance / torch.where(z == 0, 1.0, z))
     return relevance / torch.where(z >= 0, z + epsilon, z - epsilon)
 
@@ -84,7 +90,7 @@ class Sum(Step):
         return self.function(a, b)
 
     def backward(self, relevance, z, a, b, epsilon):
-        s = quotient(relevance, z, epsilon)
+        s = quotient(relevance, z, epsilon, a)
         return self.signs[0] * a * s, self.signs[1] * b * s
 
 
@@ -229,7 +235,8 @@ class Gather(Step):
         return h
 
     def backward(self, relevance, z, a, b, epsilon):
-        return a * quotient(relevance, z, epsilon)[self.ROWS], None
+        # Each sum of this begins with a constant 1, so a sum of 0 is one of what is not.
+        return a * quotient(relevance, z, epsilon, torch.ones_like(z))[self.ROWS], None
 
 
 def in_place_sum(a, b):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from programs import CARRIER_STEPS, PIECEWISE_LINEAR, Program
+from programs import CARRIER_STEPS, PIECEWISE_LINEAR, Program, Undefined
 from support import (
     FORMULATIONS,
     ZOO,
@@ -581,7 +581,10 @@ def test_random_networks_against_an_explicit_oracle(data):
     for formulation, epsilon, tolerance in (("relevance", 1e-6, 1e-8), ("gradient", 0.0, 1e-6)):
         with Composite(formulation=formulation, strict=True).register(program):
             assert torch.equal(program(x.clone().requires_grad_()), plain)
-        expected = program.relevance(x, epsilon)
+        try:
+            expected = program.relevance(x, epsilon)
+        except Undefined:
+            continue
         assert_close(attribute(program, x, Composite(formulation=formulation)), expected, tolerance)
 
 
