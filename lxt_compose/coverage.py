@@ -36,7 +36,7 @@ _NARROWEST = 40
 _IDLE_ROOM = 400
 _COLUMNS = (
     Column("where", shorten_middle, share=4.0),
-    Column(""),
+    Column("places"),
     Column("what", lambda cell, width: shorten_list(cell.split(", "), width), share=1.5),
     Column("rule", share=2.0),
     Column("key"),
@@ -305,7 +305,7 @@ def _table(cells: Iterable[tuple[str, ...]]) -> tuple[list[Column], list[list[st
 def _without_repetition(lines: Iterable[Line]) -> list[tuple[str, ...]]:
     """The cells of a table that would be too wide: lines of one block stand under its name, keys say less.
 
-    Uncovered lines stay whole. A key that is just the type or the function of its line is printed as "type" or "op".
+    Uncovered lines stay whole. A key that is just what stands in the line anyway, its type or function, is left out.
     """
     rows: list[tuple[str, ...]] = []
     for block, group in groupby(lines, lambda line: "" if line.status is Status.UNCOVERED else block_of(line.path)):
@@ -321,5 +321,4 @@ def _without_repetition(lines: Iterable[Line]) -> list[tuple[str, ...]]:
 
 
 def _brief_key(line: Line) -> str:
-    repeats = line.key.rpartition(".")[2] in line.targets
-    return ("op" if line.kind == "op" else "type") if repeats else line.key
+    return "" if line.key.rpartition(".")[2] in line.targets else line.key

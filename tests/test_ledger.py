@@ -700,7 +700,7 @@ def test_the_table():
     assert "blocks.{0,1}.attention" in text
     total = books.share(books.books.inputs) + sum(line.share for line in books.lines())
     assert total == pytest.approx(1)
-    assert f"unaccounted {books.unaccounted:.1e}" in " ".join(text.split())
+    assert f"unaccounted: {books.unaccounted:.1e}" in " ".join(text.split())
     assert books.to_string(rows=None).count("\n") > text.count("\n")
 
 

@@ -59,7 +59,7 @@ class Line:
 
 def percent(share: float) -> str:
     """A part as "12.3 %"."""
-    return "-" if math.isnan(share) else f"{100 * share:.1f} %"
+    return "-" if math.isnan(share) else f"{round(100 * share, 1) + 0.0:.1f} %"  # no -0.0
 
 
 def fold(lines: Iterable[Line]) -> list[Line]:
@@ -92,7 +92,7 @@ def _shown(ledger: Ledger, rows: int | None) -> tuple[list[Line], str]:
 
 
 def summary(ledger: Ledger) -> str:
-    """One sentence: the seed, the inputs' part, the kinds' parts, and what is missing."""
+    """One sentence: the seed, the inputs' part and the kinds' parts."""
     books = ledger.books
     kinds: dict[str, float] = {}
     for line in ledger.lines():
@@ -103,7 +103,12 @@ def summary(ledger: Ledger) -> str:
     parts += [f"{kind} {percent(share)}" for kind, share in largest_first if abs(share) >= _SMALLEST]
     samples = len(books.seed.by_sample)
     whose = f" of {samples} samples" if samples > 1 else ""
-    return f"relevance {books.seed.total:.6g}{whose} = {' + '.join(parts)}; unaccounted {ledger.unaccounted:.1e}"
+    return f"relevance {books.seed.total:.4g}{whose} = {' + '.join(parts)}"
+
+
+def missing(ledger: Ledger) -> str:
+    """What the sentence lacks, in the unit of the seed."""
+    return f"unaccounted: {ledger.unaccounted:.1e}"
 
 
 def warnings_of(ledger: Ledger) -> list[str]:
@@ -122,7 +127,7 @@ def warnings_of(ledger: Ledger) -> list[str]:
 def text_of(ledger: Ledger, width: int, rows: int | None) -> str:
     """The ledger for a terminal."""
     lines, others = _shown(ledger, rows)
-    parts = ["\n".join(fill(summary(ledger).split(), width))]
+    parts = ["\n".join([*fill(summary(ledger).split(), width), missing(ledger)])]
     if lines:
         parts.append("\n".join(text_table(_COLUMNS, [line.cells() for line in lines], width)))
     if others:
@@ -140,7 +145,7 @@ def html_of(ledger: Ledger, rows: int = 20) -> str:
     for line in lines:
         cells = "".join(_cell(column, cell, line, largest) for column, cell in zip(_COLUMNS, line.cells(), strict=True))
         body += f'<tr class="{"lxt-uncovered" if line.is_uncovered else ""}">{cells}</tr>'
-    parts = [f"<style>{_STYLE}</style>", f"<p><strong>{escape(summary(ledger))}</strong></p>"]
+    parts = [f"<style>{_STYLE}</style>", f"<p><strong>{escape(summary(ledger))}</strong>; {missing(ledger)}</p>"]
     if lines:
         parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
     parts += [f"<p>{escape(text)}</p>" for text in (others, *warnings_of(ledger)) if text]
