@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..composite import Composite
-from ..errors import AttributionError, CompositeError, NotFiniteError
+from ..errors import AttributionError, NotFiniteError
 from ..ledger import Ledger
 from ..numerics import tensors_in
 from ..rules import GRADIENT, RELEVANCE, Stop
-from .inputs import Inputs, kind_of, read_inputs
+from .inputs import Inputs, read_inputs
 from .latent import Layer, Recorder, find_layers
 from .result import Attribution
 from .taps import Embeddings, NotEmbeddedError, Taps, find_embeddings
@@ -150,7 +150,7 @@ class _Run:
     def _one(self, batch: Inputs, goal: Goal, taps: Taps, recorder: Recorder) -> dict[str, Any]:
         recorder.start()
         try:
-            output = self._forward(batch, taps)
+            output = taps.call(self.model, batch)
             chosen = self._choose(batch, goal, output)
         finally:
             recorder.stop()
@@ -164,18 +164,6 @@ class _Run:
             "target": chosen.target,
             "latent": recorder.found(),
         }
-
-    def _forward(self, batch: Inputs, taps: Taps) -> Any:
-        try:
-            return taps.call(self.model, batch)
-        except (CompositeError, torch.OutOfMemoryError):
-            raise
-        except (RuntimeError, IndexError) as error:
-            kinds = {kind_of(p) for p in self.model.parameters() if p.is_floating_point()}
-            raise AttributionError(
-                f"{type(self.model).__name__} (parameters: {', '.join(sorted(kinds)) or 'none'}) failed on the inputs "
-                f"{batch.described()}: {error}"
-            ) from error
 
     def _choose(self, batch: Inputs, goal: Goal, output: Any) -> Chosen:
         times_output = self.composite.formulation == RELEVANCE and not self.as_it_is
