@@ -33,6 +33,18 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     return (F.normalize(x1, dim=dim, eps=eps) * F.normalize(x2, dim=dim, eps=eps)).sum(dim)
 
 
+def _with_mean(
+    spread: Callable[..., Tensor], input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any
+) -> tuple[Tensor, Tensor]:
+    """A measure of spread, which is a statistic, and the mean, which is not."""
+    if len(args) > 1:  # unbiased, keepdim
+        args, keepdim = args[:1], args[1]
+    if isinstance(dim, bool):  # the unbiased of a variance of all elements
+        return spread(input, dim), input.mean()
+    mean = input.mean() if dim is None and not keepdim else input.mean(dim, keepdim=keepdim)
+    return spread(input, dim, *args, keepdim=keepdim, **kwargs), mean
+
+
 # ---- one position of a recurrent net; its weights are w_ih [gates * hidden, features], w_hh [gates * hidden, hidden],
 # and, if there are any, the biases b_ih and b_hh
 
@@ -172,6 +184,8 @@ _rnn_tanh, _rnn_relu = partial(_rnn_step, torch.tanh), partial(_rnn_step, torch.
 STEPS: dict[str, Callable[..., Any]] = {
     "glu": glu,
     "cosine_similarity": cosine_similarity,
+    "var_mean": partial(_with_mean, torch.var),
+    "std_mean": partial(_with_mean, torch.std),
     "lstm": partial(_recurrent, _lstm_step),
     "gru": partial(_recurrent, _gru_step),
     "rnn_tanh": partial(_recurrent, _rnn_tanh),

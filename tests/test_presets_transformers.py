@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from support import Fn, assert_close, attribute
 from torch import nn
 from torch.nn import functional as F
 
-from lxt_compose import Composite, Epsilon, Family, MergeBatchNorm, Stop, default_rules, presets
+from lxt_compose import Composite, Epsilon, Family, MergeBatchNorm, Stop, Uniform, default_rules, presets
 from lxt_compose.coverage import Status
 
 FORMULATIONS = ("gradient", "relevance")
@@ -67,6 +68,9 @@ def test_cp_lrp_gives_nothing_to_gates_and_the_others_half(name, between, formul
     assert up == pytest.approx(total, rel=1e-9)
     for preset in (presets.attnlrp, presets.relp):
         gate, up, total = shares(model, preset(formulation=formulation), x)
+        part = 0 if name == "sigmoid" else total / 2  # sigmoid(z) / z has no bound at 0
+        assert (gate, up) == (pytest.approx(part, rel=1e-6), pytest.approx(total - part, rel=1e-6))
+        gate, up, total = shares(model, preset({torch.mul: Uniform()}, formulation=formulation), x)
         assert (gate, up) == (pytest.approx(total / 2, rel=1e-6), pytest.approx(total / 2, rel=1e-6))
 
 
@@ -197,3 +201,30 @@ def test_errors():
     with pytest.raises(TypeError, match="must be True, False or a mapping"):
         Composite(defaults=[Stop()])
     assert set(presets.TRANSFORMERS) <= set(presets.available())
+
+
+GATES = {
+    "the rest": lambda g, s: (1 - torch.sigmoid(g)) * s,
+    "the rest, of relu": lambda g, s: (1 - torch.sigmoid(g)) * s.relu(),
+    "the rest, of tanh": lambda g, s: (1 - torch.sigmoid(g)) * torch.tanh(s),
+    "shifted": lambda g, s: (torch.sigmoid(g) + 1) * F.gelu(s),
+    "hard": lambda g, s: F.relu6(g + 3) / 6 * s.relu(),
+    "tanh": lambda g, s: (torch.tanh(g / 2) + 1) / 2 * s.relu(),
+    "mean": lambda g, s: torch.sigmoid(g).mean(1, keepdim=True) * s.relu(),
+    "enlarged": lambda g, s: F.interpolate(torch.sigmoid(g)[:, None, :3], size=6)[:, 0] * s.relu(),
+    "two": lambda g, s: torch.sigmoid(g) * torch.sigmoid(g.flip(1)) * s,
+    "lerp": lambda g, s: torch.lerp(s, s.flip(1), torch.sigmoid(g)),
+    "glu": lambda g, s: F.glu(torch.cat([s, g], 1)),
+}
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("name", GATES)
+def test_cp_lrp_knows_gates_in_many_ways_of_writing_them(name, formulation):
+    torch.manual_seed(0)
+    x = torch.randn(3, 6, dtype=torch.float64)
+    parts = {"gate": nn.Linear(6, 6).double(), "signal": nn.Linear(6, 6).double()}
+    model = Fn(lambda self, x: GATES[name](self.gate(x), self.signal(x)), **parts)
+    constant = Fn(lambda self, x: GATES[name](self.gate(x).detach(), self.signal(x)), **parts)
+    composite = presets.cp_lrp(formulation=formulation, strict=True)
+    assert_close(attribute(model, x, composite), attribute(constant, x, composite), 1e-6)

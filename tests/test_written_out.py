@@ -47,17 +47,12 @@ def slope(f, x):
     return x * (f(x) / x).detach()
 
 
-def product(a, b):
-    """a * b, each with half of the slope: the uniform rule."""
-    return 0.5 * (a * b.detach() + a.detach() * b)
-
-
-def signal_alone(gate, signal):
+def gated(gate, signal):
     """gate * signal, with the whole slope for the signal (Arras et al. 2017)."""
     return gate.detach() * signal
 
 
-def cell(kind, x, state, weights, product=product):
+def cell(kind, x, state, weights):
     """One position as the documentation of PyTorch writes it."""
     projected = "projected" in kind
     w_ih, w_hh, *biases = weights[:-1] if projected else weights
@@ -66,20 +61,20 @@ def cell(kind, x, state, weights, product=product):
     if kind.startswith("lstm"):
         i, f, g, o = (x @ w_ih.T + b_ih + h @ w_hh.T + b_hh).chunk(4, -1)
         i, f, o = (slope(torch.sigmoid, t) for t in (i, f, o))
-        c = product(f, state[1]) + product(i, slope(torch.tanh, g))
-        h = product(o, slope(torch.tanh, c))
+        c = gated(f, state[1]) + gated(i, slope(torch.tanh, g))
+        h = gated(o, slope(torch.tanh, c))
         return (h @ weights[-1].T if projected else h), c
     if kind.startswith("gru"):
         size = h.shape[-1]
         left, right = x @ w_ih.T + b_ih, h @ w_hh.T + b_hh
         r, z = slope(torch.sigmoid, (left + right)[:, : 2 * size]).chunk(2, -1)
-        n = slope(torch.tanh, left[:, 2 * size :] + product(r, right[:, 2 * size :]))
-        return (product(1 - z, n) + product(z, h),)
+        n = slope(torch.tanh, left[:, 2 * size :] + gated(r, right[:, 2 * size :]))
+        return (gated(1 - z, n) + gated(z, h),)
     f = torch.tanh if kind == "tanh" else torch.relu
     return (slope(f, x @ w_ih.T + b_ih + h @ w_hh.T + b_hh),)
 
 
-def by_hand(kind, module, x, product=product):
+def by_hand(kind, module, x):
     """The outputs for one sequence [positions, features], all layers and directions, one position after the other."""
     rows = list(x)
     for layer in range(module.num_layers):
@@ -96,7 +91,7 @@ def by_hand(kind, module, x, product=product):
             state = (h, torch.zeros(1, module.hidden_size).double()) if kind.startswith("lstm") else (h,)
             outputs = []
             for row in rows[::-1] if suffix else rows:
-                state = cell(kind, row[None], state, weights, product)
+                state = cell(kind, row[None], state, weights)
                 outputs.append(state[0][0])
             ways.append(outputs[::-1] if suffix else outputs)
         rows = [torch.cat(both) for both in zip(*ways, strict=True)]
@@ -104,15 +99,26 @@ def by_hand(kind, module, x, product=product):
 
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)
-@pytest.mark.parametrize("kind", ["lstm", "lstm, projected", "lstm without bias"])
-def test_the_signal_takes_all_in_an_lstm(kind, formulation):
-    """CP-LRP: sigmoids are gates, what passes a tanh is a signal."""
+@pytest.mark.parametrize("name", ["attnlrp", "cp_lrp"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_signal_takes_all(kind, name, formulation):
+    """Sigmoids are gates, also 1 - sigmoid; what passes a tanh is a signal."""
     module, leaf = net(kind, num_layers=2), sequences().requires_grad_()
-    slow = torch.stack([by_hand(kind, module, sequence, signal_alone) for sequence in leaf])
+    slow = torch.stack([by_hand(kind, module, sequence) for sequence in leaf])
     (expected,) = torch.autograd.grad(slow.sum(), leaf)
     model = Fn(lambda self, x: self.net(x.transpose(0, 1))[0].transpose(0, 1), net=module)
-    found = attribute(model, leaf.detach(), presets.cp_lrp(formulation=formulation, strict=True))
+    found = attribute(model, leaf.detach(), presets.get(name, formulation=formulation, strict=True))
     assert_close(found, leaf.detach() * expected, 1e-9)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru", "tanh"])
+def test_long_sequences_stay_within_bounds(kind):
+    """A sigmoid that takes half of the relevance multiplies it by sigmoid(z) / z at each position."""
+    module = net(kind, batch_first=True)
+    model = Fn(lambda self, x: self.net(x)[0][:, -1], net=module)
+    x = torch.randn(2, 200, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    result = explain(model, x, target=0)
+    assert float(result.relevance.abs().sum((1, 2)).max()) < 100 * float(result.output.abs().max())
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -280,12 +286,12 @@ def test_presets_of_image_models_take_them_apart_too():
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_gated_linear_units(formulation):
-    """Half of the relevance to the signal, half to the gate, along any dimension."""
+    """All of the relevance to the signal, none to the gate, along any dimension."""
     x = sequences()
     for dim in (-1, 1):
         leaf = x.clone().requires_grad_()
         signal, gate = leaf.chunk(2, dim)
-        (expected,) = torch.autograd.grad(product(signal, slope(torch.sigmoid, gate)).sum(), leaf)
+        (expected,) = torch.autograd.grad(gated(torch.sigmoid(gate), signal).sum(), leaf)
         model = Fn(lambda self, x, dim=dim: F.glu(x, dim))
         assert_close(attribute(model, x, exact(formulation, strict=True)), x * expected, 1e-9)
         plain = F.glu(x, dim)
@@ -310,3 +316,29 @@ def test_cosine_similarity(formulation):
     found = attribute(model, x, exact(formulation, strict=True))
     assert_close(found, expected, 1e-9)
     assert_close(found.sum((1, 2)), y, 1e-9)
+
+
+MEANS = {
+    "all": (lambda f, x: f(x), lambda x: x.mean()),
+    "all, biased": (lambda f, x: f(x, False), lambda x: x.mean()),
+    "all, correction": (lambda f, x: f(x, correction=0), lambda x: x.mean()),
+    "a dimension": (lambda f, x: f(x, -1), lambda x: x.mean(-1)),
+    "dimensions": (lambda f, x: f(x, (1, 2), keepdim=True), lambda x: x.mean((1, 2), keepdim=True)),
+    "biased": (lambda f, x: f(x, 1, False, True), lambda x: x.mean(1, keepdim=True)),
+    "correction": (lambda f, x: f(x, dim=0, correction=0, keepdim=True), lambda x: x.mean(0, keepdim=True)),
+}
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("function", [torch.var_mean, torch.std_mean], ids=["var", "std"])
+@pytest.mark.parametrize("name", MEANS)
+def test_a_mean_that_comes_with_a_statistic_is_a_mean(name, function, formulation):
+    """Whatever way it is called: the mean passes relevance, the statistic is a constant."""
+    call, mean = MEANS[name]
+    x, composite = sequences(), exact(formulation, strict=True)
+    together = Fn(lambda self, x: (lambda spread, m: (m * (1 + spread)).exp())(*call(function, x)))
+    apart = Fn(lambda self, x: (mean(x) * (1 + call(function, x)[0].detach())).exp())
+    plain = together(x)
+    with composite.register(together):
+        assert torch.equal(together(x.clone().requires_grad_()), plain)
+    assert_close(attribute(together, x, composite), attribute(apart, x, composite), 1e-9)

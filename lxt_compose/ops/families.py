@@ -106,7 +106,7 @@ CONTRACTION = """
 DIVISION = "div rdiv reciprocal"  # div with a rounding_mode is piecewise constant: only the call says so
 
 STATISTIC = """
-    sqrt rsqrt pow rpow float_power square hypot var std var_mean std_mean
+    sqrt rsqrt pow rpow float_power square hypot var std
     norm vector_norm matrix_norm nuclear_norm frobenius_norm norm_except_dim
     floor ceil round trunc sign sgn heaviside floor_divide rfloor_divide
     bernoulli poisson binomial normal uniform random exponential cauchy geometric log_normal
@@ -118,7 +118,9 @@ NORMALISATION = "layer_norm rms_norm group_norm instance_norm normalize local_re
 
 ATTENTION = "scaled_dot_product_attention multi_head_attention_forward"
 
-COMPOSED = "glu cosine_similarity lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell"
+COMPOSED = """
+    glu cosine_similarity var_mean std_mean lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
+"""
 
 _UNCOVERED = {
     "a factorisation, an inverse, or a solution of linear equations by way of one": """

@@ -25,8 +25,9 @@ def attnlrp(rules: Rules = (), *, formulation: str = GRADIENT, **options: Any) -
     """AttnLRP: relevance through attention weights, gates and norms.
 
     Linear operations: :class:`Epsilon` with 0; activations: :class:`Identity`; products, gates and matmuls of two
-    carriers: shared evenly (:class:`Uniform`, :class:`UniformEpsilon`); softmax: :class:`SoftmaxTaylor`; norms:
-    :class:`Norm`; selective state spaces: :class:`StateSpace` (MambaLRP). That is the default table itself.
+    carriers: shared evenly (:class:`Uniform`, :class:`UniformEpsilon`; a sigmoid gate gets nothing, :class:`Gated`);
+    softmax: :class:`SoftmaxTaylor`; norms: :class:`Norm`; selective state spaces: :class:`StateSpace` (MambaLRP).
+    That is the default table itself.
 
     Args:
         rules: keys and rules of your own (see :class:`Composite`), which go before the table.

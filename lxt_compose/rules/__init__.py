@@ -16,7 +16,7 @@ from .dropins import (
     rule_of,
 )
 from .first import Flat, WSquare, ZBox
-from .gates import SignalTakesAll
+from .gates import Gated, SignalTakesAll
 from .normalisation import Norm
 from .relu import ReLUBetaSmooth, ReLUDeconvNet, ReLUGuidedBackprop
 from .residual import ResidualGamma
@@ -38,6 +38,7 @@ __all__ = [
     "EpsilonRule",
     "Flat",
     "Gamma",
+    "Gated",
     "Identity",
     "IdentityRule",
     "Norm",

@@ -11,10 +11,8 @@ from ..errors import RuleError, place
 from ..gradients import Slots, bypass, shared_evenly
 from ..numerics import broadcasts_to, may_write_over, stabilise
 from .base import GRADIENT, Call, Rule
-from .scaling import UniformEpsilon
+from .scaling import Scaling, UniformEpsilon
 from .slopes import has_own_slope, slope_of
-
-_UNIFORM_PRODUCT = UniformEpsilon(0.0)
 
 
 def only_output(rule: Rule, call: Call, outputs: list[Tensor]) -> Tensor:
@@ -46,26 +44,32 @@ class Uniform(Rule):
     """
 
     knows_complex: ClassVar[bool] = True
+    as_scaling: ClassVar[Scaling] = UniformEpsilon(0.0)
+    """What it is for a product in the gradient formulation."""
+
+    def sharers(self, call: Call) -> list[Tensor]:
+        """The carriers that get a part each."""
+        return call.carriers
 
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""
         if call.relevance and not call.carriers[place].is_complex():
             return call.carriers[place].detach()
-        return _UNIFORM_PRODUCT.enter(self._product(call), place)
+        return self.as_scaling.enter(self._product(call), place)
 
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
         """See :meth:`Rule.leave`."""
         if not call.relevance or any(x.is_complex() for x in call.carriers):
-            return _UNIFORM_PRODUCT.leave(self._product(call), outputs)
-        z = only_output(self, call, outputs)
-        shapes = [x.shape for x in call.carriers]
+            return self.as_scaling.leave(self._product(call), outputs)
+        z, sharers = only_output(self, call, outputs), self.sharers(call)
+        shapes = [x.shape for x in sharers]
         for shape in shapes:
             if not broadcasts_to(shape, z.shape):
                 raise RuleError(
                     f"{self} shares relevance element by element, but {call.where} has an input of shape "
                     f"{tuple(shape)} and an output of shape {tuple(z.shape)}; use UniformEpsilon() or Epsilon()"
                 )
-        return [bypass(partial(shared_evenly, shapes), z, (), call.carriers)]
+        return [bypass(partial(shared_evenly, shapes), z, (), sharers)]
 
     def idle(self, call: Call) -> bool:
         """See :meth:`Rule.idle`: a product with one carrier is linear in it."""

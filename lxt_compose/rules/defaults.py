@@ -8,8 +8,9 @@ from torch import nn
 
 from ..ops import DROPOUTS, Family, Op
 from .attention import Attention
-from .base import RELEVANCE, Rule
+from .base import RELEVANCE, Rule, find_carriers
 from .bypass import Identity, Stop, Uniform
+from .gates import Gated, has_sigmoid_gate
 from .lookup import Lookup, is_for_training
 from .normalisation import Norm
 from .scaling import Epsilon, UniformEpsilon
@@ -72,7 +73,7 @@ def check_table(table: Any) -> None:
 
 def depends_on_call(op: Op) -> bool:
     """Whether :func:`rule_of_call` may give another rule than :func:`default_rule`."""
-    by_name = op.name in ("batch_norm", "embedding") or op.name in DROPOUTS | _POWERS | _SELECTIONS
+    by_name = op.name in ("batch_norm", "embedding", "mul") or op.name in DROPOUTS | _POWERS | _SELECTIONS
     return by_name or (op.family is Family.LINEAR and op.multiplies)
 
 
@@ -83,6 +84,9 @@ def rule_of_call(
     if op.name in _SELECTIONS:
         selects = is_state_space(module) and makes_parameters(op.name, args, kwargs)
         return StateSpace() if selects else table.get(op.family)
+    if op.name == "mul":
+        gated = table.get(op.family) == Uniform() and carriers > 1 and has_sigmoid_gate(find_carriers(args, kwargs))
+        return Gated() if gated else table.get(op.family)
     if op.name == "embedding":
         return Lookup() if is_for_training(args, kwargs) else None
     if op.name in _POWERS:
