@@ -246,10 +246,13 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--text", help="the text")
     source.add_argument("--image", type=Path, metavar="FILE", help="the image")
     parser.add_argument(
-        "--target", help="label, token, class number or #token-number (default: what the model answers)"
+        "--target",
+        help="a label or the number of a class; for a language model a token as text, or its number as '#17' "
+        "(default: what the model answers)",
     )
     parser.add_argument(
-        "--against", help="explain the difference to this label or token, or to the mean of the 'others'"
+        "--against",
+        help="explain the difference to this label or token, given in the same way, or to the mean of the 'others'",
     )
     _add_rules(parser)
     parser.add_argument(

@@ -12,6 +12,7 @@ import torch
 from lxt_compose import presets, rules
 from lxt_compose.cli import main
 from lxt_compose.commands.rules_wanted import read_arguments
+from lxt_compose.commands.targets import Vocabulary
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = """
@@ -507,6 +508,22 @@ class TestCheckpoints:
     )  # fmt: skip
     def test_errors(self, folders, capsys, kind, options, message):
         assert message in failed(capsys, "explain", folders / kind, *options)
+
+    @pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
+    def test_a_token_that_is_not_in_the_vocabulary(self, named):
+        from trained_tokenizers import wordpiece
+        from transformers import PreTrainedTokenizerFast
+
+        names = Vocabulary(PreTrainedTokenizerFast(tokenizer_object=wordpiece(), unk_token="[UNK]" if named else None))
+        made = r"is not in the vocabulary: the tokenizer makes \[UNK\] of it; give a token as it is written in a text"
+        with pytest.raises(ValueError, match=f"'999' {made}, or its number, #999 for token 999$"):
+            names("999")
+        with pytest.raises(ValueError, match=f"'☃' {made}, or its number, such as #17$"):
+            names("☃")
+        with pytest.raises(ValueError, match="' ' is not in the vocabulary: the tokenizer makes nothing of it"):
+            names(" ")
+        assert (names("[UNK]"), names("#999")) == (1, 999)
+        assert names.name(names("film")) == "'film'"
 
     @pytest.mark.parametrize(
         ("damage", "message"),
