@@ -59,6 +59,14 @@ class Chatty(nn.Module):
         print("noise")
         return self.fc(x)
 
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.gate = nn.Linear(4, 3), nn.Linear(4, 3)
+    def forward(self, x, y):
+        assert not x.equal(y)
+        return self.fc(x) - self.gate(y)
+
 class Normed(nn.Module):
     def __init__(self):
         super().__init__()
@@ -156,6 +164,15 @@ class TestReportOfAFunction:
         assert "conv2d" in out
         assert err.splitlines()[0] == f"lxt-compose: loading {models}:net"
         assert run(capsys, "report", f"{models}:net", "--input-shape", "2x1x8x8", "--quiet") == (0, out, "")
+
+    def test_a_shape_for_each_argument(self, models, capsys):
+        shapes = ["--input-shape", "2,4", "--input-shape", "2x4"]
+        code, out, _ = run(capsys, "report", f"{models}:Two", *shapes)
+        assert code == 0
+        assert out.startswith("Two, preset attnlrp, input 2x4, 2x4\n\ncomplete: ")
+        message = failed(capsys, "report", f"{models}:Two", *shapes, "--input-shape", "2,5")
+        assert "failed on the inputs" in message
+        assert message.endswith("takes 3 positional arguments but 4 were given")
 
     @pytest.mark.parametrize("name", ["with_inputs", "ready"])
     def test_with_its_inputs(self, models, capsys, name):
