@@ -13,6 +13,7 @@ from lxt_compose import presets, rules
 from lxt_compose.cli import main
 from lxt_compose.commands.rules_wanted import read_arguments
 from lxt_compose.commands.targets import Vocabulary
+from lxt_compose.commands.telling import regions
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = """
@@ -438,6 +439,43 @@ class TestCheckpoints:
         assert data["title"].startswith("dog: ")
         assert len(data["scores"]) == len(data["scores"][0]) == 16
         assert out.read_text().count("data:image/png;base64,") == 3
+
+    def test_where_in_an_image(self, folders, capsys, tmp_path):
+        """A coarse table without a file, which adds up to what is said to reach the input."""
+        pytest.importorskip("PIL.Image").effect_noise((40, 30), 90).save(tmp_path / "noise.png")
+        command = "explain", folders / "vit", "--image", tmp_path / "noise.png", "--quiet"
+        head, *rows = run(capsys, *command)[1].split("\n\n")[1].splitlines()
+        assert head.startswith("where in the image: 8 x 8 regions, 100 is +")
+        assert head.endswith(" (--out picture.png draws every pixel)")
+        scores = torch.tensor(json.loads(run(capsys, *command, "--json")[1])["scores"])
+        blocks = scores.unflatten(1, (8, 2)).unflatten(0, (8, 2)).sum((1, 3))
+        shown = torch.tensor([[int(cell) for cell in row.split()] for row in rows])
+        torch.testing.assert_close(shown, (100 * blocks / blocks.abs().max()).round().long(), atol=1, rtol=0)
+        assert shown.abs().max() == 100
+        with_file = run(capsys, *command, "--out", tmp_path / "found.pt")[1]
+        assert "8 x 8 regions" in with_file
+        assert "--out" not in with_file
+
+    @pytest.mark.parametrize("shape", [(5, 19), (1, 1), (8, 3)])
+    def test_regions_lose_nothing(self, shape):
+        scores = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        grid = regions(scores)
+        assert grid.shape == (min(8, shape[0]), min(8, shape[1]))
+        assert float(grid.sum()) == pytest.approx(float(scores.double().sum()))
+
+    @pytest.mark.parametrize("preset", ["guided_backprop", "deconvnet", "beta_smooth", "excitation_backprop"])
+    def test_what_is_no_relevance_is_not_called_so(self, folders, capsys, tmp_path, preset):
+        page = tmp_path / "page.html"
+        command = "explain", folders / "llama", "--text", self.TEXT, "--preset", preset, "--quiet", "--target", "#7"
+        out = run(capsys, *command, "--out", page)[1]
+        assert out.startswith(f"LlamaForCausalLM, preset {preset}: for '")
+        assert "\n\nnot relevance: the gradient as the method changes it (x.grad, from a start of 1)\n\n" in out
+        assert "the input has" not in out
+        assert "This is not relevance: " in page.read_text()
+        assert json.loads(run(capsys, *command, "--json")[1])["relevance"] is False
+        command = "explain", folders / "llama", "--text", self.TEXT, "--quiet", "--target", "#7"
+        assert "the input has " in run(capsys, *command)[1]
+        assert json.loads(run(capsys, *command, "--json")[1])["relevance"] is True
 
     def test_colours_on_a_terminal(self, folders, capsys, monkeypatch):
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
