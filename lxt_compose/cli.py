@@ -65,7 +65,7 @@ def _report(options: argparse.Namespace) -> int:
             options.model,
             say=_say(options),
             rules=_rules_wanted(options),
-            shape=options.input_shape,
+            shapes=options.input_shape,
             every_row=options.every_row,
             ledger=options.ledger,
             width=_width(),
@@ -231,9 +231,12 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
     _add_rules(parser)
     parser.add_argument(
         "--input-shape",
+        action="append",
         type=_shape,
+        default=[],
         metavar="SHAPE",
-        help="shape of the input, such as 1,3,32,32 or 1x3x32x32, for module:factory",
+        help="shape of the input, such as 1,3,32,32 or 1x3x32x32, for module:factory; once for each positional "
+        "argument of the model, in their order",
     )
     parser.add_argument("--every-row", action="store_true", help="a line for each module and operation")
     parser.add_argument("--ledger", action="store_true", help="print also where the relevance went")
@@ -246,10 +249,13 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--text", help="the text")
     source.add_argument("--image", type=Path, metavar="FILE", help="the image")
     parser.add_argument(
-        "--target", help="label, token, class number or #token-number (default: what the model answers)"
+        "--target",
+        help="a label or the number of a class; for a language model a token as text, or its number as '#17' "
+        "(default: what the model answers)",
     )
     parser.add_argument(
-        "--against", help="explain the difference to this label or token, or to the mean of the 'others'"
+        "--against",
+        help="explain the difference to this label or token, given in the same way, or to the mean of the 'others'",
     )
     _add_rules(parser)
     parser.add_argument(

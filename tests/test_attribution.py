@@ -462,6 +462,11 @@ class TestResult:
         both = attribute(words(), {"ids": ids(2, 5), "weights": torch.rand(2, 5, dtype=torch.float64)}).to_dataframe()
         assert set(both["input"]) == {"ids", "weights"}
         assert len(both) == 20
+        tokens = both.set_index("input")["token"]
+        assert tokens["ids"].tolist() == ids(2, 5).flatten().tolist()
+        assert (str(tokens.dtype), str(tokens["ids"].iloc[0])) == ("Int64", str(int(ids(2, 5)[0, 0])))
+        assert tokens["weights"].isna().all()
+        assert both["position"].dtype.kind == both["sample"].dtype.kind == "i"
 
     def test_patches(self):
         model, x = make("cnn")

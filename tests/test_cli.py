@@ -12,6 +12,8 @@ import torch
 from lxt_compose import presets, rules
 from lxt_compose.cli import main
 from lxt_compose.commands.rules_wanted import read_arguments
+from lxt_compose.commands.targets import Vocabulary
+from lxt_compose.commands.telling import regions
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = """
@@ -57,6 +59,14 @@ class Chatty(nn.Module):
     def forward(self, x):
         print("noise")
         return self.fc(x)
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.gate = nn.Linear(4, 3), nn.Linear(4, 3)
+    def forward(self, x, y):
+        assert not x.equal(y)
+        return self.fc(x) - self.gate(y)
 
 class Normed(nn.Module):
     def __init__(self):
@@ -155,6 +165,15 @@ class TestReportOfAFunction:
         assert "conv2d" in out
         assert err.splitlines()[0] == f"lxt-compose: loading {models}:net"
         assert run(capsys, "report", f"{models}:net", "--input-shape", "2x1x8x8", "--quiet") == (0, out, "")
+
+    def test_a_shape_for_each_argument(self, models, capsys):
+        shapes = ["--input-shape", "2,4", "--input-shape", "2x4"]
+        code, out, _ = run(capsys, "report", f"{models}:Two", *shapes)
+        assert code == 0
+        assert out.startswith("Two, preset attnlrp, input 2x4, 2x4\n\ncomplete: ")
+        message = failed(capsys, "report", f"{models}:Two", *shapes, "--input-shape", "2,5")
+        assert "failed on the inputs" in message
+        assert message.endswith("takes 3 positional arguments but 4 were given")
 
     @pytest.mark.parametrize("name", ["with_inputs", "ready"])
     def test_with_its_inputs(self, models, capsys, name):
@@ -421,6 +440,43 @@ class TestCheckpoints:
         assert len(data["scores"]) == len(data["scores"][0]) == 16
         assert out.read_text().count("data:image/png;base64,") == 3
 
+    def test_where_in_an_image(self, folders, capsys, tmp_path):
+        """A coarse table without a file, which adds up to what is said to reach the input."""
+        pytest.importorskip("PIL.Image").effect_noise((40, 30), 90).save(tmp_path / "noise.png")
+        command = "explain", folders / "vit", "--image", tmp_path / "noise.png", "--quiet"
+        head, *rows = run(capsys, *command)[1].split("\n\n")[1].splitlines()
+        assert head.startswith("where in the image: 8 x 8 regions, 100 is +")
+        assert head.endswith(" (--out picture.png draws every pixel)")
+        scores = torch.tensor(json.loads(run(capsys, *command, "--json")[1])["scores"])
+        blocks = scores.unflatten(1, (8, 2)).unflatten(0, (8, 2)).sum((1, 3))
+        shown = torch.tensor([[int(cell) for cell in row.split()] for row in rows])
+        torch.testing.assert_close(shown, (100 * blocks / blocks.abs().max()).round().long(), atol=1, rtol=0)
+        assert shown.abs().max() == 100
+        with_file = run(capsys, *command, "--out", tmp_path / "found.pt")[1]
+        assert "8 x 8 regions" in with_file
+        assert "--out" not in with_file
+
+    @pytest.mark.parametrize("shape", [(5, 19), (1, 1), (8, 3)])
+    def test_regions_lose_nothing(self, shape):
+        scores = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        grid = regions(scores)
+        assert grid.shape == (min(8, shape[0]), min(8, shape[1]))
+        assert float(grid.sum()) == pytest.approx(float(scores.double().sum()))
+
+    @pytest.mark.parametrize("preset", ["guided_backprop", "deconvnet", "beta_smooth", "excitation_backprop"])
+    def test_what_is_no_relevance_is_not_called_so(self, folders, capsys, tmp_path, preset):
+        page = tmp_path / "page.html"
+        command = "explain", folders / "llama", "--text", self.TEXT, "--preset", preset, "--quiet", "--target", "#7"
+        out = run(capsys, *command, "--out", page)[1]
+        assert out.startswith(f"LlamaForCausalLM, preset {preset}: for '")
+        assert "\n\nnot relevance: the gradient as the method changes it (x.grad, from a start of 1)\n\n" in out
+        assert "the input has" not in out
+        assert "This is not relevance: " in page.read_text()
+        assert json.loads(run(capsys, *command, "--json")[1])["relevance"] is False
+        command = "explain", folders / "llama", "--text", self.TEXT, "--quiet", "--target", "#7"
+        assert "the input has " in run(capsys, *command)[1]
+        assert json.loads(run(capsys, *command, "--json")[1])["relevance"] is True
+
     def test_colours_on_a_terminal(self, folders, capsys, monkeypatch):
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
         monkeypatch.delenv("NO_COLOR", raising=False)
@@ -507,6 +563,22 @@ class TestCheckpoints:
     )  # fmt: skip
     def test_errors(self, folders, capsys, kind, options, message):
         assert message in failed(capsys, "explain", folders / kind, *options)
+
+    @pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
+    def test_a_token_that_is_not_in_the_vocabulary(self, named):
+        from trained_tokenizers import wordpiece
+        from transformers import PreTrainedTokenizerFast
+
+        names = Vocabulary(PreTrainedTokenizerFast(tokenizer_object=wordpiece(), unk_token="[UNK]" if named else None))
+        made = r"is not in the vocabulary: the tokenizer makes \[UNK\] of it; give a token as it is written in a text"
+        with pytest.raises(ValueError, match=f"'999' {made}, or its number, #999 for token 999$"):
+            names("999")
+        with pytest.raises(ValueError, match=f"'☃' {made}, or its number, such as #17$"):
+            names("☃")
+        with pytest.raises(ValueError, match="' ' is not in the vocabulary: the tokenizer makes nothing of it"):
+            names(" ")
+        assert (names("[UNK]"), names("#999")) == (1, 999)
+        assert names.name(names("film")) == "'film'"
 
     @pytest.mark.parametrize(
         ("damage", "message"),

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 import threading
 import weakref
 from contextlib import nullcontext
@@ -29,6 +30,7 @@ from lxt_compose import (
     first_layer,
 )
 from lxt_compose.ledger import KINDS, Ledger
+from lxt_compose.ledger.table import percent
 
 ROUNDING = 1e-10
 
@@ -477,6 +479,22 @@ def test_a_custom_autograd_function_is_weighed(place, formulation):
     assert (found.name, found.why) == ("Swish.apply", "custom autograd function")
     assert "% of the relevance passes through it (no rule covers it)" in str(books)
     assert "Swish.apply" in str(books.check)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [
+        (0.1234, "12.3 %"),
+        (-0.0001, "0.0 %"),
+        (999.9994, "99999.9 %"),
+        (999.9996, "1.0e+05 %"),
+        (-1746254422471463928068025.0, "-1.7e+26 %"),
+        (math.inf, "inf %"),
+        (math.nan, "-"),
+    ],
+)
+def test_percentages_stay_short(share, text):
+    assert percent(share) == text
 
 
 def test_what_no_mode_sees_is_unaccounted():

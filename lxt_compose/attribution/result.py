@@ -217,13 +217,18 @@ class Attribution:
     def to_dataframe(self, tokens: Any = None) -> DataFrame:
         """One row per score: sample, input (if several), token or place, score. Needs pandas.
 
+        A column of numbers that one of several inputs lacks is of type ``Int64``, with ``<NA>`` there.
+
         Args:
             tokens: a tokenizer, for the texts of tokens.
 
         Raises:
             ImportError: pandas is not installed.
         """
-        return dataframe(self, tokens)
+        table = dataframe(self, tokens)
+        # Where one input leaves gaps, pandas has made decimals of the ids and places of the others.
+        places = [name for name in table if name != "score" and table[name].dtype.kind == "f"]
+        return table.astype(dict.fromkeys(places, "Int64"))
 
     def save(self, path: str | Path) -> None:
         """Write everything to one file that :meth:`load` reads; it holds tensors, numbers and texts alone.

@@ -14,11 +14,11 @@ from .. import heatmap
 from ..attribution import Attribution, attribute, blocks
 from ..attribution.targets import last_real, logits_of
 from ..checkpoint import CheckpointError, Loaded, load_beside, load_model
-from ..heatmap.picture import visible
 from .answer import Answer, Say
 from .page import write_page
 from .rules_wanted import RulesWanted
 from .targets import Labels, Vocabulary, Wanted, wanted
+from .telling import data_of, picture_of, text_of
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
 _SEQUENCES, _IMAGES = "ForSequenceClassification", "ForImageClassification"
@@ -48,6 +48,8 @@ class Explained:
     title: str
     top: list[tuple[str, float, float]]
     """Name, logit and probability of the first few."""
+    is_relevance: bool = True
+    """Whether the scores are in the unit of the output; a composite with ``picture="slot"`` shows ``x.grad``."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,12 @@ def explain(reference: str, wishes: Wishes, *, say: Say) -> Answer:
     traced = out is not None and out.suffix in (".html", ".htm", ".pt") and task.tokens is not None
     layers = blocks(model) if traced else ()
     found = attribute(model, inputs, target=aim.target, composite=composite, layers=layers, ledger=wishes.ledger)
-    explained = Explained(task, found, preset, _title(task, found, aim), _top(model, inputs, task))
+    title, is_relevance = _title(task, found, aim), composite.picture == "relevance"
+    explained = Explained(task, found, preset, title, _top(model, inputs, task), is_relevance)
     if out is not None:
         _write(explained, out, wishes.words)
         say(f"written: {out}")
-    return Answer(_text(explained, wishes), _data(explained, out), found.report.complete)
+    return Answer(text_of(explained, wishes), data_of(explained, out), found.report.complete)
 
 
 def _moved(model: nn.Module, device: str) -> nn.Module:
@@ -191,14 +194,6 @@ def _title(task: Task, found: Attribution, aim: Wanted) -> str:
     return f"{name}: {float(found.output[0]):+.4g}"
 
 
-def picture_of(explained: Explained, words: bool = False) -> Any:
-    """The heatmap of the text or the image."""
-    task, found = explained.task, explained.found
-    if task.tokens is not None:
-        return found.heatmap(task.tokens, sample=0, scheme=task.scheme, words=words)
-    return found.heatmap(sample=0, titles=explained.title)
-
-
 def _write(explained: Explained, out: Path, words: bool) -> None:
     suffix = heatmap_suffix(out)
     if suffix == ".pt":
@@ -207,50 +202,3 @@ def _write(explained: Explained, out: Path, words: bool) -> None:
         write_page(explained, picture_of(explained, words), out)
     else:
         picture_of(explained, words).save(out)
-
-
-def _text(explained: Explained, wishes: Wishes) -> str:
-    task, found = explained.task, explained.found
-    parts = [f"{task.loaded.name}, preset {explained.preset}: the relevance for {explained.title}"]
-    if task.tokens is not None:
-        picture = picture_of(explained, wishes.words)
-        parts.append(picture.ansi() if wishes.colour else str(picture))
-    reached, whole = float(found.scores.sum()), float(found.output[0])  # type: ignore[union-attr]
-    parts.append(
-        f"the input has {reached:+.4g} of it{f' ({reached / whole:.0%})' if whole else ''}; the rest is in biases, "
-        f"positions, softmax and the like"
-    )
-    answers = [f"{share:7.1%}  {logit:+9.4g}  {visible(name)}" for name, logit, share in explained.top]
-    parts.append("\n".join(["what the model answers (probability, logit):", *answers]))
-    if found.ledger is not None:
-        parts.append(found.ledger.to_string(width=wishes.width))
-    return "\n\n".join(parts)
-
-
-def _data(explained: Explained, out: Path | None) -> dict[str, Any]:
-    task, found = explained.task, explained.found
-    assert isinstance(found.scores, Tensor)
-    assert found.target is not None
-    data: dict[str, Any] = {
-        "model": task.loaded.name,
-        "preset": explained.preset,
-        "source": task.source,
-        "target": found.target.flatten().tolist(),
-        "title": explained.title,
-        "output": float(found.output[0]),
-        "top": [{"name": name, "logit": logit, "probability": share} for name, logit, share in explained.top],
-        "complete": found.report.complete,
-        "uncovered": [f"{row.target} in {row.path}" for row in found.report.uncovered],
-        "out": None if out is None else str(out),
-    }
-    scores = found.scores[0].double().tolist()
-    if task.tokens is not None:
-        ids = task.inputs["input_ids"][0].tolist()
-        data["tokens"] = [
-            {"token": token, "id": i, "score": s} for token, i, s in zip(task.tokens, ids, scores, strict=True)
-        ]
-    else:
-        data["scores"] = scores
-    if found.ledger is not None:
-        data["ledger"] = {"unaccounted": found.ledger.unaccounted, "entries": found.ledger.to_dicts()}
-    return data

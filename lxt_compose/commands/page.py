@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..heatmap import Picture, page, trace
 from ..heatmap.picture import visible
+from .telling import NO_RELEVANCE
 
 if TYPE_CHECKING:
     from .explain import Explained
@@ -26,11 +27,12 @@ def write_page(explained: Explained, picture: Picture, path: Path) -> None:
     """Write the heatmap, what else the model thought of, the trace through the layers, the coverage and the ledger."""
     task, found = explained.task, explained.found
     name = _text(task.loaded.name)
+    by = f"by the rules of {_text(explained.preset)}"
+    what = "What speaks for it and what against it" if explained.is_relevance else f"This is {NO_RELEVANCE},"
     sections = [
         f"<style>{_STYLE}</style>",
         f"<h1>{_text(explained.title)}</h1>",
-        f'<p class="lxt-dim">What speaks for it and what against it in {name}, by the rules of '
-        f"{_text(explained.preset)}.</p>",
+        f'<p class="lxt-dim">{what} in {name}, {by}.</p>',
         f'<div class="lxt-pair">{_scan(task.picture)}{picture.html()}</div>',
         "<h2>What the model answers</h2>",
         _top(explained),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..attribution import attribute
-from ..checkpoint import dummy_inputs, load_model
+from ..checkpoint import Loaded, dummy_inputs, load_model
 from ..numerics import tensors_in
 from .answer import Answer, Say
 from .rules_wanted import RulesWanted
@@ -19,7 +21,7 @@ def report(
     *,
     say: Say,
     rules: RulesWanted | None = None,
-    shape: tuple[int, ...] | None = None,
+    shapes: Sequence[tuple[int, ...]] = (),
     every_row: bool = False,
     ledger: bool = False,
     width: int = 100,
@@ -30,7 +32,7 @@ def report(
         reference: a checkpoint folder (weights are not needed), or ``module:factory``.
         say: takes lines about the progress.
         rules: which; None is AttnLRP.
-        shape: of the input, if the model is not one of transformers.
+        shapes: one for each positional argument of the model, if it is not one of transformers.
         every_row: whether each module and operation has a line of its own.
         ledger: whether to tell also where relevance went.
         width: columns of the terminal.
@@ -43,7 +45,7 @@ def report(
     composite = rules.composite()
     say(f"loading {reference}")
     loaded = load_model(reference, weights=False)
-    inputs = dummy_inputs(loaded, shape)
+    inputs = _made_up(loaded, shapes)
     if not loaded.trained:
         say("the folder holds no weights: they are random, which changes nothing of the coverage")
     say("running a forward and a backward pass")
@@ -61,6 +63,15 @@ def report(
         parts.append(found.ledger.to_string(width=width))
         data["ledger"] = {"unaccounted": found.ledger.unaccounted, "entries": found.ledger.to_dicts()}
     return Answer("\n\n".join(parts), data, found.report.complete)
+
+
+def _made_up(loaded: Loaded, shapes: Sequence[tuple[int, ...]]) -> Any:
+    """Inputs of these shapes, no two of them with the same values: what a model makes of x - y is not 0."""
+    if not shapes:
+        return dummy_inputs(loaded)
+    sizes = [math.prod(shape) for shape in shapes]
+    parts = dummy_inputs(loaded, (sum(sizes),)).split(sizes)
+    return tuple(part.reshape(shape) for part, shape in zip(parts, shapes, strict=True))
 
 
 def _everything(output: Any) -> Tensor:

@@ -53,7 +53,7 @@ class Labels:
         found = [index for index, label in self.labels.items() if label.lower() == name.lower()]
         if len(found) == 1:
             return found[0]
-        if name.isdigit():
+        if name.isdecimal():
             return int(name)
         shown = ", ".join(list(self.labels.values())[:20])
         raise ValueError(f"no class is called {name!r}; classes: {shown}")
@@ -73,22 +73,38 @@ class Vocabulary:
         """The number of a token.
 
         Raises:
-            ValueError: the text is not one token.
+            ValueError: the text is not one token, or not in the vocabulary.
         """
-        if name.startswith("#") and name[1:].isdigit():
+        if name.startswith("#") and name[1:].isdecimal():
             return int(name[1:])
         if not name:
             raise ValueError("a target is a token or its number, such as #17; got an empty text")
+        unknown = self._unknown()
+        meant = name.strip() == unknown
         tries = (name, f" {name}") if not name.startswith(" ") else (name,)
         for text in tries:
             ids = self.tokenizer.encode(text, add_special_tokens=False)
-            if len(ids) == 1:
+            if len(ids) == 1 and (meant or self.tokenizer.convert_ids_to_tokens(ids) != [unknown]):
                 return int(ids[0])
         pieces = self.tokenizer.convert_ids_to_tokens(self.tokenizer.encode(name, add_special_tokens=False))
+        if not pieces or (unknown in pieces and not meant):
+            number = f"#{int(name)} for token {int(name)}" if name.strip().isdecimal() else "such as #17"
+            raise ValueError(
+                f"{name!r} is not in the vocabulary: the tokenizer makes {' '.join(pieces[:8]) or 'nothing'} of it; "
+                f"give a token as it is written in a text, or its number, {number}"
+            )
         raise ValueError(
             f"{name!r} is not one token but {len(pieces)} ({' '.join(pieces[:8])}); give one of them as it is written "
             f"in a text, or its number as #17"
         )
+
+    def _unknown(self) -> str | None:
+        """The token that stands for whatever is not in the vocabulary, if there is one."""
+        if self.tokenizer.unk_token is not None:
+            return str(self.tokenizer.unk_token)
+        # A checkpoint may leave it unnamed; what turns text into ids knows it all the same.
+        model = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "model", None)
+        return getattr(model, "unk_token", None)
 
     def name(self, index: int) -> str:
         """What a token is called: its text in quotes, or its bytes where they are but a part of a character."""

@@ -23,6 +23,7 @@ _COLUMNS = (
     Column("calls", right=True),
 )
 _SMALLEST = 5e-5
+_LONG = 1e5  # per cent: more digits than that no one reads, and they widen the table
 _STYLE = """
 .lxt-ledger{--bad:#b00020;--bar:#c9d7f2;--dim:#6b6b6b}
 @media (prefers-color-scheme:dark){.lxt-ledger{--bad:#ff8a95;--bar:#2c456f;--dim:#a0a0a0}}
@@ -58,8 +59,11 @@ class Line:
 
 
 def percent(share: float) -> str:
-    """A part as "12.3 %"."""
-    return "-" if math.isnan(share) else f"{round(100 * share, 1) + 0.0:.1f} %"  # no -0.0
+    """A part as "12.3 %", from 1e5 on as "1.7e+29 %"."""
+    if math.isnan(share):
+        return "-"
+    rounded = round(100 * share, 1) + 0.0  # no -0.0
+    return f"{rounded:.1e} %" if abs(rounded) >= _LONG else f"{rounded:.1f} %"
 
 
 def fold(lines: Iterable[Line]) -> list[Line]:
