@@ -5,7 +5,8 @@ from .attribution import Attribution, attribute, blocks
 from .canonize import Canonizer, MergeBatchNorm
 from .composite import Composite
 from .conservation import check_conservation
-from .coverage import CoverageReport, Row, Status
+from .coverage import CoverageReport
+from .coverage_rows import Row, Status
 from .errors import (
     AttributionError,
     CompositeError,

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .coverage import Status
+from .coverage_rows import Status
 from .errors import RegistrationError, place
 from .gradients import graft
 from .matching import Assignment, first_layer
@@ -21,7 +21,7 @@ from .numerics import map_tensors, tensors_in
 from .observing import Observer, watch
 from .ops import KNOWINGLY_UNCOVERED, Family, is_reversed, mutates
 from .plans import Plan, Plans, hold, written
-from .rejoining import rejoin
+from .rejoining import in_reentrant, rejoin
 from .rules import Call, Rule, Stop, default_rules, find_carriers
 from .rules.defaults import Table, drops, rule_of_call
 from .rules.execution import enter, keep_values, leave, write_into
@@ -129,7 +129,7 @@ class FunctionMode(TorchFunctionMode):
         if plan.varies:
             assert plan.op is not None
             rule = rule_of_call(plan.op, self.table, args, kwargs, carriers, frame.site.module)
-            exact = rule is None
+            exact = rule is None and plan.exact
         if frame.scope is not None and plan.op is not None and frame.scope.serves(plan.op, carriers):
             rule, frame.others, frame.served = frame.scope, frame.others or frame.served, True
         elif exact and rule is None:
@@ -193,6 +193,8 @@ class FunctionMode(TorchFunctionMode):
             self._before_change(args, kwargs)
         frame.served = True  # for all that one can tell
         output = plan.run(*args, **kwargs)
+        if self.running.recorded and plan.op is not None and find_carriers(args, kwargs) and not in_reentrant():
+            self.tally.cut[f"{plan.name} without gradients in {frame.path or '(model)'}"] = None
         may_carry = plan.op is not None and not plan.exact and frame.shadowed_by is None
         if may_carry and any(t.is_floating_point() for t in tensors_in(output)) and not rejoin(frame):
             self.tally.uncovered(frame.path, plan.name, _BARE)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 import torch
 from torch import nn
 
-from .coverage import Status
+from .coverage_rows import Status
 from .errors import RuleError, place
 from .matching import Binding
 from .numerics import tensors_in
@@ -86,6 +86,8 @@ class Site:
         reg.running.frames.append(frame)
         if frame.owner:
             reg.begin(args, kwargs)
+        if frame.alone:
+            reg.tally.check_between(reg.running)
         frame.gaps = reg.running.unseen.begin()
         if self.may_be_unit and torch.is_grad_enabled() and frame.shadowed_by is None:
             carriers = find_carriers(args, kwargs)
@@ -173,8 +175,10 @@ class Site:
                     reg.mode.observer.module(frame.path, type(self.module).__name__, output)
             carriers = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
             reg.tally.check_unseen(carriers, frame, reg.running)
-            if frame.alone and (carriers or reg.running.carriers_met or reg.running.root_inputs):
-                reg.tally.alone[self.names[0]] = None
+            if frame.owner and (carriers or reg.running.carriers_met or reg.running.root_inputs):
+                reg.tally.carried |= reg.running.recorded
+                if frame.alone:
+                    reg.tally.alone[self.names[0]] = None
             if frame.owner:
                 output = reg.finish(self, output)
                 if reg.mode.observer is not None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
-from .coverage import Status
+from .coverage_rows import Status
 from .ops import Op
 from .rules import Rule
 

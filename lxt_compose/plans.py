@@ -26,7 +26,12 @@ from .rules.defaults import CAN_DROP, Table, depends_on_call
 from .written_out import STEPS
 
 _GETTERS = ("__get__", "__set__")
-_CUTS = frozenset({"Tensor.detach", "Tensor.detach_", "torch.detach", "torch.detach_copy", "Tensor.data"})
+_CUTS = frozenset(
+    """
+    Tensor.detach Tensor.detach_ torch.detach torch.detach_copy Tensor.data
+    Tensor.item Tensor.tolist Tensor.numpy Tensor.__float__ Tensor.__array__
+""".split()
+)
 _METADATA = frozenset(
     """
     size dim ndimension stride numel nelement element_size storage_offset is_contiguous is_floating_point is_complex

@@ -16,7 +16,8 @@ from torch.overrides import _get_current_function_mode_stack
 from . import saving, units
 from .as_trained import Frozen
 from .canonize import Canonizer
-from .coverage import CoverageReport, Row, Status
+from .coverage import CoverageReport
+from .coverage_rows import Row, Status
 from .errors import RegistrationError
 from .function_mode import FunctionMode
 from .gradients import NoRelevance
@@ -27,6 +28,7 @@ from .numerics import map_tensors, tensors_in
 from .rules import RELEVANCE, Epsilon, Pass, find_carriers
 from .rules.defaults import Table
 from .tally import Running, Tally
+from .unseen import latest
 
 
 class Registration:
@@ -139,6 +141,7 @@ class Registration:
             self.mode.__exit__(None, None, None)
         saving.prune()
         self.running.start()
+        self.running.ended = latest()
 
     def finish(self, site: Site, output: Any) -> Any:
         """The output of an outermost module.
@@ -156,13 +159,13 @@ class Registration:
                 f"does; call x.requires_grad_() on a floating point input before the forward pass (integer inputs such "
                 f"as token ids cannot: pass their embeddings, e.g. inputs_embeds=)"
             )
-        if running.stopped and running.root_inputs and outputs:
+        if (running.stopped or not self.tally.cut) and running.root_inputs and outputs:
             first, inputs = outputs[0], running.root_inputs
             if not self.tally.all_stopped:
                 self.tally.all_stopped = True
                 warnings.warn(
-                    f"no input of {type(self.model).__name__} gets any relevance: all of it ends at Stop rules (square "
-                    f"roots, powers, norms by default) or at operands that are held constant; see the report",
+                    f"no input of {type(self.model).__name__} gets any relevance: all of it ends at rules that stop it "
+                    f"(square roots, powers, norms by default) or at operands that are held constant; see the report",
                     stacklevel=2,
                 )
             return map_tensors(lambda t: NoRelevance.apply(t, *inputs) if t is first else t, output)
@@ -183,7 +186,7 @@ class Registration:
         """
         if self.mode.observer is not None:
             raise RegistrationError("a ledger of this registration is being kept already; leave its with block first")
-        recorder = self.mode.observer = Recorder(self.formulation)
+        recorder = self.mode.observer = Recorder(self.formulation, self.tally.alone)
         try:
             yield recorder.ledger
         finally:
@@ -203,7 +206,14 @@ class Registration:
         if tally.executed:
             unmatched += [str(e) for e in self.entries if not e.of_module and e not in self.mode.met]
         notes = self._notes + tally.notes(canonized=self._canonized)
-        return CoverageReport(rows, unmatched=unmatched, executed=tally.executed, notes=notes)
+        return CoverageReport(
+            rows,
+            unmatched=unmatched,
+            executed=tally.executed,
+            notes=notes,
+            in_parts=bool(tally.alone),
+            carried=tally.carried,
+        )
 
     def _module_row(self, site: Site) -> Row:
         assert site.binding is not None
@@ -256,6 +266,11 @@ def _check_model(model: nn.Module) -> None:
         if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
             raise RegistrationError(
                 f"{where} has parameters that are not initialised yet; run a forward pass before you register"
+            )
+        if any(parameter.is_inference() for parameter in module.parameters(recurse=False)):
+            raise RegistrationError(
+                f"{where} has parameters that were made in inference mode, which autograd refuses; build or load the "
+                f"model outside torch.inference_mode()"
             )
         if any(is_our_hook(hook) for hook in module._forward_pre_hooks.values()):
             raise RegistrationError(

@@ -59,14 +59,19 @@ def rejoin(frame: Frame) -> bool:
     hook = checkpoint_hook()
     if hook not in (None, frame.checkpoint):
         return _exchange(_holder(hook), "recompute_fn", frame)
-    python = _reentrant(frame)
+    python = _reentrant(frame.python)
     return python is None or _exchange(python.f_locals.get("ctx"), "run_function", frame)
 
 
-def _reentrant(frame: Frame) -> FrameType | None:
-    """The call of a reentrant checkpoint in which the code of this module is, if it is in one."""
+def in_reentrant() -> bool:
+    """Whether a reentrant checkpoint runs, which records nothing: all of it will be recomputed."""
+    return _reentrant(None) is not None
+
+
+def _reentrant(outermost: FrameType | None) -> FrameType | None:
+    """The call of a reentrant checkpoint that this is in, if there is one inside of `outermost`."""
     python: FrameType | None = sys._getframe(1)
-    while python is not None and python is not frame.python:
+    while python is not None and python is not outermost:
         if python.f_code is _REENTRANT:
             return python
         python = python.f_back

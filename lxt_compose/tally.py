@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .coverage import Status
+from .coverage_rows import Status
 from .errors import RegistrationError, UncoveredError, place
 from .folding import fold_names
 from .matching import Assignment
 from .observing import Seen
 from .rules import Call, Epsilon, Rule
-from .unseen import Unseen
+from .unseen import Unseen, made_since
 
 if TYPE_CHECKING:
     from .hooks import Site
@@ -113,6 +113,8 @@ class Running(threading.local):
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []
+        self.ended: int | None = None
+        """The number of the node that came next when the last outermost module had ended (see `unseen.py`)."""
         self.seen: Seen | None = None
         """The operation that an observer watches now."""
         self.start()
@@ -126,6 +128,7 @@ class Running(threading.local):
     def start(self) -> None:
         """Forget what was met; called when an outermost module begins."""
         self.carriers_met = False
+        self.recorded = torch.is_grad_enabled()
         self.first_layer_met = False
         self.stopped = False
         self.root_inputs: list[Tensor] = []
@@ -152,7 +155,7 @@ class Tally:
 
     def __init__(self, *, strict: bool) -> None:
         self.strict = strict
-        self.executed = False
+        self.executed = self.carried = False
         self.ops: Counter[OpKey] = Counter()
         self.modules: Counter[Site] = Counter()
         self.units: Counter[Site] = Counter()
@@ -206,6 +209,12 @@ class Tally:
             f"call model.eval() first",
             stacklevel=2,
         )
+
+    def check_between(self, running: Running) -> None:
+        """Count the operations that ran between the outermost module that ended last and the one that begins."""
+        if running.ended is not None:
+            for name in (name for x in running.root_inputs for name in made_since(x, running.ended)):
+                self.uncovered("", name, "run between parts of the model that were called on their own")
 
     def check_unseen(self, tensors: list[Tensor], frame: Frame, running: Running) -> None:
         """Count the operations that made these tensors and that the function mode did not see."""

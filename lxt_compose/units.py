@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .coverage import Status
+from .coverage_rows import Status
 from .numerics import tensors_in
 from .ops import Family, Op
 from .rules import Call, Identity

@@ -14,9 +14,29 @@ from torch.nn.modules._functions import BackwardHookFunction
 from torch.utils.checkpoint import CheckpointFunction
 
 from .gradients import RelevanceFunction
+from .ledger.graph_check import EXACT, kind_of_node, name_of_node
 
 # They are identities, or what is in them is seen when it is recomputed.
 _TRANSPARENT = (RelevanceFunction, BackwardHookFunction, CheckpointFunction)
+
+
+def latest() -> int:
+    """The number that the next node of this thread gets."""
+    number: int = _get_sequence_nr()
+    return number
+
+
+def made_since(tensor: Tensor, number: int) -> Iterator[str]:
+    """The names of the operations that made this tensor and are not older than this number; moves are passed over."""
+    pending = [tensor.grad_fn]
+    while pending:
+        node = pending.pop()
+        if node is None or node._sequence_nr() < number or hasattr(node, "variable"):
+            continue
+        if kind_of_node(node) == EXACT:
+            pending += [source for source, _ in node.next_functions]
+        else:
+            yield name_of_node(node)
 
 
 class Unseen:

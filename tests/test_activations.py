@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers.activations import ACT2CLS, ACT2FN
 
 from lxt_compose import Composite, Epsilon, Identity, Stop
-from lxt_compose.coverage import Status
+from lxt_compose.coverage_rows import Status
 
 SQRT = math.sqrt(2 / math.pi)
 

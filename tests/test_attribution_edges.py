@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from lxt_compose import AttributionError, Composite, Epsilon, RegistrationError, attribute
+from lxt_compose import (
+    AttributionError,
+    Composite,
+    Epsilon,
+    RegistrationError,
+    UncoveredError,
+    ValueAttention,
+    attribute,
+)
 
 
 class Cut(nn.Module):
@@ -56,7 +64,7 @@ def test_a_tensor_given_twice_is_two_inputs():
 
 
 def test_a_model_that_cuts_its_input_off_is_told():
-    with pytest.raises(AttributionError, match=r"no output of Cut depends on its inputs.*detach"):
+    with pytest.raises(AttributionError, match=r"of Cut depends on no input.*detach"):
         attribute(Cut().eval(), torch.randn(2, 8))
 
 
@@ -167,3 +175,122 @@ def test_constants_of_parts_called_on_their_own_are_no_gap():
         assert registration.report().notes == ()
         model[1](x).sum().backward()
         assert registration.report().notes == ("called on their own, so operations between them were not seen: 1",)
+
+
+class Features(nn.Module):
+    """A model whose features one may ask for without its head."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.mid, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def features(self, x):
+        h = nn.functional.gelu(self.stem(x))
+        return h + nn.functional.silu(self.mid(h)) * h
+
+    def forward(self, x):
+        return self.head(self.features(x))
+
+
+@pytest.mark.parametrize("formulation", ["relevance", "gradient"])
+def test_operations_between_parts_are_uncovered(formulation):
+    model, x = Features(), torch.randn(3, 8, requires_grad=True)
+    with Composite(formulation=formulation).register(model) as registration, registration.ledger() as ledger:
+        y = model.head(model.features(x))
+        y[:, 0].sum().backward()
+        report = registration.report()
+    assert not report.complete
+    assert {row.target for row in report.uncovered} == {"GeluBackward0", "AddBackward0"}
+    assert {row.note for row in report.uncovered} == {"run between parts of the model that were called on their own"}
+    assert "called on their own, each with a seed and samples of its own: stem, mid, head" in str(ledger)
+    with Composite(formulation=formulation, strict=True).register(model):
+        with pytest.raises(UncoveredError, match="GeluBackward0 in the model itself"):
+            model.features(x)
+        model(x)
+    with Composite(formulation=formulation).register(model) as registration:
+        model.head(model.stem(x).view(3, 8).t().t())
+        report = registration.report()
+    assert not report.uncovered
+    assert not report.complete
+    assert str(report).startswith("NOT known to be complete: parts of the model were called on their own")
+
+
+class Peeking(nn.Module):
+    """A layer whose output is scaled by what it computes without gradients."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.layer, self.scale = nn.Linear(8, 3), scale
+
+    def forward(self, x):
+        h = self.layer(x)
+        return h * self.scale(h)
+
+
+def without_gradients(h):
+    with torch.no_grad():
+        return h.exp()
+
+
+@pytest.mark.parametrize(
+    ("scale", "told"),
+    [
+        (without_gradients, "exp without gradients in (model)"),
+        (lambda h: h.sum().item(), "Tensor.item in (model)"),
+        (lambda h: float(h.sum()), "Tensor.__float__ in (model)"),
+        (lambda h: h.new_tensor(h[0].tolist()), "Tensor.tolist in (model)"),
+    ],
+    ids=["no_grad", "item", "float", "tolist"],
+)
+def test_what_a_model_computes_without_gradients_is_told(scale, told):
+    with Composite(formulation="gradient").register(Peeking(scale)) as registration:
+        registration.model(torch.randn(2, 8, requires_grad=True))
+        (note,) = registration.report().notes
+    assert note == f"cut off by the model itself, so no relevance passes: {told}"
+
+
+def test_nothing_is_complete_if_nothing_was_carried():
+    with Composite().register(nn.Linear(8, 3)) as registration:
+        with torch.no_grad():
+            registration.model(torch.randn(2, 8, requires_grad=True))
+        assert not registration.report().complete
+        registration.model(torch.randn(2, 8, requires_grad=True))
+        assert registration.report().complete
+
+
+def test_a_model_that_begins_anew_is_told():
+    """Its output depends on a leaf of its own, and on no input."""
+
+    class Anew(Cut):
+        def forward(self, x):
+            return super().forward(x).detach().requires_grad_() * 2
+
+    with pytest.raises(AttributionError, match="of Anew depends on no input"):
+        attribute(Anew(), torch.randn(2, 8), target=0, ledger=True)
+
+
+@pytest.mark.parametrize("formulation", ["relevance", "gradient"])
+def test_an_output_that_a_rule_cuts_off_has_a_backward(formulation):
+    """As the weights of an attention whose rule stops queries and keys."""
+
+    class Weights(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            return self.attention(x, x, x)[1].sum(1)
+
+    model, x = Weights().eval(), torch.randn(2, 5, 8, requires_grad=True)
+    with Composite({nn.MultiheadAttention: ValueAttention()}, formulation=formulation).register(model):
+        with pytest.warns(UserWarning, match="no input of Weights gets any relevance"):
+            y = model(x)
+        y.backward(torch.ones_like(y))
+    assert not x.grad.any()
+
+
+def test_parameters_made_in_inference_mode_are_refused():
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Linear(8, 3))
+    with pytest.raises(RegistrationError, match="'0' in Sequential has parameters that were made in inference mode"):
+        Composite().register(model)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lxt_compose.coverage import CoverageReport, Row, Status, fold
+from lxt_compose.coverage import CoverageReport
+from lxt_compose.coverage_rows import Row, Status, fold
 from lxt_compose.folding import fold_names, ranges, shorten_list
 
 EPSILON = "Epsilon(epsilon=1e-06)"
@@ -301,7 +302,7 @@ def test_before_any_forward():
 
 def test_empty_reports():
     assert str(report(executed=False)) == "no forward has run yet: no module is bound"
-    assert str(report()) == "complete, but nothing carried relevance: does the input require grad?"
+    assert str(report(carried=False)) == "NOT complete: nothing carried relevance: does the input require grad?"
     assert "<table" not in report()._repr_html_()
     assert "|" not in report().to_markdown()
     assert report().to_dicts() == []
@@ -541,6 +542,8 @@ def test_complete_needs_a_forward_and_nothing_uncovered():
     assert report(module("a", status=Status.NOT_EXECUTED), unmatched=["nn.Conv3d"]).complete
     assert not report(module("a"), foo("")).complete
     assert not report(module("a"), executed=False).complete
+    assert not report(module("a"), carried=False).complete
+    assert not report(module("a"), in_parts=True).complete
 
 
 def test_rows_by_status_and_in_order():

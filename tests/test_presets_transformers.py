@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lxt_compose import Composite, Epsilon, Family, MergeBatchNorm, Stop, Uniform, default_rules, presets
-from lxt_compose.coverage import Status
+from lxt_compose.coverage_rows import Status
 
 FORMULATIONS = ("gradient", "relevance")
 

@@ -141,8 +141,8 @@ class _Run:
             self.report = registration.report()
             if not self.reached and not any(row.rule == str(Stop()) for row in self.report.rows):
                 raise AttributionError(
-                    f"no output of {type(self.model).__name__} depends on its inputs by way of recorded operations: "
-                    f"the model cuts them off (detach(), torch.no_grad(), .data), so nothing can be explained"
+                    f"what is explained of {type(self.model).__name__} depends on no input by way of recorded "
+                    f"operations: the model cuts them off (detach(), torch.no_grad(), .data), so there is no relevance"
                 )
             self.ledger = None if books is None else books.frozen()
         return parts
@@ -154,7 +154,6 @@ class _Run:
             chosen = self._choose(batch, goal, output)
         finally:
             recorder.stop()
-        self.reached |= bool(chosen.seeds)
         relevance = self._backward(chosen, taps)
         if not all(torch.isfinite(r).all() for r in relevance.values()):
             raise NotFiniteError(self._blame(batch, "the relevance is not finite"))
@@ -186,6 +185,7 @@ class _Run:
                     ) from error
                 raise
             slots = {id(leaf): slot for leaf, slot in zip(leaves, found, strict=True) if slot is not None}
+        self.reached |= bool(slots)
         return {name: self._relevance(group, slots) for name, group in taps.leaves.items()}
 
     def _relevance(self, group: list[Tensor], slots: dict[int, Tensor]) -> Tensor:

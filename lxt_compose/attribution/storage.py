@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ..coverage import CoverageReport, Row, Status
+from ..coverage import CoverageReport
+from ..coverage_rows import Row, Status
 from ..ledger import Ledger
 from .result import Attribution
 
@@ -33,6 +34,8 @@ def save(attribution: Attribution, path: Path) -> None:
             "unmatched": list(report.unmatched),
             "executed": report.executed,
             "notes": list(report.notes),
+            "in_parts": report.in_parts,
+            "carried": report.carried,
         },
         "ledger": None if attribution.ledger is None else attribution.ledger.to_dict(),
     }
@@ -62,8 +65,8 @@ def load(path: Path) -> Attribution:
         raise ValueError(f"{path} is no file that Attribution.save() wrote")
     if content["version"] > _VERSION:
         raise ValueError(f"{path} was written by a later version of lxt_compose: format {content['version']}")
-    report = content["report"]
-    rows = [Row(**{**row, "status": Status(row["status"]), "aliases": tuple(row["aliases"])}) for row in report["rows"]]
+    report = dict(content["report"])
+    rows = [Row(**{**r, "status": Status(r["status"]), "aliases": tuple(r["aliases"])}) for r in report.pop("rows")]
     ledger = content["ledger"]
     return Attribution(
         relevance=content["relevance"],
@@ -73,5 +76,5 @@ def load(path: Path) -> Attribution:
         inputs=content["inputs"],
         mask=content["mask"],
         ledger=None if ledger is None else Ledger.from_dict(ledger),
-        report=CoverageReport(rows, unmatched=report["unmatched"], executed=report["executed"], notes=report["notes"]),
+        report=CoverageReport(rows, **report),
     )

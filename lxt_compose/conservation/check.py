@@ -11,7 +11,7 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from ..coverage import Status
+from ..coverage_rows import Status
 from ..errors import ConservationError, RegistrationError, place
 from ..ledger import Recorder
 from ..ledger.accounts import Graph, Key, Operation, Run

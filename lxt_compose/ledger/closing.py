@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from ..folding import fold_names
 from .accounts import Operation, Run
 from .data import UNSEEN, Amount, Books, Entry, ModuleEntry, nothing
 from .graph_check import GraphCheck, GraphRow
@@ -67,8 +68,13 @@ class _Sheet:
         return dict(zip(self._lines, map(Amount, values.unbind(), shared.tolist()), strict=True))
 
 
-def close(runs: Sequence[Run]) -> Books:
-    """The books of these forward passes, each with its samples after those of the one before."""
+def close(runs: Sequence[Run], alone: Collection[str] = ()) -> Books:
+    """The books of these forward passes, each with its samples after those of the one before.
+
+    Args:
+        runs: the forward passes.
+        alone: modules that were called on their own: each such call is a pass with a seed of its own.
+    """
     balances = {run: run.journal.balance() for run in runs}
     places = _places(balances)
     sheet, calls, rules = _Sheet(_SEED, _INPUTS), Counter[_Key](), dict[int, str]()
@@ -97,7 +103,7 @@ def close(runs: Sequence[Run]) -> Books:
         modules=tuple(_modules(modules, amounts)),
         gaps=tuple(_gap(run, balances, places[run]) for run in outermost),
         check=_joined([run.check for run in outermost if run.check is not None]),
-        notes=tuple(dict.fromkeys(note for run in outermost for note in _notes(run))),
+        notes=tuple(dict.fromkeys(note for run in outermost for note in _notes(run))) + _apart(alone),
     )
 
 
@@ -163,6 +169,11 @@ def _gap(run: Run, balances: dict[Run, Balance], place: _Place) -> float:
     if place.merged or rest[-1] != 0:
         return abs(float(rest.sum()))
     return float(rest[:-1].abs().max())
+
+
+def _apart(alone: Collection[str]) -> tuple[str, ...]:
+    where = ", ".join(fold_names(alone))
+    return (f"called on their own, each with a seed and samples of its own: {where}",) if alone else ()
 
 
 def _notes(run: Run) -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.nn.modules._functions import BackwardHookFunction
 
-from ..coverage import ROOT, Status
+from ..coverage_rows import ROOT, Status
 from ..gradients import RelevanceFunction
 from ..ops import Family, op_named
 

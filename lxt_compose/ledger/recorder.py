@@ -8,14 +8,14 @@ tensor is wrapped and no node is added, so values and relevance are the same as 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 from weakref import ref
 
 import torch
 from torch import Tensor
 
-from ..coverage import Status
+from ..coverage_rows import Status
 from ..numerics import tensors_in
 from ..ops import Op
 from ..rules import GRADIENT
@@ -34,15 +34,15 @@ _NO_BACKWARD = -1
 class Recorder:
     """An observer that keeps the books; see :class:`~lxt_compose.ledger.Ledger` for what they tell."""
 
-    def __init__(self, formulation: str) -> None:
-        self.formulation = formulation
+    def __init__(self, formulation: str, alone: Collection[str] = ()) -> None:
+        self.formulation, self._alone = formulation, alone
         self.runs: list[Run] = []
         self._here = threading.local()
 
     @property
     def ledger(self) -> Ledger:
         """What the books tell; it goes on to fill as relevance flows."""
-        return Ledger(lambda: close(list(self.runs)))
+        return Ledger(lambda: close(list(self.runs), self._alone))
 
     # ---- what the function mode and the hooks call -------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..coverage import Status
+from ..coverage_rows import Status
 from ..gradients import Damp, OverOutput, Rebind
 from ..numerics import componentwise, over_stabilised
 from ..ops import Family

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from ..coverage import ROOT
+from ..coverage_rows import ROOT
 from ..folding import Column, fill, fold_paths, printable, shorten_list, shorten_middle, text_table
 
 if TYPE_CHECKING:
