@@ -21,7 +21,7 @@ from .numerics import map_tensors, tensors_in
 from .observing import Observer, watch
 from .ops import KNOWINGLY_UNCOVERED, Family, is_reversed, mutates
 from .plans import Plan, Plans, hold, written
-from .rejoining import in_reentrant, rejoin
+from .rejoining import in_custom_function, rejoin
 from .rules import Call, Rule, Stop, default_rules, find_carriers
 from .rules.defaults import Table, drops, rule_of_call
 from .rules.execution import enter, keep_values, leave, write_into
@@ -65,7 +65,7 @@ class FunctionMode(TorchFunctionMode):
         frame = self.running.innermost()
         if frame is None:  # left behind by an interrupt that passed the hooks by
             return func(*args, **kwargs)
-        plan = self._plans.of(func, scoped=frame.scope is not None)
+        plan = self._plans.of(func, scoped=frame.scope is not None and not frame.keys_inside)
         unseen = self.running.unseen
         unseen.begin()
         carriers: list[Tensor] = []
@@ -111,7 +111,11 @@ class FunctionMode(TorchFunctionMode):
             about = (frame.path, plan.name, plan.op, plan.function, args, kwargs, carriers)
             run = partial(self._run, plan, frame, args, kwargs, len(carriers))
             return watch(self.observer, self.running, about, run)
-        if plan.passive and (len(carriers) == 1 or (plan.op is not None and not plan.op.multiplies)):
+        if (
+            plan.passive
+            and frame.scope is None
+            and (len(carriers) == 1 or (plan.op is not None and not plan.op.multiplies))
+        ):
             self._count(plan, plan.rule, frame, Status.DEFAULT)
             return func(*args, **kwargs)
         return self._run(plan, frame, args, kwargs, len(carriers))
@@ -130,7 +134,8 @@ class FunctionMode(TorchFunctionMode):
             assert plan.op is not None
             rule = rule_of_call(plan.op, self.table, args, kwargs, carriers, frame.site.module)
             exact = rule is None and plan.exact
-        if frame.scope is not None and plan.op is not None and frame.scope.serves(plan.op, carriers):
+        served = frame.scope is not None and plan.op is not None and frame.scope.serves(plan.op, carriers)
+        if served and plan.entry is None:
             rule, frame.others, frame.served = frame.scope, frame.others or frame.served, True
         elif exact and rule is None:
             self._count(plan, None, frame, Status.EXACT)
@@ -193,7 +198,7 @@ class FunctionMode(TorchFunctionMode):
             self._before_change(args, kwargs)
         frame.served = True  # for all that one can tell
         output = plan.run(*args, **kwargs)
-        if self.running.recorded and plan.op is not None and find_carriers(args, kwargs) and not in_reentrant():
+        if self.running.recorded and plan.op is not None and find_carriers(args, kwargs) and not in_custom_function():
             self.tally.cut[f"{plan.name} without gradients in {frame.path or '(model)'}"] = None
         may_carry = plan.op is not None and not plan.exact and frame.shadowed_by is None
         if may_carry and any(t.is_floating_point() for t in tensors_in(output)) and not rejoin(frame):
@@ -237,7 +242,8 @@ class FunctionMode(TorchFunctionMode):
         run = plan.run
         if plan.name == "multi_head_attention_forward":
             if Family.ATTENTION in rule.families:  # projections, products and softmax get their rules
-                return self._run_body(replace(frame, owner=False, scope=rule), attention_body(), *args, **kwargs)
+                inside = replace(frame, owner=False, scope=rule, keys_inside=plan.entry is None)
+                return self._run_body(inside, attention_body(), *args, **kwargs)
             inside = replace(frame, owner=False, scope=None, inside=frame.path)
             run = partial(self._run_body, inside, attention_body())
         args, kwargs = enter(rule, call)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from torch.autograd.function import FunctionCtx
 from torch.utils.checkpoint import CheckpointFunction
 
 from .saving import checkpoint_hook
@@ -59,19 +60,28 @@ def rejoin(frame: Frame) -> bool:
     hook = checkpoint_hook()
     if hook not in (None, frame.checkpoint):
         return _exchange(_holder(hook), "recompute_fn", frame)
-    python = _reentrant(frame.python)
+    python = _reentrant(frame)
     return python is None or _exchange(python.f_locals.get("ctx"), "run_function", frame)
 
 
-def in_reentrant() -> bool:
-    """Whether a reentrant checkpoint runs, which records nothing: all of it will be recomputed."""
-    return _reentrant(None) is not None
+def in_custom_function() -> bool:
+    """Whether this is in the forward of an autograd function, whose steps are not recorded but have a backward.
 
-
-def _reentrant(outermost: FrameType | None) -> FrameType | None:
-    """The call of a reentrant checkpoint that this is in, if there is one inside of `outermost`."""
+    So is what a reentrant checkpoint runs.
+    """
     python: FrameType | None = sys._getframe(1)
-    while python is not None and python is not outermost:
+    while python is not None:
+        first = python.f_code.co_varnames[:1] if python.f_code.co_argcount else ()
+        if first and isinstance(python.f_locals.get(first[0]), FunctionCtx):
+            return True
+        python = python.f_back
+    return False
+
+
+def _reentrant(frame: Frame) -> FrameType | None:
+    """The call of a reentrant checkpoint in which the code of this module is, if it is in one."""
+    python: FrameType | None = sys._getframe(1)
+    while python is not None and python is not frame.python:
         if python.f_code is _REENTRANT:
             return python
         python = python.f_back

@@ -75,6 +75,8 @@ class Frame:
     """The outermost bound module that this one runs inside of (or is): its rule is for all that is in it."""
     scope: Rule | None = None
     """That module's rule, if it acts on the operations inside (Norm, SoftmaxTaylor, Gamma, ...)."""
+    keys_inside: bool = False
+    """Whether `scope` is there by default, so that the user's keys for functions go before it."""
     call: Call | None = None
     seen: Seen | None = None
     """What an observer saw begin, if there is one and the module is taken as one unit."""

@@ -294,3 +294,23 @@ def test_parameters_made_in_inference_mode_are_refused():
         model = nn.Sequential(nn.Linear(8, 3))
     with pytest.raises(RegistrationError, match="'0' in Sequential has parameters that were made in inference mode"):
         Composite().register(model)
+
+
+class Halved(torch.autograd.Function):
+    """What is computed in it is not recorded, but has a backward."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.exp().log() * 0.5
+
+    @staticmethod
+    def backward(ctx, slot):
+        return slot * 0.5
+
+
+def test_steps_of_a_custom_function_are_no_cut():
+    with Composite(formulation="gradient").register(Peeking(Halved.apply)) as registration:
+        registration.model(torch.randn(2, 8, requires_grad=True))
+        report = registration.report()
+    assert report.notes == ()
+    assert [row.target for row in report.uncovered] == ["Halved.apply"]

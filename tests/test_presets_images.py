@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support import Transformer, assert_close, fingerprint
+from support import Fn, Transformer, assert_close, fingerprint
 from torch import nn
 from torch.nn import functional as F
 
@@ -344,3 +344,45 @@ def test_groups_of_kinds_are_keys():
     with Composite(rules).register(model.eval()) as registration:
         bound = {row.path: row.rule for row in registration.report().rows}
     assert bound == {"0": "ZPlus()", "1": "Pass()", "2": "Pass()", "3": "Flat()", "4": "ZPlus()"}
+
+
+class Attention(nn.Module):
+    """The same as ``nn.MultiheadAttention`` of one head, with layers of its own."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        m = self.module
+        q, k, v = F.linear(x, m.in_proj_weight, m.in_proj_bias).chunk(3, -1)
+        return F.linear(F.scaled_dot_product_attention(q, k, v), m.out_proj.weight, m.out_proj.bias)
+
+
+@pytest.mark.parametrize("formulation", ["relevance", "gradient"])
+def test_projections_inside_attention_take_keys_of_functions(formulation):
+    torch.manual_seed(0)
+    module = nn.MultiheadAttention(8, 1, batch_first=True).double().eval()
+    nn.init.normal_(module.in_proj_bias)
+    model, x = Fn(lambda self, x: self.m(x, x, x, need_weights=False)[0], m=module), torch.randn(2, 5, 8).double()
+    composite = Composite({F.linear: Gamma(0.3)}, formulation=formulation, strict=True)
+    with composite.register(model) as registration:
+        model(x.clone().requires_grad_())
+        rules = {row.target: (row.rule, row.key, row.calls) for row in registration.report().rows}
+    assert rules["linear"] == (str(Gamma(0.3)), "F.linear", 2)
+    first, second = (attribute(m, x, target=total, composite=composite) for m in (model, Attention(module)))
+    assert_close(first.relevance, second.relevance, 1e-5)
+    plain = attribute(model, x, target=total, composite=Composite(formulation=formulation)).relevance
+    assert (first.relevance - plain).abs().max() > 0.01 * plain.abs().max()
+
+
+def total(output):
+    return output.sum((1, 2))
+
+
+def test_gamma_vit_reaches_the_projections_of_attention():
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0).double().eval()
+    x = torch.randn(1, 5, 8, dtype=torch.float64)
+    report = attribute(model, x, target=total, composite=presets.gamma_vit(linear_gamma=0.1)).report
+    ruled = {row.path: row.calls for row in report.rows if row.rule == str(Gamma(0.1))}
+    assert ruled == {"self_attn": 2, "linear1": 1, "linear2": 1}

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..composite import Composite
 from ..kinds import CONVOLUTIONS
@@ -157,8 +158,9 @@ def gamma_vit(
 
     Source: Achtibat et al. 2024, appendix on vision transformers.
     """
-    convolution, dense = Gamma(conv_gamma), Gamma(linear_gamma)
-    return _layers(rules, convolution=convolution, dense=dense, **{"formulation": GRADIENT, **options})
+    # The function, not the module: the projections of nn.MultiheadAttention are never called as modules.
+    own = [(CONVOLUTIONS, Gamma(conv_gamma)), (F.linear, Gamma(linear_gamma))]
+    return Composite([*_pairs(rules), *own], **{"formulation": GRADIENT, **options})
 
 
 def excitation_backprop(rules: Rules = (), *, zero_bias: bool = True, **options: Any) -> Composite:
