@@ -30,8 +30,22 @@ _NO_BACKWARD = -1
 _CONTAINERS = (torch.Tensor, tuple, list, dict, str, int, float, complex)
 
 
-def _no_hook(*_: Any, **__: Any) -> None:
-    """What stands in a copy of a registered model where the original has a hook."""
+def _no_hook(module: nn.Module, *_: Any) -> None:
+    """What stands in a copy of a registered model where the original has a hook: it takes itself off when it is met."""
+    sweep(module)
+
+
+def sweep(module: nn.Module) -> None:
+    """Take off one module what stands in a copy where the original has hooks."""
+    marks = (
+        module._forward_pre_hooks_with_kwargs,
+        module._forward_hooks_with_kwargs,
+        module._forward_hooks_always_called,
+    )
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for number in [number for number, hook in hooks.items() if hook is _no_hook]:
+            for kept in (hooks, *marks):
+                kept.pop(number, None)
 
 
 def _restored_flags(parameters: list[nn.Parameter], flags: list[bool]) -> Callable[..., None]:

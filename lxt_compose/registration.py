@@ -21,7 +21,7 @@ from .coverage_rows import Row, Status
 from .errors import RegistrationError
 from .function_mode import FunctionMode
 from .gradients import NoRelevance
-from .hooks import Site, is_our_hook
+from .hooks import Site, is_our_hook, sweep
 from .ledger import Ledger, Recorder
 from .matching import Assignment, Binding, match, names_of
 from .numerics import map_tensors, tensors_in
@@ -235,7 +235,8 @@ def remove(model: nn.Module) -> None:
     """Take every composite off a model or a part of it, as ``registration.remove()`` does, for when that is lost.
 
     Args:
-        model: any module; if it is a part of the model that a composite was registered on, the whole is freed.
+        model: any module; if it is a part of the model that a composite was registered on, the whole is freed. Of a
+            copy that was made meanwhile the empty hooks are taken off that it has until its first call.
 
     Raises:
         TypeError: it is no module.
@@ -245,6 +246,8 @@ def remove(model: nn.Module) -> None:
     hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
     for registration in [hook.site.registration for hook in hooks if is_our_hook(hook)]:
         registration.remove()
+    for module in model.modules():
+        sweep(module)
 
 
 def _check_model(model: nn.Module) -> None:

@@ -465,6 +465,11 @@ def test_copies_of_a_registered_model(copied):
         twin = copied(model)
         assert {name: parameter.requires_grad for name, parameter in twin.named_parameters()} == flags
         assert_close(input_times_gradient(twin, x), plain, 0)
+        swept = copied(model)
+        remove(swept)
+        for clean in (twin, swept):  # by its first call, and without one
+            kept = [value for m in clean.modules() for name, value in vars(m).items() if "hooks" in name and value]
+            assert not kept
         with composite.register(twin):
             pass
         assert torch.equal(attribute(twin, x, composite), expected)
