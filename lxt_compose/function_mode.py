@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from .coverage_rows import Status
@@ -29,6 +27,7 @@ from .rules.layers import LAYERS
 from .rules.parts import Parts
 from .saving import checkpoint_hook, rescue
 from .tally import Frame, OpKey, Running, Tally, refuse_compiled
+from .written_out import attention_body
 
 if TYPE_CHECKING:
     from .hooks import Site
@@ -316,16 +315,3 @@ def _obstacle(frame: Frame, carriers: list[Tensor]) -> str:
     if _in_transform():
         return "in a transform of torch.func"
     return ""
-
-
-def attention_body() -> Callable[..., Any]:
-    """``F.multi_head_attention_forward`` without its first step, which hands itself to any active function mode.
-
-    With that step it would come back to this mode again and again. A copy of the function whose globals answer
-    "no overrides" is the same code in every version of torch, so values stay bit-identical, and F is not touched.
-    """
-    original = F.multi_head_attention_forward
-    names = {**original.__globals__, "has_torch_function": lambda *_: False}
-    body = FunctionType(original.__code__, names, original.__name__, original.__defaults__, original.__closure__)
-    body.__kwdefaults__ = original.__kwdefaults__
-    return body

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -196,3 +197,16 @@ STEPS: dict[str, Callable[..., Any]] = {
     "rnn_relu_cell": partial(_cell, _rnn_relu),
 }
 """What kernels are made of, by the names of their operations."""
+
+
+def attention_body() -> Callable[..., Any]:
+    """``F.multi_head_attention_forward`` without its first step, which hands itself to any active function mode.
+
+    With that step it would come back to this mode again and again. A copy of the function whose globals answer
+    "no overrides" is the same code in every version of torch, so values stay bit-identical, and F is not touched.
+    """
+    original = F.multi_head_attention_forward
+    names = {**original.__globals__, "has_torch_function": lambda *_: False}
+    body = FunctionType(original.__code__, names, original.__name__, original.__defaults__, original.__closure__)
+    body.__kwdefaults__ = original.__kwdefaults__
+    return body
