@@ -189,7 +189,10 @@ class FunctionMode(TorchFunctionMode):
     ) -> Any:
         if frame.shadowed_by is not None:  # maybe it carries nothing because the rule around has cut it off
             self._count_shadowed(plan, plan.entry, frame)
-        return plan.run(*args, **kwargs)
+        output = plan.run(*args, **kwargs)
+        if plan.op is not None:
+            self.frozen.follow(tensors_in((args, kwargs)), tensors_in(output))
+        return output
 
     def _run_unrecorded(self, plan: Plan, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function while grad is off; in a reentrant checkpoint it will be recomputed."""

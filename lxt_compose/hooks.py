@@ -190,7 +190,7 @@ class Site:
             carriers = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
             reg.tally.check_unseen(carriers, frame, reg.running)
             if frame.owner and (carriers or reg.running.carriers_met or reg.running.root_inputs):
-                reg.tally.carried |= reg.running.recorded
+                reg.tally.carried |= reg.running.recorded and bool(carriers or reg.running.stopped)
                 if frame.alone:
                     reg.tally.alone[self.names[0]] = None
             if frame.owner:

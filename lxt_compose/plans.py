@@ -78,7 +78,7 @@ class Plans:
     """The plans of one registration."""
 
     def __init__(self, entries: tuple[Assignment, ...], formulation: str, table: Table | None) -> None:
-        self.frozen: Frozen = {}
+        self.frozen = Frozen()
         self._entries, self._table = entries, table
         self._all_of_scope = default_rules(formulation) if table is None else table
         self._may_be_passive = formulation == GRADIENT and all(entry.key is not first_layer for entry in entries)

@@ -288,7 +288,7 @@ def _freeze(model: nn.Module, stack: ExitStack, frozen: Frozen) -> None:
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 stack.callback(_thaw, module, name, parameter)
-                frozen[id(parameter)] = parameter
+                frozen.add(parameter)
                 parameter.requires_grad_(False)
 
 

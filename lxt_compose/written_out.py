@@ -31,6 +31,7 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """The sum over `dim` of the product of both, each over its norm."""
+    x1, x2 = torch.broadcast_tensors(x1, x2)
     return (F.normalize(x1, dim=dim, eps=eps) * F.normalize(x2, dim=dim, eps=eps)).sum(dim)
 
 
@@ -38,6 +39,7 @@ def _with_mean(
     spread: Callable[..., Tensor], input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
     """A measure of spread, which is a statistic, and the mean, which is not."""
+    dim = kwargs.pop("axis", dim)
     if len(args) > 1:  # unbiased, keepdim
         args, keepdim = args[:1], args[1]
     if isinstance(dim, bool):  # the unbiased of a variance of all elements

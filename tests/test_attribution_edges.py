@@ -258,6 +258,13 @@ def test_nothing_is_complete_if_nothing_was_carried():
         assert registration.report().complete
 
 
+@pytest.mark.parametrize("formulation", ["relevance", "gradient"])
+def test_nothing_is_complete_if_no_way_leads_back(formulation):
+    with Composite(formulation=formulation).register(Cut()) as registration:
+        registration.model(torch.randn(2, 8, requires_grad=True))
+        assert not registration.report().complete
+
+
 def test_a_model_that_begins_anew_is_told():
     """Its output depends on a leaf of its own, and on no input."""
 

@@ -215,11 +215,56 @@ GATES = {
     "two": lambda g, s: torch.sigmoid(g) * torch.sigmoid(g.flip(1)) * s,
     "lerp": lambda g, s: torch.lerp(s, s.flip(1), torch.sigmoid(g)),
     "glu": lambda g, s: F.glu(torch.cat([s, g], 1)),
+    "added to": lambda g, s: torch.addcmul(s.flip(1), torch.sigmoid(g), s),
+    "largest": lambda g, s: torch.sigmoid(g).topk(1, -1).values * s,
+    "masked": lambda g, s: torch.sigmoid(g).masked_fill(torch.arange(6) < 2, 0.0) * s.relu(),
+    "chosen": lambda g, s: torch.where(torch.arange(6) < 2, 0.0, torch.sigmoid(g)) * s,
+    "joined": lambda g, s: torch.cat([torch.sigmoid(g), torch.sigmoid(g)], 1)[:, :6] * s,
+    "turned": lambda g, s: torch.sigmoid(g).flip(1).roll(1, 1) * s,
+    "padded": lambda g, s: F.pad(torch.sigmoid(g)[:, :4], (1, 1)) * s,
+    "clamped": lambda g, s: torch.sigmoid(g).clamp(0.1, 0.9) * s.relu(),
+    "sum": lambda g, s: torch.sigmoid(g).sum(1, keepdim=True) * s,
+    "einsum": lambda g, s: torch.einsum("bi,bi->bi", torch.sigmoid(g), s),
+    "matmul": lambda g, s: torch.sigmoid(g)[:, :, None] @ s[:, None, :],
 }
 
 
+SIGMOIDS = sorted(set(GATES) - {"hard", "tanh"})
+
+
 @pytest.mark.parametrize("formulation", FORMULATIONS)
-@pytest.mark.parametrize("name", GATES)
+@pytest.mark.parametrize("name", SIGMOIDS)
+def test_a_sigmoid_gate_is_a_constant_by_default(name, formulation):
+    torch.manual_seed(0)
+    x = torch.randn(3, 6, dtype=torch.float64)
+    parts = {"gate": nn.Linear(6, 6).double(), "signal": nn.Linear(6, 6).double()}
+    model = Fn(lambda self, x: GATES[name](self.gate(x), self.signal(x)), **parts)
+    constant = Fn(lambda self, x: GATES[name](self.gate(x).detach(), self.signal(x)), **parts)
+    composite = presets.attnlrp(formulation=formulation, strict=True)
+    assert_close(attribute(model, x, composite), attribute(constant, x, composite), 1e-6)
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda a, b: a.relu() * b.relu(),
+        lambda a, b: F.silu(a) * b,
+        lambda a, b: torch.tanh(a) * torch.tanh(b),
+        lambda a, b: a.softmax(-1) * b,
+        lambda a, b: a.relu().mean(1, keepdim=True) * b,
+        lambda a, b: torch.sigmoid(a) * torch.sigmoid(b),
+    ],
+    ids=["relu", "silu", "tanh", "softmax", "mean", "two sigmoids"],
+)
+def test_other_products_are_shared_evenly_by_default(product):
+    model = Fn(lambda self, x: product(self.a(x), self.b(x)), a=nn.Linear(6, 6), b=nn.Linear(6, 6))
+    with presets.attnlrp().register(model) as registration:
+        model(torch.randn(3, 6, requires_grad=True))
+    assert {row.rule for row in registration.report().rows if row.target == "mul"} == {str(Uniform())}
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("name", sorted(set(GATES) - {"einsum", "matmul"}))
 def test_cp_lrp_knows_gates_in_many_ways_of_writing_them(name, formulation):
     torch.manual_seed(0)
     x = torch.randn(3, 6, dtype=torch.float64)

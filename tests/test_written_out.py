@@ -318,6 +318,20 @@ def test_cosine_similarity(formulation):
     assert_close(found.sum((1, 2)), y, 1e-9)
 
 
+@pytest.mark.parametrize("dim", [1, -2, -1])
+def test_cosine_similarity_of_shapes_that_broadcast(dim):
+    """Without biases relevance adds up to the output, whichever operand is stretched along which dimension."""
+    table = torch.randn(5, 3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for function in (
+        lambda self, x: F.cosine_similarity(x, table, dim=dim),
+        lambda self, x: F.cosine_similarity(x, x.mean(-1, keepdim=True), dim=-1),
+    ):
+        model = Fn(function)
+        found = attribute(model, x, exact("gradient", strict=True))
+        assert_close(found.sum(), model(x).sum(), 1e-9)
+
+
 MEANS = {
     "all": (lambda f, x: f(x), lambda x: x.mean()),
     "all, biased": (lambda f, x: f(x, False), lambda x: x.mean()),
@@ -325,6 +339,7 @@ MEANS = {
     "a dimension": (lambda f, x: f(x, -1), lambda x: x.mean(-1)),
     "dimensions": (lambda f, x: f(x, (1, 2), keepdim=True), lambda x: x.mean((1, 2), keepdim=True)),
     "biased": (lambda f, x: f(x, 1, False, True), lambda x: x.mean(1, keepdim=True)),
+    "axis": (lambda f, x: f(x, axis=-1, keepdim=True), lambda x: x.mean(-1, keepdim=True)),
     "correction": (lambda f, x: f(x, dim=0, correction=0, keepdim=True), lambda x: x.mean(0, keepdim=True)),
 }
 

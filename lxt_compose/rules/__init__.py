@@ -16,7 +16,7 @@ from .dropins import (
     rule_of,
 )
 from .first import Flat, WSquare, ZBox
-from .gates import Gated, SignalTakesAll
+from .gates import Gated, GatedEpsilon, SignalTakesAll
 from .normalisation import Norm
 from .relu import ReLUBetaSmooth, ReLUDeconvNet, ReLUGuidedBackprop
 from .residual import ResidualGamma
@@ -39,6 +39,7 @@ __all__ = [
     "Flat",
     "Gamma",
     "Gated",
+    "GatedEpsilon",
     "Identity",
     "IdentityRule",
     "Norm",

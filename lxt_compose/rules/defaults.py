@@ -10,7 +10,7 @@ from ..ops import DROPOUTS, Family, Op
 from .attention import Attention
 from .base import RELEVANCE, Rule, find_carriers
 from .bypass import Identity, Stop, Uniform
-from .gates import Gated, has_sigmoid_gate
+from .gates import Gated, GatedEpsilon, has_sigmoid_gate
 from .lookup import Lookup, is_for_training
 from .normalisation import Norm
 from .scaling import Epsilon, UniformEpsilon
@@ -73,8 +73,8 @@ def check_table(table: Any) -> None:
 
 def depends_on_call(op: Op) -> bool:
     """Whether :func:`rule_of_call` may give another rule than :func:`default_rule`."""
-    by_name = op.name in ("batch_norm", "embedding", "mul") or op.name in DROPOUTS | _POWERS | _SELECTIONS
-    return by_name or (op.family is Family.LINEAR and op.multiplies)
+    by_name = op.name in ("batch_norm", "embedding") or op.name in DROPOUTS | _POWERS | _SELECTIONS
+    return by_name or op.multiplies
 
 
 def rule_of_call(
@@ -84,9 +84,6 @@ def rule_of_call(
     if op.name in _SELECTIONS:
         selects = is_state_space(module) and makes_parameters(op.name, args, kwargs)
         return StateSpace() if selects else table.get(op.family)
-    if op.name == "mul":
-        gated = table.get(op.family) == Uniform() and carriers > 1 and has_sigmoid_gate(find_carriers(args, kwargs))
-        return Gated() if gated else table.get(op.family)
     if op.name == "embedding":
         return Lookup() if is_for_training(args, kwargs) else None
     if op.name in _POWERS:
@@ -96,8 +93,18 @@ def rule_of_call(
         return table.get(Family.NORMALISATION if training else Family.LINEAR)
     if op.name in DROPOUTS:
         return table.get(Family.LINEAR) if dropout_is_active(args, kwargs) else None
-    # weights that carry relevance themselves are factors of a product
-    return table.get(Family.CONTRACTION if carriers > 1 else Family.LINEAR)
+    return _of_product(op, table, args, kwargs, carriers)
+
+
+def _of_product(op: Op, table: Table, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: int) -> Rule | None:
+    """The rule for factors: weights that carry relevance themselves are factors too, sigmoids are gates."""
+    if op.family is Family.LINEAR:
+        rule = table.get(Family.CONTRACTION if carriers > 1 else Family.LINEAR)
+    else:
+        rule = default_rule(op, table)
+    if carriers > 1 and type(rule) in (Uniform, UniformEpsilon) and has_sigmoid_gate(find_carriers(args, kwargs)):
+        return GatedEpsilon(rule.epsilon) if isinstance(rule, UniformEpsilon) else Gated()
+    return rule
 
 
 _RATES = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}

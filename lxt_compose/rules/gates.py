@@ -69,7 +69,21 @@ class SignalTakesAll(Scaling):
 
 
 @dataclass(frozen=True)
-class _SigmoidsTakeNothing(SignalTakesAll):
+class GatedEpsilon(SignalTakesAll):
+    """:class:`Gated` for a product that is summed, or that something is added to: a sigmoid gate gets none.
+
+    As :class:`UniformEpsilon` for the other factors: ``O = sigmoid(S) V``: ``R_V = V * (sigmoid(S)^T (R_O / O))``.
+    Where the default for contractions is UniformEpsilon, such products take this rule.
+
+    Args:
+        epsilon: stabiliser, >= 0 (see :class:`Epsilon`).
+
+    Raises:
+        ValueError: epsilon is negative or not finite.
+
+    Source: as for :class:`Gated`.
+    """
+
     kinds: ClassVar[tuple[Kind, ...]] = (_SIGMOIDS,)
 
 
@@ -89,7 +103,7 @@ class Gated(Uniform):
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.2; for sigmoids Arras et al. 2017, section 3.2.
     """
 
-    as_scaling: ClassVar[Scaling] = _SigmoidsTakeNothing(0.0)
+    as_scaling: ClassVar[Scaling] = GatedEpsilon(0.0)
 
     def sharers(self, call: Call) -> list[Tensor]:
         """The factors that are no sigmoids; all, if all are."""
@@ -102,11 +116,14 @@ _OWN_SLOPE = frozenset("Relu LeakyRelu Abs Prelu RreluWithNoise Clamp ClampMin C
 _PASSED = frozenset(
     """
     View UnsafeView Reshape ReshapeAlias Unsqueeze Squeeze Expand Permute Transpose T Mt Slice Select Split
-    SplitWithSizes Unbind Narrow AsStrided Alias Clone ToCopy Index IndexSelect Gather Repeat Mul Div Neg
-    Add Sub Rsub Mean UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D UpsampleLinear1D UpsampleBilinear2D
-    UpsampleBicubic2D UpsampleTrilinear3D
+    SplitWithSizes Unbind Narrow AsStrided Alias Clone ToCopy Index IndexSelect Gather Repeat Flip Roll Topk Sort
+    MaskedFill Where ConstantPadNd Scatter Amax Max MaxPool2DWithIndices Mul Div Neg Add Sub Rsub Mean Sum AvgPool2D
+    UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D UpsampleLinear1D UpsampleBilinear2D UpsampleBicubic2D
+    UpsampleTrilinear3D Cat Stack
 """.split()
 )
+# What joins several: of gates, it is one.
+_JOINS = frozenset({"Mul", "Cat", "Stack", "Where"})
 _IDENTITIES = (_passed_on, _sloped, _through_ratio)
 _FURTHEST = 16
 
@@ -121,25 +138,31 @@ def _behind(node: Any, steps: int) -> str:
         if node is None:
             return ""
         function = getattr(type(node), "_forward_cls", None)
-        product = function is Bypass
-        if product:
+        joins = function is Bypass
+        if joins:
             handed_on = node.slots.func if isinstance(node.slots, partial) else None
             if handed_on is not shared_evenly:
-                return str(node.slots.args[0]) if handed_on in _IDENTITIES else ""
+                return _or_what_it_limits(str(node.slots.args[0]), node, left) if handed_on in _IDENTITIES else ""
         elif function is None:
             kind = type(node).__name__.rstrip("0123456789").removesuffix("Backward")
             if kind in _OWN_SLOPE:
-                return kind.lower()
+                return _or_what_it_limits(kind.lower(), node, left)
             if kind not in _PASSED:
                 return ""
-            product = kind == "Mul"
+            joins = kind in _JOINS
         elif not issubclass(function, RelevanceFunction):
             return ""
         sources = [source for source, _ in node.next_functions if source is not None]
         if function is Rebind:
             sources = sources[-1:]  # the result of an in-place operation; before it comes what was overwritten
         if len(sources) != 1:
-            names = [_behind(source, left - 1) for source in sources] if product else []
+            names = [_behind(source, left - 1) for source in sources] if joins else []
             return max(names, key=lambda name: name not in _SIGMOIDS) if names and all(names) else ""
         node = sources[0]
     return ""
+
+
+def _or_what_it_limits(name: str, node: Any, left: int) -> str:
+    """The name of an activation; a sigmoid that it only limits stays one."""
+    before = [_behind(source, left - 1) for source, _ in node.next_functions] if name.startswith("clamp") else []
+    return next((other for other in before if other in _SIGMOIDS), name)
