@@ -112,12 +112,17 @@ class Gated(Uniform):
 
 # Autograd nodes of the functions whose own gradient is f(x) / x, where the identity rule leaves no node of its own ...
 _OWN_SLOPE = frozenset("Relu LeakyRelu Abs Prelu RreluWithNoise Clamp ClampMin ClampMax".split())
-# ... and of those that move, scale, shift or average a gate without making it anything else.
+# ... and of those that move or scale a gate without making it anything else.
 _PASSED = frozenset(
     """
     View UnsafeView Reshape ReshapeAlias Unsqueeze Squeeze Expand Permute Transpose T Mt Slice Select Split
-    SplitWithSizes Unbind Narrow AsStrided Alias Clone ToCopy Index IndexSelect Gather Repeat Flip Roll Topk Sort
-    MaskedFill Where ConstantPadNd Scatter Amax Max MaxPool2DWithIndices Mul Div Neg Add Sub Rsub Mean Sum AvgPool2D
+    SplitWithSizes Unbind Narrow AsStrided Alias Clone ToCopy Index IndexSelect Gather Repeat Flip Roll Mul Div Neg
+""".split()
+)
+# What makes a gate of bounded ones, but of an activation at large (relu(x) + 1, the sum of several) a signal as well.
+_MADE = frozenset(
+    """
+    Add Sub Rsub Mean Sum Topk Sort MaskedFill Where ConstantPadNd Scatter Amax Max MaxPool2DWithIndices AvgPool2D
     UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D UpsampleLinear1D UpsampleBilinear2D UpsampleBicubic2D
     UpsampleTrilinear3D Cat Stack
 """.split()
@@ -134,35 +139,37 @@ def activation_behind(x: Tensor) -> str:
 
 
 def _behind(node: Any, steps: int) -> str:
+    known: frozenset[str] | None = None  # which activations still make a gate, after what was passed; None: any
     for left in range(steps, 0, -1):
         if node is None:
             return ""
         function = getattr(type(node), "_forward_cls", None)
-        joins = function is Bypass
-        if joins:
-            handed_on = node.slots.func if isinstance(node.slots, partial) else None
-            if handed_on is not shared_evenly:
-                return _or_what_it_limits(str(node.slots.args[0]), node, left) if handed_on in _IDENTITIES else ""
-        elif function is None:
-            kind = type(node).__name__.rstrip("0123456789").removesuffix("Backward")
-            if kind in _OWN_SLOPE:
-                return _or_what_it_limits(kind.lower(), node, left)
-            if kind not in _PASSED:
+        kind = type(node).__name__.rstrip("0123456789").removesuffix("Backward")
+        handed_on = node.slots.func if function is Bypass and isinstance(node.slots, partial) else None
+        if handed_on in _IDENTITIES:
+            return _if_known(str(node.slots.args[0]), known, node, left)
+        if function is None and kind in _OWN_SLOPE:
+            return _if_known(kind.lower(), known, node, left)
+        if function is None:
+            if kind not in _PASSED and kind not in _MADE:
                 return ""
-            joins = kind in _JOINS
-        elif not issubclass(function, RelevanceFunction):
+            known = _BOUNDED if kind in _MADE else known
+        elif not issubclass(function, RelevanceFunction) or (function is Bypass and handed_on is not shared_evenly):
             return ""
         sources = [source for source, _ in node.next_functions if source is not None]
         if function is Rebind:
             sources = sources[-1:]  # the result of an in-place operation; before it comes what was overwritten
         if len(sources) != 1:
+            joins = function is Bypass or kind in _JOINS
             names = [_behind(source, left - 1) for source in sources] if joins else []
-            return max(names, key=lambda name: name not in _SIGMOIDS) if names and all(names) else ""
+            return max(names, key=lambda name: name not in _SIGMOIDS) if names and _BOUNDED.issuperset(names) else ""
         node = sources[0]
     return ""
 
 
-def _or_what_it_limits(name: str, node: Any, left: int) -> str:
-    """The name of an activation; a sigmoid that it only limits stays one."""
-    before = [_behind(source, left - 1) for source, _ in node.next_functions] if name.startswith("clamp") else []
-    return next((other for other in before if other in _SIGMOIDS), name)
+def _if_known(name: str, known: frozenset[str] | None, node: Any, left: int) -> str:
+    """The name of an activation, if it is one of those; a sigmoid that it only limits stays one."""
+    if name.startswith("clamp"):
+        before = [_behind(source, left - 1) for source, _ in node.next_functions]
+        name = next((other for other in before if other in _SIGMOIDS), name)
+    return name if known is None or name in known else ""
