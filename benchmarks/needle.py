@@ -16,31 +16,13 @@ from collections.abc import Callable
 
 import torch
 from measure import show
+from overhead import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lxt_compose import attribute, baselines, evaluate
 
 KEYS, VALUES, PAIRS = 16, 16, 12
-
-
-class Block(nn.Module):
-    """Attention and an MLP, pre-norm."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add both to the stream."""
-        batch, length, width = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, length, width)
-        x = x + self.out(mixed)
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
 
 
 class Retriever(nn.Module):
@@ -50,7 +32,7 @@ class Retriever(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(KEYS * VALUES + KEYS, width)
         self.positions = nn.Parameter(0.1 * torch.randn(1, PAIRS + 1, width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, expansion=2) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, VALUES)
 
     def forward(self, tokens: Tensor) -> Tensor:

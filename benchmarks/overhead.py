@@ -39,12 +39,12 @@ def cnn() -> tuple[nn.Module, Tensor]:
 class Block(nn.Module):
     """A transformer block, pre-norm, with separate projections and a GELU MLP."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, expansion: int = 4) -> None:
         super().__init__()
         self.heads = heads
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.up, self.down = nn.Linear(width, expansion * width), nn.Linear(expansion * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attention and MLP, each added to the stream."""

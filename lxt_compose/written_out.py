@@ -121,46 +121,25 @@ def _net(
     return rows, [torch.stack(parts) for parts in zip(*ends, strict=True)]
 
 
-def _recurrent(step: Step, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-    """A recurrent net; torch tells a padded batch from a packed one by the second argument, and so does this."""
-    second = args[1] if len(args) > 1 else kwargs.get("batch_sizes")
-    packed = isinstance(second, Tensor) and not second.is_floating_point()
-    return (_packed if packed else _padded)(step, *args, **kwargs)
+def _recurrent(step: Step, input: Tensor, *args: Any, **named: Any) -> tuple[Tensor, ...]:
+    """A recurrent net, by the arguments that torch calls its kernel with.
 
+    They are: sizes of batches (if packed), first state, weights, has biases, layers, dropout, train, bidirectional, and
+    batch first (if not packed). Sizes of batches are known by being integers.
 
-def _padded(
-    step: Step,
-    input: Tensor,
-    hx: Any,
-    params: Sequence[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-    batch_first: bool,
-) -> tuple[Tensor, ...]:
-    _refuse_dropout(dropout, train, num_layers)
-    place = 1 if batch_first else 0
-    rows, ends = _net(step, input.unbind(place), _start(hx, input), params, num_layers, bidirectional)
-    return torch.stack(tuple(rows), place), *ends
-
-
-def _packed(
-    step: Step,
-    data: Tensor,
-    batch_sizes: Tensor,
-    hx: Any,
-    params: Sequence[Tensor],
-    has_biases: bool,
-    num_layers: int,
-    dropout: float,
-    train: bool,
-    bidirectional: bool,
-) -> tuple[Tensor, ...]:
-    _refuse_dropout(dropout, train, num_layers)
-    rows, ends = _net(step, data.split(batch_sizes.tolist()), _start(hx, data), params, num_layers, bidirectional)
-    return torch.cat(tuple(rows)), *ends
+    Raises:
+        NotImplementedError: dropout is active, or arguments came by keyword, which no module of torch does.
+    """
+    if named:
+        raise NotImplementedError("its arguments came by keyword")
+    packed = isinstance(args[0], Tensor) and not args[0].is_floating_point()
+    hx, params, _, num_layers, dropout, train, bidirectional, *rest = args[packed:]
+    if dropout and train and num_layers > 1:
+        raise NotImplementedError("dropout between its layers is active")
+    place = int(rest == [True])
+    rows = input.split(args[0].tolist()) if packed else input.unbind(place)
+    outputs, ends = _net(step, rows, _start(hx, input), params, num_layers, bidirectional)
+    return torch.cat(tuple(outputs)) if packed else torch.stack(tuple(outputs), place), *ends
 
 
 def _start(hx: Any, input: Tensor) -> State:
@@ -170,11 +149,6 @@ def _start(hx: Any, input: Tensor) -> State:
     if carrier is None:
         return parts
     return tuple(part if part.requires_grad else NoRelevance.apply(part, carrier) for part in parts)
-
-
-def _refuse_dropout(dropout: float, train: bool, num_layers: int) -> None:
-    if dropout and train and num_layers > 1:
-        raise NotImplementedError("dropout between its layers is active")
 
 
 def _cell(step: Step, input: Tensor, hx: Any, *weights: Tensor | None, **named: Tensor | None) -> Any:

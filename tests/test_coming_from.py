@@ -26,4 +26,5 @@ def test_the_table_was_read():
 @pytest.mark.parametrize("code", [code for code in CODE if code not in WORDS])
 def test_what_it_names_exists(code):
     names = {name: getattr(lxt_compose, name) for name in lxt_compose.__all__}
-    eval(code, {**names, "rules": rules, "torch": torch, "nn": nn, "operator": operator})
+    found = eval(code, {**names, "rules": rules, "torch": torch, "nn": nn, "operator": operator})
+    assert (found is None) == code.endswith(".remove()")

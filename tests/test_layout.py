@@ -120,9 +120,10 @@ def test_no_cycles():
         for module in MODULES
     }
     try:
-        TopologicalSorter(graph).prepare()
+        order = list(TopologicalSorter(graph).static_order())
     except CycleError as error:
         pytest.fail(f"files import each other in a circle: {' <- '.join(error.args[1])}")
+    assert set(order) == set(MODULES)
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)

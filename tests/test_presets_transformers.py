@@ -229,19 +229,22 @@ GATES = {
 }
 
 
+def assert_gate_is_constant(name, composite):
+    torch.manual_seed(0)
+    x = torch.randn(3, 6, dtype=torch.float64)
+    parts = {"gate": nn.Linear(6, 6).double(), "signal": nn.Linear(6, 6).double()}
+    model = Fn(lambda self, x: GATES[name](self.gate(x), self.signal(x)), **parts)
+    constant = Fn(lambda self, x: GATES[name](self.gate(x).detach(), self.signal(x)), **parts)
+    assert_close(attribute(model, x, composite), attribute(constant, x, composite), 1e-6)
+
+
 SIGMOIDS = sorted(set(GATES) - {"hard", "tanh"})
 
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 @pytest.mark.parametrize("name", SIGMOIDS)
 def test_a_sigmoid_gate_is_a_constant_by_default(name, formulation):
-    torch.manual_seed(0)
-    x = torch.randn(3, 6, dtype=torch.float64)
-    parts = {"gate": nn.Linear(6, 6).double(), "signal": nn.Linear(6, 6).double()}
-    model = Fn(lambda self, x: GATES[name](self.gate(x), self.signal(x)), **parts)
-    constant = Fn(lambda self, x: GATES[name](self.gate(x).detach(), self.signal(x)), **parts)
-    composite = presets.attnlrp(formulation=formulation, strict=True)
-    assert_close(attribute(model, x, composite), attribute(constant, x, composite), 1e-6)
+    assert_gate_is_constant(name, presets.attnlrp(formulation=formulation, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -266,10 +269,4 @@ def test_other_products_are_shared_evenly_by_default(product):
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 @pytest.mark.parametrize("name", sorted(set(GATES) - {"einsum", "matmul"}))
 def test_cp_lrp_knows_gates_in_many_ways_of_writing_them(name, formulation):
-    torch.manual_seed(0)
-    x = torch.randn(3, 6, dtype=torch.float64)
-    parts = {"gate": nn.Linear(6, 6).double(), "signal": nn.Linear(6, 6).double()}
-    model = Fn(lambda self, x: GATES[name](self.gate(x), self.signal(x)), **parts)
-    constant = Fn(lambda self, x: GATES[name](self.gate(x).detach(), self.signal(x)), **parts)
-    composite = presets.cp_lrp(formulation=formulation, strict=True)
-    assert_close(attribute(model, x, composite), attribute(constant, x, composite), 1e-6)
+    assert_gate_is_constant(name, presets.cp_lrp(formulation=formulation, strict=True))

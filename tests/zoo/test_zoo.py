@@ -22,7 +22,6 @@ transformers.logging.set_verbosity_error()
 torch.set_num_threads(1)
 
 EVERY = pytest.mark.parametrize("name", ZOO)
-TEXT = pytest.mark.parametrize("name", [name for name, each in ZOO.items() if each.text and each.pads])
 CAUSAL = pytest.mark.parametrize("name", [name for name, each in ZOO.items() if each.kind == "causal"])
 BOTH_ATTENTIONS = pytest.mark.parametrize(
     "name", [name for name, each in ZOO.items() if each.attends and not each.eager_only]
@@ -183,12 +182,18 @@ def padded(name, model, inputs, side, count=3):
     return result
 
 
-@TEXT
-@pytest.mark.parametrize("side", ["left", "right"])
+SIDES = [
+    (name, side)
+    for name, each in ZOO.items()
+    for side in ("left", "right")
+    # Else its first token is the one that is read, or its positions count from the left.
+    if each.text and each.pads and (side == "right" or each.kind == "causal")
+]
+
+
+@pytest.mark.parametrize(("name", "side"), SIDES)
 def test_padding_changes_nothing(name, side):
     model = model_of(name)
-    if side == "left" and ZOO[name].kind != "causal":
-        pytest.skip("its first token is the one that is read, or its positions count from the left")
     inputs = embedded(name, model, inputs_of(ZOO[name], model))
     length = inputs["inputs_embeds"].shape[1]
     last = -1 if side == "left" or ZOO[name].kind != "causal" else length - 1
@@ -203,12 +208,18 @@ def test_padding_changes_nothing(name, side):
     assert not hidden.any()
 
 
-@CAUSAL
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+ATTENTIONS = [
+    (name, attention)
+    for name, each in ZOO.items()
+    for attention in ("eager", "sdpa")
+    # transformers has no SDPA for some
+    if each.kind == "causal" and (attention == "eager" or (each.attends and not each.eager_only))
+]
+
+
+@pytest.mark.parametrize(("name", "attention"), ATTENTIONS)
 @pytest.mark.parametrize("preset", ["attnlrp", "cp_lrp"])
 def test_future_tokens_get_nothing(name, attention, preset):
-    if attention == "sdpa" and (ZOO[name].eager_only or not ZOO[name].attends):
-        pytest.skip("transformers has no SDPA attention for it")
     model = model_of(name, attention)
     inputs = embedded(name, model, inputs_of(ZOO[name], model))
     found, _ = relevance_of(model, inputs, presets.get(preset), lambda output: logit_of(output, position=3))
