@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lxt_compose import Composite, attribute
 from lxt_compose.demo.models import SmallCNN, SmallViT
-from lxt_compose.registration import Registration
+from lxt_compose.runtime.registration import Registration
 
 LIMIT = 3.0
 Call = Callable[[nn.Module, Tensor], Tensor]

@@ -1,12 +1,14 @@
 """Layer-wise relevance propagation on live, unmodified PyTorch models, with a table of what is covered."""
 
-from . import baselines, evaluate, functional, heatmap, kinds, modules, presets
+from . import baselines, evaluate, functional, heatmap, kinds, modules, old_paths, presets
 from .attribution import Attribution, attribute, blocks
-from .canonize import Canonizer, MergeBatchNorm
+from .autograd.numerics import Stabiliser
+from .canonizers.base import Canonizer
+from .canonizers.merge_batch_norm import MergeBatchNorm
 from .composite import Composite
 from .conservation import check_conservation
-from .coverage import CoverageReport
-from .coverage_rows import Row, Status
+from .coverage.report import CoverageReport
+from .coverage.rows import Row, Status
 from .errors import (
     AttributionError,
     CompositeError,
@@ -17,11 +19,9 @@ from .errors import (
     RuleError,
     UncoveredError,
 )
+from .keys import first_layer, where
 from .ledger import Ledger
-from .matching import first_layer, where
-from .numerics import Stabiliser
 from .ops import Family
-from .registration import Registration, remove
 from .rules import (
     AlphaBeta,
     Attention,
@@ -52,8 +52,11 @@ from .rules import (
     ZPlus,
     default_rules,
 )
+from .runtime.registration import Registration, remove
 
 __version__ = "0.1.0"
+
+old_paths.install()
 
 __all__ = [
     "AlphaBeta",

@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import nn
 
-from .canonize import Canonizer
-from .matching import assignments
-from .registration import Registration
+from .canonizers.base import Canonizer
+from .keys import assignments
 from .rules import FORMULATIONS, RELEVANCE, Rule
 from .rules.base import register_alone
 from .rules.defaults import Table, check_table, default_rules
+from .runtime.registration import Registration
 
 PICTURES = ("relevance", "slot")
 

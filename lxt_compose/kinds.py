@@ -1,27 +1,3 @@
-"""Groups of torch's module classes, for keys: ``Composite({kinds.CONVOLUTIONS: ZPlus(), nn.Linear: Epsilon()})``.
+"""Groups of module types to use as keys, under their public import path; see :mod:`lxt_compose.ops.module_types`."""
 
-Each is a tuple of classes; subclasses match too.
-"""
-
-from torch import nn
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-"""Convolutions, transposed ones too."""
-
-LAYERS = (nn.Linear, *CONVOLUTIONS)
-"""Layers with a weight, linear in their input: what split rules are made for."""
-
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-"""Batch normalisation."""
-
-AVERAGE_POOLS = (
-    nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d
-)  # fmt: skip
-"""Average pooling, linear too."""
-
-ACTIVATIONS = (
-    nn.ELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardtanh, nn.Hardswish, nn.LeakyReLU, nn.LogSigmoid, nn.PReLU, nn.ReLU,
-    nn.ReLU6, nn.RReLU, nn.SELU, nn.CELU, nn.GELU, nn.Sigmoid, nn.SiLU, nn.Mish, nn.Softplus, nn.Softshrink,
-    nn.Softsign, nn.Tanh, nn.Tanhshrink, nn.Threshold,
-)  # fmt: skip
-"""Elementwise nonlinearities; functions such as ``F.relu`` need keys of their own, or the defaults."""
+from .ops.module_types import *  # noqa: F403

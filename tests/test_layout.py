@@ -14,27 +14,16 @@ IDS = [str(path.relative_to(ROOT)) for path in FILES]
 
 # The lower half knows nothing of the upper half. A name stands for a file or for a whole subpackage.
 LAYERS = {
-    0: ["errors", "folding", "kinds", "numerics", "ops", "saving"],
-    1: ["gradients", "as_trained", "written_out", "functional", "modules"],
-    2: ["rules"],
-    3: ["matching", "running_order", "merging", "canonize"],
-    4: [
-        "coverage_rows",
-        "coverage",
-        "observing",
-        "ledger",
-        "unseen",
-        "tally",
-        "plans",
-        "function_mode",
-        "hooks",
-        "units",
-        "rejoining",
-    ],
-    5: ["registration", "conservation"],
-    6: ["composite"],
-    7: ["presets", "attribution", "heatmap", "evaluate", "baselines", "checkpoint", "commands", "demo"],
-    8: ["cli", "__main__", "__init__"],
+    0: ["errors", "text", "old_paths"],
+    1: ["ops", "kinds"],
+    2: ["autograd", "torch_internals"],
+    3: ["rules", "lxt", "functional", "modules"],
+    4: ["keys", "canonizers"],
+    5: ["coverage", "ledger", "runtime"],
+    6: ["conservation"],
+    7: ["composite"],
+    8: ["presets", "attribution", "heatmap", "evaluate", "baselines", "demo"],
+    9: ["cli", "__main__", "__init__"],
 }
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}
 LONGEST_FILE = 330

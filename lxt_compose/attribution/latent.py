@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..autograd.trees import tensors_in
 from ..errors import AttributionError, MatchError
-from ..matching import Assignment, Where, match, names_of
-from ..numerics import tensors_in
-from ..registration import Registration
+from ..keys import Assignment, Where, match, names_of
+from ..runtime.registration import Registration
 
 INPUT = ":input"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..coverage import CoverageReport
+from ..coverage.report import CoverageReport
 from ..ledger import Ledger
 from .inputs import Inputs, pair
 from .joining import join_inputs, join_layer

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..autograd.trees import tensors_in
 from ..composite import Composite
 from ..errors import AttributionError, NotFiniteError
 from ..ledger import Ledger
-from ..numerics import tensors_in
 from ..rules import GRADIENT, RELEVANCE, Stop
 from .inputs import Inputs, read_inputs
 from .latent import Layer, Recorder, find_layers

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..coverage import CoverageReport
-from ..coverage_rows import Row, Status
+from ..coverage.report import CoverageReport
+from ..coverage.rows import Row, Status
 from ..ledger import Ledger
 from .result import Attribution
 

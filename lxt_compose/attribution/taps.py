@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import AttributionError, RegistrationError
-from ..registration import Registration
 from ..rules import GRADIENT, Epsilon
+from ..runtime.registration import Registration
 from .inputs import Inputs, is_integer, telling
 
 

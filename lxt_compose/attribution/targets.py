@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..autograd.trees import map_tensors, tensors_in
 from ..errors import NotFiniteError
-from ..numerics import map_tensors, tensors_in
 
 OTHERS = "others"
 _HELP = (

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from .result import Attribution
 
+
 _AXES = {1: ("position",), 2: ("row", "column"), 3: ("frame", "row", "column")}
 _SHOWN = 8
 

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from ..attribution.inputs import Inputs
 from ..attribution.targets import last_real
 from ..ops import op_of
-from ..written_out import attention_body
+from ..runtime.decompositions import attention_body
 from .points import Points
 
 Map = tuple[Tensor, Tensor | None]

@@ -12,8 +12,8 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
+from ..autograd.numerics import stabilise
 from ..ledger.rows import by_sample
-from ..numerics import stabilise
 from ..ops import DROPOUTS, Family
 from ..rules import (
     RELEVANCE,
@@ -34,14 +34,14 @@ from ..rules import (
     ZBox,
     ZPlus,
 )
-from ..rules.jacobian import layer_of
-from ..rules.layers import Layer
-from ..rules.parts import negative, positive, square
+from ..rules.linear_layers.jacobian import layer_of
+from ..rules.linear_layers.layer import Layer
+from ..rules.linear_layers.weight_parts import negative, positive, square
 from ..rules.scaling import Scaling
 from ..rules.slopes import has_own_slope, slope_of
 from ..rules.softmax import softmax_dim
 from ..rules.split import Split
-from ..rules.taylor import linear_part
+from ..rules.taylor_decomposition import linear_part
 from .ran import Ran
 
 BIAS, STABILISER, SOFTMAX, HIGHER_ORDERS = "bias", "stabiliser", "softmax", "higher orders"

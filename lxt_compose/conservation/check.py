@@ -11,22 +11,23 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from ..coverage_rows import Status
+from ..autograd.saved_values import keep
+from ..coverage.rows import Status
 from ..errors import ConservationError, RegistrationError, place
+from ..keys import Assignment
 from ..ledger import Recorder
 from ..ledger.accounts import Graph, Key, Operation, Run
 from ..ledger.journal import Balance, Journal
 from ..ledger.meters import Edge
 from ..ledger.rows import by_sample
 from ..ledger.samples import Layout
-from ..matching import Assignment
 from ..ops import Op
-from ..saving import keep
 from .absorbed import absorbed
 from .ran import Before, Ran
 
 if TYPE_CHECKING:
-    from ..registration import Registration
+    from ..runtime.registration import Registration
+
 
 _SHOWN = 5
 

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..autograd.saved_values import Kept, keep
+from ..autograd.trees import map_tensors, tensors_in
+from ..canonizers.merging import copy_as_merged
 from ..ledger.accounts import Operation
 from ..ledger.meters import Edge
 from ..ledger.rows import by_sample
-from ..merging import copy_as_merged
-from ..numerics import map_tensors, tensors_in
 from ..ops import mutates
 from ..rules import RELEVANCE, Call
-from ..saving import Kept, keep
 
 
 class Before:

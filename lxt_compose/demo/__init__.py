@@ -1,5 +1,5 @@
 """A demonstration on real scans of digits: two small networks are trained, explained, and drawn side by side."""
 
-from lxt_compose.demo.main import DemoResult, run_demo
+from .main import DemoResult, run_demo
 
 __all__ = ["DemoResult", "run_demo"]

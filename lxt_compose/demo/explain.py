@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lxt_compose.composite import Composite
-from lxt_compose.coverage import CoverageReport
-from lxt_compose.demo.models import SmallViT
-from lxt_compose.rules import Epsilon, Gamma
+from ..composite import Composite
+from ..coverage.report import CoverageReport
+from ..rules import Epsilon, Gamma
+from .models import SmallViT
 
 
 def cnn_composite() -> Composite:

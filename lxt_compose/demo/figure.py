@@ -9,6 +9,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
 COLOURS = "RdBu_r"
 CELL, LEFT, TOP, BOTTOM = 1.25, 1.15, 0.95, 0.72  # inches: one picture, and the margins
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lxt_compose.composite import Composite
-from lxt_compose.demo.data import Digits, load_digits, require_packages
-from lxt_compose.demo.explain import Explained, cnn_composite, explain, vit_composite
-from lxt_compose.demo.figure import Row, draw
-from lxt_compose.demo.models import SmallCNN, SmallViT
-from lxt_compose.demo.training import Settings, accuracy, default_cache, trained
+from ..composite import Composite
+from .data import Digits, load_digits, require_packages
+from .explain import Explained, cnn_composite, explain, vit_composite
+from .figure import Row, draw
+from .models import SmallCNN, SmallViT
+from .training import Settings, accuracy, default_cache, trained
 
 SHOWN = 8
 MEASURED = 200

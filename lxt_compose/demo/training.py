@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lxt_compose.demo.data import Digits, shifted
+from .data import Digits, shifted
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from .flipping import Flip, flip
 from .occlusion import leave_one_out
-from .randomising import Randomization, randomization
+from .randomization import Randomization, randomization
 from .rank import correlation, ranks
 
 __all__ = ["Flip", "Randomization", "correlation", "flip", "leave_one_out", "randomization", "ranks"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .colours import AGAINST, FOR, colour_map, scale_of
+from .colors import AGAINST, FOR, colour_map, scale_of
 from .picture import (
     DARK,
     LIGHT,
@@ -30,6 +30,7 @@ from .picture import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 # In inches, but for the size of titles in points, and how thin a picture may be.
 _CELL, _LINE, _FOOT, _SIZE, _THIN = 1.9, 0.17, 0.75, 9.5, 0.1

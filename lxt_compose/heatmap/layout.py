@@ -6,13 +6,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from .colours import over, strength
+from .colors import over, strength
 from .picture import DARK, LIGHT, fonts, new_figure, number, text_width, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .texts import Sentence
+
 
 # All in points, 72 to the inch.
 _WIDTH, _MARGIN, _SIZE, _LEADING = 504.0, 18.0, 12.0, 24.0

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .colours import colour_map
+from .colors import colour_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 LIGHT, DARK = ((255, 255, 255), (28, 28, 30)), ((24, 26, 29), (236, 236, 236))
 """Background and text, on light and on dark."""

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from .colours import AGAINST, FOR, STRONGEST, over, scale_of, strength
+from .colors import AGAINST, FOR, STRONGEST, over, scale_of, strength
 from .picture import DARK, LIGHT, STYLE, Picture, headings, number, numbers_of, tip_of, visible
 from .tokens import Piece, pieces_of, words_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 _STYLE = """
 .lxt-text p{white-space:pre-wrap;line-height:2;margin:.3em 0;max-width:62rem;overflow-wrap:anywhere}

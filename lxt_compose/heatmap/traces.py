@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .colours import colour_map, scale_of, strength
+from .colors import colour_map, scale_of, strength
 from .picture import DARK, LIGHT, STYLE, Picture, colour_bar, fonts, new_figure, numbers_of, text_width, tip_of, visible
 from .texts import legend, rgba
 from .tokens import pieces_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
 
 _SIZE = 8.5
 _STYLE = """

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..coverage_rows import Status
+from ..coverage.rows import Status
 from ..ops import Op
 from ..rules import Rule
 from .graph_check import GraphCheck, Interval

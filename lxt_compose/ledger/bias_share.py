@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..numerics import over_positive, over_stabilised
+from ..autograd.numerics import over_positive, over_stabilised
 from ..rules import AlphaBeta, Flat, Gamma, Rule, WSquare, ZBox, ZPlus
-from ..rules.layers import Layer
-from ..rules.parts import absolute, negative, positive, square
+from ..rules.linear_layers.layer import Layer
+from ..rules.linear_layers.weight_parts import absolute, negative, positive, square
 
 KNOWN_SPLITS = (Gamma, AlphaBeta, ZPlus, WSquare)
 """The rules whose bias is told apart from their stabiliser by its formula."""

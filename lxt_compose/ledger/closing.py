@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..folding import fold_names
+from ..text.folding import fold_names
 from .accounts import Operation, Run
 from .data import UNSEEN, Amount, Books, Entry, ModuleEntry, nothing
 from .graph_check import GraphCheck, GraphRow

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..coverage_rows import Status
+from ..coverage.rows import Status
 from .graph_check import GraphCheck, GraphRow
 from .sinks import UNCOVERED
 from .table import Line, html_of, text_of

@@ -12,15 +12,16 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from ..gradients import RelevanceFunction
-from ..saving import Kept, keep
-from .graph_check import function_of_node
+from ..autograd.functions import RelevanceFunction
+from ..autograd.nodes import function_of_node
+from ..autograd.saved_values import Kept, keep
 from .journal import Flow, Journal, Row
 from .rows import row_of
 from .samples import Layout
 
 if TYPE_CHECKING:
     from .accounts import Operation
+
 
 Slots = Sequence[Tensor | None]
 Reader = Callable[[Tensor], Row]

@@ -15,15 +15,16 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from ..coverage_rows import Status
-from ..numerics import tensors_in
+from ..autograd.nodes import CHECKPOINT, CUSTOM, EXACT, OTHER, kind_of_node, name_of_node
+from ..autograd.saved_values import Kept, keep
+from ..autograd.trees import tensors_in
+from ..coverage.rows import Status
 from ..ops import Op
 from ..rules import GRADIENT
-from ..saving import Kept, keep
 from .accounts import Graph, Key, Operation, Run
 from .closing import close
 from .data import Ledger
-from .graph_check import CHECKPOINT, CUSTOM, EXACT, OTHER, Interval, check_graph, kind_of_node, name_of_node
+from .graph_check import Interval, check_graph
 from .meters import Edge, Meter
 from .samples import Layout, in_front, layout_like, layouts_after
 from .sinks import CONSTANT, UNCOVERED, rest_of, sinks_of

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..coverage_rows import Status
-from ..gradients import Damp, OverOutput, Rebind
-from ..numerics import componentwise, over_stabilised
+from ..autograd.functions import Damp, OverOutput, Rebind
+from ..autograd.numerics import componentwise, over_stabilised
+from ..autograd.saved_values import Kept, keep
+from ..coverage.rows import Status
 from ..ops import Family
 from ..rules import GRADIENT, Identity, Norm, Rule, SoftmaxTaylor
-from ..rules.layers import LAYER_TYPES, Layer
-from ..rules.scaling import through_layer
+from ..rules.epsilon import through_layer
+from ..rules.linear_layers.layer import LAYER_TYPES, Layer
 from ..rules.split import Split
-from ..saving import Kept, keep
 from .bias_share import KNOWN_SPLITS, bias_share, counts_bias
 from .journal import Row
 from .meters import Edge, Reader
@@ -29,6 +29,7 @@ from .rows import row_of
 
 if TYPE_CHECKING:
     from .accounts import Operation
+
 
 BIAS, CONSTANT, SOFTMAX, STABILISER = "bias", "constant", "softmax", "stabiliser"
 NORM, RULE, UNCOVERED = "norm", "rule", "uncovered"

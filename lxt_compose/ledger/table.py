@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from ..coverage_rows import ROOT
-from ..folding import Column, fill, fold_paths, printable, shorten_list, shorten_middle, text_table
+from ..coverage.rows import ROOT
+from ..text.folding import Column, fill, fold_paths, printable, shorten_list, shorten_middle, text_table
 
 if TYPE_CHECKING:
     from .data import Ledger
+
 
 _COLUMNS = (
     Column("where", shorten_middle, share=4.0),

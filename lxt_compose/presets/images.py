@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..composite import Composite
-from ..kinds import CONVOLUTIONS
-from ..matching import first_layer
+from ..keys import first_layer
 from ..ops import Family
+from ..ops.module_types import CONVOLUTIONS
 from ..rules import (
     GRADIENT,
     AlphaBeta,

@@ -1,11 +1,6 @@
 """Rules: how relevance passes through one operation. Each is a frozen dataclass with its equation and source."""
 
-from .alpha_beta import AlphaBeta, ZPlus
-from .attention import Attention, ValueAttention
-from .base import FORMULATIONS, GRADIENT, RELEVANCE, Call, Rule, find_carriers, is_carrier
-from .bypass import Identity, Pass, Ratio, Stop, Uniform
-from .defaults import default_rule, default_rules
-from .dropins import (
+from ..lxt.rules import (
     DropIn,
     EpsilonRule,
     IdentityRule,
@@ -15,16 +10,25 @@ from .dropins import (
     UniformRule,
     rule_of,
 )
-from .first import Flat, WSquare, ZBox
-from .gates import Gated, GatedEpsilon, SignalTakesAll
-from .normalisation import Norm
+from .alpha_beta import AlphaBeta, ZPlus
+from .attention import Attention, ValueAttention
+from .base import FORMULATIONS, GRADIENT, RELEVANCE, Call, Rule, find_carriers, is_carrier
+from .defaults import default_rule, default_rules
+from .epsilon import Epsilon
+from .gamma import Gamma
+from .gated import Gated, GatedEpsilon, SignalTakesAll
+from .identity import Identity, Ratio
+from .input_layer import Flat, WSquare, ZBox
+from .norm import Norm
+from .passing import Pass
 from .relu import ReLUBetaSmooth, ReLUDeconvNet, ReLUGuidedBackprop
-from .residual import ResidualGamma
-from .scaling import Epsilon, UniformEpsilon
+from .residual_gamma import ResidualGamma
 from .softmax import SoftmaxTaylor
-from .split import Gamma
 from .state_space import StateSpace
-from .taylor import TaylorDecomposition
+from .stop import Stop
+from .taylor_decomposition import TaylorDecomposition
+from .uniform import Uniform
+from .uniform_epsilon import UniformEpsilon
 
 __all__ = [
     "FORMULATIONS",

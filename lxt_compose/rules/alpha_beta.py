@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..numerics import Stabilising, check_epsilon, check_number, over_positive
+from ..autograd.numerics import Stabilising, check_epsilon, check_number, over_positive
 from .base import QUIET
-from .layers import Layer
-from .parts import absolute, negative, positive, whole
+from .linear_layers.layer import Layer
+from .linear_layers.weight_parts import absolute, negative, positive, whole
 from .split import Split, is_anywhere, is_nonnegative, unless
 
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..numerics import tensors_in
+from ..autograd.trees import tensors_in
 from ..ops import Family
 from .base import Call
 from .scaling import Scaling

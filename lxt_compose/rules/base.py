@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ..autograd.trees import PLAIN, map_tensors, tensors_in
 from ..errors import RuleError
-from ..numerics import PLAIN, map_tensors, tensors_in
 from ..ops import Family, Op
-from .parts import Parts
+from .linear_layers.weight_parts import Parts
 
 RELEVANCE = "relevance"
 GRADIENT = "gradient"
@@ -185,3 +185,17 @@ class Rule:
     def idle(self, call: Call) -> bool:
         """Whether the operation's own gradient is already what the rule wants, so that nothing has to be done."""
         return False
+
+
+def only_output(rule: Rule, call: Call, outputs: list[Tensor]) -> Tensor:
+    """The single output of a call, for rules that know one.
+
+    Raises:
+        RuleError: there are several, or none.
+    """
+    if len(outputs) != 1:
+        raise RuleError(
+            f"{rule} knows operations with one output, but {call.where} has {len(outputs)}; "
+            f"use Epsilon(), which takes any number, or put rules on the parts inside"
+        )
+    return outputs[0]

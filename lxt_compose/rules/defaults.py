@@ -9,13 +9,16 @@ from torch import nn
 from ..ops import DROPOUTS, Family, Op
 from .attention import Attention
 from .base import RELEVANCE, Rule, find_carriers
-from .bypass import Identity, Stop, Uniform
-from .gates import Gated, GatedEpsilon, has_sigmoid_gate
-from .lookup import Lookup, is_for_training
-from .normalisation import Norm
-from .scaling import Epsilon, UniformEpsilon
+from .embedding import Lookup, is_for_training
+from .epsilon import Epsilon
+from .gated import Gated, GatedEpsilon, has_sigmoid_gate
+from .identity import Identity
+from .norm import Norm
 from .softmax import SoftmaxTaylor
 from .state_space import StateSpace, is_state_space, makes_parameters
+from .stop import Stop
+from .uniform import Uniform
+from .uniform_epsilon import UniformEpsilon
 
 _POWERS = frozenset({"pow", "square", "float_power"})
 _SELECTIONS = frozenset({"split", "split_with_sizes", "softplus"})

@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..autograd.functions import Slots, bypass
+from ..autograd.numerics import check_number
 from ..errors import RuleError, place
-from ..gradients import Slots, bypass
-from ..numerics import check_number
 from ..ops import Family, Op
 from .base import GRADIENT, Call, Rule
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..numerics import stabilise
+from ..autograd.numerics import stabilise
 from .base import Call
 
 # Piecewise linear with f(0) = 0 and no other kink: the derivative is f(x) / x, so autograd does it for nothing.

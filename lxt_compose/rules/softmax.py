@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ..gradients import Slots, bypass, taylor_softmax
+from ..autograd.functions import Slots, bypass, taylor_softmax
 from ..ops import Family
 from .base import Call, Rule
-from .scaling import Epsilon
+from .epsilon import Epsilon
 
 _TAYLOR = Epsilon(0.0)
 

@@ -11,7 +11,7 @@ from closing import KeepDouble
 from test_zoo import assert_same, embedded, logit_of, relevance_of
 
 from lxt_compose import Composite, presets
-from lxt_compose.coverage_rows import Status
+from lxt_compose.coverage.rows import Status
 
 transformers.logging.set_verbosity_error()
 

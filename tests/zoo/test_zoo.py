@@ -3,20 +3,15 @@
 import contextlib
 import functools
 import inspect
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
 from architectures import ZOO, build, inputs_of
 from closing import KeepDouble, close, sinking_rules, sources_of
+from support import fingerprint
 
 from lxt_compose import presets
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from support import fingerprint
 
 transformers.logging.set_verbosity_error()
 torch.set_num_threads(1)

@@ -1,0 +1,1 @@
+"""Autograd functions, saved values, tensors in containers, nodes and numerics: what rules are made of."""

@@ -1,0 +1,174 @@
+"""The autograd functions that rules are made of: each changes only what flows back, never a forward value.
+
+The *slot* is what autograd passes back at a tensor: relevance R in the relevance formulation, R / tensor in the
+gradient formulation. Outputs share the memory of their inputs, so they cost nothing in the forward pass.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+
+from .numerics import componentwise, over_stabilised, sum_to
+from .saved_values import save
+
+Slots = tuple[Tensor | None, ...]
+
+
+class RelevanceFunction(Function):
+    """Base of this library's autograd functions, so that they can be told from the model's own."""
+
+
+class TimesInput(RelevanceFunction):
+    """x -> x; slot -> slot * x * share: turns the gradient behind x into the relevance of x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
+        ctx.share = share
+        save(ctx, x)
+        return x.detach()
+
+    @staticmethod
+    def backward(ctx: Any, slot: Tensor) -> tuple[Tensor, None]:
+        (x,) = ctx.saved_tensors
+        relevance = componentwise(torch.mul, slot, x)
+        return relevance if ctx.share == 1 else relevance * ctx.share, None
+
+
+class OverOutput(RelevanceFunction):
+    """z -> z; slot -> share * slot / stabilised z: turns the relevance of z into a gradient at z."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, epsilon: float, share: float) -> Tensor:
+        ctx.epsilon, ctx.share = epsilon, share
+        save(ctx, z)
+        return z.detach()
+
+    @staticmethod
+    def backward(ctx: Any, slot: Tensor) -> tuple[Tensor, None, None]:
+        (z,) = ctx.saved_tensors
+        slot = over_stabilised(slot, z, ctx.epsilon)
+        return slot if ctx.share == 1 else slot * ctx.share, None, None
+
+
+class Damp(RelevanceFunction):
+    """z -> z; slot -> share * slot * z / stabilised z: the stabiliser's part in the gradient formulation."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, epsilon: float, share: float) -> Tensor:
+        ctx.epsilon, ctx.share = epsilon, share
+        save(ctx, z)
+        return z.detach()
+
+    @staticmethod
+    def backward(ctx: Any, slot: Tensor) -> tuple[Tensor, None, None]:
+        (z,) = ctx.saved_tensors
+        damping = over_stabilised(z, z, ctx.epsilon)
+        slot = componentwise(torch.mul, slot, damping)
+        return slot if ctx.share == 1 else slot * ctx.share, None, None
+
+
+class Share(RelevanceFunction):
+    """x -> x; slot -> share * slot."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
+        ctx.share = share
+        return x.detach()
+
+    @staticmethod
+    def backward(ctx: Any, slot: Tensor) -> tuple[Tensor, None]:
+        return slot * ctx.share, None
+
+
+class Bypass(RelevanceFunction):
+    """z -> z, computed from the carriers; the slots of the carriers are ``backward(slot, *saved)``.
+
+    The operation's own graph is not used: `backward` is all that flows back. It holds no tensors itself; those
+    that it needs are `saved`, so that freeing, checkpointing and reuse work as they do for PyTorch's own nodes.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, backward: Callable[..., Slots], z: Tensor, count: int, *tensors: Tensor) -> Tensor:
+        ctx.slots, ctx.count = backward, count
+        save(ctx, *tensors[:count])
+        return z.detach()
+
+    @staticmethod
+    def backward(ctx: Any, slot: Tensor) -> tuple[Tensor | None, ...]:
+        slots = ctx.slots(slot, *ctx.saved_tensors)
+        return (None, None, None, *([None] * ctx.count), *slots)
+
+
+def bypass(backward: Callable[..., Slots], z: Tensor, saved: tuple[Tensor, ...], carriers: list[Tensor]) -> Tensor:
+    """Output z with `backward` as its only way back to the carriers (see :class:`Bypass`)."""
+    result: Tensor = Bypass.apply(backward, z.detach(), len(saved), *(t.detach() for t in saved), *carriers)
+    return result
+
+
+class Graft(RelevanceFunction):
+    """z, other -> z; the slot goes to `other`: the way back is that of another computation of the same values."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, other: Tensor) -> Tensor:
+        ctx.dtype = other.dtype
+        return z.detach()
+
+    @staticmethod
+    def backward(ctx: Any, slot: Tensor) -> tuple[None, Tensor]:
+        return None, slot.to(ctx.dtype)
+
+
+def graft(value: Tensor, way: Tensor) -> Tensor:
+    """The value, with the way back of another computation of it, if that has one."""
+    grafted: Tensor = Graft.apply(value.detach(), way) if way.requires_grad else value.detach()
+    return grafted
+
+
+class Rebind(RelevanceFunction):
+    """Make x the result of an in-place operation that has already changed its memory: x now comes from `result`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, result: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, slot: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.zeros_like(slot), slot  # zeros, not None: where x is a view, None would leave `slot` in place
+
+
+def rebind(x: Tensor, result: Tensor) -> None:
+    """Let x, whose memory an in-place operation has changed, be `result` for autograd too."""
+    # No value changes here, so nobody who saved the new values may be told that they are stale.
+    with _unsafe_preserve_version_counter(x):
+        Rebind.apply(x, result)
+
+
+class NoRelevance(RelevanceFunction):
+    """z -> z; slot -> zeros for every input: an output that rules cut off from all inputs still has a backward."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.like = [(x.shape, x.dtype, x.device) for x in inputs]
+        return z.detach()
+
+    @staticmethod
+    def backward(ctx: Any, slot: Tensor) -> tuple[Tensor | None, ...]:
+        zeros = (torch.zeros(shape, dtype=dtype, device=device) for shape, dtype, device in ctx.like)
+        return None, *zeros
+
+
+def shared_evenly(shapes: list[torch.Size], slot: Tensor) -> Slots:
+    """The slot in equal parts for inputs of these shapes, summed over the dimensions along which each was broadcast."""
+    part = slot if len(shapes) == 1 else slot / len(shapes)
+    return tuple(sum_to(part, shape) for shape in shapes)
+
+
+def taylor_softmax(dim: int, sign: float, slot: Tensor, x: Tensor, s: Tensor) -> Slots:
+    """``sign * x * (R - s * sum R)`` for ``s = softmax(sign * x)``, the sum along `dim`; 0 where x is infinite."""
+    relevance = sign * x * (slot - s * slot.sum(dim, keepdim=True)).to(x.dtype)
+    return (relevance.masked_fill(x.isinf(), 0),)

@@ -1,0 +1,185 @@
+"""Canonizers: what is done to a model so that rules fit it better, and taken back when they leave."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from ..errors import MatchError, RegistrationError
+from ..text.folding import fold_names
+from .merging import Pair, StandIn, own
+from .module_order import followed_by
+
+
+@dataclass(frozen=True)
+class MergeBatchNorm:
+    """Merge batch norms into the linear layers before them, so that a rule sees one linear layer.
+
+    ``y = (W x + b - mu) / sigma * gamma + beta`` with ``sigma = sqrt(var + eps)`` is the layer ``y = W' x + b'`` with
+    ``W' = W * gamma / sigma`` for each output channel and ``b' = (b - mu) * gamma / sigma + beta``; the batch norm
+    becomes the identity. For Linear on [batch, features], Conv1d-3d and ConvTranspose1d-3d. Parameters and buffers stay
+    as they are, in ``state_dict()`` too: the two modules find the merged values in their place. A weight that changes
+    meanwhile is merged anew.
+
+    Args:
+        pairs: names of layers and their batch norms, ``[("conv1", "bn1"), ...]``; ``("*.conv", "*.bn")`` is each layer
+            of that kind of name with the batch norm beside it, where there is one. None: found by running order, from
+            a symbolic trace of the model or its parts; what cannot be merged stays, and the report says why.
+
+    Raises:
+        TypeError: pairs are not pairs of names.
+        ValueError: the two names of a pair have not as many ``*``.
+        MatchError: a name is not in the model.
+        RegistrationError: a batch norm is in train mode, a named pair cannot be merged, or, in a forward pass, the
+            batch norm takes something else than the output of its layer.
+
+    Source: Guillemot et al. 2020; Hui and Binder 2019; canonization in general: Pahde et al. 2023.
+    """
+
+    pairs: tuple[tuple[str, str], ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.pairs is None:
+            return
+        try:
+            pairs = tuple((layer, norm) for layer, norm in self.pairs)
+        except (TypeError, ValueError):
+            pairs = ()
+        if not pairs or not all(isinstance(name, str) for pair in pairs for name in pair):
+            raise TypeError(f"pairs must be pairs of names such as [('conv1', 'bn1')], got {self.pairs!r}")
+        for layer, norm in pairs:
+            if layer.count("*") != norm.count("*"):
+                raise ValueError(f"what * stands for in {layer!r} is put into {norm!r}, so both need as many *")
+        object.__setattr__(self, "pairs", pairs)
+
+    def apply(self, model: nn.Module) -> Merged:
+        """Merge, all or nothing; ``remove()`` of what it returns takes the merging back."""
+        if self.pairs is not None:
+            names = [pair for patterns in self.pairs for pair in _expanded(model, *patterns)]
+            return Merged([_named_pair(model, *pair, names) for pair in names], {})
+        found, reasons = followed_by(model, is_mergeable_layer, is_batch_norm)
+        pairs = []
+        for layer_name, norm_name in found:
+            layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
+            reason = _misfit(layer, norm)
+            if reason:
+                reasons[norm_name] = reason
+            else:
+                pairs.append(Pair(layer, norm, layer_name, norm_name))
+        return Merged(pairs, reasons)
+
+
+class Merged:
+    """Batch norms that are merged now; the handle of :class:`MergeBatchNorm`."""
+
+    def __init__(self, pairs: list[Pair], reasons: dict[str, str]) -> None:
+        training = [pair.norm_name for pair in pairs if pair.norm.training]
+        if training:
+            raise RegistrationError(
+                f"a batch norm in train mode uses the statistics of the batch and cannot be merged: "
+                f"{', '.join(map(repr, fold_names(training)))}; call model.eval() first"
+            )
+        self.identities = tuple(pair.norm for pair in pairs)
+        self.notes = _notes(pairs, reasons)
+        with ExitStack() as stack:
+            for pair in pairs:
+                pair.install(stack)
+            self._installed = stack.pop_all()
+
+    def remove(self) -> None:
+        """Let all modules find their own values again."""
+        self._installed.close()
+
+
+def _notes(pairs: list[Pair], reasons: dict[str, str]) -> tuple[str, ...]:
+    notes = ["batch norms merged: " + "; ".join(fold_names(map(str, pairs)))] if pairs else []
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        notes.append(f"batch norms not merged: {', '.join(fold_names(names))}: {reason}")
+    return tuple(notes)
+
+
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_METHODS = ("forward", "_conv_forward")
+
+
+def _computes_as(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
+    """Whether it is of one of these classes, with their forward and with parameters of its own, not computed ones."""
+    for kind in kinds:
+        if isinstance(module, kind):
+            same = all(getattr(type(module), name, None) is getattr(kind, name, None) for name in _METHODS)
+            plain = {"weight", "bias"} <= module._parameters.keys() and "forward" not in module.__dict__
+            return same and plain and not any(map(is_lazy, module.parameters(recurse=False)))
+    return False
+
+
+def is_mergeable_layer(module: nn.Module) -> bool:
+    """Whether a batch norm could be merged into this module."""
+    return _computes_as(module, _LAYERS)
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether the module is a batch norm as torch computes it."""
+    return _computes_as(module, _NORMS)
+
+
+def _misfit(layer: Any, norm: Any) -> str:
+    """Why a layer and a batch norm that follow each other cannot be merged; empty if they can."""
+    if own(norm, "running_mean") is None or own(norm, "running_var") is None:
+        return "no running statistics, so each batch is normalised by its own"
+    channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+    if channels != norm.num_features:
+        return f"it normalises {norm.num_features} channels, but the layer before has {channels} outputs"
+    if isinstance(layer.__dict__.get("weight"), StandIn):
+        return "it is merged already"
+    return ""
+
+
+def _expanded(model: nn.Module, layer: str, norm: str) -> list[tuple[str, str]]:
+    """The names that two patterns stand for: what ``*`` is in the first is filled into the second."""
+    if "*" not in layer:
+        return [(layer, norm)]
+    known = [name for name, _ in model.named_modules() if name]
+    pattern = re.compile("(.*)".join(map(re.escape, layer.split("*"))))
+    found = []
+    for name in known:
+        match = pattern.fullmatch(name)
+        if match:
+            other = "".join(part + fill for part, fill in zip(norm.split("*"), [*match.groups(), ""], strict=True))
+            found += [(name, other)] if other in known else []
+    if not found:
+        raise MatchError(f"no two modules in {type(model).__name__} are named {layer!r} and {norm!r}")
+    return found
+
+
+def _named_pair(model: nn.Module, layer_name: str, norm_name: str, pairs: list[tuple[str, str]]) -> Pair:
+    layer, norm = _submodule(model, layer_name), _submodule(model, norm_name)
+    if not is_mergeable_layer(layer):
+        reason = f"{type(layer).__name__} is no Linear, Conv1d-3d or ConvTranspose1d-3d that computes as torch's does"
+    elif not is_batch_norm(norm):
+        reason = f"{type(norm).__name__} is no BatchNorm1d-3d that computes as torch's does"
+    elif sum(module in (layer, norm) for pair in pairs for module in map(model.get_submodule, pair)) > 2:
+        reason = "one of them is in several pairs, and a module can be merged once"
+    else:
+        reason = _misfit(layer, norm)
+    if reason:
+        raise RegistrationError(f"the batch norm {norm_name!r} cannot be merged into {layer_name!r}: {reason}")
+    return Pair(layer, norm, layer_name, norm_name)
+
+
+def _submodule(model: nn.Module, name: str) -> nn.Module:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        known = [other for other, _ in model.named_modules() if other]
+        closest = ", ".join(map(repr, difflib.get_close_matches(name, known, n=3, cutoff=0.0)))
+        raise MatchError(f"no module is named {name!r} in {type(model).__name__}; closest: {closest}") from None

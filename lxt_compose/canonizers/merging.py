@@ -1,0 +1,201 @@
+"""One batch norm merged into the layer before it, while no parameter, buffer or module of the model changes.
+
+A merged layer finds its merged weight under the name ``weight`` in its own ``__dict__``, where Python looks first; its
+parameters stay where they are. Copies and pickles of the model find the original values.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from ..errors import RegistrationError
+
+_SOURCES = (("layer", ("weight", "bias")), ("norm", ("weight", "bias", "running_mean", "running_var")))
+
+
+def own(module: nn.Module, name: str) -> Tensor | None:
+    """A parameter or buffer of the module itself, whatever stands in for it."""
+    return module._parameters.get(name) if name in module._parameters else module._buffers.get(name)
+
+
+def merged(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the layer that computes ``norm(layer(x))`` for a norm with its running statistics.
+
+    ``W' = W * gamma / sigma`` for each output channel, ``b' = (b - mu) * gamma / sigma + beta``,
+    ``sigma = sqrt(var + eps)``; computed in float64 (float32 on a device without it) and rounded to the weight's dtype.
+    """
+    weight = own(layer, "weight")
+    assert weight is not None
+    wide = torch.float32 if weight.device.type == "mps" else torch.float64
+
+    def widened(module: nn.Module, name: str, default: float) -> Tensor:
+        value = own(module, name)
+        return weight.new_tensor(default, dtype=wide) if value is None else value.detach().to(wide)
+
+    eps: Any = norm.eps
+    scale = widened(norm, "weight", 1.0) / (widened(norm, "running_var", 1.0) + eps).sqrt()
+    shift = (widened(layer, "bias", 0.0) - widened(norm, "running_mean", 0.0)) * scale + widened(norm, "bias", 0.0)
+    return _scale_outputs(layer, weight.detach().to(wide), scale).to(weight.dtype), shift.to(weight.dtype)
+
+
+def _scale_outputs(layer: Any, weight: Tensor, scale: Tensor) -> Tensor:
+    """The weight times a factor for each output channel."""
+    if isinstance(layer, _ConvTransposeNd):  # [in, out / groups, ...]: the inputs of a group lead to its outputs
+        grouped = weight.unflatten(0, (layer.groups, -1))
+        return (grouped * scale.reshape(layer.groups, 1, -1, *[1] * (weight.dim() - 2))).flatten(0, 1)
+    return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
+
+
+class StandIn(Tensor):
+    """A tensor that a module finds in place of its own; copies and pickles of it are the module's own."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    original: Tensor | None
+
+    @staticmethod
+    def of(value: Tensor, original: Tensor | None) -> StandIn:
+        """`value`, standing in for `original`."""
+        stand_in: StandIn = Tensor._make_subclass(StandIn, value)
+        stand_in.original = original
+        return stand_in
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.original, memo)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _itself, (self.original,)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def drop_stand_ins(module: nn.Module, *_: Any) -> None:
+    """Let a module find its own parameters and buffers again; in a copy of a merged model the hook that does so."""
+    for name in [*module._parameters, *module._buffers]:
+        module.__dict__.pop(name, None)
+
+
+def copy_as_merged(module: nn.Module) -> nn.Module:
+    """A deep copy that computes what the module does now, with merged values as parameters and buffers of its own."""
+    twin = copy.deepcopy(module)
+    for given, copied in zip(module.modules(), twin.modules(), strict=True):
+        for name, value in vars(given).items():
+            if isinstance(value, StandIn):
+                copied.__dict__.pop(name)
+                plain = value.as_subclass(Tensor)
+                if name in copied._parameters:
+                    copied._parameters[name] = nn.Parameter(plain, requires_grad=False)
+                else:
+                    copied._buffers[name] = plain
+    return twin
+
+
+class _Hook:
+    """A hook of a pair; in copies and pickles of the model it only takes out what the copy holds in ``__dict__``."""
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self.function = function
+
+    def __call__(self, module: nn.Module, *given: Any) -> None:
+        self.function(*given)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _itself, (drop_stand_ins,)
+
+
+class Pair:
+    """A layer and the batch norm that takes its output; merged from :meth:`install` until its stack is closed."""
+
+    def __init__(self, layer: nn.Module, norm: nn.Module, layer_name: str, norm_name: str) -> None:
+        self.layer, self.norm, self.layer_name, self.norm_name = layer, norm, layer_name, norm_name
+        self._known = {id(tensor) for tensor in self._sources()}
+        self._state: tuple[Any, ...] = ()
+        self._last = threading.local()
+
+    def __str__(self) -> str:
+        layer, norm, block = self.layer_name.split("."), self.norm_name.split("."), []
+        while layer[0] == norm[0]:
+            block.append(layer.pop(0))
+            norm.pop(0)
+        names = f"{'.'.join(layer)} + {'.'.join(norm)}"
+        return f"{'.'.join(block)}: {names}" if block else names
+
+    def install(self, stack: ExitStack) -> None:
+        """Merge, and put what takes it back on the stack."""
+        for module in (self.layer, self.norm):
+            drop_stand_ins(module)  # a copy of a merged model that has not run yet
+            stack.callback(drop_stand_ins, module)
+        self._merge()
+        before = self.layer.register_forward_pre_hook(_Hook(self._before_layer))
+        stack.callback(before.remove)
+        after = self.layer.register_forward_hook(_Hook(self._after_layer))
+        stack.callback(after.remove)
+        between = self.norm.register_forward_pre_hook(_Hook(self._before_norm), with_kwargs=True)
+        stack.callback(between.remove)
+
+    def _sources(self) -> list[Tensor]:
+        found = [own(getattr(self, role), name) for role, names in _SOURCES for name in names]
+        return [tensor for tensor in found if tensor is not None]
+
+    def _fingerprint(self) -> tuple[Any, ...]:
+        tensors = [
+            (id(t), None if t.is_inference() else t._version, t.device, t.dtype, t.data_ptr()) for t in self._sources()
+        ]
+        return (*tensors, self.norm.eps)
+
+    @torch.no_grad()
+    def _merge(self) -> None:
+        weight, bias = merged(self.layer, self.norm)
+        given = own(self.norm, "running_var")
+        assert given is not None
+        zero, eps = torch.zeros_like(given), float(self.norm.eps)  # type: ignore[arg-type]
+        # With these the batch norm computes z / sqrt(1 + eps) * sqrt(1 + eps) + 0.
+        neutral = {"weight": zero + (1 + eps) ** 0.5, "bias": zero, "running_mean": zero, "running_var": zero + 1}
+        for module, values in ((self.layer, {"weight": weight, "bias": bias}), (self.norm, neutral)):
+            for name, value in values.items():
+                module.__dict__[name] = StandIn.of(value, own(module, name))
+        self._state = self._fingerprint()
+
+    def _before_layer(self, args: tuple[Any, ...]) -> None:
+        """Refuse what cannot be merged any more, and merge anew what has changed."""
+        if self.norm.training:
+            raise RegistrationError(
+                f"{self.norm_name!r} was put into train mode while it is merged into {self.layer_name!r}; call eval(), "
+                f"or remove() the registration before training"
+            )
+        if self._fingerprint() == self._state:
+            return
+        strangers = [tensor for tensor in self._sources() if id(tensor) not in self._known]
+        if any(tensor.requires_grad for tensor in strangers):
+            raise RegistrationError(
+                f"a parameter of {self.layer_name!r} or {self.norm_name!r} carries relevance, but both are merged, and "
+                f"merged values are constants; name the pairs to be merged without these two"
+            )
+        self._merge()
+
+    def _after_layer(self, args: tuple[Any, ...], output: Tensor) -> None:
+        self._last.output = weakref.ref(output)
+
+    def _before_norm(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = args[0] if args else kwargs.get("input")
+        last = getattr(self._last, "output", None)
+        if last is None or last() is not given:
+            raise RegistrationError(
+                f"{self.norm_name!r} is merged into {self.layer_name!r}, but takes something else than its output; "
+                f"name the pairs that follow each other: MergeBatchNorm(pairs=[...])"
+            )
+        if isinstance(self.layer, nn.Linear) and given.dim() != 2:
+            raise RegistrationError(
+                f"{self.norm_name!r} normalises dimension 1 of {tuple(given.shape)}, which is not the dimension of the "
+                f"outputs of {self.layer_name!r}, so they cannot be merged; leave the pair out"
+            )

@@ -1,0 +1,9 @@
+"""What the commands of `lxt-compose` do: each takes parsed options and gives back what is to be printed."""
+
+from .answer import Answer
+from .composite_options import RulesWanted
+from .explain import Wishes, explain
+from .listing import list_presets, list_rules
+from .report import report
+
+__all__ = ["Answer", "RulesWanted", "Wishes", "explain", "list_presets", "list_rules", "report"]

@@ -1,0 +1,204 @@
+"""Explain what a checkpoint makes of a text or an image."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import heatmap
+from ..attribution import Attribution, attribute, blocks
+from ..attribution.targets import last_real, logits_of
+from .answer import Answer, Say
+from .composite_options import RulesWanted
+from .model_files import CheckpointError, Loaded, load_beside, load_model
+from .page import write_page
+from .result_text import data_of, picture_of, text_of
+from .targets import Labels, Vocabulary, Wanted, wanted
+
+_CAUSAL = ("ForCausalLM", "LMHeadModel")
+_SEQUENCES, _IMAGES = "ForSequenceClassification", "ForImageClassification"
+_TOP = 5
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is explained: a checkpoint, the inputs, the names of its outputs, and for text the tokens."""
+
+    loaded: Loaded
+    inputs: dict[str, Any]
+    names: Labels | Vocabulary
+    source: str
+    tokens: list[str] | None = None
+    scheme: str | None = None
+    picture: Path | None = None
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The answer: the attribution, what it is of, and what else the model thought of."""
+
+    task: Task
+    found: Attribution
+    preset: str
+    title: str
+    top: list[tuple[str, float, float]]
+    """Name, logit and probability of the first few."""
+    is_relevance: bool = True
+    """Whether the scores are in the unit of the output; a composite with ``picture="slot"`` shows ``x.grad``."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What is to be explained, and how.
+
+    ``text`` is what a causal language model goes on from, or a classifier of texts reads; ``image`` a file for a
+    classifier of images. ``target`` is a label, a token or a number, None what the model answers; ``against`` the same,
+    for the difference of the two ("others" is the mean of all others). ``rules`` says by which preset, ``ledger`` tells
+    where the relevance went, ``words`` adds up the pieces of each word. ``out`` is a file: .html for a page, .png, .pdf
+    or .svg for the heatmap, .pt for the attribution. ``colour`` allows escape sequences in the text printed, ``width``
+    is that of the terminal.
+    """
+
+    text: str | None = None
+    image: Path | None = None
+    target: str | None = None
+    against: str | None = None
+    rules: RulesWanted = field(default_factory=RulesWanted)
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    ledger: bool = False
+    words: bool = False
+    out: Path | None = None
+    colour: bool = False
+    width: int = 100
+
+
+def explain(reference: str, wishes: Wishes, *, say: Say) -> Answer:
+    """Explain one output of a checkpoint for a text or for an image.
+
+    Args:
+        reference: the checkpoint's folder.
+        wishes: what and how.
+        say: takes lines about the progress.
+
+    Raises:
+        CheckpointError: the model, its tokenizer or its image processor cannot be loaded, or is not for this.
+        ValueError: an option makes no sense for this model.
+    """
+    text, image, out, preset = wishes.text, wishes.image, wishes.out, str(wishes.rules)
+    if (text is None) == (image is None):
+        raise ValueError("give either a text or an image")
+    if wishes.words and text is None:
+        raise ValueError("--words is for texts")
+    composite = wishes.rules.composite()
+    if out is not None:
+        heatmap_suffix(out)
+    say(f"loading {reference}")
+    loaded = load_model(reference, dtype=wishes.dtype)
+    task = _of_text(loaded, text) if text is not None else _of_image(loaded, image)
+    aim = wanted(wishes.target, wishes.against, task.names)
+    model = _moved(loaded.model, wishes.device)
+    inputs = {name: value.to(wishes.device) for name, value in task.inputs.items()}
+    say(f"explaining {loaded.name} with {preset}")
+    traced = out is not None and out.suffix in (".html", ".htm", ".pt") and task.tokens is not None
+    layers = blocks(model) if traced else ()
+    found = attribute(model, inputs, target=aim.target, composite=composite, layers=layers, ledger=wishes.ledger)
+    title, is_relevance = _title(task, found, aim), composite.picture == "relevance"
+    explained = Explained(task, found, preset, title, _top(model, inputs, task), is_relevance)
+    if out is not None:
+        _write(explained, out, wishes.words)
+        say(f"written: {out}")
+    return Answer(text_of(explained, wishes), data_of(explained, out), found.report.complete)
+
+
+def _moved(model: nn.Module, device: str) -> nn.Module:
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that this build does not know
+        raise ValueError(f"--device {device} cannot be used: {error}") from error
+
+
+def heatmap_suffix(out: Path) -> str:
+    """The ending of the file to write.
+
+    Raises:
+        ValueError: nothing of that kind is written.
+    """
+    if out.suffix.lower() not in (".html", ".htm", ".png", ".pdf", ".svg", ".pt"):
+        raise ValueError(f"--out must end in .html, .png, .pdf, .svg or .pt, got {out.name!r}")
+    if not out.parent.is_dir():
+        raise ValueError(f"the folder of --out does not exist: {out.parent}")
+    return out.suffix.lower()
+
+
+def _of_text(loaded: Loaded, text: str) -> Task:
+    causal = any(word in loaded.name for word in _CAUSAL)
+    if not causal and _SEQUENCES not in loaded.name:
+        raise CheckpointError(f"{loaded.name} is neither a causal language model nor a classifier of texts")
+    tokenizer = load_beside(loaded, "AutoTokenizer")
+    inputs = dict(tokenizer(text, return_tensors="pt"))
+    accepted = inspect.signature(loaded.model.forward).parameters
+    # A language model has no two sentences to tell apart, and GPT-2 would take the types for tokens.
+    inputs = {k: v for k, v in inputs.items() if k in accepted and not (causal and k == "token_type_ids")}
+    ids = inputs["input_ids"]
+    if not ids.numel():
+        raise ValueError("the text has no tokens")
+    limit = getattr(loaded.model.config, "max_position_embeddings", None)
+    if limit is not None and ids.shape[1] > limit:
+        raise ValueError(f"the text has {ids.shape[1]} tokens, but {loaded.name} takes at most {limit}")
+    names = Vocabulary(tokenizer) if causal else Labels(loaded.model.config)
+    tokens = [str(token) for token in tokenizer.convert_ids_to_tokens(ids[0].tolist())]
+    return Task(loaded, inputs, names, text, tokens, heatmap.scheme_of(tokenizer))
+
+
+def _of_image(loaded: Loaded, path: Path | None) -> Task:
+    if _IMAGES not in loaded.name:
+        raise CheckpointError(f"{loaded.name} is no classifier of images")
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError:
+        raise CheckpointError("images need Pillow: pip install pillow") from None
+    processor = load_beside(loaded, "AutoImageProcessor")
+    try:
+        picture = Image.open(str(path)).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise ValueError(f"the image {path} cannot be read: {error}") from error
+    pixels = processor(picture, return_tensors="pt")["pixel_values"]
+    dtype = next(p.dtype for p in loaded.model.parameters() if p.is_floating_point())
+    return Task(loaded, {"pixel_values": pixels.to(dtype)}, Labels(loaded.model.config), str(path), picture=path)
+
+
+def _top(model: Any, inputs: dict[str, Tensor], task: Task) -> list[tuple[str, float, float]]:
+    with torch.no_grad():
+        logits = logits_of(model(**inputs)).float().cpu()
+    if logits.dim() == 3:
+        logits = logits[:, int(last_real(inputs.get("attention_mask"), 1, logits.shape[1]))]
+    shares = logits[0].softmax(-1)
+    best = shares.topk(min(_TOP, len(shares)))
+    return [(task.names.name(i), float(logits[0, i]), float(shares[i])) for i in best.indices.tolist()]
+
+
+def _title(task: Task, found: Attribution, aim: Wanted) -> str:
+    """What was explained, in words."""
+    assert found.target is not None
+    chosen = found.target.flatten().tolist()
+    name = task.names.name(chosen[0])
+    if aim.against:
+        other = "the mean of all others" if chosen[1] < 0 else task.names.name(chosen[1])
+        return f"{name} less {other}: {float(found.output[0]):+.4g}"
+    return f"{name}: {float(found.output[0]):+.4g}"
+
+
+def _write(explained: Explained, out: Path, words: bool) -> None:
+    suffix = heatmap_suffix(out)
+    if suffix == ".pt":
+        explained.found.save(out)
+    elif suffix in (".html", ".htm"):
+        write_page(explained, picture_of(explained, words), out)
+    else:
+        picture_of(explained, words).save(out)

@@ -1,0 +1,82 @@
+"""The page that `explain --out page.html` writes: one file, no scripts, for light and dark."""
+
+from __future__ import annotations
+
+import base64
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..heatmap import Picture, page, trace
+from ..heatmap.picture import visible
+from .result_text import NO_RELEVANCE
+
+if TYPE_CHECKING:
+    from .explain import Explained
+
+
+_STYLE = """
+.lxt-wide{overflow-x:auto}
+.lxt-dim{color:#65656b}.lxt-top td{padding:.1em .8em .1em 0}.lxt-top td:nth-child(2){text-align:right}
+.lxt-pair{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}.lxt-pair>.lxt{flex:0 1 auto;min-width:0}
+.lxt-scan{margin:1.2rem 0 0}.lxt-scan img{height:12rem;image-rendering:pixelated;border:1px solid #8884}
+@media (prefers-color-scheme:dark){.lxt-dim{color:#a3a5aa}}
+"""
+
+
+def write_page(explained: Explained, picture: Picture, path: Path) -> None:
+    """Write the heatmap, what else the model thought of, the trace through the layers, the coverage and the ledger."""
+    task, found = explained.task, explained.found
+    name = _text(task.loaded.name)
+    by = f"by the rules of {_text(explained.preset)}"
+    what = "What speaks for it and what against it" if explained.is_relevance else f"This is {NO_RELEVANCE},"
+    sections = [
+        f"<style>{_STYLE}</style>",
+        f"<h1>{_text(explained.title)}</h1>",
+        f'<p class="lxt-dim">{what} in {name}, {by}.</p>',
+        f'<div class="lxt-pair">{_scan(task.picture)}{picture.html()}</div>',
+        "<h2>What the model answers</h2>",
+        _top(explained),
+    ]
+    if task.tokens is not None and found.latent:
+        names, scores = found.trace(0)
+        real = found.real(0)
+        kept = [token for token, keep in zip(task.tokens, real.tolist(), strict=True) if keep]
+        sections += ["<h2>Layer by layer</h2>", trace(names, kept, scores[:, real]).html()]
+    if found.ledger is not None:
+        sections += ["<h2>Where the relevance went</h2>", _scrolling(found.ledger._repr_html_())]
+    sections += ["<h2>Which rules were at work</h2>", _scrolling(found.report._repr_html_())]
+    path.write_text(page(f"{visible(explained.title)} - {task.loaded.name}", sections), encoding="utf-8")
+
+
+def _text(text: str) -> str:
+    return escape(visible(text))
+
+
+def _scrolling(table: str) -> str:
+    """A wide table that scrolls by itself on a narrow screen."""
+    return f'<div class="lxt-wide">{table}</div>'
+
+
+def _top(explained: Explained) -> str:
+    rows = "".join(
+        f"<tr><td>{_text(name)}</td><td>{logit:+.4g}</td><td>{share:.1%}</td></tr>"
+        for name, logit, share in explained.top
+    )
+    return f'<table class="lxt-top">{rows}</table>'
+
+
+def _scan(path: Path | None) -> str:
+    """The image itself."""
+    if path is None:
+        return ""
+    import io
+
+    from PIL import Image
+
+    memory = io.BytesIO()
+    image = Image.open(path).convert("RGB")
+    image.thumbnail((768, 768))
+    image.save(memory, format="PNG")
+    data = base64.b64encode(memory.getvalue()).decode("ascii")
+    return f'<p class="lxt-scan"><img alt="the image that is explained" src="data:image/png;base64,{data}"></p>'

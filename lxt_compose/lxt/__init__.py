@@ -1,0 +1,1 @@
+"""LXT's names: drop-in functions, modules and rules."""

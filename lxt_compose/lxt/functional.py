@@ -1,0 +1,304 @@
+"""Drop-in functions: what they compute is what torch computes, and what flows back is relevance.
+
+They stand alone: put one in the place of a torch function in a model of your own, and start backward with the relevance
+of the output; the gradient of an input is then its relevance. Names and arguments are those of LXT. As values in a
+composite they stand for the rules of the same equations, which know every alias of the function. Tensors that do not
+require grad, and all weights and biases, are constants. ``inplace`` is taken and changes nothing: relevance is never
+written over somebody's tensor. Results must not be changed in place themselves; PyTorch raises if they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..autograd.functions import OverOutput, Slots, TimesInput, bypass, shared_evenly, taylor_softmax
+from ..autograd.numerics import stabilise
+from ..autograd.trees import map_tensors, tensors_in
+
+Operand = Tensor | float | int
+
+
+def _carriers(*values: Any) -> list[Tensor]:
+    return [value for value in values if isinstance(value, Tensor) and value.requires_grad]
+
+
+def _times(value: Any) -> Any:
+    """A carrier whose gradient will be its relevance; anything else as it is."""
+    return TimesInput.apply(value, 1.0) if isinstance(value, Tensor) and value.requires_grad else value
+
+
+def _over(z: Tensor, epsilon: float, share: float = 1.0) -> Tensor:
+    result: Tensor = OverOutput.apply(z, epsilon, share) if z.requires_grad else z
+    return result
+
+
+def _constant(weight: Tensor | None) -> Tensor | None:
+    return None if weight is None else weight.detach()
+
+
+def linear_epsilon(input: Tensor, weight: Tensor, bias: Tensor | None = None, epsilon: float = 1e-6) -> Tensor:
+    """``F.linear`` under the epsilon rule.
+
+    ``R_i = x_i * sum_j w_ji R_j / (z_j + epsilon * sign(z_j))``; the bias keeps its share.
+
+    Args:
+        input: [..., inputs].
+        weight: [outputs, inputs], a constant.
+        bias: [outputs], a constant, or None.
+        epsilon: stabiliser, at least the resolution of the dtype.
+
+    Source: Bach et al. 2015, eq. 58; Achtibat et al. 2024 (AttnLRP), eq. 8.
+    """
+    return _over(F.linear(_times(input), weight.detach(), _constant(bias)), epsilon)
+
+
+def add2(
+    input_a: Operand, input_b: Operand, inplace: bool = False, epsilon: float = 1e-8, *, alpha: float = 1
+) -> Tensor:
+    """``a + alpha * b`` under the epsilon rule, with broadcasting.
+
+    ``R_a = sum of a * R / (z + epsilon * sign(z))`` over the dimensions along which a was broadcast, and likewise for
+    ``alpha * b``; a constant keeps its share.
+
+    Source: Achtibat et al. 2024 (AttnLRP), eq. 8.
+    """
+    return _over(torch.add(_times(input_a), _times(input_b), alpha=alpha), epsilon)
+
+
+def mul2(input_a: Operand, input_b: Operand, inplace: bool = False) -> Tensor:
+    """``a * b`` under the uniform rule, with broadcasting.
+
+    ``R_a = R_b = R / 2``, summed over the dimensions along which the factor was broadcast; with a constant as the other
+    factor a carrier gets all of R.
+
+    Source: Achtibat et al. 2024 (AttnLRP), proposition 3.2.
+    """
+    carriers = _carriers(input_a, input_b)
+    a, b = (value.detach() if isinstance(value, Tensor) else value for value in (input_a, input_b))
+    return bypass(partial(shared_evenly, [x.shape for x in carriers]), torch.mul(a, b), (), carriers)
+
+
+def matmul(input_a: Tensor, input_b: Tensor, inplace: bool = False, epsilon: float = 1e-8) -> Tensor:
+    """``torch.matmul`` under the uniform epsilon rule, for all shapes that it takes.
+
+    With ``s = R / (n * (z + epsilon * sign(z)))``: ``R_A = A * (s B^T)``, ``R_B = B * (A^T s)``; n = 2 if both factors
+    are carriers, n = 1 if one is a constant.
+
+    Source: Achtibat et al. 2024 (AttnLRP), proposition 3.3.
+    """
+    count = max(1, len(_carriers(input_a, input_b)))
+    return _over(torch.matmul(_times(input_a), _times(input_b)), epsilon, 1 / count)
+
+
+def softmax(
+    input: Tensor, dim: int, dtype: torch.dtype | None = None, temperature: float = 1.0, inplace: bool = False
+) -> Tensor:
+    """``softmax(x / temperature)`` along `dim`, by a Taylor expansion at x.
+
+    ``R_x = x / temperature * (R - s * sum_j R_j)``, the sum along `dim`; inputs of -inf (masked ones) get 0, also where
+    all of a row is masked.
+
+    Args:
+        input: any shape.
+        dim: the dimension along which s sums to 1.
+        dtype: the dtype of the result; the relevance of x has that of x.
+        temperature: divides x, not 0.
+        inplace: changes nothing.
+
+    Source: Achtibat et al. 2024 (AttnLRP), proposition 3.1.
+    """
+    x = input.detach() if dtype is None else input.detach().to(dtype)
+    x = x if temperature == 1 else x / temperature
+    s = torch.softmax(x, dim)
+    return bypass(partial(_as_input, input.dtype, partial(taylor_softmax, dim, 1.0)), s, (x, s), _carriers(input))
+
+
+def _as_input(dtype: torch.dtype, step: Callable[..., Slots], slot: Tensor, *saved: Tensor) -> Slots:
+    (relevance,) = step(slot, *saved)
+    return (None if relevance is None else relevance.to(dtype),)
+
+
+def mean(
+    x: Tensor,
+    dim: int | Sequence[int] | None = None,
+    keep_dim: bool = False,
+    epsilon: float = 1e-6,
+    *,
+    keepdim: bool | None = None,
+) -> Tensor:
+    """``x.mean(dim)`` under the epsilon rule.
+
+    ``R_i = x_i / n * R / (z + epsilon * sign(z))`` with the n elements of each mean.
+
+    Args:
+        x: any shape.
+        dim: one dimension, several, or None for all.
+        keep_dim: whether averaged dimensions stay, with size 1; `keepdim` is another name for it.
+        epsilon: stabiliser, at least the resolution of the dtype.
+        keepdim: see `keep_dim`.
+
+    Source: Bach et al. 2015, eq. 58, on the mean as a linear function.
+    """
+    dims = tuple(range(x.dim())) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
+    return _over(torch.mean(_times(x), dims, keep_dim if keepdim is None else keepdim), epsilon)
+
+
+def layer_norm(
+    hidden_states: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    variance_epsilon: float,
+    *,
+    normalized_shape: Sequence[int] | None = None,
+) -> Tensor:
+    """``F.layer_norm`` with the standard deviation held constant: what remains is linear, and gets the epsilon rule.
+
+    ``z = (x - mean(x)) / sigma * w + b``; with ``s = w / sigma * R / z``, z stabilised by the resolution of its dtype,
+    it is ``R_x = x * (s - mean(s))``; the bias keeps its share.
+
+    Args:
+        hidden_states: [..., *normalized_shape].
+        weight: [*normalized_shape], a constant, or None for 1.
+        bias: [*normalized_shape], a constant, or None for 0.
+        variance_epsilon: is added to the variance.
+        normalized_shape: None is the shape of the weight, or the last dimension without one.
+
+    Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4; the centring as in Ali et al. 2022, eq. 10.
+    """
+    x, weight = hidden_states.detach(), _constant(weight)
+    shape = _normalised_shape(x, weight, normalized_shape)
+    z = F.layer_norm(x, shape, weight, _constant(bias), variance_epsilon)
+    dims = tuple(range(-len(shape), 0))
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    scale = (wide.var(dims, correction=0, keepdim=True) + variance_epsilon).rsqrt()
+    scale = scale if weight is None else scale * weight
+    return bypass(partial(_centred, dims), z, (x, z, scale), _carriers(hidden_states))
+
+
+def _normalised_shape(x: Tensor, weight: Tensor | None, given: Sequence[int] | None) -> tuple[int, ...]:
+    if given is not None:
+        return tuple(given)
+    return tuple(x.shape[-1:] if weight is None else weight.shape)
+
+
+def _centred(dims: tuple[int, ...], slot: Tensor, x: Tensor, z: Tensor, scale: Tensor) -> Slots:
+    s = slot / stabilise(z, 0.0) * scale
+    return ((x * (s - s.mean(dims, keepdim=True))).to(x.dtype),)
+
+
+def rms_norm_identity(hidden_states: Tensor, weight: Tensor | None, variance_epsilon: float) -> Tensor:
+    """``x / sqrt(mean(x^2) + epsilon) * w``, computed in float32 for half precision; relevance passes unchanged.
+
+    ``R_x = R_z``, since with the root held constant each output comes from one input.
+
+    Args:
+        hidden_states: [..., *shape of the weight]; the mean is over the dimensions of the weight, the last one without.
+        weight: a constant, or None for 1.
+        variance_epsilon: is added to the mean square.
+
+    Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4.
+    """
+    x, weight = hidden_states.detach(), _constant(weight)
+    dims = tuple(range(-len(_normalised_shape(x, weight, None)), 0))
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    z = (wide * (wide.square().mean(dims, keepdim=True) + variance_epsilon).rsqrt()).to(x.dtype)
+    z = z if weight is None else weight * z
+    return bypass(partial(_unchanged, x.dtype), z, (), _carriers(hidden_states))
+
+
+def _unchanged(dtype: torch.dtype, slot: Tensor) -> Slots:
+    return (slot.to(dtype),)
+
+
+def normalize(
+    input: Tensor, p: float = 2.0, dim: int | tuple[int, ...] = 1, eps: float = 1e-12, out: Tensor | None = None
+) -> Tensor:
+    """``F.normalize``: x divided by its p-norm along `dim`; relevance passes unchanged.
+
+    ``R_x = R_z``, since with the norm held constant each output comes from one input.
+
+    Raises:
+        ValueError: `out` is given, into which nothing can be written that relevance flows back from.
+
+    Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4.
+    """
+    if out is not None:
+        raise ValueError("normalize() takes no out=: relevance cannot flow back from a tensor that is written into")
+    z = F.normalize(input.detach(), p, dim, eps)  # type: ignore[arg-type]  # several dimensions are right too
+    return bypass(partial(_unchanged, input.dtype), z, (), _carriers(input))
+
+
+def epsilon_lrp(fn: Callable[..., Any], epsilon: float, *inputs: Any) -> Any:
+    """``fn(*inputs)``, any differentiable function or module, under the epsilon rule.
+
+    ``R_x = x * J^T (R / (z + epsilon * sign(z)))`` for each carrier x; several outputs z add up. What `fn` holds
+    itself, such as parameters, is constant: nothing reaches its ``.grad``.
+
+    Source: Bach et al. 2015, eq. 58; for whole blocks: Achtibat et al. 2024 (AttnLRP), eq. 5.
+    """
+    carriers = _carriers(*inputs)
+    leaves = [x.detach().requires_grad_() for x in carriers]
+    given = iter(leaves)
+    with torch.enable_grad():
+        output = fn(*(next(given) if isinstance(x, Tensor) and x.requires_grad else x for x in inputs))
+
+    def wrap(z: Tensor) -> Tensor:
+        return bypass(partial(_own_gradient, z, leaves, epsilon), z, (), carriers) if z.requires_grad else z
+
+    return map_tensors(wrap, output)
+
+
+def _own_gradient(z: Tensor, leaves: list[Tensor], epsilon: float, slot: Tensor) -> Slots:
+    given = slot / stabilise(z.detach(), epsilon)
+    found = torch.autograd.grad(z, leaves, given, retain_graph=True, allow_unused=True)
+    return tuple(None if g is None else g * x.detach() for g, x in zip(found, leaves, strict=True))
+
+
+def identity(fn: Callable[..., Tensor], input: Tensor) -> Tensor:
+    """``fn(x)`` for an elementwise function or module; relevance passes unchanged.
+
+    ``R_x = R_z``.
+
+    Raises:
+        ValueError: the output has another number of elements than the input.
+        RuntimeError: `fn` changes its input in place.
+
+    Source: Achtibat et al. 2024 (AttnLRP), eq. 9.
+    """
+    z = _values(fn, input)
+    if z.numel() != input.numel():
+        raise ValueError(
+            f"identity() passes relevance element by element, but the function turns shape {tuple(input.shape)} into "
+            f"{tuple(z.shape)}; use epsilon_lrp()"
+        )
+    return bypass(partial(_reshaped, input.shape), z, (), _carriers(input))
+
+
+def _reshaped(shape: torch.Size, slot: Tensor) -> Slots:
+    return (slot.reshape(shape),)
+
+
+def stop_relevance(fn: Callable[..., Any], input: Any) -> Any:
+    """``fn(x)`` as a constant: no relevance passes, ``R_x = 0``.
+
+    Raises:
+        RuntimeError: `fn` changes its input in place.
+
+    Source: Ali et al. 2022 (CP-LRP), which stops queries and keys; sections 3.2 and 3.3.
+    """
+    return map_tensors(Tensor.detach, _values(fn, input))
+
+
+def _values(fn: Callable[..., Any], given: Any) -> Any:
+    versions = [tensor._version for tensor in tensors_in(given)]
+    with torch.no_grad():
+        output = fn(map_tensors(Tensor.detach, given))
+    if versions != [tensor._version for tensor in tensors_in(given)]:
+        raise RuntimeError(f"{fn!r} changes its input in place; give it a copy: x.clone()")
+    return output

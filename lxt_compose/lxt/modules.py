@@ -1,0 +1,254 @@
+"""Drop-in modules: what they compute is what torch's compute, and what flows back is relevance.
+
+Each is built with ``from_torch`` from the module that it stands for, whose parameters it shares. They stand alone, as
+the functions in :mod:`lxt_compose.functional` do; as values in a composite (``nn.Linear: LinearEpsilon``) they stand
+for the rules of the same equations, and the model keeps its own modules. Names and arguments are those of LXT.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import functional as R
+
+Kind = TypeVar("Kind", bound=nn.Module)
+
+
+def _take_over(new: nn.Module, module: nn.Module) -> None:
+    """Share the parameters, and be in the same mode."""
+    for name, parameter in module.named_parameters(recurse=False):
+        new._parameters[name] = parameter
+    new.train(module.training)
+
+
+def _expected(module: nn.Module, kind: type[Kind], into: type[nn.Module]) -> Kind:
+    name, made = type(module).__name__, f"{into.__name__}.from_torch"
+    if not isinstance(module, kind):
+        raise TypeError(f"{made} takes a torch.nn.{kind.__name__}, got {name}")
+    if type(module).forward not in (kind.forward, into.forward) or "forward" in vars(module):
+        raise TypeError(f"{made} computes what torch.nn.{kind.__name__} does, but {name} has a forward of its own")
+    if hasattr(module, "parametrizations"):
+        raise TypeError(f"{made} shares parameters, but those of {name} are computed in each forward")
+    return module
+
+
+class LinearEpsilon(nn.Linear):
+    """``nn.Linear`` under the epsilon rule (see :func:`~lxt_compose.functional.linear_epsilon`).
+
+    Args:
+        in_features: as of ``nn.Linear``, like the others not named here.
+        epsilon: stabiliser, at least the resolution of the dtype.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        epsilon: float = 1e-6,
+    ) -> None:
+        super().__init__(in_features, out_features, bias, device, dtype)
+        self.epsilon = epsilon
+
+    @classmethod
+    def from_torch(cls, module: nn.Module, epsilon: float = 1e-6) -> LinearEpsilon:
+        """The same layer under the rule; TypeError for anything but ``nn.Linear``."""
+        given = _expected(module, nn.Linear, cls)
+        new = cls(given.in_features, given.out_features, given.bias is not None, device="meta", epsilon=epsilon)
+        _take_over(new, module)
+        return new
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in_features] to [..., out_features]."""
+        return R.linear_epsilon(input, self.weight, self.bias, self.epsilon)
+
+
+class SoftmaxDT(nn.Softmax):
+    """``nn.Softmax`` by a Taylor expansion at its input (see :func:`~lxt_compose.functional.softmax`).
+
+    Args:
+        dim: the dimension along which the result sums to 1.
+        dtype: the dtype of the result.
+        temperature: divides the input.
+        inplace: changes nothing.
+    """
+
+    def __init__(
+        self, dim: int, dtype: torch.dtype | None = None, temperature: float = 1.0, inplace: bool = False
+    ) -> None:
+        super().__init__(dim)
+        self.dtype, self.temperature, self.inplace = dtype, temperature, inplace
+
+    @classmethod
+    def from_torch(cls, module: nn.Module) -> SoftmaxDT:
+        """The same softmax under the rule; TypeError for anything but ``nn.Softmax`` with a dim."""
+        dim = _expected(module, nn.Softmax, cls).dim
+        if dim is None:
+            raise TypeError(f"SoftmaxDT.from_torch takes a torch.nn.Softmax with a dim, got {module!r}")
+        new = cls(dim)
+        _take_over(new, module)
+        return new
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Any shape to the same."""
+        assert self.dim is not None
+        return R.softmax(input, self.dim, self.dtype, self.temperature, self.inplace)
+
+
+class RMSNormIdentity(nn.Module):
+    """RMS normalisation that relevance passes unchanged (see :func:`~lxt_compose.functional.rms_norm_identity`).
+
+    Args:
+        hidden_size: size of the last dimension, or the shape of the last dimensions.
+        eps: is added to the mean square.
+    """
+
+    def __init__(self, hidden_size: int | tuple[int, ...], eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight: nn.Parameter | None = nn.Parameter(torch.ones(hidden_size))
+        self.variance_epsilon = eps
+
+    @classmethod
+    def from_torch(cls, module: nn.Module) -> RMSNormIdentity:
+        """The same normalisation under the rule.
+
+        Args:
+            module: ``nn.RMSNorm``, or any module with a ``weight`` and a ``variance_epsilon`` or ``eps`` that computes
+                the same (a trial on random numbers must show it, so one that scales by 1 + weight is refused).
+
+        Raises:
+            TypeError: it is none of these.
+        """
+        eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+        weight = getattr(module, "weight", None)
+        if isinstance(module, nn.RMSNorm):
+            shape = module.normalized_shape
+            eps = torch.finfo(torch.float32 if weight is None else weight.dtype).eps if eps is None else eps
+        elif isinstance(weight, Tensor) and isinstance(eps, float) and not isinstance(module, nn.LayerNorm):
+            shape = tuple(weight.shape)
+        else:
+            raise TypeError(f"RMSNormIdentity.from_torch takes an RMSNorm, got {type(module).__name__}")
+        new = cls(shape, eps)
+        new.register_parameter("weight", None)
+        _take_over(new, module)
+        _compare(new, module, shape, weight)
+        return new
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """[..., hidden_size] to the same."""
+        return R.rms_norm_identity(hidden_states, self.weight, self.variance_epsilon)
+
+
+def _compare(new: nn.Module, module: nn.Module, shape: tuple[int, ...], weight: Tensor | None) -> None:
+    """Raise TypeError if the two do not compute the same."""
+    like = torch.empty(0) if weight is None else weight.detach()
+    if like.device.type == "meta":
+        return
+    generator = torch.Generator(like.device).manual_seed(0)
+    x = torch.randn(2, *shape, dtype=like.dtype, device=like.device, generator=generator)
+    with torch.no_grad():
+        expected, found = module(x), new(x)
+    tolerance = 8 * torch.finfo(like.dtype).eps
+    if not torch.allclose(found, expected, tolerance, tolerance):
+        raise TypeError(f"{type(module).__name__} is no plain RMSNorm: {type(new).__name__} computes other values")
+
+
+class LayerNormEpsilon(nn.LayerNorm):
+    """``nn.LayerNorm`` with the standard deviation held constant (see :func:`~lxt_compose.functional.layer_norm`)."""
+
+    @classmethod
+    def from_torch(cls, module: nn.Module) -> LayerNormEpsilon:
+        """The same normalisation under the rule; TypeError for anything but ``nn.LayerNorm``."""
+        given = _expected(module, nn.LayerNorm, cls)
+        has_bias = given.bias is not None
+        new = cls(given.normalized_shape, given.eps, given.elementwise_affine, has_bias, device="meta")
+        _take_over(new, module)
+        return new
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., *normalized_shape] to the same."""
+        return R.layer_norm(input, self.weight, self.bias, self.eps, normalized_shape=self.normalized_shape)
+
+
+class MultiheadAttentionCP(nn.MultiheadAttention):
+    """``nn.MultiheadAttention`` with its weights held constant: relevance goes to the values alone.
+
+    ``O = A V`` with ``A = softmax(Q K^T / sqrt(d))`` constant; the projection of the values, their sum weighted by A,
+    and the output projection get the epsilon rule, queries and keys get 0.
+
+    Args:
+        args: those of ``nn.MultiheadAttention``.
+        epsilon: stabiliser, at least the resolution of the dtype.
+        kwargs: those of ``nn.MultiheadAttention``.
+
+    Source: Ali et al. 2022 (CP-LRP), section 3.2.
+    """
+
+    def __init__(self, *args: Any, epsilon: float = 1e-6, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.epsilon = epsilon
+
+    @classmethod
+    def from_torch(cls, module: nn.Module, epsilon: float = 1e-6) -> MultiheadAttentionCP:
+        """The same attention under the rule; TypeError for anything but ``nn.MultiheadAttention``."""
+        given = _expected(module, nn.MultiheadAttention, cls)
+        new = cls(
+            given.embed_dim, given.num_heads, given.dropout, add_zero_attn=given.add_zero_attn, kdim=given.kdim,
+            vdim=given.vdim, batch_first=given.batch_first, device="meta", epsilon=epsilon,
+        )  # fmt: skip
+        for name in ("in_proj_bias", "bias_k", "bias_v"):
+            setattr(new, name, getattr(given, name))
+        new.out_proj = given.out_proj
+        _take_over(new, module)
+        return new
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The attended values, and the attention weights if they are wanted."""
+        with torch.no_grad():
+            _, weights = super().forward(
+                query, key, value, key_padding_mask, True, attn_mask, average_attn_weights=False, is_causal=is_causal
+            )
+        assert weights is not None
+        output = self._attend(weights, value)
+        if not need_weights:
+            return output, None
+        return output, weights.mean(-3) if average_attn_weights else weights
+
+    def _attend(self, weights: Tensor, value: Tensor) -> Tensor:
+        """Weights [(batch,) heads, targets, sources] applied to the projected values."""
+        sequence_first = value.dim() == 3 and not self.batch_first
+        values = self._project(value.transpose(0, 1) if sequence_first else value)
+        if self.bias_v is not None:
+            shape = (*values.shape[:-2], 1, self.embed_dim)
+            values = torch.cat([values, self.bias_v.detach().reshape(self.embed_dim).expand(shape)], -2)
+        if self.add_zero_attn:
+            values = F.pad(values, (0, 0, 0, 1))
+        heads = values.unflatten(-1, (self.num_heads, -1)).transpose(-2, -3)
+        attended = R.matmul(weights, heads, epsilon=self.epsilon).transpose(-2, -3).flatten(-2)
+        output = R.linear_epsilon(attended, self.out_proj.weight, self.out_proj.bias, self.epsilon)
+        return output.transpose(0, 1) if sequence_first else output
+
+    def _project(self, value: Tensor) -> Tensor:
+        weight = self.in_proj_weight[-self.embed_dim :] if self._qkv_same_embed_dim else self.v_proj_weight
+        bias = None if self.in_proj_bias is None else self.in_proj_bias[-self.embed_dim :]
+        return R.linear_epsilon(value, weight, bias, self.epsilon)
+
+
+MultiheadAttention_CP = MultiheadAttentionCP
+"""The name that LXT has for it."""

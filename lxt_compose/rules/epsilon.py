@@ -1,0 +1,85 @@
+"""The epsilon rule."""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from ..autograd.functions import Slots, bypass
+from ..autograd.numerics import Stabilising, at_least_resolution, narrowed, over_stabilised
+from ..errors import RuleError
+from .base import QUIET, Call
+from .linear_layers.layer import Layer, in_pieces, without_autocast
+from .linear_layers.recognize import offset_of, plain_layer
+from .linear_layers.weight_parts import whole
+from .scaling import Scaling
+
+
+@dataclass(frozen=True)
+class Epsilon(Scaling):
+    """The epsilon rule: each input gets its contribution's share of the output.
+
+    ``R_i = x_i * sum_j w_ij R_j / (z_j + epsilon * sign(z_j))`` with ``z_j = sum_i w_ij x_i + b_j``; for any
+    differentiable operation or block z(x): ``R = x * J^T (R_z / (z + epsilon * sign(z)))``. Biases keep their share.
+    In the gradient formulation ``g = J^T (g_z * z / (z + epsilon * sign(z)))``; epsilon = 0 is the gradient itself.
+
+    Args:
+        epsilon: stabiliser, >= 0; sign(0) = +1; where it divides, at least the decimal resolution of the dtype. Or a
+            function of z that gives the denominator, such as :class:`Stabiliser`.
+        zero_bias: whether the bias of a layer is left out of the denominator, so that it gets no relevance.
+
+    Raises:
+        ValueError: epsilon is negative or not finite.
+        RuleError: zero_bias for an operation that is no layer ``W x + b``.
+
+    Source: Bach et al. 2015, eq. 58; as the linear rule of AttnLRP: Achtibat et al. 2024, eq. 8.
+    """
+
+    zero_bias: bool = field(default=False, metadata=QUIET)
+
+    def enter(self, call: Call, place: int) -> Tensor:
+        """See :meth:`Rule.enter`."""
+        call.kept = plain_layer(call, rounded=self.zero_bias) if call.relevance else None
+        return super().enter(call, place) if call.kept is None else call.carriers[place].detach()
+
+    def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
+        """See :meth:`Rule.leave`."""
+        if call.kept is not None:
+            (z,) = outputs
+            layer = replace(call.kept, made_in=z.dtype)
+            step = partial(through_layer, layer, self.epsilon, self.zero_bias)
+            return [bypass(step, z, (call.values[0], z), call.carriers)]
+        if not self.zero_bias:
+            return super().leave(call, outputs)
+        try:
+            bias = offset_of(call, outputs)
+        except LookupError:
+            raise RuleError(f"{self}: zero_bias=True knows layers W x + b, and {call.where} is no such layer") from None
+        if bias is None:
+            return super().leave(call, outputs)
+        (z,) = outputs
+        return [bypass(partial(_without_bias, self.epsilon, call.relevance), z, (z, bias), [z])]
+
+    def idle(self, call: Call) -> bool:
+        """See :meth:`Rule.idle`."""
+        return not self.zero_bias and super().idle(call)
+
+
+def through_layer(layer: Layer, epsilon: Stabilising, zero_bias: bool, slot: Tensor, x: Tensor, z: Tensor) -> Slots:
+    """A linear layer or convolution: its own gradient, asked for by hand, which saves memory and passes over it."""
+
+    def pull(slot: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        given, x = x.dtype, x.to(layer.dtype)
+        least = epsilon if callable(epsilon) else at_least_resolution(epsilon, z.dtype)
+        s = over_stabilised(slot, layer.without_bias(x, z) if zero_bias else z, least)
+        found = layer.transpose(s.to(layer.dtype), whole, x)
+        return narrowed(found * x if torch.is_grad_enabled() else found.mul_(x), given)
+
+    with without_autocast(x):
+        whole_batch = torch.is_grad_enabled() or callable(epsilon)  # such a function may look at all samples
+        return (pull(slot, x, z) if whole_batch else in_pieces(layer, pull, slot, x, z),)
+
+
+def _without_bias(epsilon: Stabilising, relevance: bool, slot: Tensor, z: Tensor, bias: Tensor) -> Slots:
+    return (over_stabilised(slot if relevance else slot * z, z - bias, epsilon),)

@@ -1,0 +1,79 @@
+"""The gamma rule."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..autograd.numerics import (
+    Stabilising,
+    check_epsilon,
+    check_number,
+    may_write_over,
+    over_positive,
+    over_stabilised,
+)
+from .base import QUIET
+from .linear_layers.layer import Layer
+from .linear_layers.weight_parts import absolute, whole
+from .split import Emphasis, Split, is_anywhere, is_nonnegative, unless
+
+
+@dataclass(frozen=True)
+class Gamma(Split):
+    """The generalised gamma rule: contributions with the sign of the output weigh 1 + gamma.
+
+    ``R_i = sum_j (c_ij + gamma * c_ij^s) / (z_j + gamma * z_j^s) R_j``, where c^s are the contributions that have the
+    sign s of z_j (z_j = 0 counts as positive) and z_j^s is their sum, the bias among them if it has that sign too.
+    With ``A = |W| |x| + |b|``: ``z^s = (z + s A) / 2``, so that the denominator is
+    ``s ((1 + gamma/2) |z| + gamma/2 A)``, without cancellation, and with ``v = R / |denominator|``
+    ``R_i = x_i [W^T ((1 + gamma/2) s v)]_i + |x_i| [|W|^T (gamma/2 v)]_i``: one product more than the layer's own,
+    forward and backward. For inputs >= 0, where relevance comes from outputs >= 0 alone, ``W + gamma W^+`` does it in
+    one product each. gamma = 0 is :class:`Epsilon`.
+
+    Args:
+        gamma: how much more the contributions of the output's sign weigh, >= 0.
+        epsilon: stabiliser of the denominator, >= 0, signed, at least the resolution; or a function such as
+            :class:`Stabiliser`.
+        zero_bias: whether the bias is left out of the denominators, so that it gets no relevance.
+
+    Raises:
+        ValueError: gamma or epsilon is negative or not finite.
+        RuleError: the layer is not linear in one input with constant weights.
+
+    Source: Montavon et al. 2019, section 10.2.3; generalised to negative values by Andeol et al. 2021.
+    """
+
+    gamma: float = 0.25
+    epsilon: Stabilising = field(default=1e-6, metadata=QUIET)
+    zero_bias: bool = field(default=False, metadata=QUIET)
+
+    def __post_init__(self) -> None:
+        check_number("gamma", self.gamma, low=0.0)
+        check_epsilon(self.epsilon)
+
+    def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
+        """See :meth:`Split.pull`."""
+        z, half = layer.without_bias(x, z) if self.zero_bias else z, self.gamma / 2
+        if not half:
+            slot = layer.transpose(over_stabilised(r, z, self.epsilon), whole, x)
+            return slot.mul_(x) if relevance else slot
+        same = is_nonnegative(x)
+        if same and not callable(self.epsilon) and not is_anywhere(z.clamp(max=0), r):
+            # No relevance comes from negative outputs, so positive contributions weigh more, whatever their output.
+            # (Denominators of negative outputs are wrong then, which a function of all of them would see.)
+            weigh = Emphasis(self.gamma)
+            denominator = layer.product(x, weigh, unless(self.zero_bias, weigh)).clamp_(min=0)
+            plain = layer.transpose(over_positive(r, denominator, self.epsilon), weigh, x)
+            return plain.mul_(x) if relevance else plain
+        size = x if same else x.abs()
+        denominator = layer.product(size, absolute, unless(self.zero_bias, absolute))
+        denominator = denominator.mul_(half).add_(z.abs(), alpha=1 + half)
+        v = over_positive(r, denominator, self.epsilon)
+        signed = torch.copysign(z.new_full((), 1 + half), z)
+        signed = signed.mul_(v) if may_write_over(v) else signed * v
+        plain, extra = layer.transpose(signed, whole, x), layer.transpose(v.mul_(half), absolute, x)
+        if same:
+            plain.add_(extra)
+            return plain.mul_(x) if relevance else plain
+        return plain.mul_(x).addcmul_(extra, size) if relevance else plain.addcmul_(extra, x.sign())

@@ -1,0 +1,232 @@
+"""The rule for layers that divide by a statistic of their own input."""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..autograd.functions import Slots, bypass
+from ..autograd.numerics import over_stabilised, sum_to
+from ..errors import RuleError
+from ..ops import Family
+from .base import Call, Rule
+
+
+@dataclass(frozen=True)
+class Norm(Rule):
+    """Normalisation with its statistic held constant: what remains is linear, and gets the epsilon rule.
+
+    ``z = (x - mean(x)) / sigma * w + b``, sigma constant, centring linear: with ``s = w / sigma * R / z``,
+    ``R_x = x * (s - mean(s))``; without centring (RMSNorm, normalize) ``R_x = x * s``. Biases keep their share: one
+    that is a carrier gets ``R_b = b * R / z``; a weight that is a carrier shares its product with x, half each.
+    In the gradient formulation the same with g in place of R / z. Covers layer_norm, rms_norm, group_norm,
+    instance_norm, batch_norm in train mode, normalize and local_response_norm; on a module (any RMSNorm written by
+    hand) the square roots, powers and variances inside are held constant.
+
+    Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4; the centring as in Ali et al. 2022, eq. 10.
+    """
+
+    families: ClassVar[frozenset[Family]] = frozenset({Family.NORMALISATION, Family.STATISTIC})
+
+    def enter(self, call: Call, place: int) -> Tensor:
+        """See :meth:`Rule.enter`."""
+        return call.carriers[place].detach()
+
+    def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
+        """See :meth:`Rule.leave`."""
+        assert call.op is not None
+        if call.op.family is Family.STATISTIC:
+            return [z.detach() for z in outputs]
+        (z,) = outputs
+        form_of = _FORMS.get(call.op.name)
+        if form_of is None:
+            raise RuleError(f"{self} does not know the normalisation {call.where}; give it a key of its own")
+        roles = tuple(_role(self, call, carrier) for carrier in call.carriers)
+        x = call.values[roles.index("input")] if "input" in roles else _argument(call, 0, "input")
+        with torch.no_grad():
+            form = form_of(call, x)
+        tensors = {"scale": form.scale, "weight": form.weight}
+        if call.relevance or "weight" in roles:
+            tensors["x"] = x
+        if call.relevance:
+            tensors |= {"z": z, "bias": call.values[roles.index("bias")] if "bias" in roles else None}
+        saved = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+        shapes = tuple(carrier.shape for carrier in call.carriers)
+        step = _Step(call.relevance, roles, shapes, tuple(form.shape), form.dims, form.affine, tuple(saved))
+        return [bypass(step, z, tuple(saved.values()), call.carriers)]
+
+
+class Form(NamedTuple):
+    """``z = scale * weight * (x - mean over dims) + bias``, in a view of x; dims = () where nothing is centred."""
+
+    scale: Tensor
+    weight: Tensor | None
+    shape: tuple[int, ...]
+    """The view of x."""
+    dims: tuple[int, ...]
+    affine: tuple[int, ...] = ()
+    """The shape of weight and bias in that view."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """The slots of input, weight and bias from that of the output; `saved` names the tensors that it is given."""
+
+    relevance: bool
+    roles: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+    view: tuple[int, ...]
+    dims: tuple[int, ...]
+    affine: tuple[int, ...]
+    saved: tuple[str, ...]
+
+    def __call__(self, slot: Tensor, *tensors: Tensor) -> Slots:
+        given = dict(zip(self.saved, tensors, strict=True))
+        seen = (over_stabilised(slot, given["z"], 0.0) if self.relevance else slot).reshape(self.view)
+        parts = {"input": self._input, "weight": self._weight, "bias": self._bias}
+        halved = {"input", "weight"} if {"input", "weight"} <= set(self.roles) else ()  # two factors of a product
+        slots = []
+        for role, shape in zip(self.roles, self.shapes, strict=True):
+            part = parts[role](seen, given).reshape(shape)
+            slots.append((part * 0.5 if role in halved else part).to(slot.dtype))
+        return tuple(slots)
+
+    def _input(self, seen: Tensor, given: dict[str, Tensor]) -> Tensor:
+        size = self.view[self.dims[0] :] if self.dims else ()
+        if size and size == self.affine and seen.dtype in (torch.float32, torch.float64):
+            part = _layer_norm_backward(seen, size, given["scale"], given.get("weight"))
+        else:
+            weighted = seen * given["weight"].reshape(self.affine) if "weight" in given else seen
+            part = self._centred(weighted * given["scale"])
+        return part * given["x"].reshape(self.view) if self.relevance else part
+
+    def _weight(self, seen: Tensor, given: dict[str, Tensor]) -> Tensor:
+        normalised = self._centred(given["x"].reshape(self.view)) * given["scale"]
+        part = sum_to(seen * normalised, torch.Size(self.affine))
+        return part * given["weight"].reshape(self.affine) if self.relevance else part
+
+    def _bias(self, seen: Tensor, given: dict[str, Tensor]) -> Tensor:
+        part = sum_to(seen, torch.Size(self.affine))
+        return part * given["bias"].reshape(self.affine) if self.relevance else part
+
+    def _centred(self, values: Tensor) -> Tensor:
+        return values - values.mean(self.dims, keepdim=True) if self.dims else values
+
+
+# Where the functions take their weight and their bias.
+_AFFINE = {
+    "layer_norm": (2, 3), "rms_norm": (2, 3), "group_norm": (2, 3), "instance_norm": (3, 4), "batch_norm": (3, 4)
+}  # fmt: skip
+
+
+def _role(rule: Norm, call: Call, carrier: Tensor) -> str:
+    """Which argument of a normalisation a carrier is: "input", "weight" or "bias"."""
+    assert call.op is not None
+    weight, bias = _AFFINE.get(call.op.name, (1, 1))
+    for role, place in (("input", 0), ("weight", weight), ("bias", bias)):
+        if _argument(call, place, role) is carrier:
+            return role
+    raise RuleError(f"{rule} knows the input, the weight and the bias as carriers, but {call.where} has another one")
+
+
+def _argument(call: Call, place: int, name: str, default: Any = None) -> Any:
+    if name in call.kwargs:
+        return call.kwargs[name]
+    return call.args[place] if len(call.args) > place else default
+
+
+def _layer_norm_backward(slot: Tensor, size: tuple[int, ...], rstd: Tensor, weight: Tensor | None) -> Tensor:
+    """``rstd * (weight * slot - mean(weight * slot))`` over the last dimensions, which have this size, in one pass.
+
+    By torch's own backward of layer norm. Its derivative of sigma is proportional to the input less the mean: for a
+    zero input with mean 0 there is none.
+    """
+    zero, mean = torch.zeros_like(slot), torch.zeros_like(rstd)
+    backward = torch.ops.aten.native_layer_norm_backward
+    result: Tensor = backward(slot.contiguous(), zero, size, mean, rstd, weight, None, [True, False, False])[0]
+    return result
+
+
+def _wide(x: Tensor) -> Tensor:
+    """Statistics of half precision tensors are taken in float32, as torch's kernels do."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _rstd(x: Tensor, count: int, eps: float) -> Tensor:
+    """``1 / sqrt(var + eps)`` over the last `count` dimensions, kept with size 1."""
+    # torch's layer norm gives it as a by-product, many times faster on a CPU than var() does
+    return torch.native_layer_norm(_wide(x), x.shape[x.dim() - count :], None, None, eps)[2]
+
+
+def _layer_norm(call: Call, x: Tensor) -> Form:
+    size = tuple(_argument(call, 1, "normalized_shape"))
+    scale = _rstd(x, len(size), _argument(call, 4, "eps", 1e-5))
+    return Form(scale, _argument(call, 2, "weight"), x.shape, _last(x, len(size)), size)
+
+
+def _rms_norm(call: Call, x: Tensor) -> Form:
+    size = tuple(_argument(call, 1, "normalized_shape"))
+    eps = _argument(call, 3, "eps")
+    square = _wide(x).square().mean(_last(x, len(size)), keepdim=True)
+    scale = (square + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt()
+    return Form(scale, _argument(call, 2, "weight"), x.shape, (), size)
+
+
+def _last(x: Tensor, count: int) -> tuple[int, ...]:
+    return tuple(range(x.dim() - count, x.dim()))
+
+
+def _grouped(x: Tensor, groups: int, weight: Tensor | None, eps: float) -> Form:
+    """Channels in groups: the view (batch, groups, C / groups, ...)."""
+    shape = (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
+    affine = (*shape[1:3], *[1] * (x.dim() - 2))
+    return Form(_rstd(x.reshape(shape), x.dim() - 1, eps), weight, shape, tuple(range(2, x.dim() + 1)), affine)
+
+
+def _group_norm(call: Call, x: Tensor) -> Form:
+    groups, eps = int(_argument(call, 1, "num_groups")), _argument(call, 4, "eps", 1e-5)
+    return _grouped(x, groups, _argument(call, 2, "weight"), eps)
+
+
+def _per_channel(x: Tensor) -> tuple[int, ...]:
+    return (x.shape[1], *[1] * (x.dim() - 2))
+
+
+def _instance_norm(call: Call, x: Tensor) -> Form:
+    weight, eps = _argument(call, 3, "weight"), _argument(call, 7, "eps", 1e-5)
+    if _argument(call, 5, "use_input_stats", True):
+        return _grouped(x, x.shape[1], weight, eps)
+    scale = (_argument(call, 2, "running_var") + eps).rsqrt().reshape(_per_channel(x))
+    return Form(scale, weight, x.shape, (), _per_channel(x))
+
+
+def _batch_norm(call: Call, x: Tensor) -> Form:
+    dims = (0, *range(2, x.dim()))
+    scale = (_wide(x).var(dims, correction=0, keepdim=True) + _argument(call, 7, "eps", 1e-5)).rsqrt()
+    return Form(scale, _argument(call, 3, "weight"), x.shape, dims, _per_channel(x))
+
+
+def _normalize(call: Call, x: Tensor) -> Form:
+    power, dim, eps = _argument(call, 1, "p", 2.0), _argument(call, 2, "dim", 1), _argument(call, 3, "eps", 1e-12)
+    length = torch.linalg.vector_norm(x, power, dim, keepdim=True).clamp_min(eps)
+    return Form(length.reciprocal(), None, x.shape, ())
+
+
+def _local_response_norm(call: Call, x: Tensor) -> Form:
+    # The output is x / divisor(x): where x is 0 any divisor explains it, so take 1.
+    options = {name: value for name, value in call.kwargs.items() if name != "input"}
+    z = torch.nn.functional.local_response_norm(x, *call.args[1:], **options)
+    one = torch.ones_like(x)
+    return Form(torch.where(x == 0, one, z / torch.where(x == 0, one, x)), None, x.shape, ())
+
+
+_FORMS = {
+    "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
+    "group_norm": _group_norm,
+    "instance_norm": _instance_norm,
+    "batch_norm": _batch_norm,
+    "normalize": _normalize,
+    "local_response_norm": _local_response_norm,
+}

@@ -1,0 +1,35 @@
+"""The rule that passes relevance unchanged through anything."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from ..autograd.numerics import stabilise
+from .base import Call
+from .identity import Identity
+
+
+@dataclass(frozen=True)
+class Pass(Identity):
+    """Relevance passes a whole module or operation unchanged, whatever it computes; reshaped where shapes differ.
+
+    ``R_x = R_z``. In the gradient formulation ``g_x = g_z * z / (x + epsilon * sign(x))``, epsilon the resolution.
+    Unlike :class:`Identity` it knows no closed forms and expects no elementwise function.
+
+    Raises:
+        RuleError: there are several carriers or outputs, or input and output differ in their number of elements.
+
+    Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4.
+    """
+
+    def idle(self, call: Call) -> bool:
+        """See :meth:`Rule.idle`."""
+        return False
+
+    def _slope(self, call: Call, x: Tensor, z: Tensor) -> tuple[partial[Tensor], tuple[Tensor, ...]]:
+        return partial(_plain_ratio), (x, z)
+
+
+def _plain_ratio(x: Tensor, z: Tensor) -> Tensor:
+    return z.reshape(x.shape) / stabilise(x, 0.0)

@@ -1,0 +1,124 @@
+"""The rule for additions where two streams of relevance meet: a residual and the branch beside it."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..autograd.functions import Slots, bypass
+from ..autograd.numerics import check_number, sum_to
+from ..errors import RuleError
+from ..ops import Family, Op
+from .base import GRADIENT, Call, Rule
+from .epsilon import Epsilon
+
+_ONE_OPERAND = {False: Epsilon(0.0), True: Epsilon(0.0)}
+# What the first and the second operand are multiplied with before they are added; `alpha` multiplies what is taken
+# off or added on: the second operand, in a reversed subtraction the first.
+_SIGNS = {"add": (1.0, 1.0), "sub": (1.0, -1.0), "rsub": (-1.0, 1.0)}
+
+
+@dataclass(frozen=True)
+class ResidualGamma(Rule):
+    """Sums of two carriers, ``c = a + b``: an operand with the sign of the sum weighs 1 + gamma.
+
+    ``R_a = w_a a / (w_a a + w_b b) * R_c`` with ``w = 1 + gamma * [same sign as c]``, and likewise for b: exactly
+    conservative, and where a and b cancel each other the shares stay within ``[-1/gamma, 1 + 1/gamma]``, while those
+    of :class:`Epsilon`, ``a / c``, have no bound. In the gradient formulation ``g_a = g_c * c w_a / (w_a a + w_b b)``.
+
+    Both are computed from ``s``, the sum of the operands that have the sign of c, and from ``t = c / s`` in [0, 1], the
+    part of it that is not cancelled: ``w_a a + w_b b = s (t + gamma)``, so nothing is divided by a small difference.
+    Where both operands are 0, each gets half of the relevance. A sum with one carrier and a constant gets
+    :class:`Epsilon`. On a module the rule acts on the additions and subtractions inside it.
+
+    Args:
+        gamma: how much more the operand weighs that has the sign of the sum, > 0 (at 0 it would be :class:`Epsilon`).
+
+    Raises:
+        ValueError: gamma is not positive or not finite.
+        RuleError: the operation is no sum of two tensors.
+
+    Source: Berend et al. 2026 (ResLRP).
+    """
+
+    families: ClassVar[frozenset[Family]] = frozenset({Family.LINEAR})
+    names: ClassVar[frozenset[str]] = frozenset(_SIGNS)
+
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("gamma", self.gamma, low=0.0)
+        if self.gamma == 0:
+            raise ValueError("gamma must be above 0, got 0, where shares have no bound; that rule is Epsilon()")
+
+    def serves(self, op: Op, carriers: int) -> bool:
+        """See :meth:`Rule.serves`: sums of two carriers."""
+        return op.name in _SIGNS and carriers == 2
+
+    def enter(self, call: Call, place: int) -> Tensor:
+        """See :meth:`Rule.enter`."""
+        if call.op is None or call.op.name not in _SIGNS:
+            raise RuleError(f"{self} knows sums of two tensors only, not {call.where}; use Epsilon()")
+        if len(call.carriers) == 1:
+            return _ONE_OPERAND[call.relevance].enter(call, place)
+        return call.carriers[place].detach()
+
+    def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
+        """See :meth:`Rule.leave`."""
+        if len(call.carriers) == 1:
+            return _ONE_OPERAND[call.relevance].leave(call, outputs)
+        c = outputs[0]
+        step = partial(_shares if call.relevance else _slopes, self.gamma, _factors(call))
+        return [bypass(step, c, tuple(call.values), call.carriers)]
+
+    def idle(self, call: Call) -> bool:
+        """See :meth:`Rule.idle`: in the gradient formulation a constant addend changes nothing."""
+        return call.formulation == GRADIENT and len(call.carriers) == 1
+
+
+def _factors(call: Call) -> tuple[float, float]:
+    """What the operands are multiplied with before they are added."""
+    assert call.op is not None
+    first, second = _SIGNS[call.op.name]
+    alpha: Any = call.kwargs.get("alpha", 1)
+    if len(call.args) == 3:
+        alpha = call.args[1]  # the old form add(input, alpha, other)
+    first, second = (first * alpha, second) if call.op.name == "rsub" else (first, second * alpha)
+    swapped = [name for name in call.kwargs if name in ("input", "other")] == ["other", "input"]
+    return (second, first) if swapped else (first, second)
+
+
+def _measured(gamma: float, factors: tuple[float, float], a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    """The operands as they are added, their weights, the sum s of those with the sign of c, and t = c / s."""
+    a, b = (x if factor == 1 else x * factor for x, factor in zip((a, b), factors, strict=True))
+    c = a + b
+    positive = c >= 0
+    weight_a, weight_b = (1 + gamma * ((x >= 0) == positive).to(c.dtype) for x in (a, b))
+    s = torch.where(positive, torch.maximum(torch.maximum(a, b), c), torch.minimum(torch.minimum(a, b), c))
+    t = torch.where(s == 0, 1.0, c / s)
+    return a, b, weight_a, weight_b, s, t
+
+
+def _shares(gamma: float, factors: tuple[float, float], slot: Tensor, a: Tensor, b: Tensor) -> Slots:
+    shapes = a.shape, b.shape
+    a, b, weight_a, weight_b, s, t = _measured(gamma, factors, a, b)
+    slot = slot / (t + gamma)
+    nothing = s == 0
+    half = (1 + gamma) / 2  # at a = b = 0 the weights are 1 + gamma and t is 1: this makes it half of the slot
+    share_a, share_b = (
+        sum_to(slot * torch.where(nothing, half, weight * (x / s)), shape)
+        for weight, x, shape in ((weight_a, a, shapes[0]), (weight_b, b, shapes[1]))
+    )
+    return share_a, share_b
+
+
+def _slopes(gamma: float, factors: tuple[float, float], slot: Tensor, a: Tensor, b: Tensor) -> Slots:
+    shapes = a.shape, b.shape
+    _, _, weight_a, weight_b, _, t = _measured(gamma, factors, a, b)
+    slot = slot * (t / (t + gamma))
+    return (
+        sum_to(slot * weight_a, shapes[0]) * factors[0],
+        sum_to(slot * weight_b, shapes[1]) * factors[1],
+    )

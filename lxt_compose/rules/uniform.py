@@ -1,0 +1,78 @@
+"""The uniform rule: relevance shared evenly by the inputs of an operation."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ..autograd.functions import bypass, shared_evenly
+from ..autograd.numerics import broadcasts_to
+from ..errors import RuleError, place
+from .base import GRADIENT, Call, Rule, only_output
+from .scaling import Scaling
+from .uniform_epsilon import UniformEpsilon
+
+
+@dataclass(frozen=True)
+class Uniform(Rule):
+    """Each of the n carriers of an operation gets the same part of the relevance.
+
+    ``R_i = R / n``, summed over the dimensions along which carrier i was broadcast.
+    In the gradient formulation it knows products ``z = x_1 * ... * x_n``, where it is ``g / n`` before the product's
+    own gradient; any other operation needs the relevance formulation, since zero inputs can get relevance.
+
+    Raises:
+        RuleError: a carrier cannot be broadcast to the output's shape, or (gradient) the operation is no product.
+
+    Source: Achtibat et al. 2024 (AttnLRP), proposition 3.2.
+    """
+
+    knows_complex: ClassVar[bool] = True
+    as_scaling: ClassVar[Scaling] = UniformEpsilon(0.0)
+    """What it is for a product in the gradient formulation."""
+
+    def sharers(self, call: Call) -> list[Tensor]:
+        """The carriers that get a part each."""
+        return call.carriers
+
+    def enter(self, call: Call, place: int) -> Tensor:
+        """See :meth:`Rule.enter`."""
+        if call.relevance and not call.carriers[place].is_complex():
+            return call.carriers[place].detach()
+        return self.as_scaling.enter(self._product(call), place)
+
+    def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
+        """See :meth:`Rule.leave`."""
+        if not call.relevance or any(x.is_complex() for x in call.carriers):
+            return self.as_scaling.leave(self._product(call), outputs)
+        z, sharers = only_output(self, call, outputs), self.sharers(call)
+        shapes = [x.shape for x in sharers]
+        for shape in shapes:
+            if not broadcasts_to(shape, z.shape):
+                raise RuleError(
+                    f"{self} shares relevance element by element, but {call.where} has an input of shape "
+                    f"{tuple(shape)} and an output of shape {tuple(z.shape)}; use UniformEpsilon() or Epsilon()"
+                )
+        return [bypass(partial(shared_evenly, shapes), z, (), sharers)]
+
+    def idle(self, call: Call) -> bool:
+        """See :meth:`Rule.idle`: a product with one carrier is linear in it."""
+        return not call.relevance and len(call.carriers) == 1 and self._product(call) is call
+
+    def check_module(self, module: nn.Module, path: str, formulation: str) -> None:
+        """See :meth:`Rule.check_module`."""
+        if formulation == GRADIENT:
+            raise RuleError(
+                f"{self} on a module ({place(path)}, {type(module).__name__}) needs formulation='relevance', since it "
+                f"gives relevance to inputs that are 0; in the gradient formulation use Epsilon() or Pass()"
+            )
+
+    def _product(self, call: Call) -> Call:
+        # A complex product mixes real and imaginary parts: no element of it belongs to one element of a factor.
+        if call.op is None or not (call.op.multiplies or call.op.held):
+            raise RuleError(
+                f"{self} in the gradient formulation knows products of tensors only, not {call.where}; "
+                f"use formulation='relevance', or UniformEpsilon() or Epsilon()"
+            )
+        return call

@@ -1,0 +1,29 @@
+"""The epsilon rule for products, shared evenly by the factors."""
+
+from dataclasses import dataclass
+
+from .base import Call
+from .scaling import Scaling, addends_of
+
+
+@dataclass(frozen=True)
+class UniformEpsilon(Scaling):
+    """Epsilon, shared evenly by the n factors of a product that carry relevance.
+
+    ``O = A V``: ``R_A = 1/2 * A * (R_O / (O + epsilon * sign(O)) V^T)`` and likewise for V; with a constant factor
+    n = 1 and it is :class:`Epsilon`. What is added to the product (a bias) keeps its share in full.
+
+    Args:
+        epsilon: stabiliser, >= 0 (see :class:`Epsilon`).
+
+    Raises:
+        ValueError: epsilon is negative or not finite.
+
+    Source: Achtibat et al. 2024 (AttnLRP), proposition 3.3.
+    """
+
+    def shares(self, call: Call) -> list[float]:
+        """1/n for each of the n factors, 1 for what is added."""
+        addend = addends_of(call)
+        factors = len(addend) - sum(addend)
+        return [1.0 if added else 1.0 / factors for added in addend]

@@ -1,0 +1,1 @@
+"""A composite at work on a model: hooks, function mode, decisions, and what is known of each call."""

@@ -1,0 +1,101 @@
+"""One operation under one rule: what is done before it runs and after it, for modules and functions alike."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..autograd.functions import Share, rebind
+from ..autograd.saved_values import storage_of
+from ..autograd.trees import map_tensors, tensors_in
+from ..errors import RuleError
+from ..rules.base import Call, Rule, exchange
+
+
+def enter(rule: Rule, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments that the operation is to be run with: carriers are exchanged for what the rule makes of them."""
+    call.values = list(call.carriers)
+    call.versions = [x._version for x in call.carriers]
+    call.inputs = [rule.enter(call, place) for place in range(len(call.carriers))]
+    if call.module is not None:  # which may change in place what it got twice
+        first = {id(x): given for x, given in reversed(list(zip(call.carriers, call.inputs, strict=True)))}
+        call.inputs = [first[id(x)] for x in call.carriers]
+    args, kwargs = exchange(call)
+    if call.module is not None:
+        call.given, call.given_tensors = (args, kwargs), [id(tensor) for tensor in tensors_in((args, kwargs))]
+    return args, kwargs
+
+
+def keep_values(call: Call, tensor: Tensor) -> None:
+    """Keep a copy of those carriers that share memory with `tensor`, which is about to be changed in place.
+
+    Raises:
+        RuntimeError: a carrier is a leaf; PyTorch forbids this too, but would not see it through the exchange.
+    """
+    memory = storage_of(tensor)
+    for place, x in enumerate(call.carriers):
+        if storage_of(x) == memory:
+            if x.is_leaf:
+                raise RuntimeError(
+                    f"{call.where} changes in place a leaf tensor that requires grad; give the model a copy: x.clone()"
+                )
+            call.values[place] = x.detach().clone()
+
+
+def write_into(target: Tensor, result: Tensor) -> Tensor:
+    """`target`, with the values of `result` and, for autograd, as its outcome."""
+    with torch.no_grad():
+        target.copy_(result)
+    rebind(target, result)
+    return target
+
+
+def leave(rule: Rule, call: Call, output: Any) -> Any:
+    """The output that the rest of the model is to use; what was changed in place becomes an output too.
+
+    Raises:
+        RuleError: a module hands tensors on by changing a list or a dict that it was given.
+    """
+    if isinstance(output, Tensor) and call.module is None and call.target is None:
+        return rule.leave(call, [output])[0]
+    if [id(tensor) for tensor in tensors_in(call.given)] != call.given_tensors:
+        raise RuleError(
+            f"{call.where} changes a list or dict that it was given, where {rule} cannot follow what it puts there; "
+            f"put rules on the modules inside"
+        )
+    written, constants = _written(call)
+    stand_in = {id(x): result for x, result in written}
+    unwrapped: dict[int, Tensor] = {}
+    for tensor in (*(stand_in.get(id(t), t) for t in tensors_in(output)), *stand_in.values()):
+        if id(tensor) not in constants and (tensor.is_floating_point() or tensor.is_complex()):
+            unwrapped.setdefault(id(tensor), tensor)
+    wrapped = dict(zip(unwrapped, rule.leave(call, list(unwrapped.values())), strict=True)) if unwrapped else {}
+    for x, result in written:
+        # The operation wrote into the memory of x: from now on x is its result, for autograd too.
+        rebind(x, wrapped[id(result)])
+        wrapped[id(result)] = x
+    return map_tensors(lambda tensor: wrapped.get(id(stand_in.get(id(tensor), tensor)), tensor), output)
+
+
+def _written(call: Call) -> tuple[list[tuple[Tensor, Tensor]], set[int]]:
+    """The arguments that the operation wrote into, each with what it has become, and which others are constants."""
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for x, given, version in zip(call.carriers, call.inputs, call.versions, strict=True):
+        if x._version != version and (call.module is not None or x is call.target):
+            found.setdefault(id(x), (x, given))
+    carriers, constants = {id(x) for x in call.carriers}, set()
+    for tensor in tensors_in((call.args, call.kwargs)):
+        if id(tensor) in carriers:
+            continue
+        if tensor is call.target or tensor.requires_grad:  # a constant until a carrier was written into it
+            found[id(tensor)] = tensor, tensor
+        else:
+            constants.add(id(tensor))
+    # What a rule saves must not be the tensor itself, which is to come from what saved it: a circle.
+    return [(x, _double(x) if result is x else result) for x, result in found.values()], constants
+
+
+def _double(x: Tensor) -> Tensor:
+    """Another tensor with the memory and the history of x."""
+    double: Tensor = Share.apply(x, 1.0) if x.requires_grad else x.detach()
+    return double

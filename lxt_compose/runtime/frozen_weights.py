@@ -1,0 +1,123 @@
+"""Products with frozen weights, computed as torch computes them while the weights are trained.
+
+``torch.matmul`` of a batch with a matrix makes one large product of it if the matrix requires grad; if not, and the
+batch is not contiguous, a product for each of its items, which rounds differently. Attention takes another kernel for a
+mask that requires grad. So freezing the parameters alone would change the last bits of a model's values. Here the
+kernel is that for weights that are trained, be they parameters that were frozen or what was computed from them.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+from weakref import WeakValueDictionary
+
+from torch import Tensor
+
+from ..autograd.functions import graft
+
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_BATCH_FIRST = 8  # the last argument of those, for a batch that is not packed
+_MASK = 3  # of scaled_dot_product_attention
+
+
+class Frozen:
+    """What would require grad if the parameters were not frozen: they, and what was computed from them alone."""
+
+    def __init__(self) -> None:
+        self._parameters: dict[int, Tensor] = {}
+        self._computed: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+
+    def add(self, parameter: Tensor) -> None:
+        """A parameter that was frozen."""
+        self._parameters[id(parameter)] = parameter
+
+    def follow(self, given: Iterable[Tensor], made: Iterable[Tensor]) -> None:
+        """An operation without carriers has run: what it made would require grad if something it was given would."""
+        if any(x in self for x in given):
+            for x in made:
+                if x.is_floating_point():
+                    self._computed[id(x)] = x
+
+    def __contains__(self, x: Tensor) -> bool:
+        if x.requires_grad:
+            return False
+        known = (x,) if x._base is None else (x, x._base)
+        return any(id(each) in self._parameters or id(each) in self._computed for each in known)
+
+
+def as_trained(function: Callable[..., Any], name: str, frozen: Frozen) -> Callable[..., Any]:
+    """The function itself, or for products with weights one with the values that they have with trained weights."""
+    if name == "linear":
+        return partial(_linear, function, frozen)
+    if name == "matmul":
+        return partial(_matmul, function, frozen)
+    if name == "scaled_dot_product_attention":
+        return partial(_attention, function, frozen)
+    if name in _RECURRENT:
+        return partial(_recurrent, function, frozen)
+    return function
+
+
+def _was_trained(weight: Any, frozen: Frozen) -> bool:
+    return isinstance(weight, Tensor) and weight in frozen
+
+
+def _twice(function: Callable[..., Any], frozen: Frozen, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The values of a run with weights that require grad, with the way back of one with frozen weights."""
+
+    def trained(value: Any) -> Any:
+        return value.detach().requires_grad_() if _was_trained(value, frozen) else value
+
+    values = function(*map(trained, args), **{name: trained(value) for name, value in kwargs.items()})
+    return graft(values, function(*args, **kwargs))
+
+
+def _is_scattered(x: Any) -> bool:
+    """Whether this is a batch of matrices that is not contiguous: what is contiguous makes one product anyway."""
+    return isinstance(x, Tensor) and x.dim() >= 3 and not x.is_contiguous()
+
+
+def _folded(x: Tensor, matrix: Tensor) -> Tensor:
+    product = x.reshape(-1, x.shape[-1]) @ matrix
+    return product.view(*x.shape[:-1], *matrix.shape[1:])
+
+
+def _linear(
+    function: Callable[..., Any], frozen: Frozen, input: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Any:
+    if not (_is_scattered(input) and _was_trained(weight, frozen)):
+        return function(input, weight, bias)
+    if weight.dim() != 2:
+        return _twice(function, frozen, (input, weight, bias), {})
+    product = _folded(input, weight.t())
+    return product if bias is None else product + bias
+
+
+def _matmul(function: Callable[..., Any], frozen: Frozen, *args: Any, **kwargs: Any) -> Any:
+    values = [*args, *kwargs.values()]
+    if len(values) == 2 and getattr(function, "__name__", "") != "__rmatmul__":
+        first, second = values
+        if _is_scattered(first) and _was_trained(second, frozen):
+            return _folded(first, second) if second.dim() in (1, 2) else _twice(function, frozen, args, kwargs)
+        if _was_trained(first, frozen) and isinstance(second, Tensor) and second.dim() >= 3:
+            if first.dim() == 2:
+                return _folded(second.mT, first.t()).mT.contiguous()
+            return _twice(function, frozen, args, kwargs)
+    return function(*args, **kwargs)
+
+
+def _attention(function: Callable[..., Any], frozen: Frozen, *args: Any, **kwargs: Any) -> Any:
+    mask = kwargs.get("attn_mask", args[_MASK] if len(args) > _MASK else None)
+    return _twice(function, frozen, args, kwargs) if _was_trained(mask, frozen) else function(*args, **kwargs)
+
+
+def _recurrent(function: Callable[..., Any], frozen: Frozen, *args: Any, **kwargs: Any) -> Any:
+    """The kernel makes its products itself, so their values come from a run with weights that require grad."""
+    output = function(*args, **kwargs)
+    if len(args) <= _BATCH_FIRST or not _was_trained(args[2][0], frozen):
+        return output
+    if (args[0].transpose(0, 1) if args[_BATCH_FIRST] else args[0]).is_contiguous():
+        return output
+    trained = [weight.detach().requires_grad_(_was_trained(weight, frozen)) for weight in args[2]]
+    values = function(*args[:2], trained, *args[3:])
+    return tuple(graft(value, way) for value, way in zip(values, output, strict=True))

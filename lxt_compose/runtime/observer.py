@@ -1,0 +1,73 @@
+"""What watches a registered model at work: the one opening that the ledger and the conservation check look through.
+
+An observer sees each operation with its carriers before it runs and with its output afterwards. It changes nothing: it
+wraps no tensor and adds no node to the autograd graph, but may hang hooks on the nodes that are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor
+
+from ..coverage.rows import Status
+from ..ops import Op
+from ..rules import Rule
+
+if TYPE_CHECKING:
+    from .call_stack import Running
+
+
+class Seen(Protocol):
+    """One operation that an observer has seen begin."""
+
+    def told(self, rule: Rule | None, status: Status) -> None:
+        """Hear under which rule the operation runs; None for an exact, an uncovered and a replaced one."""
+
+
+class Observer(Protocol):
+    """Who watches a registered model; see ``FunctionMode.observer``."""
+
+    def start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """An outermost module begins: the whole model, or a block of it, called on its own or recomputed."""
+
+    def finish(self, output: Any) -> None:
+        """The outermost module has ended; `output` is what the caller gets."""
+
+    def begin(
+        self,
+        path: str,
+        name: str,
+        op: Op | None,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        carriers: list[Tensor],
+    ) -> Seen:
+        """An operation begins, or a module that its rule takes as one unit (then `function` is the module)."""
+
+    def end(self, seen: Any, output: Any) -> None:
+        """The operation has ended well; `output` is what the rest of the model gets."""
+
+    def module(self, path: str, kind: str, output: Any) -> None:
+        """A module, with or without a rule, has ended well."""
+
+
+def watch(observer: Observer, running: Running, about: tuple[Any, ...], run: Callable[[], Any]) -> Any:
+    """Run one function, and let the observer see its carriers, its output, and what was made of it.
+
+    Args:
+        observer: who watches.
+        running: what runs in this thread; it holds what the observer has seen begin.
+        about: the arguments of :meth:`Observer.begin`.
+        run: runs the function under its rule.
+    """
+    seen = observer.begin(*about)
+    outer, running.seen = running.seen, seen
+    try:
+        output = run()
+    finally:
+        running.seen = outer
+    observer.end(seen, output)
+    return output
