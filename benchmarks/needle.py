@@ -94,9 +94,9 @@ METHODS: dict[str, Explain] = {
 def wilson(hits: int, count: int, z: float = 1.96) -> tuple[float, float]:
     """Wilson's interval of a rate (Wilson 1927)."""
     rate = hits / count
-    centre = rate + z * z / (2 * count)
+    center = rate + z * z / (2 * count)
     spread = z * math.sqrt(rate * (1 - rate) / count + z * z / (4 * count * count))
-    return (centre - spread) / (1 + z * z / count), (centre + spread) / (1 + z * z / count)
+    return (center - spread) / (1 + z * z / count), (center + spread) / (1 + z * z / count)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lxt_compose as ours
-from lxt_compose import Composite, Rule, Stabiliser
+from lxt_compose import Composite, Rule, Stabilizer
 
 LIMITS = {torch.float64: 1e-6, torch.float32: 1e-4}
 LAYERS: dict[str, tuple[Callable[..., nn.Module], tuple[int, ...]]] = {
@@ -91,8 +91,8 @@ def layer_rules() -> list[tuple[Rule, Callable[[Any], Any] | None, Callable[[Any
         (ours.WSquare(), lambda z: z.WSquare(), lambda t: t.WSquareRule()),
         (ours.WSquare(zero_bias=True), lambda z: z.WSquare(**bias), None),
         (ours.Flat(), lambda z: z.Flat(), lambda t: t.FlatRule()),
-        (ours.Epsilon(Stabiliser(0.1, clip=True)), lambda z: z.Epsilon(_stabilizer(0.1, clip=True)), None),
-        (ours.AlphaBeta(2.0, 1.0, Stabiliser(0.1, norm_scale=True)),
+        (ours.Epsilon(Stabilizer(0.1, clip=True)), lambda z: z.Epsilon(_stabilizer(0.1, clip=True)), None),
+        (ours.AlphaBeta(2.0, 1.0, Stabilizer(0.1, norm_scale=True)),
          lambda z: z.AlphaBeta(2.0, 1.0, _stabilizer(0.1, norm_scale=True)), None),
     ]  # fmt: skip
 
@@ -122,7 +122,7 @@ def errors_of_lxt(dtype: torch.dtype) -> dict[str, float]:
     if f is None or rules is None:
         return {}
     a, b, w, v = (seeded(*shape, seed=i).to(dtype) for i, shape in enumerate([(2, 3, 4), (2, 3, 4), (4, 4), (4,)]))
-    e, c, far = 1e-12, b.mT, v + 20  # far from 0, where the stabiliser that their norm has does not show
+    e, c, far = 1e-12, b.mT, v + 20  # far from 0, where the stabilizer that their norm has does not show
     sums = dict.fromkeys([F.linear, torch.add, torch.mean], ours.Epsilon(e))
     products = {torch.matmul: ours.UniformEpsilon(e)}
     cases: list[tuple[str, Any, Any, Any, list[Tensor]]] = [
@@ -166,7 +166,7 @@ def errors_of_tdhook(dtype: torch.dtype) -> dict[str, float]:
         (nn.GELU(), t.PseudoIdentityRule(), {nn.GELU: ours.Ratio()}, "gradient"),
     ]
     x, r = seeded(2, 3, 4), seeded(2, 3, 4, seed=1).to(dtype)
-    x = (x + 0.5 * x.sign()).to(dtype)  # their ratio has a stabiliser that ours does without
+    x = (x + 0.5 * x.sign()).to(dtype)  # their ratio has a stabilizer that ours does without
     found = {}
     for module, rule, composite, formulation in cases:
         module = module.to(dtype).requires_grad_(False)

@@ -2,7 +2,7 @@
 
 from . import baselines, evaluate, functional, heatmap, kinds, modules, old_paths, presets
 from .attribution import Attribution, attribute, blocks
-from .autograd.numerics import Stabiliser
+from .autograd.numerics import Stabilizer
 from .canonizers.base import Canonizer
 from .canonizers.merge_batch_norm import MergeBatchNorm
 from .composite import Composite
@@ -58,6 +58,9 @@ __version__ = "0.1.0"
 
 old_paths.install()
 
+Stabiliser = Stabilizer
+"""The name in version 0.1."""
+
 __all__ = [
     "AlphaBeta",
     "Attention",
@@ -93,7 +96,7 @@ __all__ = [
     "RuleError",
     "SignalTakesAll",
     "SoftmaxTaylor",
-    "Stabiliser",
+    "Stabilizer",
     "StateSpace",
     "Status",
     "Stop",

@@ -18,7 +18,7 @@ def _nothing_is_left_on_the_thread():
 
 @pytest.fixture
 def model():
-    """A small model: a residual with ReLU, a normalisation, a layer."""
+    """A small model: a residual with ReLU, a normalization, a layer."""
     from support import Residual
 
     torch.manual_seed(0)

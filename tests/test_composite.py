@@ -388,7 +388,7 @@ def test_parameters_of_rules_out_of_range(make_rule, message):
 
 def test_rules_for_operations_that_are_not_inside_raise_in_forward():
     for rule, families in (
-        (Norm(), "normalisation, statistic"),
+        (Norm(), "normalization, statistic"),
         (SoftmaxTaylor(), "softmax"),
         (Attention(), "attention"),
     ):
@@ -501,7 +501,7 @@ def test_without_defaults_only_the_keys_given(formulation):
 
 
 def test_defaults_in_both_formulations_agree():
-    """The same relevance, whichever formulation; for the tables' own stabilisers differ, up to these."""
+    """The same relevance, whichever formulation; for the tables' own stabilizers differ, up to these."""
     for name in ZOO:
         model, x = make(name)
         found = [attribute(model, x, Composite(formulation=formulation), 0) for formulation in FORMULATIONS]

@@ -414,7 +414,7 @@ def test_trap_17_inputs_are_split_as_well_as_weights(alpha, formulation):
 @both_formulations
 @pytest.mark.parametrize("dtype", DTYPES, ids=label)
 @pytest.mark.parametrize("rule", [Epsilon(1e-12), Epsilon(0.0), Gamma(), AlphaBeta(), Attention(1e-12)], ids=label)
-def test_trap_18_the_stabiliser_is_signed_and_survives_every_dtype(rule, dtype, formulation):
+def test_trap_18_the_stabilizer_is_signed_and_survives_every_dtype(rule, dtype, formulation):
     """w = (1, -1), x = (1, 1) and z near -e are finite: sign(0) = +1, and e is at least the dtype's resolution."""
     layer = nn.Linear(2, 1, bias=False).to(dtype)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
-from .numerics import componentwise, over_stabilised, sum_to
+from .numerics import componentwise, over_stabilized, sum_to
 from .saved_values import save
 
 Slots = tuple[Tensor | None, ...]
@@ -39,7 +39,7 @@ class TimesInput(RelevanceFunction):
 
 
 class OverOutput(RelevanceFunction):
-    """z -> z; slot -> share * slot / stabilised z: turns the relevance of z into a gradient at z."""
+    """z -> z; slot -> share * slot / stabilized z: turns the relevance of z into a gradient at z."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, epsilon: float, share: float) -> Tensor:
@@ -50,12 +50,12 @@ class OverOutput(RelevanceFunction):
     @staticmethod
     def backward(ctx: Any, slot: Tensor) -> tuple[Tensor, None, None]:
         (z,) = ctx.saved_tensors
-        slot = over_stabilised(slot, z, ctx.epsilon)
+        slot = over_stabilized(slot, z, ctx.epsilon)
         return slot if ctx.share == 1 else slot * ctx.share, None, None
 
 
 class Damp(RelevanceFunction):
-    """z -> z; slot -> share * slot * z / stabilised z: the stabiliser's part in the gradient formulation."""
+    """z -> z; slot -> share * slot * z / stabilized z: the stabilizer's part in the gradient formulation."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, epsilon: float, share: float) -> Tensor:
@@ -66,7 +66,7 @@ class Damp(RelevanceFunction):
     @staticmethod
     def backward(ctx: Any, slot: Tensor) -> tuple[Tensor, None, None]:
         (z,) = ctx.saved_tensors
-        damping = over_stabilised(z, z, ctx.epsilon)
+        damping = over_stabilized(z, z, ctx.epsilon)
         slot = componentwise(torch.mul, slot, damping)
         return slot if ctx.share == 1 else slot * ctx.share, None, None
 

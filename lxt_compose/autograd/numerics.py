@@ -1,4 +1,4 @@
-"""Numbers and trees: the signed stabiliser, sums over broadcast dimensions, tensors inside nested containers."""
+"""Numbers and trees: the signed stabilizer, sums over broadcast dimensions, tensors inside nested containers."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ def at_least_resolution(epsilon: float, dtype: torch.dtype) -> float:
     return max(epsilon, torch.finfo(dtype).resolution)
 
 
-Stabilising = float | Callable[[Tensor], Tensor]
+Stabilizing = float | Callable[[Tensor], Tensor]
 """How a denominator is kept from 0: by a number that is added with its sign, or by a function of the denominator.
 
 The function must be odd, ``f(-z) = -f(z)``: rules that know the sign of a sum give it the absolute value.
@@ -25,7 +25,7 @@ The function must be odd, ``f(-z) = -f(z)``: rules that know the sign of a sum g
 
 
 @dataclasses.dataclass(frozen=True)
-class Stabiliser:
+class Stabilizer:
     """A denominator kept from 0: ``z + e * sign(z)``, or ``sign(z) * max(|z|, e)`` with `clip`; ``sign(0) = +1``.
 
     Any rule takes it, or a function of the denominator like it, as its `epsilon`.
@@ -51,7 +51,7 @@ class Stabiliser:
             raise ValueError("epsilon must be above 0, got 0")
 
     def __call__(self, z: Tensor) -> Tensor:
-        """The stabilised denominator."""
+        """The stabilized denominator."""
         if z.is_complex():
             return torch.view_as_complex(self(torch.view_as_real(z)))
         least = z.new_full((), torch.finfo(z.dtype).resolution)
@@ -64,15 +64,15 @@ class Stabiliser:
         return sign * torch.maximum(z.abs(), epsilon) if self.clip else z + sign * epsilon
 
 
-def stabilise(z: Tensor, epsilon: Stabilising) -> Tensor:
+def stabilize(z: Tensor, epsilon: Stabilizing) -> Tensor:
     """``z + epsilon * sign(z)`` with ``sign(0) = +1``, so that it is never 0; epsilon is at least the resolution.
 
-    A complex z is stabilised in its real and its imaginary part, each for itself. A function is taken at its word.
+    A complex z is stabilized in its real and its imaginary part, each for itself. A function is taken at its word.
     """
     if not isinstance(epsilon, (int, float)):
         return epsilon(z)
     if z.is_complex():
-        return torch.view_as_complex(stabilise(torch.view_as_real(z), epsilon))
+        return torch.view_as_complex(stabilize(torch.view_as_real(z), epsilon))
     epsilon = at_least_resolution(epsilon, z.dtype)
     # copysign and not where: ten times faster on a CPU. It takes -0.0 for negative, but a sum of contributions is
     # -0.0 only if each of them is a zero, and then none of them gets any relevance.
@@ -89,16 +89,16 @@ def may_write_over(slot: Tensor) -> bool:
     return not (batched or torch.is_grad_enabled())
 
 
-def over_stabilised(value: Tensor, z: Tensor, epsilon: Stabilising) -> Tensor:
-    """``value / stabilise(z, epsilon)``, in the memory of the denominator where autograd does not need it."""
-    denominator = stabilise(z, epsilon)
+def over_stabilized(value: Tensor, z: Tensor, epsilon: Stabilizing) -> Tensor:
+    """``value / stabilize(z, epsilon)``, in the memory of the denominator where autograd does not need it."""
+    denominator = stabilize(z, epsilon)
     fits = value.shape == z.shape and value.dtype == z.dtype and not z.is_complex()
     if fits and may_write_over(value):
         return torch.div(value, denominator, out=denominator)
     return componentwise(torch.div, value, denominator)
 
 
-def over_positive(value: Tensor, total: Tensor, epsilon: Stabilising) -> Tensor:
+def over_positive(value: Tensor, total: Tensor, epsilon: Stabilizing) -> Tensor:
     """``value / (total + epsilon)`` for a total that is never negative; takes its memory."""
     if not isinstance(epsilon, (int, float)):
         return value / epsilon(total)
@@ -164,3 +164,7 @@ def check_epsilon(epsilon: Any) -> None:
     """
     if not callable(epsilon) or isinstance(epsilon, (type, torch.nn.Module)):
         check_number("epsilon", epsilon, low=0.0)
+
+
+Stabiliser = Stabilizer
+"""The name in version 0.1."""

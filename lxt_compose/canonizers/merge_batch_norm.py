@@ -135,10 +135,10 @@ def is_batch_norm(module: nn.Module) -> bool:
 def _misfit(layer: Any, norm: Any) -> str:
     """Why a layer and a batch norm that follow each other cannot be merged; empty if they can."""
     if own(norm, "running_mean") is None or own(norm, "running_var") is None:
-        return "no running statistics, so each batch is normalised by its own"
+        return "no running statistics, so each batch is normalized by its own"
     channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
     if channels != norm.num_features:
-        return f"it normalises {norm.num_features} channels, but the layer before has {channels} outputs"
+        return f"it normalizes {norm.num_features} channels, but the layer before has {channels} outputs"
     if isinstance(layer.__dict__.get("weight"), StandIn):
         return "it is merged already"
     return ""

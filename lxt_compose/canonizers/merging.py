@@ -196,6 +196,6 @@ class Pair:
             )
         if isinstance(self.layer, nn.Linear) and given.dim() != 2:
             raise RegistrationError(
-                f"{self.norm_name!r} normalises dimension 1 of {tuple(given.shape)}, which is not the dimension of the "
+                f"{self.norm_name!r} normalizes dimension 1 of {tuple(given.shape)}, which is not the dimension of the "
                 f"outputs of {self.layer_name!r}, so they cannot be merged; leave the pair out"
             )

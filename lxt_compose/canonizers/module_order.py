@@ -22,7 +22,7 @@ def followed_by(model: nn.Module, first: Test, second: Test) -> tuple[list[tuple
 
     What the model does is read from a symbolic trace (torch.fx) of a copy that shares its parameters, with optional
     arguments of ``forward`` at their defaults; hooks do not run. A module that does not trace (its control flow depends
-    on values) is taken apart: its children are traced one by one, and in an ``nn.Sequential`` neighbours follow.
+    on values) is taken apart: its children are traced one by one, and in an ``nn.Sequential`` neighbors follow.
 
     Args:
         model: left as it is.

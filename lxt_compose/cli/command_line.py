@@ -88,7 +88,7 @@ def _explain(options: argparse.Namespace) -> int:
         ledger=options.ledger,
         words=options.words,
         out=options.out,
-        colour=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
+        color=sys.stdout.isatty() and not os.environ.get("NO_COLOR"),
         width=_width(),
     )
     with redirect_stdout(sys.stderr):

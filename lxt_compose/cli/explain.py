@@ -60,7 +60,7 @@ class Wishes:
     classifier of images. ``target`` is a label, a token or a number, None what the model answers; ``against`` the same,
     for the difference of the two ("others" is the mean of all others). ``rules`` says by which preset, ``ledger`` tells
     where the relevance went, ``words`` adds up the pieces of each word. ``out`` is a file: .html for a page, .png, .pdf
-    or .svg for the heatmap, .pt for the attribution. ``colour`` allows escape sequences in the text printed, ``width``
+    or .svg for the heatmap, .pt for the attribution. ``color`` allows escape sequences in the text printed, ``width``
     is that of the terminal.
     """
 
@@ -74,7 +74,7 @@ class Wishes:
     ledger: bool = False
     words: bool = False
     out: Path | None = None
-    colour: bool = False
+    color: bool = False
     width: int = 100
 
 

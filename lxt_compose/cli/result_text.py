@@ -36,7 +36,7 @@ def text_of(explained: Explained, wishes: Wishes) -> str:
     assert isinstance(scores, Tensor)
     if task.tokens is not None:
         picture = picture_of(explained, wishes.words)
-        parts.append(picture.ansi() if wishes.colour else str(picture))
+        parts.append(picture.ansi() if wishes.color else str(picture))
     elif scores.dim() == 3:
         hint = " (--out picture.png draws every pixel)" if wishes.out is None else ""
         parts.append(_table(regions(scores[0]), hint))

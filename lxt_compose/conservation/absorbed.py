@@ -1,4 +1,4 @@
-"""What a rule is known to keep for itself, by its own formula: the shares of biases, of stabilisers, of softmax.
+"""What a rule is known to keep for itself, by its own formula: the shares of biases, of stabilizers, of softmax.
 
 The formulas are those of the rules' equations, not of their code: sums are taken again, from the values that an
 operation was given, when the relevance of its output is there. All that is not known here must be handed on.
@@ -12,7 +12,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor, nn
 
-from ..autograd.numerics import stabilise
+from ..autograd.numerics import stabilize
 from ..ledger.rows import by_sample
 from ..ops import DROPOUTS, Family
 from ..rules import (
@@ -44,10 +44,10 @@ from ..rules.split import Split
 from ..rules.taylor_decomposition import linear_part
 from .ran import Ran
 
-BIAS, STABILISER, SOFTMAX, HIGHER_ORDERS = "bias", "stabiliser", "softmax", "higher orders"
+BIAS, STABILIZER, SOFTMAX, HIGHER_ORDERS = "bias", "stabilizer", "softmax", "higher orders"
 Amounts = dict[str, Tensor]
 """Relevance by kind of sink and by sample: ``[samples + 1]`` each, the last one what no sample is known for."""
-_AFFINE = (Family.LINEAR, Family.PRODUCT, Family.CONTRACTION, Family.NORMALISATION)
+_AFFINE = (Family.LINEAR, Family.PRODUCT, Family.CONTRACTION, Family.NORMALIZATION)
 
 
 @singledispatch
@@ -61,16 +61,16 @@ def absorbed(rule: Rule, ran: Ran, slot: Tensor) -> Amounts:
 
 @absorbed.register
 def _(rule: Scaling, ran: Ran, slot: Tensor) -> Amounts:
-    """``s = R / (z + e sign z)``: a constant part b of z keeps s * b, the stabiliser R - s * z."""
+    """``s = R / (z + e sign z)``: a constant part b of z keeps s * b, the stabilizer R - s * z."""
     if getattr(rule, "zero_bias", False):
         z = ran.z - _constant(ran)
-        s = ran.relevance(slot) / stabilise(z, rule.epsilon)
-        return {STABILISER: ran.by_sample(ran.relevance(slot) - s * z)}
+        s = ran.relevance(slot) / stabilize(z, rule.epsilon)
+        return {STABILIZER: ran.by_sample(ran.relevance(slot) - s * z)}
     s = _scaled(rule, ran, slot)
-    stabiliser = ran.by_sample(ran.relevance(slot) - s * ran.z)
+    stabilizer = ran.by_sample(ran.relevance(slot) - s * ran.z)
     if isinstance(ran.function, nn.Module) and next(ran.function.children(), None) is not None:
-        return {BIAS: _biases_of_block(ran, s), STABILISER: stabiliser}
-    return {BIAS: ran.by_sample(s * _constant(ran)), STABILISER: stabiliser}
+        return {BIAS: _biases_of_block(ran, s), STABILIZER: stabilizer}
+    return {BIAS: ran.by_sample(s * _constant(ran)), STABILIZER: stabilizer}
 
 
 @absorbed.register
@@ -78,7 +78,7 @@ def _(rule: Attention, ran: Ran, slot: Tensor) -> Amounts:
     """Half of s * z goes the way of the values, the other half to what the expansion of softmax leaves of it."""
     s = _scaled(rule, ran, slot)
     rest = ran.by_sample(s * ran.z) - _expanded(ran, s, rule.shares(ran.call()))
-    return {SOFTMAX: rest, STABILISER: ran.by_sample(ran.relevance(slot) - s * ran.z)}
+    return {SOFTMAX: rest, STABILIZER: ran.by_sample(ran.relevance(slot) - s * ran.z)}
 
 
 @absorbed.register
@@ -89,7 +89,7 @@ def _(rule: ResidualGamma, ran: Ran, slot: Tensor) -> Amounts:
 
 def _scaled(rule: Scaling, ran: Ran, slot: Tensor) -> Tensor:
     if ran.formulation == RELEVANCE or rule.epsilon:
-        return ran.relevance(slot) / stabilise(ran.z, rule.epsilon)
+        return ran.relevance(slot) / stabilize(ran.z, rule.epsilon)
     return slot
 
 
@@ -145,9 +145,9 @@ def _expanded(ran: Ran, s: Tensor, shares: list[float]) -> Tensor:
 @absorbed.register
 def _(rule: Norm, ran: Ran, slot: Tensor) -> Amounts:
     """As for Epsilon, of what is linear with the statistics held constant; there too f(0) is the bias."""
-    s = ran.relevance(slot) / stabilise(ran.z, 0.0) if ran.formulation == RELEVANCE else slot
+    s = ran.relevance(slot) / stabilize(ran.z, 0.0) if ran.formulation == RELEVANCE else slot
     bias = ran.by_sample(s * _constant(ran))
-    return {BIAS: bias, STABILISER: ran.by_sample(ran.relevance(slot) - s * ran.z)}
+    return {BIAS: bias, STABILIZER: ran.by_sample(ran.relevance(slot) - s * ran.z)}
 
 
 @absorbed.register
@@ -155,7 +155,7 @@ def _(rule: SoftmaxTaylor, ran: Ran, slot: Tensor) -> Amounts:
     """``R - x * (R - s * sum R)``."""
     r, x, s = ran.relevance(slot), ran.before.values[0].value.detach(), ran.z
     if ran.op is None or ran.op.name not in ("softmax", "softmin"):
-        factor = ran.relevance(slot) / stabilise(s, 0.0) if ran.formulation == RELEVANCE else slot
+        factor = ran.relevance(slot) / stabilize(s, 0.0) if ran.formulation == RELEVANCE else slot
         return {SOFTMAX: ran.by_sample(r) - _expanded(ran, factor, [1.0])}
     x = -x if ran.op.name == "softmin" else x
     handed_on = x * (r - s * r.sum(softmax_dim(ran.call()), keepdim=True)).to(x.dtype)
@@ -173,7 +173,7 @@ def _(rule: Identity, ran: Ran, slot: Tensor) -> Amounts:
     x, z = call.values[0], ran.z
     slope, saved = slope_of(call, x, z)
     kept = slot * z - (slot.reshape(x.shape) * x * slope(*saved)).reshape(z.shape)
-    return {STABILISER: ran.by_sample(kept)}
+    return {STABILIZER: ran.by_sample(kept)}
 
 
 @absorbed.register
@@ -182,7 +182,7 @@ def _(rule: Pass, ran: Ran, slot: Tensor) -> Amounts:
     if ran.formulation == RELEVANCE:
         return {}
     x = ran.before.values[0].value.detach().reshape(ran.z.shape)
-    return {STABILISER: ran.by_sample(slot * ran.z * (1 - x / stabilise(x, 0.0)))}
+    return {STABILIZER: ran.by_sample(slot * ran.z * (1 - x / stabilize(x, 0.0)))}
 
 
 @absorbed.register
@@ -191,21 +191,21 @@ def _(rule: Ratio, ran: Ran, slot: Tensor) -> Amounts:
     if ran.formulation != RELEVANCE:
         return absorbed.dispatch(Identity)(rule, ran, slot)
     x = ran.before.values[0].value.detach().reshape(ran.z.shape)
-    handed_on = torch.where(x == 0, 0, slot * ran.z / stabilise(ran.z, 0.0))
-    return {STABILISER: ran.by_sample(slot - handed_on)}
+    handed_on = torch.where(x == 0, 0, slot * ran.z / stabilize(ran.z, 0.0))
+    return {STABILIZER: ran.by_sample(slot - handed_on)}
 
 
 @absorbed.register
 def _(rule: TaylorDecomposition, ran: Ran, slot: Tensor) -> Amounts:
     """With ``s = R / f(x)``: ``s * b`` stays in the bias unless it is distributed, ``s * (f(x) - J x - b)`` is left."""
     r, z, call = ran.relevance(slot), ran.z, ran.call()
-    s = r / stabilise(z, rule.epsilon)
+    s = r / stabilize(z, rule.epsilon)
     with torch.enable_grad():
         output, points = rule.at_reference(call)
     bias = output.detach() - linear_part(output, points, points)
     rest = z - linear_part(output, points, call.values) - bias
     kept = {BIAS: ran.by_sample(s * bias)} if rule.bias is False else {}
-    return {**kept, HIGHER_ORDERS: ran.by_sample(s * rest), STABILISER: ran.by_sample(r - s * z)}
+    return {**kept, HIGHER_ORDERS: ran.by_sample(s * rest), STABILIZER: ran.by_sample(r - s * z)}
 
 
 # ---- split rules: shares a of R over denominators D, in which the bias is B ------------------------------------------
@@ -215,18 +215,18 @@ Term = tuple[float, Tensor, Tensor]
 
 @absorbed.register
 def _(rule: Split, ran: Ran, slot: Tensor) -> Amounts:
-    """``sum of a * R * B / D`` stays in the bias, ``sum of a * R * (1 - D / stabilised D)`` in the stabiliser."""
+    """``sum of a * R * B / D`` stays in the bias, ``sum of a * R * (1 - D / stabilized D)`` in the stabilizer."""
     call = ran.call()
     layer = layer_of(rule, call, ran.z)
     wide = layer.dtype
     x, z, r = call.values[0].to(wide), ran.z.to(wide), ran.relevance(slot).to(wide)
     bias = z.new_zeros(()) if layer.offset is None else layer.offset.to(wide)
-    in_bias, in_stabiliser = torch.zeros_like(z), torch.zeros_like(z)
+    in_bias, in_stabilizer = torch.zeros_like(z), torch.zeros_like(z)
     for share, denominator, added in terms(rule, layer, x, z - bias, bias):
-        s = share * r / stabilise(denominator, getattr(rule, "epsilon", 0.0))
+        s = share * r / stabilize(denominator, getattr(rule, "epsilon", 0.0))
         in_bias += s * added
-        in_stabiliser += share * r - s * denominator
-    return {BIAS: ran.by_sample(in_bias), STABILISER: ran.by_sample(in_stabiliser)}
+        in_stabilizer += share * r - s * denominator
+    return {BIAS: ran.by_sample(in_bias), STABILIZER: ran.by_sample(in_stabilizer)}
 
 
 def _sums(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:

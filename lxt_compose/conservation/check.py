@@ -37,7 +37,7 @@ class Checked:
     """One call of one operation under one rule; amounts are float64 tensors with one value for each sample.
 
     ``entered`` is the relevance that arrived at its outputs, ``left`` what it handed on to its inputs, ``absorbed``
-    what its rule keeps by its own formula, by kind (bias, stabiliser, softmax), ``size`` the sum of ``|R|`` that
+    what its rule keeps by its own formula, by kind (bias, stabilizer, softmax), ``size`` the sum of ``|R|`` that
     arrived.
     Where the samples cannot be told apart all amounts have one value, for all of them.
     """
@@ -125,7 +125,7 @@ def check_conservation(
 ) -> Iterator[ConservationCheck]:
     """Compare what arrives at every rule with what it hands on, for each call and each sample; raise at the end.
 
-    ``|R_out - R_in - bias - stabiliser - softmax| <= atol + rtol * sum |R_out|``, where R_out is the relevance of the
+    ``|R_out - R_in - bias - stabilizer - softmax| <= atol + rtol * sum |R_out|``, where R_out is the relevance of the
     outputs of an operation, R_in what its rule hands on to the inputs, and the rest is what the rule keeps by its
     equation, computed anew from the operation's values. Of a function that stands in place of a rule no equation is
     known: it must hand on all. Works in both formulations. The forward and the backward pass

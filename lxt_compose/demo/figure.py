@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-COLOURS = "RdBu_r"
+COLORS = "RdBu_r"
 CELL, LEFT, TOP, BOTTOM = 1.25, 1.15, 0.95, 0.72  # inches: one picture, and the margins
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row of pictures [n, 8, 8]: relevance, drawn red for and blue against, or scans, drawn in grey."""
+    """One row of pictures [n, 8, 8]: relevance, drawn red for and blue against, or scans, drawn in gray."""
 
     title: str
     pictures: Tensor
@@ -40,7 +40,7 @@ def draw(rows: list[Row], headings: list[str], path: Path) -> None:
         for column, picture in enumerate(row.pictures):
             axes = figure.add_subplot(grid[at_row, column])
             scale = max(picture.abs().max().item(), 1e-12)
-            limits = {"cmap": COLOURS, "vmin": -scale, "vmax": scale} if row.is_relevance else {"cmap": "gray_r"}
+            limits = {"cmap": COLORS, "vmin": -scale, "vmax": scale} if row.is_relevance else {"cmap": "gray_r"}
             axes.imshow(picture.numpy(), interpolation="nearest", **limits)
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set(color="0.6", linewidth=0.6)
@@ -48,15 +48,15 @@ def draw(rows: list[Row], headings: list[str], path: Path) -> None:
                 axes.set_title(headings[column], fontsize=10, pad=6)
             if column == 0:
                 axes.set_ylabel(row.title, rotation=0, ha="right", va="center", fontsize=11, labelpad=10)
-    _colour_bar(figure, (middle - 1.6 / width, 0.42 / height, 3.2 / width, 0.13 / height))
+    _color_bar(figure, (middle - 1.6 / width, 0.42 / height, 3.2 / width, 0.13 / height))
     figure.savefig(path, dpi=150)
 
 
-def _colour_bar(figure: "Figure", place: tuple[float, float, float, float]) -> None:
-    """Say below the pictures what the colours mean."""
+def _color_bar(figure: "Figure", place: tuple[float, float, float, float]) -> None:
+    """Say below the pictures what the colors mean."""
     from matplotlib.cm import ScalarMappable
 
     axes = figure.add_axes(place)
-    bar = figure.colorbar(ScalarMappable(cmap=COLOURS), cax=axes, orientation="horizontal", ticks=[0, 0.5, 1])
+    bar = figure.colorbar(ScalarMappable(cmap=COLORS), cax=axes, orientation="horizontal", ticks=[0, 0.5, 1])
     bar.set_ticklabels(["speaks against", "0", "speaks for"], fontsize=10)
     bar.outline.set_linewidth(0.5)

@@ -8,7 +8,7 @@ from html import escape
 from torch import Tensor
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _EDGE, _BELOW = 460, 200, 66, 120, 12, 34
-_COLOURS = ("#2f6fd6", "#d62f27")
+_COLORS = ("#2f6fd6", "#d62f27")
 
 
 def chart(fractions: Tensor, curves: Mapping[str, Tensor]) -> str:
@@ -32,11 +32,11 @@ def chart(fractions: Tensor, curves: Mapping[str, Tensor]) -> str:
         parts.append(f'<text x="{left - 6}" y="{height + 4}" text-anchor="end">{value:.4g}</text>')
     labels = (("0 %", left, "start"), ("removed", (left + right) / 2, "middle"), ("100 %", right, "end"))
     parts += [f'<text x="{at}" y="{bottom + 18}" text-anchor="{anchor}">{text}</text>' for text, at, anchor in labels]
-    for number, ((name, curve), colour) in enumerate(zip(curves.items(), _COLOURS, strict=False)):
+    for number, ((name, curve), color) in enumerate(zip(curves.items(), _COLORS, strict=False)):
         pairs = zip(fractions.tolist(), curve.tolist(), strict=True)
         points = " ".join("{},{}".format(*place(part, value)) for part, value in pairs if value == value)
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{right + 8}" y="{top + 12 + 18 * number}" fill="{colour}">{escape(name)}</text>')
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')
+        parts.append(f'<text x="{right + 8}" y="{top + 12 + 18 * number}" fill="{color}">{escape(name)}</text>')
     frame = f'<path d="M{left},{top}V{bottom}H{right}" fill="none" stroke="currentColor" opacity=".4"/>'
     return (
         f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" style="width:100%;max-width:{_WIDTH}px" fill="currentColor" '

@@ -1,4 +1,4 @@
-"""Randomising a model, layer by layer from the output on: an explanation of the model must change with it."""
+"""Randomizing a model, layer by layer from the output on: an explanation of the model must change with it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Explain = Callable[[nn.Module, Any, Any], Any]
 
 @dataclass(frozen=True, eq=False)
 class Randomization:
-    """How an explanation changes while a model is randomised from its output to its input.
+    """How an explanation changes while a model is randomized from its output to its input.
 
-    ``layers`` [k] are the modules in the order in which they were randomised, each with all before it; ``signed``
+    ``layers`` [k] are the modules in the order in which they were randomized, each with all before it; ``signed``
     [k, n] is the Spearman correlation of the scores with those of the intact model, ``absolute`` [k, n] the same of
-    their sizes. Near 1 means that the explanation does not depend on what was randomised.
+    their sizes. Near 1 means that the explanation does not depend on what was randomized.
     """
 
     layers: tuple[str, ...]
@@ -39,7 +39,7 @@ class Randomization:
 
     def __str__(self) -> str:
         pairs = zip(self.layers, self.signed.nanmean(1).tolist(), self.absolute.nanmean(1).tolist(), strict=True)
-        head = ["randomised down to", "rank correlation", "of sizes"]
+        head = ["randomized down to", "rank correlation", "of sizes"]
         return tabulate([list(row) for row in pairs], headers=head, floatfmt=".3f", disable_numparse=[0])
 
     def _repr_html_(self) -> str:
@@ -56,7 +56,7 @@ def randomization(
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Randomization:
-    """Cascading model randomisation: the layers get random weights, one after the other from the output to the input.
+    """Cascading model randomization: the layers get random weights, one after the other from the output to the input.
 
     A parameter is drawn anew from a normal distribution with its own mean and standard deviation, so that activations
     keep their scale; one whose values are all the same stays. Afterwards the model is as before, bit for bit, also
@@ -68,7 +68,7 @@ def randomization(
         explain: the name of a preset, a :class:`Composite`, or a function of (model, inputs, target) that returns
             scores [n, ...] or an :class:`Attribution`.
         target: what :func:`attribute` takes; None is the arg-max of the intact model, for all steps.
-        layers: how many steps; the layers are then randomised in so many groups of about equal size. None: one by one.
+        layers: how many steps; the layers are then randomized in so many groups of about equal size. None: one by one.
         seed: of the random weights, a whole number.
         batch_size: how many samples are explained at a time (presets and composites).
 
@@ -90,7 +90,7 @@ def randomization(
         with _restored(model):
             for group in groups:
                 for module in (module for modules in group.values() for module in modules):
-                    _randomise(module, generator)
+                    _randomize(module, generator)
                 found = _scores(method(model, inputs, goal), intact.shape)
                 signed.append(correlation(found, intact, mask=_mask(probe, intact)))
                 absolute.append(correlation(found.abs(), intact.abs(), mask=_mask(probe, intact)))
@@ -159,7 +159,7 @@ def _in_order(probe: Probe) -> dict[str, list[nn.Module]]:
             layers.setdefault(_name(named, named[name]), []).append(module)
     found = {name: modules for name, modules in layers.items() if modules}
     if not found:
-        raise ValueError(f"{type(probe.model).__name__} has no parameters that could be randomised")
+        raise ValueError(f"{type(probe.model).__name__} has no parameters that could be randomized")
     return found
 
 
@@ -188,7 +188,7 @@ def _restored(model: nn.Module) -> Iterator[None]:
                 parameter.copy_(value)
 
 
-def _randomise(module: nn.Module, generator: torch.Generator) -> None:
+def _randomize(module: nn.Module, generator: torch.Generator) -> None:
     for parameter in module.parameters(recurse=False):
         if not parameter.is_floating_point() or parameter.numel() < 2:
             continue

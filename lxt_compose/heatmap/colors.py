@@ -1,4 +1,4 @@
-"""Colours: one diverging map, centred at 0 and symmetric, that can be read on light and on dark."""
+"""Colors: one diverging map, centerd at 0 and symmetric, that can be read on light and on dark."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 
-FOR: Colour = (214, 47, 39)
+FOR: Color = (214, 47, 39)
 """What full positive relevance looks like: red, "speaks for"."""
-AGAINST: Colour = (38, 102, 207)
+AGAINST: Color = (38, 102, 207)
 """What full negative relevance looks like: blue, "speaks against"."""
-_FULL_FOR: tuple[Colour, Colour] = ((110, 6, 18), (255, 158, 138))
-_FULL_AGAINST: tuple[Colour, Colour] = ((10, 44, 110), (140, 190, 255))
+_FULL_FOR: tuple[Color, Color] = ((110, 6, 18), (255, 158, 138))
+_FULL_AGAINST: tuple[Color, Color] = ((10, 44, 110), (140, 190, 255))
 STRONGEST = 0.72
-"""How much of the colour covers the background at full relevance, so that text on it can be read."""
+"""How much of the color covers the background at full relevance, so that text on it can be read."""
 
 
 def scale_of(values: Iterable[float], limit: float | None = None) -> float:
-    """The value that gets full colour: the largest absolute one, or `limit`; 1 if all are 0.
+    """The value that gets full color: the largest absolute one, or `limit`; 1 if all are 0.
 
     Raises:
         ValueError: a value is not finite, or the limit is not positive.
     """
     if limit is not None:
         if not (isinstance(limit, (int, float)) and math.isfinite(limit) and limit > 0):
-            raise ValueError(f"the limit of the colours must be positive and finite, got {limit!r}")
+            raise ValueError(f"the limit of the colors must be positive and finite, got {limit!r}")
         return float(limit)
     largest = 0.0
     for value in values:
@@ -41,26 +41,26 @@ def strength(value: float, scale: float) -> float:
     return max(-1.0, min(1.0, value / scale))
 
 
-def over(background: Colour, value: float) -> Colour:
-    """The colour of a value from -1 to 1 on a background."""
-    colour, alpha = (FOR if value > 0 else AGAINST), abs(value) * STRONGEST
-    mixed = [round(b + (c - b) * alpha) for b, c in zip(background, colour, strict=True)]
+def over(background: Color, value: float) -> Color:
+    """The color of a value from -1 to 1 on a background."""
+    color, alpha = (FOR if value > 0 else AGAINST), abs(value) * STRONGEST
+    mixed = [round(b + (c - b) * alpha) for b, c in zip(background, color, strict=True)]
     return mixed[0], mixed[1], mixed[2]
 
 
-def luminance(colour: Colour) -> float:
+def luminance(color: Color) -> float:
     """Relative luminance from 0 (black) to 1 (white), as WCAG 2 defines it."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in colour)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in color)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def contrast(a: Colour, b: Colour) -> float:
-    """The contrast of two colours from 1 to 21, as WCAG 2 defines it; text wants 4.5."""
+def contrast(a: Color, b: Color) -> float:
+    """The contrast of two colors from 1 to 21, as WCAG 2 defines it; text wants 4.5."""
     dark, light = sorted((luminance(a), luminance(b)))
     return (light + 0.05) / (dark + 0.05)
 
 
-def colour_map(background: Colour, *, dark: bool, deep: bool = True) -> Any:
+def color_map(background: Color, *, dark: bool, deep: bool = True) -> Any:
     """A map of matplotlib: from blue through the background in the middle to red.
 
     Lightness falls (on dark: rises) to both sides alike. ``deep`` goes on to a deeper shade at the ends, so that
@@ -68,9 +68,9 @@ def colour_map(background: Colour, *, dark: bool, deep: bool = True) -> Any:
     """
     from matplotlib.colors import LinearSegmentedColormap
 
-    stops: tuple[Colour, ...] = (AGAINST, background, FOR)
+    stops: tuple[Color, ...] = (AGAINST, background, FOR)
     places: tuple[float, ...] = (0.0, 0.5, 1.0)
     if deep:
         stops, places = (_FULL_AGAINST[dark], *stops, _FULL_FOR[dark]), (0.0, 0.2, 0.5, 0.8, 1.0)
-    colours = [(at, tuple(c / 255 for c in stop)) for at, stop in zip(places, stops, strict=True)]
-    return LinearSegmentedColormap.from_list("relevance", colours, N=511)
+    colors = [(at, tuple(c / 255 for c in stop)) for at, stop in zip(places, stops, strict=True)]
+    return LinearSegmentedColormap.from_list("relevance", colors, N=511)

@@ -1,4 +1,4 @@
-"""Relevance of pixels: a diverging map centred at 0, over the image if there is one, in a grid with titles."""
+"""Relevance of pixels: a diverging map centerd at 0, over the image if there is one, in a grid with titles."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .colors import AGAINST, FOR, colour_map, scale_of
+from .colors import AGAINST, FOR, color_map, scale_of
 from .picture import (
     DARK,
     LIGHT,
     STYLE,
     Picture,
-    colour_bar,
+    color_bar,
     fonts,
     headings,
     new_figure,
@@ -51,19 +51,19 @@ def image(
     shared: bool = False,
     strength: float = 1.0,
 ) -> ImageHeatmap:
-    """Images coloured by relevance: red speaks for the target, blue against it, white (or the image) is 0.
+    """Images colored by relevance: red speaks for the target, blue against it, white (or the image) is 0.
 
     Args:
         relevance: [height, width], [n, height, width] or [n, channels, height, width], channels are summed; any unit.
             Three dimensions that begin with 1, 3 or 4 are one image's channels, unless there are as many images or
             titles.
-        image: what was explained, drawn in grey under the relevance, its values stretched from the least to the
+        image: what was explained, drawn in gray under the relevance, its values stretched from the least to the
             largest. Its size may be another, if relevance is that of patches: the smaller one is enlarged.
         titles: one for each image.
         columns: of the grid; by default as many as make it about square.
-        limit: the relevance of full colour; by default the largest absolute one of each image.
+        limit: the relevance of full color; by default the largest absolute one of each image.
         shared: whether all images share one scale.
-        strength: how much the relevance covers the image at full colour, from 0 to 1.
+        strength: how much the relevance covers the image at full color, from 0 to 1.
 
     Raises:
         TypeError: titles are no texts, or values no numbers.
@@ -148,7 +148,7 @@ def _limit(values: Tensor) -> float:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageHeatmap(Picture):
-    """A grid of images with their relevance; made by :func:`image`. ``scales`` is the relevance of full colour."""
+    """A grid of images with their relevance; made by :func:`image`. ``scales`` is the relevance of full color."""
 
     maps: Tensor
     below: Tensor | None
@@ -161,7 +161,7 @@ class ImageHeatmap(Picture):
         return f"<ImageHeatmap: {len(self.maps)} x {list(self.maps.shape[1:])}>"
 
     def figure(self, *, dark: bool = False) -> Figure:
-        """The grid, with one bar of colours."""
+        """The grid, with one bar of colors."""
         ink = [c / 255 for c in (DARK if dark else LIGHT)[1]]
         rows, columns = math.ceil(len(self.maps) / self.columns), min(self.columns, len(self.maps))
         wide, cell = self._cell()
@@ -190,7 +190,7 @@ class ImageHeatmap(Picture):
         long = min(2.0, width - 1.2)
         box = ((width - long) / 2 / width, 0.44 / height, long / width, 0.11 / height)
         scale = self.scales[0] if len(set(self.scales)) == 1 else None
-        colour_bar(figure, box, scale, dark=dark, deep=self.below is None)
+        color_bar(figure, box, scale, dark=dark, deep=self.below is None)
         return figure
 
     def _cell(self) -> tuple[float, float]:
@@ -208,16 +208,16 @@ class ImageHeatmap(Picture):
         relative = values / self.scales[place]
         aspect = "equal" if _clipped(self._ratio()) == self._ratio() else "auto"
         if self.below is None:
-            colours = colour_map(background, dark=dark)
-            axes.imshow(relative.numpy(), cmap=colours, vmin=-1, vmax=1, aspect=aspect, interpolation="nearest")
+            colors = color_map(background, dark=dark)
+            axes.imshow(relative.numpy(), cmap=colors, vmin=-1, vmax=1, aspect=aspect, interpolation="nearest")
             return
         below, relative = _enlarged(self.below[place], relative)
         low, high = float(below.min()), float(below.max())
-        grey = (below - low) / ((high - low) or 1.0)
-        grey = 0.1 + 0.35 * grey if dark else 0.72 + 0.28 * grey  # pale, so that the colours stand out
+        gray = (below - low) / ((high - low) or 1.0)
+        gray = 0.1 + 0.35 * gray if dark else 0.72 + 0.28 * gray  # pale, so that the colors stand out
         cover = (relative.abs().clamp(max=1) ** 0.8 * self.strength)[..., None]
-        colour = torch.where(relative[..., None] > 0, torch.tensor(FOR), torch.tensor(AGAINST)) / 255
-        mixed = grey[..., None] * (1 - cover) + colour * cover
+        color = torch.where(relative[..., None] > 0, torch.tensor(FOR), torch.tensor(AGAINST)) / 255
+        mixed = gray[..., None] * (1 - cover) + color * cover
         axes.imshow(mixed.numpy(), aspect=aspect, interpolation="nearest")
 
     def html(self) -> str:

@@ -20,7 +20,7 @@ _WIDTH, _MARGIN, _SIZE, _LEADING = 504.0, 18.0, 12.0, 24.0
 
 
 def draw_texts(sentences: Sequence[Sentence], scale: float | None, *, dark: bool) -> Figure:
-    """The texts below each other, each token on its colour, with what the colours mean under them, or under each."""
+    """The texts below each other, each token on its color, with what the colors mean under them, or under each."""
 
     def measure(text: str) -> float:
         return text_width(text) * _SIZE * 72
@@ -87,9 +87,9 @@ def _paint(axes: Any, placed: Sequence[Any], dark: bool) -> None:
     background, ink = DARK if dark else LIGHT
     for left, top, value, width, text in placed:
         if value:
-            colour = [c / 255 for c in over(background, value)]
+            color = [c / 255 for c in over(background, value)]
             shape = FancyBboxPatch(
-                (left, top + 1), width, _SIZE + 5, boxstyle="round,pad=0,rounding_size=2", color=colour, linewidth=0
+                (left, top + 1), width, _SIZE + 5, boxstyle="round,pad=0,rounding_size=2", color=color, linewidth=0
             )
             axes.add_artist(shape)
         axes.text(
@@ -99,15 +99,15 @@ def _paint(axes: Any, placed: Sequence[Any], dark: bool) -> None:
 
 
 def _legend(axes: Any, scale: float, top: float, measure: Any, dark: bool) -> None:
-    """A bar of colours."""
+    """A bar of colors."""
     background, ink = DARK if dark else LIGHT
     words = (f"against {number(-scale)}", f"{number(scale)} for")
     steps, width, left = 100, 110.0, _MARGIN + measure(words[0]) * 9 / _SIZE + 6
     for step in range(steps):
         value = (2 * step + 1) / steps - 1
-        colour = [c / 255 for c in over(background, value)]
+        color = [c / 255 for c in over(background, value)]
         axes.fill_between(
-            [left + width * step / steps, left + width * (step + 1) / steps], top, top + 8, color=colour, linewidth=0
+            [left + width * step / steps, left + width * (step + 1) / steps], top, top + 8, color=color, linewidth=0
         )
     style = {"size": 9, "color": [c / 255 for c in ink], "parse_math": False}
     axes.text(_MARGIN, top + 8, words[0], **style)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .colors import colour_map
+from .colors import color_map
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -193,25 +193,25 @@ def new_figure(width: float, height: float, *, dark: bool) -> Figure:
     return figure
 
 
-def colour_bar(
+def color_bar(
     figure: Figure, box: tuple[float, float, float, float], scale: float | None, *, dark: bool, deep: bool = True
 ) -> None:
-    """A bar that says what the colours mean, at (left, bottom, width, height) in shares of the figure.
+    """A bar that says what the colors mean, at (left, bottom, width, height) in shares of the figure.
 
     Args:
         figure: where to.
         box: the place.
-        scale: what full colour means; None where that differs from part to part.
+        scale: what full color means; None where that differs from part to part.
         dark: whether the figure is dark.
-        deep: see :func:`colour_map`.
+        deep: see :func:`color_map`.
     """
     from matplotlib.cm import ScalarMappable
 
     background, ink = DARK if dark else LIGHT
     shade = [c / 255 for c in ink]
     axes = figure.add_axes(box)
-    colours = ScalarMappable(cmap=colour_map(background, dark=dark, deep=deep))
-    bar = figure.colorbar(colours, cax=axes, orientation="horizontal", ticks=[0, 0.5, 1])
+    colors = ScalarMappable(cmap=color_map(background, dark=dark, deep=deep))
+    bar = figure.colorbar(colors, cax=axes, orientation="horizontal", ticks=[0, 0.5, 1])
     numbers = ("", "0", "") if scale is None else (number(-scale) + "\n", "0", number(scale) + "\n")
     bar.set_ticklabels([numbers[0] + "against", "0", numbers[2] + "for"], fontsize=8.5, color=shade)
     bar.ax.tick_params(color=shade, length=2)

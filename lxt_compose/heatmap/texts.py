@@ -24,7 +24,7 @@ _STYLE = """
 .lxt-text .name{font-weight:600;margin:.4em 0 0}
 """
 _QUIET = 0.04
-# Of the 256 colours of a terminal, by (dark, positive), from weak to strong.
+# Of the 256 colors of a terminal, by (dark, positive), from weak to strong.
 _RAMPS = {
     (True, True): (52, 88, 124, 160),
     (True, False): (17, 18, 19, 26),
@@ -35,7 +35,7 @@ _RAMPS = {
 
 @dataclass(frozen=True)
 class Sentence:
-    """One text: pieces, the score of each, what full colour means, a title (may be empty), the raw tokens."""
+    """One text: pieces, the score of each, what full color means, a title (may be empty), the raw tokens."""
 
     pieces: tuple[Piece, ...]
     scores: tuple[float, ...]
@@ -59,9 +59,9 @@ def text(
     limit: float | None = None,
     shared: bool = False,
 ) -> TextHeatmap:
-    """Text coloured by relevance: red speaks for the target, blue against it.
+    """Text colored by relevance: red speaks for the target, blue against it.
 
-    Word pieces of one word stand together, each with its own colour. The scale is symmetric around 0.
+    Word pieces of one word stand together, each with its own color. The scale is symmetric around 0.
 
     Args:
         tokens: the tokens of a text, as the tokenizer names them, or plain words; a list of such lists for several.
@@ -70,7 +70,7 @@ def text(
         words: whether to add up the pieces of each word.
         scheme: how word pieces are marked (see :func:`guess_scheme`); None guesses.
         special: tokens that stand for no text, besides the usual ones.
-        limit: the score of full colour; by default the largest absolute score of each text.
+        limit: the score of full color; by default the largest absolute score of each text.
         shared: whether all texts share one scale.
 
     Raises:
@@ -142,20 +142,20 @@ class TextHeatmap(Picture):
 
     @property
     def scale(self) -> float | None:
-        """The score of full colour, None if that differs from text to text."""
+        """The score of full color, None if that differs from text to text."""
         scales = {sentence.scale for sentence in self.sentences}
         return scales.pop() if len(scales) == 1 else None
 
-    def ansi(self, *, dark: bool | None = None, colours: int | None = None) -> str:
-        """The texts for a terminal, coloured by escape sequences; control characters in tokens are harmless.
+    def ansi(self, *, dark: bool | None = None, colors: int | None = None) -> str:
+        """The texts for a terminal, colored by escape sequences; control characters in tokens are harmless.
 
         Args:
             dark: whether the terminal is dark; None looks at ``COLORFGBG``, and takes it for dark if that is not set.
-            colours: 256 or 2**24; None looks at ``COLORTERM``.
+            colors: 256 or 2**24; None looks at ``COLORTERM``.
         """
         dark = _is_dark(os.environ) if dark is None else dark
-        if colours is None:
-            colours = 2**24 if os.environ.get("COLORTERM", "") in ("truecolor", "24bit") else 256
+        if colors is None:
+            colors = 2**24 if os.environ.get("COLORTERM", "") in ("truecolor", "24bit") else 256
         lines = []
         for sentence in self.sentences:
             lines += [visible(sentence.title)] if sentence.title else []
@@ -163,7 +163,7 @@ class TextHeatmap(Picture):
             for piece, score in zip(sentence.pieces, sentence.scores, strict=True):
                 value, body = strength(score, sentence.scale), visible(piece.text)
                 if abs(value) >= _QUIET:
-                    body = f"{_ansi(value, dark, colours)}{body}\x1b[0m"
+                    body = f"{_ansi(value, dark, colors)}{body}\x1b[0m"
                 shown += "\n" * piece.lines + (" " if piece.space and not piece.lines else "") + body
             lines.append(shown)
         return "\n".join(lines)
@@ -193,19 +193,19 @@ class TextHeatmap(Picture):
 def _span(sentence: Sentence, piece: Piece, score: float) -> str:
     before = "<br>" * piece.lines + (" " if piece.space and not piece.lines else "")
     tip = tip_of(sentence.raw(piece), score)
-    kind, colour = "t s" if piece.special else "t", rgba(strength(score, sentence.scale))
+    kind, color = "t s" if piece.special else "t", rgba(strength(score, sentence.scale))
     body = escape(visible(piece.text))
-    return f'{before}<span class="{kind}" style="background:{colour}" data-tip="{tip}">{body}</span>'
+    return f'{before}<span class="{kind}" style="background:{color}" data-tip="{tip}">{body}</span>'
 
 
 def rgba(value: float) -> str:
-    """The colour of a value from -1 to 1 for CSS: it lets the background through where there is little relevance."""
+    """The color of a value from -1 to 1 for CSS: it lets the background through where there is little relevance."""
     red, green, blue = FOR if value > 0 else AGAINST
     return f"rgba({red},{green},{blue},{abs(value) * STRONGEST:.3f})"
 
 
 def legend(scale: float) -> str:
-    """What the colours mean, as HTML."""
+    """What the colors mean, as HTML."""
     bar = f"linear-gradient(90deg,{rgba(-1)},{rgba(-1e-9)} 50%,{rgba(1)})"
     low, high = number(-scale), number(scale)
     return f'<div class="key">against {low}<i style="background:{bar}"></i>{high} for</div>'
@@ -216,10 +216,10 @@ def _is_dark(environment: Mapping[str, str]) -> bool:
     return not background.isdigit() or int(background) not in (7, *range(9, 16))
 
 
-def _ansi(value: float, dark: bool, colours: int) -> str:
-    """What switches a terminal to the colours of a value from -1 to 1."""
+def _ansi(value: float, dark: bool, colors: int) -> str:
+    """What switches a terminal to the colors of a value from -1 to 1."""
     background, ink = DARK if dark else LIGHT
-    if colours > 256:
+    if colors > 256:
         return f"\x1b[38;2;{';'.join(map(str, ink))};48;2;{';'.join(map(str, over(background, value)))}m"
     ramp = _RAMPS[dark, value > 0]
     return f"\x1b[38;5;{231 if dark else 16};48;5;{ramp[min(int(abs(value) * len(ramp)), len(ramp) - 1)]}m"

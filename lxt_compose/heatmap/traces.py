@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from .colors import colour_map, scale_of, strength
-from .picture import DARK, LIGHT, STYLE, Picture, colour_bar, fonts, new_figure, numbers_of, text_width, tip_of, visible
+from .colors import color_map, scale_of, strength
+from .picture import DARK, LIGHT, STYLE, Picture, color_bar, fonts, new_figure, numbers_of, text_width, tip_of, visible
 from .texts import legend, rgba
 from .tokens import pieces_of
 
@@ -38,7 +38,7 @@ def trace(layers: Sequence[str], tokens: Sequence[str], scores: Any, *, limit: f
         layers: their names.
         tokens: as the tokenizer names them.
         scores: [layers, tokens], see :meth:`Attribution.trace`.
-        limit: the relevance of full colour; by default the largest absolute one.
+        limit: the relevance of full color; by default the largest absolute one.
 
     Raises:
         TypeError: scores are no numbers.
@@ -99,7 +99,7 @@ class TraceHeatmap(Picture):
         axes = figure.add_axes((left / width, below / height, wide / width, high / height))
         style: dict[str, Any] = {"size": _SIZE, "color": [c / 255 for c in ink], "family": fonts(), "parse_math": False}
         axes.imshow(
-            self.scores.numpy(), cmap=colour_map(background, dark=dark), vmin=-self.scale, vmax=self.scale,
+            self.scores.numpy(), cmap=color_map(background, dark=dark), vmin=-self.scale, vmax=self.scale,
             aspect="auto", origin="lower", interpolation="nearest",
         )  # fmt: skip
         axes.set_xticks(range(len(labels)), labels, rotation=90, **style)
@@ -107,5 +107,5 @@ class TraceHeatmap(Picture):
         axes.tick_params(length=0)
         axes.spines[:].set(color="0.55", linewidth=0.6)
         box = (left / width, 0.44 / height, min(1.8, wide) / width, 0.1 / height)
-        colour_bar(figure, box, self.scale, dark=dark)
+        color_bar(figure, box, self.scale, dark=dark)
         return figure

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..autograd.numerics import over_positive, over_stabilised
+from ..autograd.numerics import over_positive, over_stabilized
 from ..rules import AlphaBeta, Flat, Gamma, Rule, WSquare, ZBox, ZPlus
 from ..rules.linear_layers.layer import Layer
 from ..rules.linear_layers.weight_parts import absolute, negative, positive, square
 
 KNOWN_SPLITS = (Gamma, AlphaBeta, ZPlus, WSquare)
-"""The rules whose bias is told apart from their stabiliser by its formula."""
+"""The rules whose bias is told apart from their stabilizer by its formula."""
 
 
 def counts_bias(rule: Rule) -> bool:
@@ -20,7 +20,7 @@ def counts_bias(rule: Rule) -> bool:
 
 
 def bias_share(rule: Rule, layer: Layer, x: Tensor, z: Tensor) -> Tensor:
-    """What the bias contributes to the denominator of a rule, over that denominator as it is stabilised.
+    """What the bias contributes to the denominator of a rule, over that denominator as it is stabilized.
 
     ``(b + gamma b^s) / (z + gamma z^s)`` for Gamma, with s the sign of z; ``alpha b^+ / z^+ - beta b^- / z^-`` for
     AlphaBeta; ``b^2 / (sum w^2 + b^2)`` for WSquare.
@@ -35,7 +35,7 @@ def bias_share(rule: Rule, layer: Layer, x: Tensor, z: Tensor) -> Tensor:
     b = layer.offset.to(z.dtype)
     if isinstance(rule, WSquare):
         squared = b.square()
-        return over_stabilised(squared, layer.of_constant(1.0, square, x) + squared, rule.epsilon)
+        return over_stabilized(squared, layer.of_constant(1.0, square, x) + squared, rule.epsilon)
     if isinstance(rule, Gamma):
         size = layer.product(x.abs(), absolute, absolute)
         sign = torch.copysign(torch.ones_like(z), z)

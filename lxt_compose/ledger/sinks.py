@@ -1,6 +1,6 @@
 """Where relevance goes that an operation does not hand on: the kinds of sinks, and how each is told from the others.
 
-All that an operation absorbs is what arrives less what leaves. A part of it may be known by a formula (a stabiliser's,
+All that an operation absorbs is what arrives less what leaves. A part of it may be known by a formula (a stabilizer's,
 say); the rest is of the kind that this operation has. So the kinds of an operation always add up to what it absorbs.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autograd.functions import Damp, OverOutput, Rebind
-from ..autograd.numerics import componentwise, over_stabilised
+from ..autograd.numerics import componentwise, over_stabilized
 from ..autograd.saved_values import Kept, keep
 from ..coverage.rows import Status
 from ..ops import Family
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from .accounts import Operation
 
 
-BIAS, CONSTANT, SOFTMAX, STABILISER = "bias", "constant", "softmax", "stabiliser"
+BIAS, CONSTANT, SOFTMAX, STABILIZER = "bias", "constant", "softmax", "stabilizer"
 NORM, RULE, UNCOVERED = "norm", "rule", "uncovered"
 KINDS = {
     BIAS: "biases of layers, which keep their share of the output",
     CONSTANT: "tensors and numbers without relevance that are added or put in: positions, class tokens, padding",
     SOFTMAX: "what the expansion of softmax leaves over, in attention as well",
-    STABILISER: "epsilon in denominators; an activation that is not 0 at an input of 0",
-    NORM: "statistics of normalisations: the mean that a batch norm takes off",
+    STABILIZER: "epsilon in denominators; an activation that is not 0 at an input of 0",
+    NORM: "statistics of normalizations: the mean that a batch norm takes off",
     RULE: "what a rule changes by itself: a block that is not linear under Epsilon, a rule that does not conserve",
     UNCOVERED: "operations that no rule covers: what the plain gradient loses or makes there",
 }
@@ -66,19 +66,19 @@ def rest_of(operation: Operation) -> str:
         return NORM
     if op.name in _WITH_BIAS and not isinstance(rule, KNOWN_SPLITS) and counts_bias(rule):
         place, name = {"addmm": (0, "input"), "bilinear": (3, "bias")}.get(op.name, (2, "bias"))
-        return BIAS if _argument(operation, place, name) is not None else STABILISER
+        return BIAS if _argument(operation, place, name) is not None else STABILIZER
     if isinstance(rule, Split) or op.name in _WITH_BIAS:
-        return STABILISER
+        return STABILIZER
     if op.family in (Family.LINEAR, Family.MOVEMENT):
         return CONSTANT
-    return STABILISER if status is Status.DEFAULT or isinstance(rule, Identity) else RULE
+    return STABILIZER if status is Status.DEFAULT or isinstance(rule, Identity) else RULE
 
 
 def _rest_of_module(module: nn.Module, rule: Rule) -> str:
     if isinstance(rule, (Identity, Split)):
-        return STABILISER
+        return STABILIZER
     if isinstance(module, LAYER_TYPES):
-        return STABILISER if module.bias is None or not counts_bias(rule) else BIAS
+        return STABILIZER if module.bias is None or not counts_bias(rule) else BIAS
     return RULE
 
 
@@ -99,7 +99,7 @@ def sinks_of(operation: Operation, formulation: str, node: Any, z: Tensor, edge:
     found = []
     scaled = _scaled(node)
     if scaled is not None:
-        found.append((STABILISER, _of_stabiliser(scaled, edge.keep(z), edge)))
+        found.append((STABILIZER, _of_stabilizer(scaled, edge.keep(z), edge)))
     rule, op = operation.rule, operation.op
     if rule is None or not counts_bias(rule):
         return found
@@ -146,7 +146,7 @@ def _scaled(node: Any) -> tuple[Any, Any] | None:
     return None
 
 
-def _of_stabiliser(scaled: tuple[Any, Any], kept: Kept, edge: Edge) -> Reader:
+def _of_stabilizer(scaled: tuple[Any, Any], kept: Kept, edge: Edge) -> Reader:
     """``R - R * z / (z + epsilon sign z)``, with the denominator as the rule itself computes it."""
     function, epsilon = scaled
 
@@ -166,7 +166,7 @@ def _of_stabiliser(scaled: tuple[Any, Any], kept: Kept, edge: Edge) -> Reader:
 
 
 def _bias_of(operation: Operation, z: Tensor) -> Tensor | None:
-    """The bias of a normalisation, in a shape that broadcasts to its output."""
+    """The bias of a normalization, in a shape that broadcasts to its output."""
     assert operation.op is not None
     given = _argument(operation, _PLACE_OF_BIAS[operation.op.name], "bias")
     if not isinstance(given, Tensor) or given.requires_grad:
@@ -179,7 +179,7 @@ def _of_bias(bias: Tensor, kept: Kept | None, epsilon: Any, edge: Edge) -> Reade
     """``R * b / z`` where slots carry relevance, ``g * b`` where they carry gradients."""
 
     def read(slot: Tensor) -> Row:
-        share = slot if kept is None else over_stabilised(slot, kept.value, epsilon)
+        share = slot if kept is None else over_stabilized(slot, kept.value, epsilon)
         return row_of(share * bias, edge.layout, edge.samples)
 
     return read

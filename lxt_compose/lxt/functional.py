@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..autograd.functions import OverOutput, Slots, TimesInput, bypass, shared_evenly, taylor_softmax
-from ..autograd.numerics import stabilise
+from ..autograd.numerics import stabilize
 from ..autograd.trees import map_tensors, tensors_in
 
 Operand = Tensor | float | int
@@ -51,7 +51,7 @@ def linear_epsilon(input: Tensor, weight: Tensor, bias: Tensor | None = None, ep
         input: [..., inputs].
         weight: [outputs, inputs], a constant.
         bias: [outputs], a constant, or None.
-        epsilon: stabiliser, at least the resolution of the dtype.
+        epsilon: stabilizer, at least the resolution of the dtype.
 
     Source: Bach et al. 2015, eq. 58; Achtibat et al. 2024 (AttnLRP), eq. 8.
     """
@@ -140,7 +140,7 @@ def mean(
         x: any shape.
         dim: one dimension, several, or None for all.
         keep_dim: whether averaged dimensions stay, with size 1; `keepdim` is another name for it.
-        epsilon: stabiliser, at least the resolution of the dtype.
+        epsilon: stabilizer, at least the resolution of the dtype.
         keepdim: see `keep_dim`.
 
     Source: Bach et al. 2015, eq. 58, on the mean as a linear function.
@@ -159,7 +159,7 @@ def layer_norm(
 ) -> Tensor:
     """``F.layer_norm`` with the standard deviation held constant: what remains is linear, and gets the epsilon rule.
 
-    ``z = (x - mean(x)) / sigma * w + b``; with ``s = w / sigma * R / z``, z stabilised by the resolution of its dtype,
+    ``z = (x - mean(x)) / sigma * w + b``; with ``s = w / sigma * R / z``, z stabilized by the resolution of its dtype,
     it is ``R_x = x * (s - mean(s))``; the bias keeps its share.
 
     Args:
@@ -169,26 +169,26 @@ def layer_norm(
         variance_epsilon: is added to the variance.
         normalized_shape: None is the shape of the weight, or the last dimension without one.
 
-    Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4; the centring as in Ali et al. 2022, eq. 10.
+    Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4; the centering as in Ali et al. 2022, eq. 10.
     """
     x, weight = hidden_states.detach(), _constant(weight)
-    shape = _normalised_shape(x, weight, normalized_shape)
+    shape = _normalized_shape(x, weight, normalized_shape)
     z = F.layer_norm(x, shape, weight, _constant(bias), variance_epsilon)
     dims = tuple(range(-len(shape), 0))
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     scale = (wide.var(dims, correction=0, keepdim=True) + variance_epsilon).rsqrt()
     scale = scale if weight is None else scale * weight
-    return bypass(partial(_centred, dims), z, (x, z, scale), _carriers(hidden_states))
+    return bypass(partial(_centered, dims), z, (x, z, scale), _carriers(hidden_states))
 
 
-def _normalised_shape(x: Tensor, weight: Tensor | None, given: Sequence[int] | None) -> tuple[int, ...]:
+def _normalized_shape(x: Tensor, weight: Tensor | None, given: Sequence[int] | None) -> tuple[int, ...]:
     if given is not None:
         return tuple(given)
     return tuple(x.shape[-1:] if weight is None else weight.shape)
 
 
-def _centred(dims: tuple[int, ...], slot: Tensor, x: Tensor, z: Tensor, scale: Tensor) -> Slots:
-    s = slot / stabilise(z, 0.0) * scale
+def _centered(dims: tuple[int, ...], slot: Tensor, x: Tensor, z: Tensor, scale: Tensor) -> Slots:
+    s = slot / stabilize(z, 0.0) * scale
     return ((x * (s - s.mean(dims, keepdim=True))).to(x.dtype),)
 
 
@@ -205,7 +205,7 @@ def rms_norm_identity(hidden_states: Tensor, weight: Tensor | None, variance_eps
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4.
     """
     x, weight = hidden_states.detach(), _constant(weight)
-    dims = tuple(range(-len(_normalised_shape(x, weight, None)), 0))
+    dims = tuple(range(-len(_normalized_shape(x, weight, None)), 0))
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
     z = (wide * (wide.square().mean(dims, keepdim=True) + variance_epsilon).rsqrt()).to(x.dtype)
     z = z if weight is None else weight * z
@@ -255,7 +255,7 @@ def epsilon_lrp(fn: Callable[..., Any], epsilon: float, *inputs: Any) -> Any:
 
 
 def _own_gradient(z: Tensor, leaves: list[Tensor], epsilon: float, slot: Tensor) -> Slots:
-    given = slot / stabilise(z.detach(), epsilon)
+    given = slot / stabilize(z.detach(), epsilon)
     found = torch.autograd.grad(z, leaves, given, retain_graph=True, allow_unused=True)
     return tuple(None if g is None else g * x.detach() for g, x in zip(found, leaves, strict=True))
 

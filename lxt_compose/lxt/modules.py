@@ -41,7 +41,7 @@ class LinearEpsilon(nn.Linear):
 
     Args:
         in_features: as of ``nn.Linear``, like the others not named here.
-        epsilon: stabiliser, at least the resolution of the dtype.
+        epsilon: stabilizer, at least the resolution of the dtype.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class SoftmaxDT(nn.Softmax):
 
 
 class RMSNormIdentity(nn.Module):
-    """RMS normalisation that relevance passes unchanged (see :func:`~lxt_compose.functional.rms_norm_identity`).
+    """RMS normalization that relevance passes unchanged (see :func:`~lxt_compose.functional.rms_norm_identity`).
 
     Args:
         hidden_size: size of the last dimension, or the shape of the last dimensions.
@@ -116,7 +116,7 @@ class RMSNormIdentity(nn.Module):
 
     @classmethod
     def from_torch(cls, module: nn.Module) -> RMSNormIdentity:
-        """The same normalisation under the rule.
+        """The same normalization under the rule.
 
         Args:
             module: ``nn.RMSNorm``, or any module with a ``weight`` and a ``variance_epsilon`` or ``eps`` that computes
@@ -164,7 +164,7 @@ class LayerNormEpsilon(nn.LayerNorm):
 
     @classmethod
     def from_torch(cls, module: nn.Module) -> LayerNormEpsilon:
-        """The same normalisation under the rule; TypeError for anything but ``nn.LayerNorm``."""
+        """The same normalization under the rule; TypeError for anything but ``nn.LayerNorm``."""
         given = _expected(module, nn.LayerNorm, cls)
         has_bias = given.bias is not None
         new = cls(given.normalized_shape, given.eps, given.elementwise_affine, has_bias, device="meta")
@@ -184,7 +184,7 @@ class MultiheadAttentionCP(nn.MultiheadAttention):
 
     Args:
         args: those of ``nn.MultiheadAttention``.
-        epsilon: stabiliser, at least the resolution of the dtype.
+        epsilon: stabilizer, at least the resolution of the dtype.
         kwargs: those of ``nn.MultiheadAttention``.
 
     Source: Ali et al. 2022 (CP-LRP), section 3.2.

@@ -30,7 +30,7 @@ from . import functional, modules
 
 @dataclass(frozen=True)
 class EpsilonRule(Epsilon):
-    """:class:`Epsilon` by the name, and with the stabiliser, that it has in LXT."""
+    """:class:`Epsilon` by the name, and with the stabilizer, that it has in LXT."""
 
     epsilon: float = 1e-8
 

@@ -22,7 +22,8 @@ class Family(str, Enum):
     DIVISION = "division"
     STATISTIC = "statistic"
     SOFTMAX = "softmax"
-    NORMALISATION = "normalisation"
+    NORMALIZATION = "normalization"
+    NORMALISATION = "normalization"  # noqa: PIE796 - its name in version 0.1
     ATTENTION = "attention"
     COMPOSED = "composed"
     UNCOVERED = "uncovered"
@@ -114,7 +115,7 @@ STATISTIC = """
 
 SOFTMAX = "softmax softmin log_softmax logsumexp"  # the last two: x * J^T (R / z), not softmax's closed form
 
-NORMALISATION = "layer_norm rms_norm group_norm instance_norm normalize local_response_norm"
+NORMALIZATION = "layer_norm rms_norm group_norm instance_norm normalize local_response_norm"
 
 ATTENTION = "scaled_dot_product_attention multi_head_attention_forward"
 
@@ -123,7 +124,7 @@ COMPOSED = """
 """
 
 _UNCOVERED = {
-    "a factorisation, an inverse, or a solution of linear equations by way of one": """
+    "a factorization, an inverse, or a solution of linear equations by way of one": """
         cholesky cholesky_ex cholesky_inverse cond det logdet slogdet eig eigh eigvals eigvalsh geqrf
         householder_product orgqr ormqr inverse inv inv_ex pinverse pinv ldl_factor ldl_factor_ex ldl_solve lobpcg
         lstsq lu lu_factor lu_factor_ex lu_solve lu_unpack matrix_exp matrix_power matrix_rank pca_lowrank qr
@@ -145,7 +146,7 @@ _UNCOVERED = {
     "a phase, or made from one": "angle atan2 polar",
     "splits a number into mantissa and exponent": "frexp",
     "a function of two arguments that neither adds nor multiplies them": "xlogy xlog1py gammainc gammaincc zeta",
-    "a step of synchronised batch norm": """
+    "a step of synchronized batch norm": """
         batch_norm_stats batch_norm_elemt batch_norm_gather_stats batch_norm_gather_stats_with_counts
         batch_norm_backward_elemt batch_norm_backward_reduce batch_norm_update_stats""",
     "a kernel that orders its arguments, or its outputs, in another way: call the one of torch.nn.functional": """
@@ -256,7 +257,7 @@ FAMILIES = {
     Family.DIVISION: DIVISION,
     Family.STATISTIC: STATISTIC,
     Family.SOFTMAX: SOFTMAX,
-    Family.NORMALISATION: NORMALISATION,
+    Family.NORMALIZATION: NORMALIZATION,
     Family.ATTENTION: ATTENTION,
     Family.COMPOSED: COMPOSED,
     Family.UNCOVERED: " ".join(KNOWINGLY_UNCOVERED),

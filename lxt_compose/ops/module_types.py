@@ -12,7 +12,7 @@ LAYERS = (nn.Linear, *CONVOLUTIONS)
 """Layers with a weight, linear in their input: what split rules are made for."""
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-"""Batch normalisation."""
+"""Batch normalization."""
 
 AVERAGE_POOLS = (
     nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d

@@ -42,7 +42,7 @@ def epsilon(rules: Rules = (), *, epsilon: float = 1e-6, **options: Any) -> Comp
 
     Args:
         rules: keys and rules of your own (see :class:`Composite`), which go before the preset's.
-        epsilon: stabiliser, >= 0.
+        epsilon: stabilizer, >= 0.
         options: further arguments of :class:`Composite`, such as `canonizers`.
 
     Raises:
@@ -59,7 +59,7 @@ def epsilon_plus(rules: Rules = (), *, epsilon: float = 1e-6, **options: Any) ->
 
     Args:
         rules: keys and rules of your own, which go before the preset's.
-        epsilon: stabiliser of the dense layers, >= 0.
+        epsilon: stabilizer of the dense layers, >= 0.
         options: further arguments of :class:`Composite`, such as `canonizers`.
 
     Source: Kohlbrenner et al. 2020 (LRP-CMP).
@@ -72,7 +72,7 @@ def epsilon_alpha2_beta1(rules: Rules = (), *, epsilon: float = 1e-6, **options:
 
     Args:
         rules: keys and rules of your own, which go before the preset's.
-        epsilon: stabiliser of the dense layers, >= 0.
+        epsilon: stabilizer of the dense layers, >= 0.
         options: further arguments of :class:`Composite`, such as `canonizers`.
 
     Source: Lapuschkin et al. 2017; Kohlbrenner et al. 2020.
@@ -85,7 +85,7 @@ def epsilon_plus_flat(rules: Rules = (), *, epsilon: float = 1e-6, **options: An
 
     Args:
         rules: keys and rules of your own, which go before the preset's.
-        epsilon: stabiliser of the dense layers, >= 0.
+        epsilon: stabilizer of the dense layers, >= 0.
         options: further arguments of :class:`Composite`, such as `canonizers`.
 
     Source: Kohlbrenner et al. 2020; the first layer: Lapuschkin et al. 2019.
@@ -98,7 +98,7 @@ def epsilon_alpha2_beta1_flat(rules: Rules = (), *, epsilon: float = 1e-6, **opt
 
     Args:
         rules: keys and rules of your own, which go before the preset's.
-        epsilon: stabiliser of the dense layers, >= 0.
+        epsilon: stabilizer of the dense layers, >= 0.
         options: further arguments of :class:`Composite`, such as `canonizers`.
 
     Source: Kohlbrenner et al. 2020; the first layer: Lapuschkin et al. 2019.
@@ -119,12 +119,12 @@ def epsilon_gamma_box(
     """:class:`ZBox` for the first layer, :class:`Gamma` for convolutions, :class:`Epsilon` for dense layers.
 
     Args:
-        low: the smallest value that an input can have, after normalisation; a number, or a tensor that broadcasts to
+        low: the smallest value that an input can have, after normalization; a number, or a tensor that broadcasts to
             the input (one value for each channel: [channels, 1, 1]).
         high: the largest one.
         rules: keys and rules of your own, which go before the preset's.
         gamma: how much more contributions of the output's sign weigh in convolutions, >= 0.
-        epsilon: stabiliser of the dense layers, >= 0.
+        epsilon: stabilizer of the dense layers, >= 0.
         options: further arguments of :class:`Composite`, such as `canonizers`.
 
     Raises:
@@ -217,7 +217,7 @@ def beta_smooth(rules: Rules = (), *, beta: float = 10.0, **options: Any) -> Com
 
     Args:
         rules: keys and rules of your own, which go before the preset's.
-        beta: sharpness of the softplus, > 0; towards infinity it is the plain gradient.
+        beta: sharpness of the softplus, > 0; toward infinity it is the plain gradient.
         options: further arguments of :class:`Composite`, such as `canonizers`.
 
     Raises:

@@ -2,7 +2,7 @@
 
 They know no architecture: what they change is the rule of a family of operations. All take the gradient formulation,
 in which the relevance of any tensor is ``t * t.grad``; linear operations then cost nothing. In the relevance
-formulation the numbers are the same, up to the stabilisers (the resolution of the dtype) that a division by outputs
+formulation the numbers are the same, up to the stabilizers (the resolution of the dtype) that a division by outputs
 needs there.
 """
 

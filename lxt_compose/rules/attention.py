@@ -22,7 +22,7 @@ class Attention(Scaling):
     get the rules of linear operations.
 
     Args:
-        epsilon: stabiliser of the output, >= 0 (see :class:`Epsilon`).
+        epsilon: stabilizer of the output, >= 0 (see :class:`Epsilon`).
 
     Raises:
         ValueError: epsilon is negative or not finite.
@@ -55,7 +55,7 @@ class ValueAttention(Scaling):
     this rule is held constant too, and the products around it get the rules of linear operations.
 
     Args:
-        epsilon: stabiliser of the output, >= 0 (see :class:`Epsilon`).
+        epsilon: stabilizer of the output, >= 0 (see :class:`Epsilon`).
 
     Raises:
         ValueError: epsilon is negative or not finite.

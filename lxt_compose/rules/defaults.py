@@ -34,7 +34,7 @@ def default_rules(formulation: str, epsilon: float | None = None) -> dict[Family
 
     Args:
         formulation: "relevance" or "gradient".
-        epsilon: the stabiliser of linear operations and of products; by default 1e-6 in the relevance formulation,
+        epsilon: the stabilizer of linear operations and of products; by default 1e-6 in the relevance formulation,
             and 0 in the gradient formulation, where linear operations then cost nothing.
     """
     if epsilon is None:
@@ -47,7 +47,7 @@ def default_rules(formulation: str, epsilon: float | None = None) -> dict[Family
         Family.DIVISION: Uniform(),
         Family.STATISTIC: Stop(),
         Family.SOFTMAX: SoftmaxTaylor(),
-        Family.NORMALISATION: Norm(),
+        Family.NORMALIZATION: Norm(),
         Family.ATTENTION: Attention(epsilon),
     }
 
@@ -93,7 +93,7 @@ def rule_of_call(
         return table.get(Family.ACTIVATION if raises(op, args, kwargs) else Family.STATISTIC)
     if op.name == "batch_norm":
         training = _flag(args, kwargs, 5, default=False)
-        return table.get(Family.NORMALISATION if training else Family.LINEAR)
+        return table.get(Family.NORMALIZATION if training else Family.LINEAR)
     if op.name in DROPOUTS:
         return table.get(Family.LINEAR) if dropout_is_active(args, kwargs) else None
     return _of_product(op, table, args, kwargs, carriers)

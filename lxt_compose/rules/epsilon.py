@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import Slots, bypass
-from ..autograd.numerics import Stabilising, at_least_resolution, narrowed, over_stabilised
+from ..autograd.numerics import Stabilizing, at_least_resolution, narrowed, over_stabilized
 from ..errors import RuleError
 from .base import QUIET, Call
 from .linear_layers.layer import Layer, in_pieces, without_autocast
@@ -25,8 +25,8 @@ class Epsilon(Scaling):
     In the gradient formulation ``g = J^T (g_z * z / (z + epsilon * sign(z)))``; epsilon = 0 is the gradient itself.
 
     Args:
-        epsilon: stabiliser, >= 0; sign(0) = +1; where it divides, at least the decimal resolution of the dtype. Or a
-            function of z that gives the denominator, such as :class:`Stabiliser`.
+        epsilon: stabilizer, >= 0; sign(0) = +1; where it divides, at least the decimal resolution of the dtype. Or a
+            function of z that gives the denominator, such as :class:`Stabilizer`.
         zero_bias: whether the bias of a layer is left out of the denominator, so that it gets no relevance.
 
     Raises:
@@ -66,13 +66,13 @@ class Epsilon(Scaling):
         return not self.zero_bias and super().idle(call)
 
 
-def through_layer(layer: Layer, epsilon: Stabilising, zero_bias: bool, slot: Tensor, x: Tensor, z: Tensor) -> Slots:
+def through_layer(layer: Layer, epsilon: Stabilizing, zero_bias: bool, slot: Tensor, x: Tensor, z: Tensor) -> Slots:
     """A linear layer or convolution: its own gradient, asked for by hand, which saves memory and passes over it."""
 
     def pull(slot: Tensor, x: Tensor, z: Tensor) -> Tensor:
         given, x = x.dtype, x.to(layer.dtype)
         least = epsilon if callable(epsilon) else at_least_resolution(epsilon, z.dtype)
-        s = over_stabilised(slot, layer.without_bias(x, z) if zero_bias else z, least)
+        s = over_stabilized(slot, layer.without_bias(x, z) if zero_bias else z, least)
         found = layer.transpose(s.to(layer.dtype), whole, x)
         return narrowed(found * x if torch.is_grad_enabled() else found.mul_(x), given)
 
@@ -81,5 +81,5 @@ def through_layer(layer: Layer, epsilon: Stabilising, zero_bias: bool, slot: Ten
         return (pull(slot, x, z) if whole_batch else in_pieces(layer, pull, slot, x, z),)
 
 
-def _without_bias(epsilon: Stabilising, relevance: bool, slot: Tensor, z: Tensor, bias: Tensor) -> Slots:
-    return (over_stabilised(slot if relevance else slot * z, z - bias, epsilon),)
+def _without_bias(epsilon: Stabilizing, relevance: bool, slot: Tensor, z: Tensor, bias: Tensor) -> Slots:
+    return (over_stabilized(slot if relevance else slot * z, z - bias, epsilon),)

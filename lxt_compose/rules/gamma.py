@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from ..autograd.numerics import (
-    Stabilising,
+    Stabilizing,
     check_epsilon,
     check_number,
     may_write_over,
     over_positive,
-    over_stabilised,
+    over_stabilized,
 )
 from .base import QUIET
 from .linear_layers.layer import Layer
@@ -21,7 +21,7 @@ from .split import Emphasis, Split, is_anywhere, is_nonnegative, unless
 
 @dataclass(frozen=True)
 class Gamma(Split):
-    """The generalised gamma rule: contributions with the sign of the output weigh 1 + gamma.
+    """The generalized gamma rule: contributions with the sign of the output weigh 1 + gamma.
 
     ``R_i = sum_j (c_ij + gamma * c_ij^s) / (z_j + gamma * z_j^s) R_j``, where c^s are the contributions that have the
     sign s of z_j (z_j = 0 counts as positive) and z_j^s is their sum, the bias among them if it has that sign too.
@@ -33,19 +33,19 @@ class Gamma(Split):
 
     Args:
         gamma: how much more the contributions of the output's sign weigh, >= 0.
-        epsilon: stabiliser of the denominator, >= 0, signed, at least the resolution; or a function such as
-            :class:`Stabiliser`.
+        epsilon: stabilizer of the denominator, >= 0, signed, at least the resolution; or a function such as
+            :class:`Stabilizer`.
         zero_bias: whether the bias is left out of the denominators, so that it gets no relevance.
 
     Raises:
         ValueError: gamma or epsilon is negative or not finite.
         RuleError: the layer is not linear in one input with constant weights.
 
-    Source: Montavon et al. 2019, section 10.2.3; generalised to negative values by Andeol et al. 2021.
+    Source: Montavon et al. 2019, section 10.2.3; generalized to negative values by Andeol et al. 2021.
     """
 
     gamma: float = 0.25
-    epsilon: Stabilising = field(default=1e-6, metadata=QUIET)
+    epsilon: Stabilizing = field(default=1e-6, metadata=QUIET)
     zero_bias: bool = field(default=False, metadata=QUIET)
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class Gamma(Split):
         """See :meth:`Split.pull`."""
         z, half = layer.without_bias(x, z) if self.zero_bias else z, self.gamma / 2
         if not half:
-            slot = layer.transpose(over_stabilised(r, z, self.epsilon), whole, x)
+            slot = layer.transpose(over_stabilized(r, z, self.epsilon), whole, x)
             return slot.mul_(x) if relevance else slot
         same = is_nonnegative(x)
         if same and not callable(self.epsilon) and not is_anywhere(z.clamp(max=0), r):

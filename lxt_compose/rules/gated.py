@@ -50,7 +50,7 @@ class SignalTakesAll(Scaling):
     under :class:`UniformEpsilon`. With one carrier it is :class:`Epsilon`.
 
     Args:
-        epsilon: stabiliser of the product, >= 0 (see :class:`Epsilon`).
+        epsilon: stabilizer of the product, >= 0 (see :class:`Epsilon`).
 
     Raises:
         ValueError: epsilon is negative or not finite.
@@ -77,7 +77,7 @@ class GatedEpsilon(SignalTakesAll):
     Where the default for contractions is UniformEpsilon, such products take this rule.
 
     Args:
-        epsilon: stabiliser, >= 0 (see :class:`Epsilon`).
+        epsilon: stabilizer, >= 0 (see :class:`Epsilon`).
 
     Raises:
         ValueError: epsilon is negative or not finite.

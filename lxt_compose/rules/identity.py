@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import Slots, bypass
-from ..autograd.numerics import may_write_over, stabilise
+from ..autograd.numerics import may_write_over, stabilize
 from ..errors import RuleError
 from .base import Call, Rule, only_output
 from .slopes import has_own_slope, slope_of
@@ -19,7 +19,7 @@ class Identity(Rule):
 
     ``R_x = R_z`` for ``z = f(x)``. In the gradient formulation ``g_x = g_z * f(x) / x``, in closed form where it is
     known (ReLU: x > 0, SiLU: sigmoid(x), GELU: Phi(x), tanh: tanh(x)/x with limit 1 at 0, ...), else as a
-    stabilised ratio.
+    stabilized ratio.
 
     Raises:
         RuleError: there are several carriers or outputs, or input and output differ in their number of elements.
@@ -84,7 +84,7 @@ class Ratio(Identity):
     ``g_x = g_z * f(x) / x`` in both formulations, that is ``R_x = x * (f(x) / x) * R_z / z``. Where x and f(x) are not
     0 this is :class:`Identity`, ``R_x = R_z``, and in the gradient formulation the two are the same. They differ in the
     relevance formulation at x = 0 and at f(x) = 0: there Identity hands on what the rules above have given to an
-    output of 0, while here, as in ``x * gradient``, a zero neither has relevance nor passes it on. z is stabilised
+    output of 0, while here, as in ``x * gradient``, a zero neither has relevance nor passes it on. z is stabilized
     with the resolution of its dtype.
 
     Raises:
@@ -102,5 +102,5 @@ class Ratio(Identity):
 
 
 def _through_ratio(_: str, slot: Tensor, x: Tensor, z: Tensor) -> Slots:
-    kept = z / stabilise(z, 0.0)
+    kept = z / stabilize(z, 0.0)
     return (torch.where(x == 0, 0, (slot * kept).reshape(x.shape)),)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..autograd.numerics import Stabilising, broadcasts_to, check_epsilon, check_number, over_stabilised
+from ..autograd.numerics import Stabilizing, broadcasts_to, check_epsilon, check_number, over_stabilized
 from ..errors import RuleError
 from .base import QUIET, RELEVANCE, Call
 from .linear_layers.layer import Layer
@@ -24,8 +24,8 @@ class ZBox(Split):
     Args:
         low: the smallest value of each input: a number, or a tensor that broadcasts to the input.
         high: the largest value of each input, >= low.
-        epsilon: stabiliser of the denominator, >= 0, signed, at least the resolution; or a function such as
-            :class:`Stabiliser`.
+        epsilon: stabilizer of the denominator, >= 0, signed, at least the resolution; or a function such as
+            :class:`Stabilizer`.
 
     Raises:
         ValueError: low is above high somewhere, or one is not finite, or their shapes do not fit.
@@ -38,7 +38,7 @@ class ZBox(Split):
 
     low: float | Tensor
     high: float | Tensor
-    epsilon: Stabilising = field(default=1e-6, metadata=QUIET)
+    epsilon: Stabilizing = field(default=1e-6, metadata=QUIET)
 
     def __post_init__(self) -> None:
         for name, bound in (("low", self.low), ("high", self.high)):
@@ -77,7 +77,7 @@ class ZBox(Split):
         """See :meth:`Split.pull`: ``(x - low) * W+^T s + (x - high) * W-^T s``, which is the same and cannot cancel."""
         low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in (self.low, self.high))
         least = layer.of_constant(low, positive, x) + layer.of_constant(high, negative, x)
-        s = over_stabilised(r, layer.without_bias(x, z) - least, self.epsilon)
+        s = over_stabilized(r, layer.without_bias(x, z) - least, self.epsilon)
         from_low = layer.transpose(s, positive, x).mul_(x - low)
         return from_low.addcmul_(layer.transpose(s, negative, x), x - high)
 
@@ -113,8 +113,8 @@ class WSquare(_ByWeight):
     Needs the relevance formulation, since an input of 0 has relevance.
 
     Args:
-        epsilon: stabiliser of the denominator, >= 0, at least the resolution; or a function such as
-            :class:`Stabiliser`.
+        epsilon: stabilizer of the denominator, >= 0, at least the resolution; or a function such as
+            :class:`Stabilizer`.
         zero_bias: whether the bias is left out of the denominators, so that it gets no relevance.
 
     Raises:
@@ -124,7 +124,7 @@ class WSquare(_ByWeight):
     Source: Montavon et al. 2017, eq. 12.
     """
 
-    epsilon: Stabilising = field(default=1e-6, metadata=QUIET)
+    epsilon: Stabilizing = field(default=1e-6, metadata=QUIET)
     zero_bias: bool = field(default=False, metadata=QUIET)
 
     def __post_init__(self) -> None:
@@ -135,7 +135,7 @@ class WSquare(_ByWeight):
         total = layer.of_constant(1.0, square, x)
         if layer.offset is not None and not self.zero_bias:
             total = total + layer.offset.square()
-        return layer.transpose(over_stabilised(r, total, self.epsilon), square, x)
+        return layer.transpose(over_stabilized(r, total, self.epsilon), square, x)
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,8 @@ class Flat(_ByWeight):
     0 has relevance.
 
     Args:
-        epsilon: stabiliser of the denominator, >= 0, at least the resolution; or a function such as
-            :class:`Stabiliser`.
+        epsilon: stabilizer of the denominator, >= 0, at least the resolution; or a function such as
+            :class:`Stabilizer`.
 
     Raises:
         ValueError: epsilon is negative or not finite.
@@ -156,7 +156,7 @@ class Flat(_ByWeight):
     Source: Lapuschkin et al. 2019, supplementary note 2; Bach et al. 2016.
     """
 
-    epsilon: Stabilising = field(default=1e-6, metadata=QUIET)
+    epsilon: Stabilizing = field(default=1e-6, metadata=QUIET)
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
@@ -164,4 +164,4 @@ class Flat(_ByWeight):
     def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
         """See :meth:`Split.pull`."""
         total = layer.of_constant(1.0, layer.unit, x)
-        return layer.transpose(over_stabilised(r, total, self.epsilon), layer.unit, x)
+        return layer.transpose(over_stabilized(r, total, self.epsilon), layer.unit, x)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import Slots, bypass
-from ..autograd.numerics import over_stabilised, sum_to
+from ..autograd.numerics import over_stabilized, sum_to
 from ..errors import RuleError
 from ..ops import Family
 from .base import Call, Rule
@@ -15,19 +15,19 @@ from .base import Call, Rule
 
 @dataclass(frozen=True)
 class Norm(Rule):
-    """Normalisation with its statistic held constant: what remains is linear, and gets the epsilon rule.
+    """Normalization with its statistic held constant: what remains is linear, and gets the epsilon rule.
 
-    ``z = (x - mean(x)) / sigma * w + b``, sigma constant, centring linear: with ``s = w / sigma * R / z``,
-    ``R_x = x * (s - mean(s))``; without centring (RMSNorm, normalize) ``R_x = x * s``. Biases keep their share: one
+    ``z = (x - mean(x)) / sigma * w + b``, sigma constant, centering linear: with ``s = w / sigma * R / z``,
+    ``R_x = x * (s - mean(s))``; without centering (RMSNorm, normalize) ``R_x = x * s``. Biases keep their share: one
     that is a carrier gets ``R_b = b * R / z``; a weight that is a carrier shares its product with x, half each.
     In the gradient formulation the same with g in place of R / z. Covers layer_norm, rms_norm, group_norm,
     instance_norm, batch_norm in train mode, normalize and local_response_norm; on a module (any RMSNorm written by
     hand) the square roots, powers and variances inside are held constant.
 
-    Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4; the centring as in Ali et al. 2022, eq. 10.
+    Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4; the centering as in Ali et al. 2022, eq. 10.
     """
 
-    families: ClassVar[frozenset[Family]] = frozenset({Family.NORMALISATION, Family.STATISTIC})
+    families: ClassVar[frozenset[Family]] = frozenset({Family.NORMALIZATION, Family.STATISTIC})
 
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""
@@ -41,7 +41,7 @@ class Norm(Rule):
         (z,) = outputs
         form_of = _FORMS.get(call.op.name)
         if form_of is None:
-            raise RuleError(f"{self} does not know the normalisation {call.where}; give it a key of its own")
+            raise RuleError(f"{self} does not know the normalization {call.where}; give it a key of its own")
         roles = tuple(_role(self, call, carrier) for carrier in call.carriers)
         x = call.values[roles.index("input")] if "input" in roles else _argument(call, 0, "input")
         with torch.no_grad():
@@ -58,7 +58,7 @@ class Norm(Rule):
 
 
 class Form(NamedTuple):
-    """``z = scale * weight * (x - mean over dims) + bias``, in a view of x; dims = () where nothing is centred."""
+    """``z = scale * weight * (x - mean over dims) + bias``, in a view of x; dims = () where nothing is centerd."""
 
     scale: Tensor
     weight: Tensor | None
@@ -83,7 +83,7 @@ class _Step:
 
     def __call__(self, slot: Tensor, *tensors: Tensor) -> Slots:
         given = dict(zip(self.saved, tensors, strict=True))
-        seen = (over_stabilised(slot, given["z"], 0.0) if self.relevance else slot).reshape(self.view)
+        seen = (over_stabilized(slot, given["z"], 0.0) if self.relevance else slot).reshape(self.view)
         parts = {"input": self._input, "weight": self._weight, "bias": self._bias}
         halved = {"input", "weight"} if {"input", "weight"} <= set(self.roles) else ()  # two factors of a product
         slots = []
@@ -98,19 +98,19 @@ class _Step:
             part = _layer_norm_backward(seen, size, given["scale"], given.get("weight"))
         else:
             weighted = seen * given["weight"].reshape(self.affine) if "weight" in given else seen
-            part = self._centred(weighted * given["scale"])
+            part = self._centered(weighted * given["scale"])
         return part * given["x"].reshape(self.view) if self.relevance else part
 
     def _weight(self, seen: Tensor, given: dict[str, Tensor]) -> Tensor:
-        normalised = self._centred(given["x"].reshape(self.view)) * given["scale"]
-        part = sum_to(seen * normalised, torch.Size(self.affine))
+        normalized = self._centered(given["x"].reshape(self.view)) * given["scale"]
+        part = sum_to(seen * normalized, torch.Size(self.affine))
         return part * given["weight"].reshape(self.affine) if self.relevance else part
 
     def _bias(self, seen: Tensor, given: dict[str, Tensor]) -> Tensor:
         part = sum_to(seen, torch.Size(self.affine))
         return part * given["bias"].reshape(self.affine) if self.relevance else part
 
-    def _centred(self, values: Tensor) -> Tensor:
+    def _centered(self, values: Tensor) -> Tensor:
         return values - values.mean(self.dims, keepdim=True) if self.dims else values
 
 
@@ -121,7 +121,7 @@ _AFFINE = {
 
 
 def _role(rule: Norm, call: Call, carrier: Tensor) -> str:
-    """Which argument of a normalisation a carrier is: "input", "weight" or "bias"."""
+    """Which argument of a normalization a carrier is: "input", "weight" or "bias"."""
     assert call.op is not None
     weight, bias = _AFFINE.get(call.op.name, (1, 1))
     for role, place in (("input", 0), ("weight", weight), ("bias", bias)):

@@ -5,7 +5,7 @@ from functools import partial
 
 from torch import Tensor
 
-from ..autograd.numerics import stabilise
+from ..autograd.numerics import stabilize
 from .base import Call
 from .identity import Identity
 
@@ -32,4 +32,4 @@ class Pass(Identity):
 
 
 def _plain_ratio(x: Tensor, z: Tensor) -> Tensor:
-    return z.reshape(x.shape) / stabilise(x, 0.0)
+    return z.reshape(x.shape) / stabilize(x, 0.0)

@@ -73,7 +73,7 @@ class ReLUBetaSmooth(_ReLURule):
     The values stay those of ReLU. Gradient formulation only.
 
     Args:
-        beta: sharpness, > 0; towards infinity it is ReLU's own gradient.
+        beta: sharpness, > 0; toward infinity it is ReLU's own gradient.
 
     Raises:
         ValueError: beta is not positive or not finite.

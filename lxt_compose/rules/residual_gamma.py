@@ -29,7 +29,7 @@ class ResidualGamma(Rule):
     of :class:`Epsilon`, ``a / c``, have no bound. In the gradient formulation ``g_a = g_c * c w_a / (w_a a + w_b b)``.
 
     Both are computed from ``s``, the sum of the operands that have the sign of c, and from ``t = c / s`` in [0, 1], the
-    part of it that is not cancelled: ``w_a a + w_b b = s (t + gamma)``, so nothing is divided by a small difference.
+    part of it that is not canceled: ``w_a a + w_b b = s (t + gamma)``, so nothing is divided by a small difference.
     Where both operands are 0, each gets half of the relevance. A sum with one carrier and a constant gets
     :class:`Epsilon`. On a module the rule acts on the additions and subtractions inside it.
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..autograd.functions import Damp, OverOutput, Share, TimesInput
-from ..autograd.numerics import Stabilising, check_epsilon
+from ..autograd.numerics import Stabilizing, check_epsilon
 from ..autograd.trees import tensors_in
 from .base import Call, Rule
 
@@ -17,7 +17,7 @@ class Scaling(Rule):
 
     knows_complex: ClassVar[bool] = True
 
-    epsilon: Stabilising = 1e-6
+    epsilon: Stabilizing = 1e-6
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..autograd.numerics import stabilise
+from ..autograd.numerics import stabilize
 from .base import Call
 
 # Piecewise linear with f(0) = 0 and no other kink: the derivative is f(x) / x, so autograd does it for nothing.
@@ -16,7 +16,7 @@ _OWN_SLOPE = frozenset({"relu", "leaky_relu", "abs", "prelu", "rrelu", "positive
 
 
 def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """``Phi(x) = gelu(x) / x`` by torch's own kernel, several times faster than erf and its neighbours one by one.
+    """``Phi(x) = gelu(x) / x`` by torch's own kernel, several times faster than erf and its neighbors one by one.
 
     x is moved away from 0 by less than it is rounded by, so that the quotient is 1/2 there.
     """
@@ -121,15 +121,15 @@ def ratio(x: Tensor, z: Tensor, *, limit: float | None = None) -> Tensor:
     """The ratio z / x for z = f(x), finite everywhere.
 
     Where x is below the resolution and z is not small with it, f(0) is not 0 (sigmoid, softplus, exp): there x is
-    stabilised, and what it cannot explain is absorbed. `limit` is f'(0) for functions with f(0) = 0, if it is known.
+    stabilized, and what it cannot explain is absorbed. `limit` is f'(0) for functions with f(0) = 0, if it is known.
     """
     info = torch.finfo(x.dtype)
     z = z.reshape(x.shape)
     size = x.abs()
     small = size < info.resolution
     through_zero = z.abs() <= 4 * size  # f(x) = O(x)
-    divisor = torch.where(small & ~through_zero, stabilise(x, 0.0), x)
+    divisor = torch.where(small & ~through_zero, stabilize(x, 0.0), x)
     zero = size < info.tiny
-    divisor = torch.where(zero, stabilise(x, 0.0), divisor)
+    divisor = torch.where(zero, stabilize(x, 0.0), divisor)
     slope = z / divisor
     return slope if limit is None else torch.where(zero & through_zero, slope.new_full((), limit), slope)

@@ -37,7 +37,7 @@ class Split(Rule):
     families: ClassVar[frozenset[Family]] = frozenset({Family.LINEAR, Family.CONTRACTION})
 
     def by_pieces(self, x: Tensor) -> bool:
-        """Whether large batches are worked on piece by piece; a stabiliser that is a function may look at all of it."""
+        """Whether large batches are worked on piece by piece; a stabilizer that is a function may look at all of it."""
         return not callable(getattr(self, "epsilon", 0.0))
 
     def serves(self, op: Op, carriers: int) -> bool:
@@ -57,7 +57,7 @@ class Split(Rule):
         ):
             raise RuleError(
                 f"{self} fits layers that are linear in their input, and {place(path)} ({kind.__name__}) is not; use "
-                f"Identity() for an activation, Norm() for a normalisation, no rule at all for max pooling, "
+                f"Identity() for an activation, Norm() for a normalization, no rule at all for max pooling, "
                 f"and Epsilon() for any other differentiable module"
             )
 

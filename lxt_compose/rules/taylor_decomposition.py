@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import Slots, bypass
-from ..autograd.numerics import Stabilising, check_epsilon, check_number, over_stabilised
+from ..autograd.numerics import Stabilizing, check_epsilon, check_number, over_stabilized
 from ..autograd.trees import map_tensors
 from ..errors import RuleError
 from .base import GRADIENT, QUIET, Call, Rule, only_output
@@ -23,7 +23,7 @@ Distribution = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
 class TaylorDecomposition(Rule):
     """First-order Taylor decomposition of any function, ``f_j(x) = sum_i J_ji(x~) x_i + b_j``, at a reference point x~.
 
-    ``R_i = x_i * sum_j J_ji(x~) R_j / f_j(x)``, with f_j(x) stabilised. What is left, the higher orders and
+    ``R_i = x_i * sum_j J_ji(x~) R_j / f_j(x)``, with f_j(x) stabilized. What is left, the higher orders and
     ``b_j = f_j(x~) - sum_i J_ji(x~) x~_i``, is absorbed; or the part of b_j, ``b_j R_j / f_j(x)``, is distributed. The
     function runs once more, at the reference point.
 
@@ -34,7 +34,7 @@ class TaylorDecomposition(Rule):
             same sample (same place in the first dimension). A function of that relevance, in the shape of the output,
             and of the tuple of inputs: what it returns is added to the relevance of the inputs, one tensor for each.
             Unless it is False, the rule needs the relevance formulation, since inputs of 0 may get relevance.
-        epsilon: stabiliser of f_j(x), >= 0, signed; or a function such as :class:`Stabiliser`.
+        epsilon: stabilizer of f_j(x), >= 0, signed; or a function such as :class:`Stabilizer`.
 
     Raises:
         ValueError: a number is not finite, or epsilon is negative.
@@ -46,7 +46,7 @@ class TaylorDecomposition(Rule):
 
     reference: Reference | Sequence[Reference] = 0.0
     bias: bool | Distribution = False
-    epsilon: Stabilising = field(default=1e-6, metadata=QUIET)
+    epsilon: Stabilizing = field(default=1e-6, metadata=QUIET)
 
     def __post_init__(self) -> None:
         for point in self._each():
@@ -105,7 +105,7 @@ class TaylorDecomposition(Rule):
 
     def _back(self, relevance: bool, output: Tensor, points: list[Tensor], slot: Tensor, *saved: Tensor) -> Slots:
         z, values, bias = saved[0], saved[1 : len(points) + 1], saved[len(points) + 1 :]
-        s = over_stabilised(slot if relevance else slot * z, z, self.epsilon)
+        s = over_stabilized(slot if relevance else slot * z, z, self.epsilon)
         found = _pulled(output, points, s) if output.requires_grad else [torch.zeros_like(x) for x in values]
         if not relevance:
             return tuple(found)

@@ -14,7 +14,7 @@ class UniformEpsilon(Scaling):
     n = 1 and it is :class:`Epsilon`. What is added to the product (a bias) keeps its share in full.
 
     Args:
-        epsilon: stabiliser, >= 0 (see :class:`Epsilon`).
+        epsilon: stabilizer, >= 0 (see :class:`Epsilon`).
 
     Raises:
         ValueError: epsilon is negative or not finite.

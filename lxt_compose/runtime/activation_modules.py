@@ -1,7 +1,7 @@
 """Activation modules: a module that turns out to be one elementwise function of its input is one unit, under Identity.
 
 What such a module computes may be written out (``0.5 * x * (1 + tanh(...))``), and the default rules of its steps
-would not add up to the identity rule. It is recognised while it runs, by what it does and not by its name: a module
+would not add up to the identity rule. It is recognized while it runs, by what it does and not by its name: a module
 without children or weights, with one input that carries relevance, all of whose steps are elementwise, with numbers as
 constants.
 """

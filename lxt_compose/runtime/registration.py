@@ -270,7 +270,7 @@ def _check_model(model: nn.Module) -> None:
             )
         if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
             raise RegistrationError(
-                f"{where} has parameters that are not initialised yet; run a forward pass before you register"
+                f"{where} has parameters that are not initialized yet; run a forward pass before you register"
             )
         if any(parameter.is_inference() for parameter in module.parameters(recurse=False)):
             raise RegistrationError(

@@ -154,17 +154,17 @@ def test_a_word_that_fits_in_no_line_fills_them():
 
 
 @pytest.mark.parametrize("dpi", [80, 150])
-def test_text_ends_where_its_colour_ends(tmp_path, dpi):
+def test_text_ends_where_its_color_ends(tmp_path, dpi):
     pytest.importorskip("matplotlib")
     image = pytest.importorskip("PIL.Image")
     path = heatmap.text(["x" * 50], [1.0]).save(tmp_path / "text.png", dpi=dpi)
     picture = image.open(path).convert("RGB")
     pixels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).int()
     pixels = pixels.reshape(picture.height, picture.width, 3)[: picture.height // 2]
-    coloured = (pixels[..., 0] - pixels[..., 2] > 60).any(0).nonzero()
+    colored = (pixels[..., 0] - pixels[..., 2] > 60).any(0).nonzero()
     inked = (pixels.sum(-1) < 200).any(0).nonzero()
-    assert abs(int(inked.max() - coloured.max())) <= 2
-    assert abs(int(inked.min() - coloured.min())) <= 2
+    assert abs(int(inked.max() - colored.max())) <= 2
+    assert abs(int(inked.min() - colored.min())) <= 2
 
 
 class Mean(nn.Module):

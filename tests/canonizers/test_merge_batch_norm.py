@@ -29,7 +29,7 @@ class Fn(nn.Module):
         return self.function(self, x)
 
 
-def randomise(model, eps=0.3):
+def randomize(model, eps=0.3):
     """Statistics, scales and eps that make every part of the formula matter."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -72,7 +72,7 @@ def dense(layer, norm, shape):
     return torch.stack(columns, 1), offset
 
 
-def stabilised(z, epsilon=1e-6):
+def stabilized(z, epsilon=1e-6):
     return z + torch.where(z >= 0, epsilon, -epsilon)
 
 
@@ -81,16 +81,16 @@ def relevance_of(rule, weight, bias, x, relevance):
     contributions = weight * x
     positive, negative = contributions.clamp(min=0), contributions.clamp(max=0)
     if isinstance(rule, Epsilon):
-        return (contributions * (relevance / stabilised(contributions.sum(1) + bias))[:, None]).sum(0)
+        return (contributions * (relevance / stabilized(contributions.sum(1) + bias))[:, None]).sum(0)
     if isinstance(rule, AlphaBeta):
-        up = relevance / stabilised(positive.sum(1) + bias.clamp(min=0))
-        down = relevance / stabilised(negative.sum(1) + bias.clamp(max=0))
+        up = relevance / stabilized(positive.sum(1) + bias.clamp(min=0))
+        down = relevance / stabilized(negative.sum(1) + bias.clamp(max=0))
         return (rule.alpha * positive * up[:, None] - rule.beta * negative * down[:, None]).sum(0)
     z = contributions.sum(1) + bias
     same = torch.where((z >= 0)[:, None], positive, negative)
     same_bias = torch.where(z >= 0, bias.clamp(min=0), bias.clamp(max=0))
     weighted = contributions + rule.gamma * same
-    return (weighted * (relevance / stabilised(weighted.sum(1) + bias + rule.gamma * same_bias))[:, None]).sum(0)
+    return (weighted * (relevance / stabilized(weighted.sum(1) + bias + rule.gamma * same_bias))[:, None]).sum(0)
 
 
 LAYERS = {
@@ -117,7 +117,7 @@ def test_trap_22_relevance_is_that_of_the_merged_layer(name, bias, rule, formula
     build, norm, shape = LAYERS[name]
     layer = build(bias)
     channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    model = randomise(nn.Sequential(layer, norm(channels)), eps=0.7)
+    model = randomize(nn.Sequential(layer, norm(channels)), eps=0.7)
     weight, offset = dense(model[0], model[1], shape)
     x = torch.randn(2, *shape, dtype=torch.float64, requires_grad=True)
     plain = model(x).detach()
@@ -137,7 +137,7 @@ def test_trap_22_relevance_is_that_of_the_merged_layer(name, bias, rule, formula
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_forward_is_equal_to_float_tolerance_and_the_model_is_never_changed(dtype, affine):
     torch.manual_seed(0)
-    model = randomise(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=affine), nn.ReLU())).to(dtype)
+    model = randomize(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, affine=affine), nn.ReLU())).to(dtype)
     x = torch.randn(2, 3, 6, 6).to(dtype)
     values, before, plain = values_of(model), fingerprint(model), model(x).detach()
     handle = MergeBatchNorm().apply(model)
@@ -190,7 +190,7 @@ def report_of(model, x, **options):
 
 
 def test_trap_22_pairs_are_found_by_running_order_not_by_definition():
-    model = randomise(Block())
+    model = randomize(Block())
     x = torch.randn(1, 4, 5, 5, dtype=torch.float64)
     plain = model(x)
     handle = MergeBatchNorm().apply(model)
@@ -200,7 +200,7 @@ def test_trap_22_pairs_are_found_by_running_order_not_by_definition():
 
 
 def test_what_does_not_trace_is_taken_apart_and_the_rest_is_named():
-    model = randomise(Untraceable())
+    model = randomize(Untraceable())
     x = torch.randn(1, 3, 8, 8, dtype=torch.float64)
     plain = model(x)
     report = report_of(model, x)
@@ -217,7 +217,7 @@ def test_what_does_not_trace_is_taken_apart_and_the_rest_is_named():
 
 
 def test_pairs_by_pattern():
-    model = randomise(Untraceable())
+    model = randomize(Untraceable())
     model.extra = nn.Conv2d(4, 4, 1)  # with no batch norm beside it
     x = torch.randn(1, 3, 8, 8, dtype=torch.float64)
     plain = model(x)
@@ -270,7 +270,7 @@ def together_twice(m, x):
 )
 def test_only_what_always_follows_is_merged(function, reason):
     children = {"conv": nn.Conv2d(3, 3, 1), "other": nn.Conv2d(3, 3, 1), "norm": nn.BatchNorm2d(3)}
-    model = randomise(Fn(function, **children))
+    model = randomize(Fn(function, **children))
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     plain = model(x)
     handle = MergeBatchNorm().apply(model)
@@ -288,7 +288,7 @@ def test_a_module_that_is_mounted_twice_in_what_does_not_trace_is_not_merged(sha
 
     conv, norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
     other = nn.Sequential(conv, nn.ReLU()) if shared == "conv" else nn.Sequential(nn.ReLU(), norm)
-    model = randomise(nn.Sequential(nn.Sequential(conv, norm, Picky()), other))
+    model = randomize(nn.Sequential(nn.Sequential(conv, norm, Picky()), other))
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     plain = model(x)
     handle = MergeBatchNorm().apply(model)
@@ -298,7 +298,7 @@ def test_a_module_that_is_mounted_twice_in_what_does_not_trace_is_not_merged(sha
 
 
 def test_a_pair_that_turns_out_not_to_follow_raises_in_forward():
-    model = randomise(Fn(norm_used_twice, conv=nn.Conv2d(3, 3, 1), other=nn.Conv2d(3, 3, 1), norm=nn.BatchNorm2d(3)))
+    model = randomize(Fn(norm_used_twice, conv=nn.Conv2d(3, 3, 1), other=nn.Conv2d(3, 3, 1), norm=nn.BatchNorm2d(3)))
     before = fingerprint(model)
     x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
     composite = Composite(canonizers=[MergeBatchNorm(pairs=[("conv", "norm")])])
@@ -308,10 +308,10 @@ def test_a_pair_that_turns_out_not_to_follow_raises_in_forward():
 
 
 def test_linear_on_sequences_has_its_outputs_in_another_dimension_than_the_batch_norm():
-    model = randomise(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)))
+    model = randomize(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4)))
     with Composite(canonizers=[MergeBatchNorm()]).register(model):
         model(torch.randn(3, 5, dtype=torch.float64, requires_grad=True))
-        with pytest.raises(RegistrationError, match=r"'1' normalises dimension 1 of \(3, 4, 4\)"):
+        with pytest.raises(RegistrationError, match=r"'1' normalizes dimension 1 of \(3, 4, 4\)"):
             model(torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True))
 
 
@@ -330,7 +330,7 @@ class TestRefusals:
         assert fingerprint(model) == before
 
     def test_train_mode_while_merged(self):
-        model = randomise(two_norms())
+        model = randomize(two_norms())
         x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
         values = values_of(model)
         with Composite(canonizers=[MergeBatchNorm()]).register(model):
@@ -346,7 +346,7 @@ class TestRefusals:
             ([("1", "3")], "BatchNorm2d is no Linear, Conv1d-3d"),
             ([("0", "1"), ("0", "3")], "is in several pairs"),
             ([("0", "1"), ("2", "1")], "is in several pairs"),
-            ([("wide", "1")], "normalises 3 channels, but the layer before has 5 outputs"),
+            ([("wide", "1")], "normalizes 3 channels, but the layer before has 5 outputs"),
             ([("0", "batchwise")], "no running statistics"),
         ],
     )
@@ -366,7 +366,7 @@ class TestRefusals:
 
     def test_unknown_names_by_pattern(self):
         with pytest.raises(MatchError, match=r"no two modules in Untraceable are named '\*\.conv' and '\*\.norm'"):
-            MergeBatchNorm(pairs=[("*.conv", "*.norm")]).apply(randomise(Untraceable()))
+            MergeBatchNorm(pairs=[("*.conv", "*.norm")]).apply(randomize(Untraceable()))
 
     def test_patterns_that_do_not_fit_each_other(self):
         with pytest.raises(ValueError, match=r"so both need as many \*"):
@@ -387,7 +387,7 @@ class TestRefusals:
             def apply(self, model):
                 return None
 
-        model = randomise(two_norms())
+        model = randomize(two_norms())
         before = fingerprint(model)
         with pytest.raises(TypeError, match=r"must return a handle with remove\(\), got None"):
             Composite(canonizers=[MergeBatchNorm(), Forgets()]).register(model)
@@ -399,20 +399,20 @@ class TestRefusals:
             Composite(canonizers=[canonizer])
 
     def test_merging_twice(self):
-        model = randomise(two_norms())
+        model = randomize(two_norms())
         handle = MergeBatchNorm().apply(model)
         with pytest.raises(RegistrationError, match="it is merged already"):
             MergeBatchNorm(pairs=[("0", "1")]).apply(model)
         handle.remove()
 
     def test_layers_that_compute_otherwise_are_left(self):
-        class Standardised(nn.Conv2d):
+        class Standardized(nn.Conv2d):
             def forward(self, x):
                 return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
 
-        parametrised = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1))
-        model = nn.Sequential(Standardised(3, 3, 1), nn.BatchNorm2d(3), parametrised, nn.BatchNorm2d(3))
-        randomise(model.append(nn.BatchNorm2d(3, track_running_stats=False)))
+        parametrized = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 3, 1))
+        model = nn.Sequential(Standardized(3, 3, 1), nn.BatchNorm2d(3), parametrized, nn.BatchNorm2d(3))
+        randomize(model.append(nn.BatchNorm2d(3, track_running_stats=False)))
         x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
         plain = model(x)
         handle = MergeBatchNorm().apply(model)
@@ -422,7 +422,7 @@ class TestRefusals:
         handle.remove()
 
     def test_parameters_that_carry_relevance(self):
-        model = randomise(two_norms())
+        model = randomize(two_norms())
         leaves = {name: p.detach().clone().requires_grad_() for name, p in model.named_parameters()}
         x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
         composite = Composite(canonizers=[MergeBatchNorm()])
@@ -441,7 +441,7 @@ class Thrower(nn.Module):
 
 class TestNoTrace:
     def test_after_an_exception_in_the_model(self):
-        model = randomise(nn.Sequential(*two_norms(), Thrower()))
+        model = randomize(nn.Sequential(*two_norms(), Thrower()))
         before, values = fingerprint(model), values_of(model)
         x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
         with pytest.raises(ValueError, match="thrown"), Composite(canonizers=[MergeBatchNorm()]).register(model):
@@ -454,7 +454,7 @@ class TestNoTrace:
             def apply(self, model):
                 raise ValueError("faulty")
 
-        model = randomise(two_norms())
+        model = randomize(two_norms())
         before = fingerprint(model)
         with pytest.raises(ValueError, match="faulty"):
             Composite(canonizers=[MergeBatchNorm(), Faulty()]).register(model)
@@ -491,7 +491,7 @@ class TestNoTrace:
                 self.steps += 1
                 return self.norm(self.conv(x + torch.rand(())))
 
-        model = randomise(Remembers())
+        model = randomize(Remembers())
         called = []
         model.register_forward_hook(lambda *given: called.append(given))
         before, state = fingerprint(model), torch.get_rng_state()
@@ -514,7 +514,7 @@ class TestNoTrace:
                 assert go_on.wait(20)
                 return self.norm(self.conv(x))
 
-        traced, other = randomise(Slow()), randomise(two_norms())
+        traced, other = randomize(Slow()), randomize(two_norms())
         x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
         plain = other(x)
         handles = []
@@ -530,7 +530,7 @@ class TestNoTrace:
 
     @pytest.mark.parametrize("copying", ["deepcopy", "pickle", "torch.save"])
     def test_copies_of_a_merged_model_work_on_their_own_values(self, copying):
-        model = randomise(two_norms())
+        model = randomize(two_norms())
         x = torch.randn(2, 3, 4, 4, dtype=torch.float64)
         plain = model(x)
         with Composite(canonizers=[MergeBatchNorm()]).register(model):
@@ -558,7 +558,7 @@ class TestNoTrace:
         assert all("weight" not in vars(module) for module in twin.modules())
 
     def test_a_weight_that_changes_meanwhile_is_merged_anew(self):
-        model = randomise(two_norms())
+        model = randomize(two_norms())
         x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
         with Composite(canonizers=[MergeBatchNorm()]).register(model):
             first = model(x)
@@ -576,7 +576,7 @@ class TestNoTrace:
         assert_close(MergedForward(model)(x), plain.detach(), 1e-12)
 
     def test_parameters_are_frozen_and_get_no_gradient(self):
-        model = randomise(two_norms())
+        model = randomize(two_norms())
         flags = [p.requires_grad for p in model.parameters()]
         x = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
         with Composite(canonizers=[MergeBatchNorm()]).register(model):
@@ -600,7 +600,7 @@ class MergedForward:
 
 
 def test_a_key_of_the_composite_goes_before_the_rule_for_merged_norms():
-    model = randomise(two_norms())
+    model = randomize(two_norms())
     composite = Composite({"1": Epsilon(0.5)}, canonizers=[MergeBatchNorm()])
     with composite.register(model) as registration:
         model(torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True))

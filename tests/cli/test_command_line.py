@@ -477,7 +477,7 @@ class TestCheckpoints:
         assert "the input has " in run(capsys, *command)[1]
         assert json.loads(run(capsys, *command, "--json")[1])["relevance"] is True
 
-    def test_colours_on_a_terminal(self, folders, capsys, monkeypatch):
+    def test_colors_on_a_terminal(self, folders, capsys, monkeypatch):
         monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
         monkeypatch.delenv("NO_COLOR", raising=False)
         assert "\x1b[" in run(capsys, "explain", folders / "bert", "--text", self.TEXT)[1]
@@ -660,11 +660,11 @@ class TestCheckpoints:
             seen.hover(".lxt-text .t", place)
             tip = seen.run(f"getComputedStyle(document.querySelectorAll('.lxt-text .t')[{place}], '::after').content")
             assert tip.replace('\\"', '"') == f'"{hostile}  {scores[hostile]:+.4g}"'
-            colours = seen.run(
+            colors = seen.run(
                 "[...document.querySelectorAll('.lxt-text .t')].map(e => getComputedStyle(e).backgroundColor)"
             )
             strongest = max(range(len(texts)), key=lambda i: abs(scores[texts[i]]))
-            assert colours[strongest].endswith(", 0.72)")
+            assert colors[strongest].endswith(", 0.72)")
             rows = seen.run("document.querySelectorAll('.lxt-trace tr').length")
             assert rows == 1 + 1 + 2
             assert seen.run("[...document.querySelectorAll('h2')].map(e => e.textContent)") == [

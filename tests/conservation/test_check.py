@@ -1,4 +1,4 @@
-"""The conservation check finds what is lost, and where; it tells biases, stabilisers and softmax apart, and leaves."""
+"""The conservation check finds what is lost, and where; it tells biases, stabilizers and softmax apart, and leaves."""
 
 from dataclasses import dataclass
 
@@ -49,7 +49,7 @@ def test_the_default_rules_conserve_on_every_model_and_in_every_sample(name, for
     assert len(check.rows) >= 3
     assert all(len(row.entered) == len(x) for row in check.rows)
     assert max(float(row.missing.abs().max()) for row in check.rows) < 1e-12
-    assert {"bias", "stabiliser"} <= {kind for row in check.rows for kind in row.absorbed}
+    assert {"bias", "stabilizer"} <= {kind for row in check.rows for kind in row.absorbed}
 
 
 RULES = {
@@ -66,18 +66,18 @@ RULES = {
 
 
 def shares_slowly(name, x, weight, bias):
-    """Shares of the relevance of one output: each input's, the bias's and the stabiliser's; they add up to 1."""
+    """Shares of the relevance of one output: each input's, the bias's and the stabilizer's; they add up to 1."""
     c = [(x[i] * weight[i]).item() for i in range(len(x))]
     b = bias.item()
     if "no bias" in name:
         b = 0.0
 
-    def stabilised(total):
+    def stabilized(total):
         return total + (1e-3 if total >= 0 else -1e-3)
 
     def split(parts, added):
         total = sum(parts) + added
-        return [p / stabilised(total) for p in parts], added / stabilised(total), 1 - total / stabilised(total)
+        return [p / stabilized(total) for p in parts], added / stabilized(total), 1 - total / stabilized(total)
 
     kind = name.partition(",")[0]
     if kind == "Epsilon":
@@ -103,7 +103,7 @@ BOTH = [(name, formulation) for name, rule in RULES.items() for formulation in t
 
 
 @pytest.mark.parametrize(("name", "formulation"), BOTH)
-def test_bias_and_stabiliser_are_told_apart_as_written_slowly(name, formulation):
+def test_bias_and_stabilizer_are_told_apart_as_written_slowly(name, formulation):
     torch.manual_seed(0)
     layer, x = nn.Linear(4, 3).double(), torch.randn(5, 4, dtype=torch.float64)
     slot = torch.randn(5, 3, dtype=torch.float64)
@@ -117,9 +117,9 @@ def test_bias_and_stabiliser_are_told_apart_as_written_slowly(name, formulation)
         assert row.left[sample].item() == pytest.approx(sum(r * sum(share[0]) for share, r in weighed), abs=1e-9)
         bias = row.absorbed.get("bias", torch.zeros(5))[sample].item()
         assert bias == pytest.approx(sum(r * share[1] for share, r in weighed), abs=1e-9)
-        stabiliser = row.absorbed["stabiliser"][sample].item()
-        assert stabiliser == pytest.approx(sum(r * share[2] for share, r in weighed), abs=1e-9)
-        assert abs(stabiliser) > 1e-6
+        stabilizer = row.absorbed["stabilizer"][sample].item()
+        assert stabilizer == pytest.approx(sum(r * share[2] for share, r in weighed), abs=1e-9)
+        assert abs(stabilizer) > 1e-6
 
 
 @pytest.mark.parametrize("name", ["Gamma", "AlphaBeta", "ZPlus", "WSquare", "Flat", "ZBox"])
@@ -333,7 +333,7 @@ def test_activations_that_are_not_0_at_0_lose_what_no_input_can_explain(formulat
     x = torch.tensor([[0.0, 1e-20, -1.0], [0.5, 0.0, 3.0]]).double()
     check, _ = checked(Fn(lambda m, x: torch.sigmoid(x)), x, Composite(formulation=formulation))
     (row,) = check.rows
-    assert ("stabiliser" in row.absorbed) == (formulation == "gradient")
+    assert ("stabilizer" in row.absorbed) == (formulation == "gradient")
 
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)
@@ -350,7 +350,7 @@ def test_other_rules(rule, formulation):
 
 @pytest.mark.parametrize("kind", ["layer", "group", "instance", "batch", "rms", "normalize"])
 @pytest.mark.parametrize("formulation", FORMULATIONS)
-def test_normalisations_and_their_biases(kind, formulation):
+def test_normalizations_and_their_biases(kind, formulation):
     torch.manual_seed(0)
     module = {
         "layer": nn.LayerNorm(4), "group": nn.GroupNorm(2, 4), "instance": nn.InstanceNorm1d(4, affine=True),
@@ -438,5 +438,5 @@ def test_the_table_names_what_is_kept_and_what_is_not_conserved():
         except ConservationError:
             pass
     lines = str(check).splitlines()
-    assert lines[0].split() == ["where", "what", "rule", "in", "out", "bias", "stabiliser", "missing,", "at", "most"]
+    assert lines[0].split() == ["where", "what", "rule", "in", "out", "bias", "stabilizer", "missing,", "at", "most"]
     assert [line.split()[0] for line in lines if "NOT CONSERVED" in line] == ["2.1"]

@@ -182,7 +182,7 @@ def test_a_cnn_with_batch_norm_dropout_and_pooling():
         "8": ("flatten", "", Status.EXACT),
         "9": ("linear", EPSILON, Status.DEFAULT),
     }
-    # in train mode batch norm is a normalisation, and dropout drops
+    # in train mode batch norm is a normalization, and dropout drops
     with pytest.warns(UserWarning, match="dropout is active in '4'"):
         report = reported(model.train(), {nn.Conv2d: Gamma()}, input=x)
     by_path = {row.path: (row.target, row.rule, row.status) for row in report.rows}

@@ -1,4 +1,4 @@
-"""Flipping, randomising and leaving out: against what can be worked out by hand on models that are simple enough."""
+"""Flipping, randomizing and leaving out: against what can be worked out by hand on models that are simple enough."""
 
 import math
 
@@ -327,7 +327,7 @@ def test_layers_go_from_the_output_to_the_input_and_come_back():
     again = evaluate.randomization(model, x, target=0)
     torch.testing.assert_close(found.signed, again.signed, equal_nan=True)
     assert not torch.equal(found.signed, evaluate.randomization(model, x, target=0, seed=1).signed)
-    assert "randomised down to" in str(found)
+    assert "randomized down to" in str(found)
     assert "<script>" not in found._repr_html_()
 
 

@@ -1,4 +1,4 @@
-"""Pictures: the right colours for the right numbers, symmetric around 0, and harmless whatever the tokens are."""
+"""Pictures: the right colors for the right numbers, symmetric around 0, and harmless whatever the tokens are."""
 
 import itertools
 import re
@@ -52,7 +52,7 @@ def alpha(style):
 
 
 class TestText:
-    def test_colours_and_numbers(self):
+    def test_colors_and_numbers(self):
         picture = heatmap.text(["good", "bad", "so", "la", "la"], [2.0, -4.0, 0.0, 1.0, -1.0])
         tokens = Reader(picture.html()).tokens
         assert [token[2] for token in tokens] == ["good", "bad", "so", "la", "la"]
@@ -60,7 +60,7 @@ class TestText:
         found = [alpha(token[1]) for token in tokens]
         assert found == pytest.approx([STRONGEST / 2, -STRONGEST, 0, STRONGEST / 4, -STRONGEST / 4], abs=1e-3)
 
-    def test_opposite_scores_have_opposite_colours(self):
+    def test_opposite_scores_have_opposite_colors(self):
         scores = torch.randn(9, generator=torch.Generator().manual_seed(0))
         one, other = (Reader(heatmap.text(list("abcdefghi"), s).html()).tokens for s in (scores, -scores))
         assert [alpha(a[1]) for a in one] == pytest.approx([-alpha(b[1]) for b in other])
@@ -111,8 +111,8 @@ class TestText:
         plain = re.sub(r"\x1b\[[\d;]*m", "", picture.ansi(dark=True))
         assert plain == "good soso bad"
         for dark in (True, False):
-            for colours, form in ((256, r"38;5;\d+;48;5;\d+"), (2**24, r"38;2;\d+;\d+;\d+;48;2;\d+;\d+;\d+")):
-                text = picture.ansi(dark=dark, colours=colours)
+            for colors, form in ((256, r"38;5;\d+;48;5;\d+"), (2**24, r"38;2;\d+;\d+;\d+;48;2;\d+;\d+;\d+")):
+                text = picture.ansi(dark=dark, colors=colors)
                 assert re.fullmatch(rf"\x1b\[{form}mgood\x1b\[0m soso \x1b\[{form}mbad\x1b\[0m", text)
 
     def test_ansi_asks_the_terminal(self, monkeypatch):
@@ -120,7 +120,7 @@ class TestText:
         monkeypatch.setenv("COLORTERM", "truecolor")
         for setting, dark in (("15;0", True), ("0;15", False), ("0;default;7", False), ("", True)):
             monkeypatch.setenv("COLORFGBG", setting)
-            assert picture.ansi() == picture.ansi(dark=dark, colours=2**24)
+            assert picture.ansi() == picture.ansi(dark=dark, colors=2**24)
         monkeypatch.delenv("COLORTERM")
         assert "48;5;" in picture.ansi()
 
@@ -182,7 +182,7 @@ class TestText:
             heatmap.text(["a"], [1.0], limit=0)
 
 
-class TestColours:
+class TestColors:
     def test_text_on_them_can_be_read(self):
         """The contrast that WCAG 2 asks for (AA) in both modes, at any strength and for both signs."""
         for background, ink in (LIGHT, DARK):
@@ -193,17 +193,17 @@ class TestColours:
         assert scale_of([0.0, 0.0]) == 1
         assert scale_of([-3.0, 2.0]) == 3
 
-    def test_map_is_symmetric_and_centred(self):
+    def test_map_is_symmetric_and_centered(self):
         pytest.importorskip("matplotlib")
-        from lxt_compose.heatmap.colors import colour_map, luminance
+        from lxt_compose.heatmap.colors import color_map, luminance
 
         for dark, (background, _) in ((False, LIGHT), (True, DARK)):
             for deep in (False, True):
-                colours = colour_map(background, dark=dark, deep=deep)
-                middle = tuple(round(c * 255) for c in colours(0.5)[:3])
+                colors = color_map(background, dark=dark, deep=deep)
+                middle = tuple(round(c * 255) for c in colors(0.5)[:3])
                 assert middle == background
                 for side in (1, -1):
-                    shades = [luminance(tuple(c * 255 for c in colours(0.5 + side * i / 100)[:3])) for i in range(51)]
+                    shades = [luminance(tuple(c * 255 for c in colors(0.5 + side * i / 100)[:3])) for i in range(51)]
                     assert all((b - a) * (1 if dark else -1) >= 0 for a, b in itertools.pairwise(shades))
 
 
@@ -247,7 +247,7 @@ class TestFigures:
             picture.save(tmp_path / "picture.bmp")
 
     @pytest.mark.parametrize("dark", [False, True])
-    def test_text_is_coloured_within_the_page(self, tmp_path, dark):
+    def test_text_is_colored_within_the_page(self, tmp_path, dark):
         tokens = ["word"] * 60
         picture = pixels(heatmap.text(tokens, [1.0, -1.0] * 30).save(tmp_path / "text.png", dark=dark, dpi=72))
         paper = (DARK if dark else LIGHT)[0]
@@ -262,7 +262,7 @@ class TestFigures:
         assert 0.05 < red < 0.3
         assert red == pytest.approx(blue, rel=0.3)
 
-    def test_image_colours(self, tmp_path):
+    def test_image_colors(self, tmp_path):
         """Left half for, right half against: as they are, with the sign turned, and over an image."""
         relevance = torch.ones(8, 8)
         relevance[:, 4:] = -1
@@ -355,9 +355,9 @@ class TestBrowser:
             texts = seen.run("[...document.querySelectorAll('.t')].map(e => e.textContent)")
             assert texts == ["[CLS]", "good", "un", "happy", *map(visible, HOSTILE)]
             assert seen.run("document.querySelectorAll('script, img, b, [onmouseover], p div').length") == 0
-            colour = "getComputedStyle(document.querySelectorAll('.t')[{}]).backgroundColor"
-            assert seen.run(colour.format(1)) == "rgba({}, {}, {}, 0.72)".format(*FOR)
-            assert seen.run(colour.format(2)) == "rgba({}, {}, {}, 0.36)".format(*AGAINST)
+            color = "getComputedStyle(document.querySelectorAll('.t')[{}]).backgroundColor"
+            assert seen.run(color.format(1)) == "rgba({}, {}, {}, 0.72)".format(*FOR)
+            assert seen.run(color.format(2)) == "rgba({}, {}, {}, 0.36)".format(*AGAINST)
             boxes = seen.run(
                 "[...document.querySelectorAll('.t')].slice(1, 4).map(e => e.getBoundingClientRect())"
                 ".map(b => [b.left, b.right])"

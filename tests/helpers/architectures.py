@@ -161,11 +161,11 @@ def build(
     options |= {} if experts is None else {"experts_implementation": experts}
     torch.manual_seed(seed)
     model = HEADS[architecture.kind].from_config(config, **options)
-    randomise(model, seed)
+    randomize(model, seed)
     return model.to(dtype).eval()
 
 
-def randomise(model: nn.Module, seed: int, scale: float = 0.1) -> None:
+def randomize(model: nn.Module, seed: int, scale: float = 0.1) -> None:
     """Add noise to every parameter, so that no bias is 0 and no norm's weight is 1."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -44,14 +44,14 @@ def softmax(x, relevance):
 
 
 def layer_norm(x, weight, bias, eps, relevance):
-    """Proposition 3.4: scaling by 1 / sigma and by the weight passes R; centring and the bias are linear."""
-    centred = x - x.mean(-1, keepdim=True)
+    """Proposition 3.4: scaling by 1 / sigma and by the weight passes R; centering and the bias are linear."""
+    centerd = x - x.mean(-1, keepdim=True)
     scale = weight / (x.var(-1, correction=0, keepdim=True) + eps).sqrt()
-    z = centred * scale + bias
-    passed = shares(centred * scale, z, relevance)
+    z = centerd * scale + bias
+    passed = shares(centerd * scale, z, relevance)
     size = x.shape[-1]
-    centring = torch.eye(size, dtype=x.dtype) - 1 / size
-    return linear(x, centring, None, passed)
+    centering = torch.eye(size, dtype=x.dtype) - 1 / size
+    return linear(x, centering, None, passed)
 
 
 def attention(q, k, v, scale, mask, relevance):

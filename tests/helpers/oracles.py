@@ -9,10 +9,10 @@ import itertools
 import torch
 from torch import nn
 
-STABILISER = 1e-6
+STABILIZER = 1e-6
 
 
-def signed(z, epsilon=STABILISER):
+def signed(z, epsilon=STABILIZER):
     """z, moved away from 0 by epsilon; 0 counts as positive."""
     return z + epsilon * torch.where(z >= 0, 1.0, -1.0).to(z)
 
@@ -76,7 +76,7 @@ def shared(contributions, totals, r):
     return (contributions / totals[:, None] * r[:, None]).sum(0)
 
 
-def epsilon(value=STABILISER, *, bias=1):
+def epsilon(value=STABILIZER, *, bias=1):
     def rule(dense, x, r):
         c = dense.weight * x
         return shared(c, signed(c.sum(1) + bias * dense.bias, value), r)
@@ -84,7 +84,7 @@ def epsilon(value=STABILISER, *, bias=1):
     return rule
 
 
-def gamma(value, *, bias=1, stabilise=signed):
+def gamma(value, *, bias=1, stabilize=signed):
     """Contributions, and the bias, that have the sign of z weigh 1 + gamma."""
 
     def rule(dense, x, r):
@@ -93,20 +93,20 @@ def gamma(value, *, bias=1, stabilise=signed):
         sign = torch.where(z >= 0, 1.0, -1.0).to(z)
         weighted = c + value * torch.where(c * sign[:, None] > 0, c, 0)
         total = z + value * (torch.where(c * sign[:, None] > 0, c, 0).sum(1) + torch.where(b * sign > 0, b, 0))
-        return shared(weighted, stabilise(total), r)
+        return shared(weighted, stabilize(total), r)
 
     return rule
 
 
-def alpha_beta(alpha, beta, *, bias=1, stabilise=signed):
+def alpha_beta(alpha, beta, *, bias=1, stabilize=signed):
     """The positive part of the bias is one more positive contribution, its negative part one more negative one."""
 
     def rule(dense, x, r):
         c, b = dense.weight * x, bias * dense.bias
         above, below = c.clamp(min=0), c.clamp(max=0)
-        found = alpha * shared(above, stabilise(above.sum(1) + b.clamp(min=0)), r)
+        found = alpha * shared(above, stabilize(above.sum(1) + b.clamp(min=0)), r)
         if beta:
-            found = found - beta * shared(below, stabilise(below.sum(1) + b.clamp(max=0)), r)
+            found = found - beta * shared(below, stabilize(below.sum(1) + b.clamp(max=0)), r)
         return found
 
     return rule
@@ -153,7 +153,7 @@ def jacobian(function, x):
     return torch.stack(rows), z.detach().flatten()
 
 
-def epsilon_of(function, x, r, value=STABILISER):
+def epsilon_of(function, x, r, value=STABILIZER):
     """``R_i = x_i sum_j J_ji R_j / z_j`` for any function."""
     j, z = jacobian(function, x)
     return shared(j * x.detach().flatten(), signed(z, value), r.flatten()).reshape(x.shape)
@@ -199,11 +199,11 @@ def residual_gamma(a, b, r, value):
     return r_a, r_b
 
 
-# ---- normalisation -------------------------------------------------------------------------------------------------
+# ---- normalization -------------------------------------------------------------------------------------------------
 
 
 def norm(frozen, x, r):
-    """The epsilon rule for a normalisation whose statistic does not move: `frozen` is affine in its argument."""
+    """The epsilon rule for a normalization whose statistic does not move: `frozen` is affine in its argument."""
     weight, offset = matrix_of(frozen, x.shape)
     c = weight * x.flatten()
     return shared(c, c.sum(1) + offset, r.flatten()).reshape(x.shape)
@@ -213,7 +213,7 @@ def norm(frozen, x, r):
 
 
 def attention(q, k, v, r, *, scale, mask=None):
-    """One head, one operation after another: both products, the sum with a mask, softmax; without stabilisers."""
+    """One head, one operation after another: both products, the sum with a mask, softmax; without stabilizers."""
     raw = scale * q @ k.T
     scores = raw if mask is None else raw + mask
     r_weights, r_v = matmul_uniform_epsilon(torch.softmax(scores, 1), v, r, 0.0)
@@ -224,7 +224,7 @@ def attention(q, k, v, r, *, scale, mask=None):
 
 
 def linear(x, weight, bias, r):
-    """The epsilon rule without a stabiliser for the rows of a matrix."""
+    """The epsilon rule without a stabilizer for the rows of a matrix."""
     rows = []
     for sample, given in zip(x, r, strict=True):
         c = weight * sample

@@ -8,7 +8,7 @@ ROWS, SIZE = 4, 6
 
 
 class Undefined(Exception):
-    """A sum of what is not 0 is 0 exactly: without a stabiliser its relevance of 0 has no shares."""
+    """A sum of what is not 0 is 0 exactly: without a stabilizer its relevance of 0 has no shares."""
 
 
 def quotient(relevance, z, epsilon, *operands):
@@ -193,7 +193,7 @@ class Softmax(Step):
         return a * (relevance - z * relevance.sum(-1, keepdim=True)), None
 
 
-class Normalisation(Step):
+class Normalization(Step):
     def __init__(self, number):
         super().__init__(number)
         self.weight, self.bias = self.random(SIZE), self.random(SIZE)
@@ -252,7 +252,7 @@ def subtract_in_place(a, b):
 
 
 STEPS = {
-    "linear": Linear, "convolution": Convolution, "norm": Normalisation, "softmax": Softmax, "mean": Mean,
+    "linear": Linear, "convolution": Convolution, "norm": Normalization, "softmax": Softmax, "mean": Mean,
     "mul": Product, "div": Quotient, "cat": Concatenation, "move": Movement, "mix": Mix, "maximum": Larger,
     "contract": Contraction, "gather": Gather, "negative": Negative,
     "relu": lambda number: Elementwise(number, torch.relu),

@@ -238,7 +238,7 @@ def test_the_bias_of_a_layer_by_hand():
     by_place = {entry.path: entry.absorbed for entry in books.entries if entry.name == "Linear"}
     for path, bias, lost in (("2", bias2, lost2 * z2.sign() * z2.sign()), ("0", bias1, lost1)):
         torch.testing.assert_close(by_place[path]["bias"].by_sample, bias)
-        torch.testing.assert_close(by_place[path]["stabiliser"].by_sample, lost)
+        torch.testing.assert_close(by_place[path]["stabilizer"].by_sample, lost)
 
 
 SPLITS = [Gamma(0.3), Gamma(0.0), AlphaBeta(2, 1), ZPlus(), WSquare()]
@@ -258,7 +258,7 @@ def test_the_bias_under_rules_that_split(rule, signed):
     as_input, _, _ = explained(wider, torch.cat([x, torch.ones(5, 1)], 1).double(), Composite({nn.Linear: rule}))
     books = closes(layer, x, Composite({nn.Linear: rule}))
     torch.testing.assert_close(books.absorbed["bias"], as_input[:, -1])
-    assert float(books.absorbed["stabiliser"].abs().max()) < 1e-3
+    assert float(books.absorbed["stabilizer"].abs().max()) < 1e-3
     torch.testing.assert_close(books.inputs, as_input[:, :-1].sum(1))
 
 
@@ -279,7 +279,7 @@ def test_a_layer_of_ones_own_under_a_rule_that_splits():
         books = closes(own, x, Composite({Own: rule}))
         known = closes(layer, x, Composite({nn.Linear: rule}))
         assert [entry.name for entry in books.entries] == ["Own"]
-        for kind in ("bias", "stabiliser"):
+        for kind in ("bias", "stabilizer"):
             torch.testing.assert_close(books.absorbed[kind], known.absorbed[kind])
 
 
@@ -290,7 +290,7 @@ def test_a_bias_that_does_not_count_absorbs_nothing():
     for rule in (Epsilon(zero_bias=True), Gamma(zero_bias=True), ZPlus(zero_bias=True), ZBox(-5, 5), Flat()):
         books = closes(layer, x, Composite({nn.Linear: rule}))
         assert float(books.absorbed.get("bias", torch.zeros(1)).abs().max()) == 0, rule
-        assert float(books.absorbed["stabiliser"].abs().max()) < 1e-3
+        assert float(books.absorbed["stabilizer"].abs().max()) < 1e-3
 
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)

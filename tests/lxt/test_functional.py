@@ -403,7 +403,7 @@ def test_half_precision_is_near_double(name, dtype):
         z = functions[name](x)
         found.append(torch.autograd.grad(z, x, torch.ones_like(z))[0].double())
     distance = (found[0] - found[1]).abs().max() / found[1].abs().max()
-    # the stabiliser is at least the dtype's resolution (1e-2 for bfloat16), the sums are rounded to its eps
+    # the stabilizer is at least the dtype's resolution (1e-2 for bfloat16), the sums are rounded to its eps
     assert distance < 8 * max(torch.finfo(dtype).eps, torch.finfo(dtype).resolution)
 
 

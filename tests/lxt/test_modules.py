@@ -25,7 +25,7 @@ def leaf(*shape):
     return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
 
 
-def randomised(module):
+def randomized(module):
     """Weights that are no ones and zeros."""
     for parameter in module.parameters():
         nn.init.normal_(parameter)
@@ -64,7 +64,7 @@ MODULES = {
 @pytest.mark.parametrize("name", MODULES)
 def test_values_are_torchs_and_relevance_is_the_functions(name):
     kind, build, function = MODULES[name]
-    module, x = randomised(build()), leaf(2, 3, 4)
+    module, x = randomized(build()), leaf(2, 3, 4)
     drop_in = kind.from_torch(module)
     torch.testing.assert_close(drop_in(x), module(x), rtol=1e-14, atol=1e-14)
     given, (found,) = relevance(drop_in(x), x)
@@ -118,7 +118,7 @@ def test_they_can_be_made_directly():
 
 def test_epsilon_of_the_linear_layer_is_used():
     x = leaf(2, 3)
-    layer = LinearEpsilon.from_torch(randomised(nn.Linear(3, 2)), epsilon=10.0)
+    layer = LinearEpsilon.from_torch(randomized(nn.Linear(3, 2)), epsilon=10.0)
     given, (found,) = relevance(layer(x), x)
     (expected,) = torch.autograd.grad(R.linear_epsilon(x, layer.weight, layer.bias, 10.0), x, given)
     assert torch.equal(found, expected)
@@ -161,7 +161,7 @@ OPTIONS = {
 
 
 def attention(options):
-    module = randomised(nn.MultiheadAttention(4, 2, **options)).eval()
+    module = randomized(nn.MultiheadAttention(4, 2, **options)).eval()
     shapes = [(3, 2, 4), (5, 2, options.get("kdim", 4)), (5, 2, options.get("vdim", 4))]
     if options.get("batch_first"):
         shapes = [(b, a, c) for a, b, c in shapes]

@@ -114,7 +114,7 @@ def test_a_composite_of_drop_ins_is_the_model_rewritten_with_them(model, formula
     assert not report.unmatched
     wanted = x.clone().requires_grad_()
     (expected,) = torch.autograd.grad(rewritten(model)(wanted), wanted, given)
-    # in the gradient formulation what is passed unchanged is divided by x and multiplied again, with a stabiliser
+    # in the gradient formulation what is passed unchanged is divided by x and multiplied again, with a stabilizer
     assert_close(found, expected, 1e-12 if formulation == "relevance" else 1e-4)
 
 
@@ -195,7 +195,7 @@ def test_values_that_would_change_the_model_or_are_none_are_refused(value, messa
         Composite({nn.Linear: value})
 
 
-def test_epsilon_rule_has_the_stabiliser_of_lxt_and_epsilon_its_formula():
+def test_epsilon_rule_has_the_stabilizer_of_lxt_and_epsilon_its_formula():
     layer, x = nn.Linear(4, 3).double(), torch.randn(2, 4, dtype=torch.float64)
     given = torch.randn(2, 3, dtype=torch.float64)
     found = [explained(layer, x, Composite({"": rule}), given)[1] for rule in (lr.EpsilonRule, Epsilon(1e-8))]

@@ -50,7 +50,7 @@ NOT_DIFFERENTIABLE = {
         indices_copy col_indices_copy crow_indices_copy ccol_indices_copy row_indices_copy""",
     "counts or lists values: torch has no derivative for it": "histogram histogramdd unique unique_consecutive",
     "symbolic numbers": "_sym_sqrt sym_float sym_int sym_ite sym_max sym_min sym_not",
-    "quantised inference": """
+    "quantized inference": """
         choose_qparams_optimized dequantize fbgemm_linear_fp16_weight fbgemm_linear_fp16_weight_fp32_activation
         fbgemm_linear_int8_weight fbgemm_linear_int8_weight_fp32_activation fbgemm_linear_quantize_weight
         fbgemm_pack_gemm_matrix_fp16 fbgemm_pack_quantized_matrix int_repr q_per_channel_axis q_per_channel_scales

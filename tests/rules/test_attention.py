@@ -193,7 +193,7 @@ def test_multi_head_attention(options, call):
             )  # fmt: skip
             for leaf, expected in zip(leaves, wanted, strict=True):
                 found = leaf.grad[b] if formulation == "relevance" else leaf.grad[b] * leaf.detach()[b]
-                # in the relevance formulation each of the parts has its stabiliser
+                # in the relevance formulation each of the parts has its stabilizer
                 assert_close(found, expected, 1e-8 if formulation == "gradient" else 1e-2)
 
 

@@ -86,8 +86,8 @@ def totals(rule, dense, x):
 @pytest.mark.parametrize("rule", [r for r in LAYER_RULES if not isinstance(r, TaylorDecomposition)], ids=str)
 @thorough
 @given(seeds, st.booleans(), st.booleans(), st.booleans(), st.sampled_from([1e-3, 1.0, 1e3]))
-def test_relevance_is_conserved_up_to_the_bias_and_the_stabiliser(rule, seed, conv, bias, signed, scale):
-    """``sum R_in = sum_j R_j * (contributions_j / stabilised(contributions_j + bias_j))``: nothing else is lost."""
+def test_relevance_is_conserved_up_to_the_bias_and_the_stabilizer(rule, seed, conv, bias, signed, scale):
+    """``sum R_in = sum_j R_j * (contributions_j / stabilized(contributions_j + bias_j))``: nothing else is lost."""
     layer, x, r = draw(seed, conv=conv, bias=bias, signed=signed, scale=scale)
     found = relevance(layer, x, rule, r)
     for i in range(len(x)):
@@ -225,8 +225,8 @@ def test_half_precision_is_within_its_distance_of_float64(rule, dtype):
     x = torch.randn(8, 16, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
     found = []
     for kind in (torch.float64, dtype):
-        same_stabiliser = Epsilon(torch.finfo(dtype).resolution, getattr(rule, "zero_bias", False))
-        given_rule = same_stabiliser if isinstance(rule, (Epsilon, TaylorDecomposition)) else rule
+        same_stabilizer = Epsilon(torch.finfo(dtype).resolution, getattr(rule, "zero_bias", False))
+        given_rule = same_stabilizer if isinstance(rule, (Epsilon, TaylorDecomposition)) else rule
         leaf = x.to(kind).requires_grad_()
         with Composite({nn.Linear: given_rule, nn.ReLU: Identity()}).register(net := relu_net(kind)):
             y = net(leaf)
@@ -240,7 +240,7 @@ def test_half_precision_is_within_its_distance_of_float64(rule, dtype):
     assert float((half - exact).abs().max()) <= distance * float(exact.abs().max())
 
 
-# In the gradient formulation nothing is divided by an output: no stabiliser, only the rounding of the dtype is left.
+# In the gradient formulation nothing is divided by an output: no stabilizer, only the rounding of the dtype is left.
 OPERATIONS = {
     "sum of two": (torch.add, {torch.add: ResidualGamma()}, 2),
     "product": (torch.mul, {}, 2),

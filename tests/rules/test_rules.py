@@ -134,7 +134,7 @@ def test_uniform_epsilon_of_three_factors_of_one_and_with_a_bias():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("epsilon", [0.0, 1e-12, 1e-6])
-def test_trap_18_the_stabiliser_is_signed_and_no_smaller_than_the_resolution(dtype, epsilon):
+def test_trap_18_the_stabilizer_is_signed_and_no_smaller_than_the_resolution(dtype, epsilon):
     layer = nn.Linear(2, 1, bias=False).to(dtype)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[1.0, -1.0]]))
@@ -289,7 +289,7 @@ def test_log_softmax_and_logsumexp():
 
 
 def scaled(x, statistic, weight=1.0, bias=0.0, mean=None):
-    """The normalisation with its statistic of today: affine in what it is given."""
+    """The normalization with its statistic of today: affine in what it is given."""
     return lambda u: (u if mean is None else u - mean(u)) / statistic * weight + bias
 
 

@@ -9,7 +9,7 @@ from support import Attention, Fn, assert_close, label
 from torch import nn
 from torch.nn import functional as F
 
-from lxt_compose import AlphaBeta, Composite, Epsilon, Flat, Gamma, RuleError, Stabiliser, WSquare, ZBox, ZPlus
+from lxt_compose import AlphaBeta, Composite, Epsilon, Flat, Gamma, RuleError, Stabilizer, WSquare, ZBox, ZPlus
 
 # All that a layer can be given: stride, dilation, groups, padding in all modes, output padding, no batch, many batches.
 LAYERS = {
@@ -273,7 +273,7 @@ def test_blocks_with_products_of_two_carriers():
 
 @pytest.mark.parametrize("rule", [AlphaBeta(), ZPlus()], ids=str)
 def test_inputs_of_zero_have_no_slot_in_the_gradient_formulation(rule):
-    """The share of a neuron without contributions is R over the stabiliser alone: it must not reach what is 0."""
+    """The share of a neuron without contributions is R over the stabilizer alone: it must not reach what is 0."""
     layer = nn.Linear(3, 2).double()
     for rows in ([0.0, 0.0, 0.0], [0.0, 1.0, 2.0], [0.0, -1.0, 2.0]):
         x = torch.tensor([rows], dtype=torch.float64, requires_grad=True)
@@ -343,7 +343,7 @@ def test_other_linear_layers(name, rule, oracle):
     wanted = dense.relevance(oracle, x, r)
     if name == "zero_pad":
         wanted = (r.flatten() @ dense.weight).reshape(x.shape)  # exact, whatever the rule
-    # The square of an average is small beside the stabiliser; the rule knows that all weights of a pool are equal.
+    # The square of an average is small beside the stabilizer; the rule knows that all weights of a pool are equal.
     assert_close(relevance(layer, x, rule, r), wanted, 1e-4 if "pool" in name and isinstance(rule, WSquare) else 1e-9)
 
 
@@ -455,11 +455,11 @@ def test_cancellation_falls_back_to_the_parts_themselves():
                 assert float((found - wanted).abs().max()) <= 1e-4 * float(wanted.abs().max())
 
 
-@pytest.mark.parametrize("stabiliser", [
-    Stabiliser(0.1), Stabiliser(0.1, clip=True), Stabiliser(0.1, norm_scale=True), Stabiliser(0.1, True, True, (1,)),
+@pytest.mark.parametrize("stabilizer", [
+    Stabilizer(0.1), Stabilizer(0.1, clip=True), Stabilizer(0.1, norm_scale=True), Stabilizer(0.1, True, True, (1,)),
     lambda z: z + 0.2 * torch.where(z >= 0, 1.0, -1.0).to(z),
 ])  # fmt: skip
-def test_stabilisers(stabiliser):
+def test_stabilizers(stabilizer):
     """Any function of the denominator: added, clipped, or relative to the root mean square of a sample's outputs."""
     torch.manual_seed(9)
     layer = nn.Linear(3, 4).double().requires_grad_(False)
@@ -468,15 +468,15 @@ def test_stabilisers(stabiliser):
 
     def kept_from_zero(z):
         sign = torch.where(z >= 0, 1.0, -1.0).double()
-        if not isinstance(stabiliser, Stabiliser):
+        if not isinstance(stabilizer, Stabilizer):
             return z + 0.2 * sign
-        e = 0.1 * (z.square().mean().sqrt() if stabiliser.norm_scale else 1.0)
-        return sign * torch.maximum(z.abs(), torch.as_tensor(e, dtype=z.dtype)) if stabiliser.clip else z + e * sign
+        e = 0.1 * (z.square().mean().sqrt() if stabilizer.norm_scale else 1.0)
+        return sign * torch.maximum(z.abs(), torch.as_tensor(e, dtype=z.dtype)) if stabilizer.clip else z + e * sign
 
     for rule, oracle in (
-        (Gamma(0.5, stabiliser), oracles.gamma(0.5, stabilise=kept_from_zero)),
-        (Epsilon(stabiliser), oracles.gamma(0.0, stabilise=kept_from_zero)),
-        (AlphaBeta(2.0, 1.0, stabiliser), oracles.alpha_beta(2.0, 1.0, stabilise=kept_from_zero)),
+        (Gamma(0.5, stabilizer), oracles.gamma(0.5, stabilize=kept_from_zero)),
+        (Epsilon(stabilizer), oracles.gamma(0.0, stabilize=kept_from_zero)),
+        (AlphaBeta(2.0, 1.0, stabilizer), oracles.alpha_beta(2.0, 1.0, stabilize=kept_from_zero)),
     ):
         assert_close(relevance(layer, x, rule, r), expected_relevance(layer, x, r, oracle), 1e-9)
         wanted = expected_relevance(layer, active, layer(active).relu(), oracle)
@@ -489,7 +489,7 @@ def test_stabilisers(stabiliser):
     (lambda: AlphaBeta(0.5, -0.5), r"beta must be finite and in \[0"), (lambda: ZBox(1.0, 0.0), "low must not be"),
     (lambda: ZBox(float("nan"), 0.0), "low must be"), (lambda: ZBox(torch.tensor([0.0, 2.0]), 1.0), "low must not"),
     (lambda: ZPlus(-1.0), "epsilon"), (lambda: WSquare(-1.0), "epsilon"), (lambda: Flat(-1.0), "epsilon"),
-    (lambda: Stabiliser(0.0), "epsilon must be above 0"), (lambda: Epsilon(float("nan")), "epsilon must be finite"),
+    (lambda: Stabilizer(0.0), "epsilon must be above 0"), (lambda: Epsilon(float("nan")), "epsilon must be finite"),
 ])  # fmt: skip
 def test_parameters_out_of_range(make, message):
     with pytest.raises(ValueError, match=message):

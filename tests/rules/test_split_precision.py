@@ -9,7 +9,7 @@ from support import Fn, assert_close
 from torch import nn
 
 import lxt_compose.rules.linear_layers.layer
-from lxt_compose import AlphaBeta, Composite, Epsilon, Gamma, RuleError, Stabiliser, ZBox, ZPlus
+from lxt_compose import AlphaBeta, Composite, Epsilon, Gamma, RuleError, Stabilizer, ZBox, ZPlus
 
 
 def relevance(module, x, rule, r, **options):
@@ -61,8 +61,8 @@ def test_epsilon_without_a_bias_in_half_precision(dtype, distance):
     layer = nn.Conv1d(3, 4, 3).to(dtype).requires_grad_(False)
     x = seeded(2, 3, 7).to(dtype)
     r = seeded(*layer(x).shape, seed=1).to(dtype)
-    stabiliser = torch.finfo(dtype).resolution
-    wanted = expected(copy.deepcopy(layer), x.double(), oracles.epsilon(stabiliser, bias=0), r.double())
+    stabilizer = torch.finfo(dtype).resolution
+    wanted = expected(copy.deepcopy(layer), x.double(), oracles.epsilon(stabilizer, bias=0), r.double())
     found = relevance(layer, x, Epsilon(zero_bias=True), r)
     assert found.dtype == dtype
     assert float((found - wanted).abs().max()) <= distance * float(wanted.abs().max())
@@ -141,10 +141,10 @@ def test_zbox_with_bounds_of_each_sample_on_a_batch_that_is_worked_on_in_pieces(
 
 
 @pytest.mark.parametrize("kind", [Epsilon, Gamma])
-def test_a_stabiliser_that_looks_at_all_samples_sees_all_of_them(monkeypatch, kind):
+def test_a_stabilizer_that_looks_at_all_samples_sees_all_of_them(monkeypatch, kind):
     torch.manual_seed(0)
     layer, x = nn.Linear(6, 4).double().requires_grad_(False), seeded(8, 6)
-    rule, r = kind(epsilon=Stabiliser(0.5, norm_scale=True, dim=(0,))), seeded(8, 4, seed=1)
+    rule, r = kind(epsilon=Stabilizer(0.5, norm_scale=True, dim=(0,))), seeded(8, 4, seed=1)
     wanted = relevance(layer, x, rule, r)
     monkeypatch.setattr(lxt_compose.rules.linear_layers.layer, "_PIECE", 96)
     assert torch.equal(relevance(layer, x, rule, r), wanted)
@@ -160,6 +160,6 @@ def test_bounds_that_do_not_fit():
 
 
 @pytest.mark.parametrize("value", [nn.Linear(2, 2), nn.Linear], ids=["module", "class"])
-def test_a_stabiliser_is_no_module(value):
+def test_a_stabilizer_is_no_module(value):
     with pytest.raises(TypeError, match="epsilon must be a number"):
         Epsilon(value)

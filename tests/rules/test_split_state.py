@@ -242,7 +242,7 @@ def test_several_slots_at_a_time(rule, formulation):
 def test_autocast_and_mixed_dtypes():
     """Under autocast inputs and outputs are narrower than weights; the relevance is that of full precision, nearly.
 
-    Epsilon divides by the output in the dtype that it has, so it is compared with a stabiliser of 0.01, bfloat16's.
+    Epsilon divides by the output in the dtype that it has, so it is compared with a stabilizer of 0.01, bfloat16's.
     """
     torch.manual_seed(4)
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 import transformers
-from architectures import randomise
+from architectures import randomize
 from closing import KeepDouble
 from torch.nn import functional as F
 
@@ -35,7 +35,7 @@ def build(name):
     config = transformers.AutoConfig.for_model(name, **CONFIGS[name])
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
-    randomise(model, 7)
+    randomize(model, 7)
     return model.double().eval()
 
 

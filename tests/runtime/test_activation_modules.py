@@ -195,7 +195,7 @@ class Bias(nn.Module):
         return torch.relu(x + self.bias)
 
 
-class Normalised(nn.Module):
+class Normalized(nn.Module):
     def forward(self, x):
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True))
 
@@ -215,7 +215,7 @@ class InPlace(nn.Module):
         return x.mul_(torch.sigmoid(x))
 
 
-@pytest.mark.parametrize("kind", [Affine, Bias, Normalised, Mixing, InPlace])
+@pytest.mark.parametrize("kind", [Affine, Bias, Normalized, Mixing, InPlace])
 def test_what_is_no_elementwise_nonlinearity_of_its_input_is_no_unit(kind):
     model = nn.Sequential(nn.Identity(), kind()).double()
     x = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)

@@ -59,8 +59,8 @@ NORMS = {
 }
 
 
-def normalised(model, x):
-    """x, centred and divided by its statistic: the norm without weight and bias."""
+def normalized(model, x):
+    """x, centerd and divided by its statistic: the norm without weight and bias."""
     bare = {name: torch.full_like(p, float(name == "weight")) for name, p in model.named_parameters()}
     return functional_call(model, bare, (x,)).detach()
 
@@ -70,7 +70,7 @@ GIVEN = [(name, given) for name in NORMS for given in (("bias",), ("weight",), (
 
 @pytest.mark.parametrize(("name", "given"), [each for each in GIVEN if each != ("rms_norm", ("bias",))])  # it has none
 def test_weight_and_bias_of_a_norm(name, given):
-    """``z = n w + b`` with n the normalised input: ``R_w = R_n = n w R / z``, half each; ``R_b = b R / z``."""
+    """``z = n w + b`` with n the normalized input: ``R_w = R_n = n w R / z``, half each; ``R_b = b R / z``."""
     build, shape = NORMS[name]
     model = build().double()
     nn.init.normal_(model.weight, 1, 0.3)
@@ -81,7 +81,7 @@ def test_weight_and_bias_of_a_norm(name, given):
     found, _ = relevance_of(model, leaves, x, "gradient", start)
     weight = model.weight.detach()
     share = 0.5 if "weight" in given else 1.0
-    parts = normalised(model, x) * expanded(weight, x) * start
+    parts = normalized(model, x) * expanded(weight, x) * start
     if "weight" in given:
         expected = (parts * share).sum(dims_of(weight, x)).reshape(weight.shape)
         torch.testing.assert_close(found["weight"], expected, rtol=1e-10, atol=1e-12)

@@ -35,7 +35,7 @@ PRODUCTS = {
     "vector": lambda m, x: x @ m.weight[0],
     "weight first": lambda m, x: m.weight @ x.transpose(1, 2),
     "computed weight": lambda m, x: F.linear(x, m.weight * 2, m.bias),
-    "normalised weight": lambda m, x: x @ F.normalize(m.weight).t(),
+    "normalized weight": lambda m, x: x @ F.normalize(m.weight).t(),
     "joined weights": lambda m, x: x @ torch.cat([m.weight, m.weight]).t(),
     "one neuron": lambda m, x: F.linear(x, m.weight[0]),
     "batch of weights": lambda m, x: x @ m.weight.t()[None],

@@ -75,10 +75,10 @@ def test_integer_output_and_no_output(model):
         assert registration.model(x6().requires_grad_()) is None
 
 
-def test_lazy_modules_that_are_not_initialised_are_refused():
+def test_lazy_modules_that_are_not_initialized_are_refused():
     model = nn.Sequential(nn.LazyLinear(5), nn.ReLU())
     with pytest.raises(
-        RegistrationError, match=r"'0' in Sequential has parameters that are not initialised.*run a forw"
+        RegistrationError, match=r"'0' in Sequential has parameters that are not initialized.*run a forw"
     ):
         Composite().register(model)
     model(x6().float())

@@ -6,7 +6,7 @@ import explicit_attnlrp as explicit
 import pytest
 import torch
 import transformers
-from architectures import randomise
+from architectures import randomize
 
 from lxt_compose import presets
 
@@ -21,7 +21,7 @@ def gpt2(attention="eager"):
     )  # fmt: skip
     torch.manual_seed(0)
     model = transformers.GPT2LMHeadModel(config).double().eval()
-    randomise(model, 5)
+    randomize(model, 5)
     return model
 
 
@@ -45,8 +45,8 @@ def relevance_of(weights, x, token):
 
     def norm(name, value):
         weight, bias = affine(name)
-        centred = value - value.mean(-1, keepdim=True)
-        return centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight + bias
+        centerd = value - value.mean(-1, keepdim=True)
+        return centerd / (centerd.square().mean(-1, keepdim=True) + 1e-5).sqrt() * weight + bias
 
     def norm_back(name, value, relevance):
         return explicit.layer_norm(value, *affine(name), 1e-5, relevance)

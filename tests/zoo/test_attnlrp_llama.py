@@ -4,7 +4,7 @@ import explicit_attnlrp as explicit
 import pytest
 import torch
 import transformers
-from architectures import randomise
+from architectures import randomize
 from closing import KeepDouble
 
 from lxt_compose import presets
@@ -22,7 +22,7 @@ def llama(attention="eager"):
     )  # fmt: skip
     torch.manual_seed(0)
     model = transformers.LlamaForCausalLM(config).double().eval()
-    randomise(model, 3)
+    randomize(model, 3)
     return model
 
 

@@ -1,4 +1,4 @@
-"""The same architectures run in other ways: checkpointing, experts, caches, half precision, quantised layers."""
+"""The same architectures run in other ways: checkpointing, experts, caches, half precision, quantized layers."""
 
 import copy
 import warnings
@@ -119,16 +119,16 @@ def test_half_precision_ranks_tokens_as_float32_does(name, dtype):
     assert float(torch.corrcoef(ranks)[0, 1]) >= 0.99
 
 
-def test_quantised_layers_are_reported():
+def test_quantized_layers_are_reported():
     """Torch's int8 kernels have no backward: nothing passes, and the report says where."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = build(ZOO["llama"], attention="eager", dtype=torch.float32)
-        quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {torch.nn.Linear}, torch.qint8)
+        quantized = torch.ao.quantization.quantize_dynamic(copy.deepcopy(model), {torch.nn.Linear}, torch.qint8)
     inputs = embedded("llama", model, inputs_of(ZOO["llama"], model))
     leaf = inputs["inputs_embeds"].requires_grad_()
-    with Composite(formulation="gradient").register(quantised) as registration:
-        quantised(inputs_embeds=leaf)
+    with Composite(formulation="gradient").register(quantized) as registration:
+        quantized(inputs_embeds=leaf)
     report = registration.report()
     assert not report.complete
     assert {"self_attn.q_proj", "mlp.down_proj"} <= {".".join(row.path.split(".")[-2:]) for row in report.uncovered}

@@ -139,5 +139,5 @@ def _check(rule: Rule, call: Call, layer: Layer, function: Callable[[Tensor], Te
 def _not_linear(rule: Rule, call: Call, why: str) -> RuleError:
     return RuleError(
         f"{rule} fits layers that are linear in their input, and {call.where} is not: {why}; use Identity() for an "
-        f"activation, Norm() for a normalisation, and Epsilon() for any other differentiable module"
+        f"activation, Norm() for a normalization, and Epsilon() for any other differentiable module"
     )
