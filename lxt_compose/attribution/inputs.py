@@ -6,13 +6,14 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import AttributionError, CompositeError
+from .axes import BATCH, Dims, find_dims, parse_dims, place_of
 
 # Inputs that say how to read the others. They are constants, whatever their dtype.
 _CONSTANT = re.compile(r"mask|position|label|type_ids|bias|cache|length|past_key")
@@ -27,7 +28,8 @@ class Inputs:
     ``carriers`` are floating point tensors, ``ids`` integer tensors that the model embeds; ``mask`` [samples, tokens]
     tells real tokens (not 0) of the output from padding (0), or is None; ``count`` is the number of samples. ``hint``
     is what may be wrong with them, for the error if the model fails. If the model has an encoder and a decoder
-    (``has_decoder``), ``mask`` is that of the decoder, and ``encoder_mask`` the other one.
+    (``has_decoder``), ``mask`` is that of the decoder, and ``encoder_mask`` the other one. ``dims`` names the
+    dimensions of each carrier and of ids.
     """
 
     args: tuple[Any, ...]
@@ -39,25 +41,39 @@ class Inputs:
     hint: str = ""
     has_decoder: bool = False
     encoder_mask: Tensor | None = None
+    dims: dict[str, Dims] = field(default_factory=dict)
 
     def mask_of(self, name: str) -> Tensor | None:
         """The mask that tells real tokens of this input from padding."""
         return self.encoder_mask if self.has_decoder and not name.startswith("decoder_") else self.mask
 
     def batches(self, size: int | None) -> Iterator[tuple[slice, Inputs]]:
-        """The samples in groups of at most ``size``: every tensor whose first dimension counts samples is cut."""
+        """The samples in groups of at most ``size``: every tensor with a dimension that counts samples is cut.
+
+        That is the batch of an input whose dimensions are known, and the first of any other tensor.
+        """
         step = self.count if size is None else size
         for start in range(0, self.count, step):
             part = slice(start, min(start + step, self.count))
             yield part, self if step >= self.count else self._cut(part)
 
+    def batch_of(self, value: Any) -> int | None:
+        """The dimension of a tensor that counts samples, or None if it has none, as what all samples share."""
+        if not isinstance(value, Tensor):
+            return None
+        named = next((name for name, x in (*self.carriers.items(), *self.ids.items()) if x is value), None)
+        place = place_of(self.dims[named], BATCH) if named in self.dims else 0
+        return place if place is not None and value.dim() > place and value.shape[place] == self.count else None
+
     def _cut(self, part: slice) -> Inputs:
         pieces: dict[int, Tensor] = {}
 
         def cut(value: Any) -> Any:
-            if not (isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == self.count):
+            place = self.batch_of(value)
+            if place is None:
                 return value
-            return pieces.setdefault(id(value), value[part])  # the same tensor stays the same everywhere
+            size = part.stop - part.start
+            return pieces.setdefault(id(value), value.narrow(place, part.start, size))  # the same everywhere
 
         return replace(
             self,
@@ -77,8 +93,13 @@ class Inputs:
         return f"{', '.join(parts)} ({samples}{self.hint and '; ' + self.hint})"
 
 
-def read_inputs(model: nn.Module, inputs: Any) -> Inputs:
-    """Find out what in the inputs carries relevance.
+def read_inputs(model: nn.Module, inputs: Any, dims: Any = None) -> Inputs:
+    """Find out what in the inputs carries relevance, and what its dimensions are called.
+
+    Args:
+        model: any module.
+        inputs: what :func:`attribute` takes.
+        dims: the names of the dimensions, where they are not to be found out; see :func:`attribute`.
 
     Raises:
         TypeError: not a tensor, a tuple or a mapping, or nothing in it can carry relevance; or no module.
@@ -101,10 +122,19 @@ def read_inputs(model: nn.Module, inputs: Any) -> Inputs:
     main = next(iter((*ids.values(), *carriers.values())))
     _check(carriers, main)
     mask = next((tensors[name] for name in _MASKS if name in tensors), None)
-    found = Inputs(args, kwargs, carriers, ids, mask, main.shape[0], _hint(model, named, main))
+    wanted = {**ids, **carriers}
+    known = find_dims(model, wanted, parse_dims(dims, wanted), args, kwargs)
+    count = _count(wanted, known)
+    found = Inputs(args, kwargs, carriers, ids, mask, count, _hint(model, named, main), dims=known)
     if _has_decoder(model):
         return replace(found, mask=tensors.get("decoder_attention_mask"), has_decoder=True, encoder_mask=mask)
     return found
+
+
+def _count(inputs: dict[str, Tensor], dims: dict[str, Dims]) -> int:
+    """The number of samples: the batch of the first input that has one; 1 if none does."""
+    places = {name: place_of(dims[name], BATCH) for name in inputs}
+    return next((inputs[name].shape[place] for name, place in places.items() if place is not None), 1)
 
 
 def _has_decoder(model: nn.Module) -> bool:

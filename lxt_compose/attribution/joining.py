@@ -22,8 +22,8 @@ def join_inputs(parts: list[dict[str, Any]], given: Inputs) -> dict[str, Tensor]
     joined: dict[str, Tensor] = {}
     for name in parts[0]["relevance"]:
         pieces = [part["relevance"][name] for part in parts]
-        shared = inputs[name].dim() == 0 or inputs[name].shape[0] != given.count
-        joined[name] = torch.stack(pieces).sum(0) if shared else torch.cat(pieces)
+        batch = given.batch_of(inputs[name])
+        joined[name] = torch.stack(pieces).sum(0) if batch is None else torch.cat(pieces, batch)
     return joined
 
 

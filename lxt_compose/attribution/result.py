@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..coverage.report import CoverageReport
 from ..ledger import Ledger
+from .axes import Dims, before_they_were_kept, embedded, summed, total
 from .inputs import Inputs, pair
 from .joining import join_inputs, join_layer
 from .latent import Neuron, top_units
-from .views import dataframe, html_of, picture, summed, total
+from .views import dataframe, html_of, picture
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
@@ -32,7 +33,8 @@ class Attribution:
     ``target`` is the class index [n], pairs of them [n, 2] for a contrast (-1 stands for the mean of the others), or
     None if a function chose. ``latent`` is the relevance of the layers asked for, by name. ``report`` says which rule
     covered what, ``ledger`` where the relevance went (None if not asked for). ``inputs`` are what was
-    explained, ``mask`` tells real tokens of the first of them from padding.
+    explained, ``mask`` tells real tokens of the first of them from padding. ``dims`` names the dimensions of the
+    relevance of each input, such as ``("batch", "channel", "time")``, and of each layer.
     """
 
     relevance: Tensor | dict[str, Tensor]
@@ -43,6 +45,7 @@ class Attribution:
     ledger: Ledger | None = None
     inputs: dict[str, Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
+    dims: dict[str, Dims] = field(default_factory=dict)
 
     @classmethod
     def joined(
@@ -64,6 +67,7 @@ class Attribution:
             ledger=ledger,
             inputs={name: x.detach().cpu() for name, x in inputs.items() if name in relevance},
             mask=None if mask is None else mask.detach().cpu(),
+            dims={name: embedded(dims) if name in given.ids else dims for name, dims in given.dims.items()},
         )
 
     def __len__(self) -> int:
@@ -78,13 +82,25 @@ class Attribution:
 
     @property
     def scores(self) -> Tensor | dict[str, Tensor]:
-        """Relevance summed over features: one number per token [n, tokens], per pixel [n, height, width], ...
+        """Relevance summed over channels and features: one number per token [n, tokens], pixel [n, height, width], ...
 
-        The features are the last dimension of embeddings and of sequences [n, length, features], and dimension 1 of
-        images and videos [n, channels, ...]; a table [n, features] has one score for each of its features.
+        The samples come first; a table [n, features] has one score for each of its features.
+
+        Raises:
+            ValueError: it is not known what the dimensions are; ``attribute(..., dims=)`` names them.
         """
-        scores = {name: summed(relevance) for name, relevance in self.relevances.items()}
+        scores = {name: self._scores(name) for name in self.relevances}
         return scores if isinstance(self.relevance, dict) else next(iter(scores.values()))
+
+    def dims_of(self, name: str) -> Dims:
+        """The names of the dimensions of the relevance of an input or a layer."""
+        found = {**self.latent, **self.relevances}[name]
+        return self.dims.get(name) or before_they_were_kept(found.dim())
+
+    def _scores(self, name: str) -> Tensor:
+        """The scores of one input or layer."""
+        relevance = self.relevances[name] if name in self.relevances else self.latent[name]
+        return summed(relevance, self.dims_of(name), name)
 
     def patches(self, size: int | tuple[int, int]) -> Tensor:
         """The relevance of each patch of images: [n, rows, columns]; a rest at the right or below is dropped.
@@ -152,7 +168,7 @@ class Attribution:
         rows = {name: scores[sample]}
         for layer, relevance in self.latent.items():
             if relevance.dim() == 3 and relevance.shape[:2] == scores.shape:
-                rows[layer] = summed(relevance)[sample]
+                rows[layer] = total(relevance, -1)[sample]
         if len(rows) == 1:
             raise ValueError("no layer with one position per token was recorded: attribute(..., layers=blocks(model))")
         return list(rows), torch.stack([row.to(scores.dtype) for row in rows.values()])
@@ -265,7 +281,7 @@ class Attribution:
     def _sequence(self, what: str) -> tuple[str, Tensor]:
         """The name and the scores [n, tokens] of the first input."""
         name, relevance = next(iter(self.relevances.items()))
-        scores = summed(relevance)
+        scores = self._scores(name)
         if scores.dim() != 2:
             raise ValueError(f"{what} is for sequences, but {name} has the shape {list(relevance.shape)}")
         return name, scores

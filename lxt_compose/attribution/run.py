@@ -26,6 +26,7 @@ def attribute(
     inputs: Any,
     *,
     target: Any = None,
+    dims: Any = None,
     composite: str | Composite = "attnlrp",
     layers: Any = (),
     ledger: bool = False,
@@ -43,6 +44,10 @@ def attribute(
             [samples, positions, classes]. An index; a list or an integer tensor with one per sample; a pair ``(a, b)``
             for the difference a - b, ``(a, "others")`` for a less the mean of all others; pairs per sample as a list or
             an integer tensor [samples, 2]; a function of the model's output that returns a tensor [samples].
+        dims: what the dimensions of the inputs are: ``"batch channel time"``, a tuple of such names, or a mapping from
+            inputs (and layers) to them. Mostly it is known, from the names of inputs as transformers has them or from
+            the first layer that an input meets; what needs to know it and does not raises, and lists the names.
+            Without ``batch`` the input is that of one sample (``"node feature"``).
         composite: the name of a preset, or a :class:`Composite`.
         layers: modules whose outputs are wanted too: names, globs (``*`` matches dots too), classes, ``where(...)``;
             with ``:input`` at its end a name stands for what goes in. See :func:`blocks` for the residual stream.
@@ -66,7 +71,7 @@ def attribute(
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"batch_size must be None or a whole number from 1 on, got {batch_size!r}")
     with torch.inference_mode(False), torch.enable_grad(), _kept_buffers(model):
-        given = read_inputs(model, inputs)
+        given = read_inputs(model, inputs, dims)
         goal = read_target(target, given.count)
         watched = find_layers(model, layers)
         run = _Run(model, composite_of(composite), given, watched)

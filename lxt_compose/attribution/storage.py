@@ -29,6 +29,7 @@ def save(attribution: Attribution, path: Path) -> None:
         "latent": attribution.latent,
         "inputs": attribution.inputs,
         "mask": attribution.mask,
+        "dims": attribution.dims,
         "report": {
             "rows": report.to_dicts(),
             "unmatched": list(report.unmatched),
@@ -75,6 +76,7 @@ def load(path: Path) -> Attribution:
         latent=content["latent"],
         inputs=content["inputs"],
         mask=content["mask"],
+        dims=content.get("dims", {}),  # not in files of the first version
         ledger=None if ledger is None else Ledger.from_dict(ledger),
         report=CoverageReport(rows, **report),
     )

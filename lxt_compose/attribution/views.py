@@ -7,7 +7,6 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
@@ -39,7 +38,7 @@ def picture(found: Attribution, samples: Sequence[int], tokens: Any, *, alone: b
         return heatmap.image(relevance[samples], image=found.inputs[name][samples], **options)
     if relevance.dim() > 4:
         raise ValueError(f"there is no picture for relevance of shape {list(relevance.shape)}")
-    scores = summed(relevance)
+    scores = found._scores(name)
     if relevance.dim() <= 2:
         return heatmap.image(scores[samples].reshape(1, len(samples), -1), **options)
     is_tokenizer = hasattr(tokens, "convert_ids_to_tokens")
@@ -79,8 +78,8 @@ def dataframe(found: Attribution, tokens: Any) -> DataFrame:
     if not (tokens is None or hasattr(tokens, "convert_ids_to_tokens")):
         raise TypeError(f"to_dataframe() takes a tokenizer, got {type(tokens).__name__}")
     frames = []
-    for name, relevance in found.relevances.items():
-        scores = summed(relevance)
+    for name in found.relevances:
+        scores = found._scores(name)
         axes = _AXES.get(scores.dim() - 1, tuple(f"axis{i}" for i in range(1, scores.dim())))
         places = torch.cartesian_prod(*(torch.arange(size) for size in scores.shape)).reshape(-1, scores.dim())
         columns: dict[str, Any] = {"sample": places[:, 0].numpy()}
@@ -94,16 +93,3 @@ def dataframe(found: Attribution, tokens: Any) -> DataFrame:
         columns["score"] = scores.double().flatten().numpy()
         frames.append(pandas.DataFrame(columns))
     return pandas.concat(frames, ignore_index=True)
-
-
-def summed(relevance: Tensor) -> Tensor:
-    """Relevance summed over features; see :attr:`Attribution.scores`."""
-    if relevance.dim() <= 2:
-        return relevance
-    return total(relevance, -1 if relevance.dim() == 3 else 1)
-
-
-def total(relevance: Tensor, dim: int) -> Tensor:
-    """A sum that does not lose in 16 bits what it adds up."""
-    short = relevance.dtype in (torch.float16, torch.bfloat16)
-    return relevance.sum(dim, dtype=torch.float32 if short else None)

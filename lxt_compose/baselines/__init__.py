@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from ..attribution.inputs import read_inputs
-from ..attribution.views import summed
 from ..evaluate.probe import check_count
 from .attention_maps import attention_maps, read_rows
 from .points import points_of
@@ -37,7 +36,7 @@ def gradient_x_input(model: nn.Module, inputs: Any, *, target: Any = None, batch
     Source: Shrikumar et al. 2016.
     """
     points = points_of(model, inputs, target, batch_size)
-    return summed(torch.cat([x * gradient for x, gradient in points.gradients(lambda x: x)]))
+    return points.summed(torch.cat([x * gradient for x, gradient in points.gradients(lambda x: x)]))
 
 
 def integrated_gradients(
@@ -83,7 +82,7 @@ def integrated_gradients(
         total = found if not total else [a + b for a, b in zip(total, found, strict=True)]
     start = torch.as_tensor(baseline)
     pairs = zip(points.starts(), total, strict=True)
-    return summed(torch.cat([(x - start.to(x)) * gradient for x, gradient in pairs]))
+    return points.summed(torch.cat([(x - start.to(x)) * gradient for x, gradient in pairs]))
 
 
 def smoothgrad(
@@ -126,7 +125,7 @@ def smoothgrad(
         found = [gradient / samples for _, gradient in points.gradients(_noisy(noise, generator))]
         total = found if not total else [a + b for a, b in zip(total, found, strict=True)]
     pairs = zip(points.starts(), total, strict=True)
-    return summed(torch.cat([x * gradient if times_input else gradient for x, gradient in pairs]))
+    return points.summed(torch.cat([x * gradient if times_input else gradient for x, gradient in pairs]))
 
 
 def _noisy(noise: float, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
@@ -257,7 +256,7 @@ def captum(
         with torch.no_grad():
             target = model(inputs).argmax(1)
     found = kind(model, **(options or {})).attribute(inputs, target=target, **call)
-    return summed(found.detach().cpu())
+    return points_of(model, inputs, target, None).summed(found.detach().cpu())
 
 
 def _check_number(name: str, value: Any, least: float = -math.inf) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..attribution.axes import embedded, summed
 from ..attribution.inputs import Inputs, read_inputs, telling
 from ..attribution.taps import find_embeddings
 from ..attribution.targets import Goal, choose, read_target
@@ -44,6 +45,11 @@ class Probe:
         self._embeddings = find_embeddings(model, self.given).modules if self.is_ids else []
         goal = read_target(target, self.given.count)
         self.values, self.goal = self._unchanged(goal)
+
+    def summed(self, relevance: Tensor) -> Tensor:
+        """Relevance of the input, or of the embeddings of its ids, summed over channels and features."""
+        dims = self.given.dims[self.name]
+        return summed(relevance, embedded(dims) if self.is_ids else dims, self.name)
 
     @property
     def mask(self) -> Tensor | None:

@@ -1,0 +1,264 @@
+"""What the dimensions of inputs and layers are called, and how that is known.
+
+By the user's word (``dims=``), else by the names that transformers gives to inputs, else by the first layers that an
+input meets; tables [n, features] and images [n, channels, height, width] of nets for images need neither. Nowhere else
+is a meaning of a dimension taken from its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..autograd.trees import map_tensors, tensors_in
+from ..ops.dimensions import SPATIAL
+from .axis_flow import AxisFlow, Dimension, follow
+
+Dims = tuple[str, ...]
+"""The name of each dimension of a tensor; ``UNKNOWN`` for those that nobody named."""
+
+UNKNOWN = "?"
+BATCH = "batch"
+SUMMED = ("channel", "feature", "mel")
+"""What is summed for a score: they describe a place, and are none."""
+PLACES = (
+    "time", "token", "height", "width", "depth", "frame", "node", "edge", "instance", "image", "patch", "frequency",
+    "column", "choice", "sequence", "codebook", "query", "head", "group",
+)  # fmt: skip
+"""What has a score of its own."""
+NAMES = (BATCH, *SUMMED, *PLACES)
+
+_IMAGE = (BATCH, "channel", "height", "width")
+_SEQUENCE = (BATCH, "token", "feature")
+_EXAMPLES = "'batch token feature', 'batch channel time', 'batch channel height width', 'node feature'"
+
+
+def parse_dims(dims: Any, inputs: Iterable[str]) -> dict[str, Dims]:
+    """The names of dimensions as a user writes them, by the names of inputs and layers.
+
+    Args:
+        dims: a string such as ``"batch channel time"``, a tuple of names, or a mapping of them by inputs' names. What
+            is no mapping is meant for all inputs.
+        inputs: the names of the inputs.
+
+    Raises:
+        TypeError: it is of a wrong kind.
+        ValueError: a name is unknown, or stands twice for what there can be one of.
+    """
+    if dims is None:
+        return {}
+    if isinstance(dims, Mapping):
+        return {name: _parsed(value) for name, value in dims.items()}
+    return dict.fromkeys(inputs, _parsed(dims))
+
+
+def _parsed(dims: Any) -> Dims:
+    given = dims.replace(",", " ").split() if isinstance(dims, str) else dims
+    if not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):
+        raise TypeError(f"dims must be a string such as 'batch channel time' or a tuple of names, got {dims!r}")
+    for name in given:
+        if name not in NAMES:
+            raise ValueError(f"there is no dimension called {name!r}; dims= knows {', '.join(NAMES)}")
+    if given.count(BATCH) > 1:
+        raise ValueError(f"dims names the batch twice: {dims!r}")
+    return tuple(given)
+
+
+def find_dims(
+    model: nn.Module, inputs: Mapping[str, Tensor], given: Mapping[str, Dims], args: Any = (), kwargs: Any = None
+) -> dict[str, Dims]:
+    """The names of the dimensions of each input; token ids have none for the features of their embeddings.
+
+    The model runs only if names are missing, on copies, and only until its layers have told them.
+
+    Args:
+        model: the model.
+        inputs: the inputs by the names of their arguments.
+        given: what the user said.
+        args: what the model is called with.
+        kwargs: its keyword arguments.
+
+    Raises:
+        ValueError: the user named more or fewer dimensions than an input has.
+    """
+    found: dict[str, Dims] = {}
+    for name, x in inputs.items():
+        known = given.get(name) or _by_name(name, x, inputs, model) or _by_convention(x, model)
+        if known:
+            found[name] = _fitting(name, x, known)
+    asked = {name: x for name, x in inputs.items() if name not in found}
+    if asked:
+        batch_second = any(getattr(module, "batch_first", True) is False for module in model.modules())
+        copies = {id(x): x.detach().clone() for x in tensors_in((args, kwargs))}  # which a model may change in place
+        flow = AxisFlow({name: copies[id(x)] for name, x in asked.items() if id(x) in copies}, every_name=batch_second)
+        args, kwargs = map_tensors(lambda x: copies.get(id(x), x), (args, kwargs or {}))
+        follow(lambda: model(*args, **kwargs), flow)
+        found |= {name: completed([dim.name for dim in dims]) for name, dims in flow.dims.items()}
+    return {name: found.get(name) or completed([None] * x.dim()) for name, x in inputs.items()}
+
+
+def _fitting(name: str, x: Tensor, dims: Dims) -> Dims:
+    """The names without that of the features, where these are ids that have none."""
+    if len(dims) == x.dim():
+        return dims
+    if not x.is_floating_point() and len(dims) == x.dim() + 1 and dims[-1] in SUMMED:
+        return dims[:-1]
+    raise ValueError(f"dims names {len(dims)} dimensions, {' '.join(dims)!r}, but {name} has the shape {list(x.shape)}")
+
+
+def embedded(dims: Dims) -> Dims:
+    """The dimensions of what ids are embedded to."""
+    return (*dims, "feature")
+
+
+# ---- by the names of arguments ---------------------------------------------------------------------------------------
+
+
+def _by_name(name: str, x: Tensor, inputs: Mapping[str, Tensor], model: nn.Module) -> Dims | None:
+    """The dimensions of an argument of a model of transformers, or of a net for graphs."""
+    n = x.dim()
+    if not x.is_floating_point():
+        return _of_ids(name, n, model)
+    if "edge_index" in inputs or "adj" in inputs:
+        first = "edge" if name.startswith("edge") else "node"
+        return {1: (first,), 2: (first, "feature")}.get(n) if name in ("x", "edge_attr", "edge_weight") else None
+    if name in ("pixel_values", "pixel_values_videos", "pixel_values_images"):
+        video = "video" in name or _is_video(model)
+        several = (BATCH, "frame" if video else "image", *_IMAGE[1:])
+        return {2: ("patch", "feature"), 3: (BATCH, "patch", "feature"), 4: _IMAGE, 5: several}.get(n)
+    if name.endswith(("inputs_embeds", "hidden_states", "visual_feats", "visual_embeds")):
+        return _SEQUENCE if n == 3 else None
+    if name == "past_values":
+        return {2: (BATCH, "time"), 3: (BATCH, "time", "channel")}.get(n)
+    if name in ("input_features", "input_values"):
+        return _of_sound(x, model)
+    return None
+
+
+def _of_ids(name: str, n: int, model: nn.Module) -> Dims | None:
+    if n == 3:
+        kind = "choice" if "MultipleChoice" in type(model).__name__ else "sequence"
+        return (BATCH, "codebook" if hasattr(_config(model), "num_codebooks") else kind, "token")
+    if n != 2:
+        return (BATCH,) if n == 1 else (BATCH, *["group"] * (n - 2), "token") if n else ()
+    return (BATCH, "token") if name.endswith(("ids", "tokens")) else (BATCH, "column" if "cat" in name else "token")
+
+
+def _of_sound(x: Tensor, model: nn.Module) -> Dims | None:
+    """Waves [n, time] and spectrograms, whose bins come before or after the time."""
+    if x.dim() == 2:
+        return (BATCH, "time")
+    if x.dim() == 4:
+        return (BATCH, "channel", "time", "mel")
+    sizes = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "feature_size")
+    bins = {getattr(_config(model), size, None) for size in sizes} - {None}
+    fitting = [place for place in (1, 2) if x.dim() == 3 and x.shape[place] in bins]
+    if len(fitting) != 1:
+        return None  # the first layer will tell
+    return (BATCH, "mel", "time") if fitting == [1] else (BATCH, "time", "mel")
+
+
+def _config(model: nn.Module) -> Any:
+    return getattr(model, "config", None)
+
+
+def _is_video(model: nn.Module) -> bool:
+    config = _config(model)
+    return hasattr(config, "num_frames") or "video" in str(getattr(config, "model_type", "")).lower()
+
+
+# ---- by what layers say ----------------------------------------------------------------------------------------------
+
+
+def completed(names: Sequence[str | None]) -> Dims:
+    """All names, where layers have told some."""
+    found = list(names)
+    if found and found[0] is None and BATCH not in found:
+        found[0] = BATCH
+    missing = [place for place, name in enumerate(found) if name is None]
+    if "height" in found:
+        fitting: Sequence[str] = ("frame",) * len(missing)
+    elif "time" in found:
+        fitting = ("channel",) * len(missing)
+    elif "feature" in found or "channel" in found:
+        fitting = SPATIAL.get(len(missing), ()) if len(missing) > 1 else ("token",)
+    else:
+        fitting = ()
+    found = [*found]
+    for place, name in zip(missing, fitting, strict=False):
+        found[place] = name
+    return tuple(name or UNKNOWN for name in found)
+
+
+def _by_convention(x: Tensor, model: nn.Module) -> Dims | None:
+    """Of numbers, tables, and images in the order of torch."""
+    if x.dim() < 3:
+        return (BATCH, "feature")[: x.dim()]
+    channels_last = x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4)
+    of_images = any(isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in model.modules())
+    of_volumes = any(isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)) for module in model.modules())
+    if x.dim() == 4 and not channels_last and not of_volumes and (of_images or x.shape[1] in (1, 3)):
+        return _IMAGE
+    return None
+
+
+def of_layer(dims: Sequence[Dimension] | None, x: Tensor) -> Dims:
+    """The dimensions of a layer's tensor."""
+    return completed([dim.name for dim in dims] if dims is not None else [None] * x.dim())
+
+
+def before_they_were_kept(n: int) -> Dims:
+    """The dimensions of relevance that was made without their names, as by version 0.1: sequences and images."""
+    return (BATCH, "feature")[:n] if n < 3 else {3: _SEQUENCE, 4: _IMAGE}.get(n, (BATCH, *[UNKNOWN] * (n - 1)))
+
+
+# ---- what follows from them ------------------------------------------------------------------------------------------
+
+
+def place_of(dims: Dims, name: str) -> int | None:
+    """Where a dimension is, or None."""
+    return dims.index(name) if name in dims else None
+
+
+def check_known(name: str, dims: Dims, shape: Sequence[int]) -> None:
+    """Raise if it is not known what a dimension is.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if UNKNOWN in dims:
+        raise ValueError(
+            f"it is not known what the dimensions of {name}, of shape {list(shape)}, are: pass attribute(..., "
+            f"dims=), such as {_EXAMPLES}; the names are {', '.join(NAMES)}"
+        )
+
+
+def summed(relevance: Tensor, dims: Dims, name: str = "the relevance") -> Tensor:
+    """Relevance summed over channels and features: one number for each place of each sample, samples first.
+
+    A table, which has no places, keeps its features.
+
+    Raises:
+        ValueError: it is not known what the dimensions are.
+    """
+    check_known(name, dims, relevance.shape)
+    kept = kept_dims(dims)
+    gone = [place for place, dim in enumerate(dims) if dim not in kept]
+    found = total(relevance, gone) if gone else relevance
+    batch = place_of(tuple(dim for dim in dims if dim in kept), BATCH)
+    return found.movedim(batch, 0) if batch else found
+
+
+def kept_dims(dims: Dims) -> Dims:
+    """The dimensions of scores, the batch first."""
+    places = tuple(dim for dim in dims if dim not in SUMMED and dim != BATCH)
+    return (BATCH,) * (BATCH in dims) + (places or tuple(dim for dim in dims if dim != BATCH))
+
+
+def total(relevance: Tensor, dim: int | list[int]) -> Tensor:
+    """A sum that does not lose in 16 bits what it adds up."""
+    short = relevance.dtype in (torch.float16, torch.bfloat16)
+    return relevance.sum(dim, dtype=torch.float32 if short else None)

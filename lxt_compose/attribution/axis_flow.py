@@ -1,0 +1,177 @@
+"""Dimensions followed through a forward pass: what the first layers say of them, they say of the inputs too.
+
+Each dimension of an input is one object, which keeps its name once it has one. Operations that move elements hand it
+on, whatever they do with the order, so ``nn.Conv1d`` names the dimensions of what was transposed before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from ..autograd.trees import map_tensors, tensors_in
+from ..ops import Family, mutates, op_of
+from ..ops.dimensions import dimensions_of, new_dimensions
+
+_PRIMES = (101, 103, 107, 109, 113, 127, 131)
+
+
+class Dimension:
+    """One dimension of a tensor, and of all tensors that it was moved to."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name
+
+
+class _Enough(Exception):
+    """All that was asked for is known: the rest of the forward pass need not run. If a model catches it, it does."""
+
+
+class AxisFlow(TorchFunctionMode):
+    """Follows the dimensions of some tensors through all functions of torch that run while it is active.
+
+    Args:
+        inputs: the tensors, by any name.
+        every_name: whether all dimensions of an input must have been named; else one name is enough.
+        patient: whether to see the whole forward pass, also when all inputs are known.
+    """
+
+    def __init__(self, inputs: Mapping[str, Tensor], *, every_name: bool = False, patient: bool = False) -> None:
+        super().__init__()
+        self._every_name = every_name
+        self.dims = {name: [Dimension() for _ in x.shape] for name, x in inputs.items()}
+        self.ids = {name for name, x in inputs.items() if not x.is_floating_point()}
+        self.orders: dict[str, list[int | None]] = {}
+        """For ids, which of their dimensions are those of what was embedded."""
+        self.patient = patient
+        self._known: dict[int, tuple[ref[Tensor], list[Dimension]]] = {}
+        for name, x in inputs.items():
+            self._note(x, self.dims[name])
+
+    def of(self, tensor: Tensor) -> list[Dimension] | None:
+        """The dimensions of a tensor that was met, or None."""
+        kept, dims = self._known.get(id(tensor), (None, None))
+        return dims if kept is not None and kept() is tensor else None
+
+    def _note(self, tensor: Tensor, dims: list[Dimension]) -> None:
+        self._known[id(tensor)] = (ref(tensor), dims)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            given = {id(x): x for x in tensors_in((args, kwargs))}.values()
+            known = [(x, dims) for x in given if (dims := self.of(x)) is not None]
+            if known:
+                for tensor, dims in zip(tensors_in(out), self._after(func, args, kwargs, known, out), strict=False):
+                    if dims is not None:
+                        self._note(tensor, dims)
+                if not self.patient and self.told():
+                    self.patient = True
+                    raise _Enough
+        return out
+
+    def told(self) -> bool:
+        """Whether a layer has named each floating point input, and ids were embedded."""
+        enough = all if self._every_name else any
+        told = all(enough(dim.name for dim in dims) for name, dims in self.dims.items() if name not in self.ids)
+        return told and self.ids <= self.orders.keys()
+
+    def _after(
+        self, func: Any, args: Any, kwargs: Any, known: list[tuple[Tensor, list[Dimension]]], out: Any
+    ) -> Iterable[list[Dimension] | None]:
+        """The dimensions of each output."""
+        op, outputs = op_of(func), list(tensors_in(out))
+        (x, dims), *others = known
+        if op is not None and op.name == "embedding":
+            self._embedded(dims)
+            return [[*dims, Dimension("feature")]]
+        first = next(iter(tensors_in(args)), None)
+        one = op is not None and x is first and not (others and op.family is Family.CONTRACTION)
+        names = dimensions_of(op, x, args, kwargs) if op is not None and one else None
+        if op is not None and names is not None:
+            for dim, name in zip(dims, names, strict=True):
+                dim.name = dim.name or name
+            fresh = new_dimensions(op, names)
+            after = [Dimension(dim.name or names[i]) if i in fresh else dim for i, dim in enumerate(dims)]
+            return [after if y.dim() == len(after) else None for y in outputs[:1]]
+        return [self._elsewhere(func, args, kwargs, known, place, y) for place, y in enumerate(outputs)]
+
+    def _elsewhere(
+        self, func: Any, args: Any, kwargs: Any, known: list[tuple[Tensor, list[Dimension]]], place: int, y: Tensor
+    ) -> list[Dimension] | None:
+        """The dimensions of one output of an operation that names none."""
+        op, (x, dims) = op_of(func), known[0]
+        same = next((dims for x, dims in known if x.shape == y.shape), None)
+        if same is not None and op is not None and op.family is not Family.MOVEMENT:
+            return same
+        moved = None if mutates(func, args, kwargs) else _moved(func, args, kwargs, x, dims)
+        if moved is not None and place < len(moved) and len(moved[place]) == y.dim():
+            return moved[place]
+        return same or _kept(y, x, dims)
+
+    def _embedded(self, dims: list[Dimension]) -> None:
+        for name in self.ids:
+            places = {id(dim): place for place, dim in enumerate(self.dims[name])}
+            order = [places.get(id(dim)) for dim in dims]
+            if any(place is not None for place in order):
+                self.orders.setdefault(name, order)
+
+
+def _moved(func: Any, args: Any, kwargs: Any, x: Tensor, dims: list[Dimension]) -> list[list[Dimension]] | None:
+    """The dimensions after an operation that moves elements: where sizes go that no two dimensions share."""
+    if x.dim() > len(_PRIMES):
+        return None
+    stand_in = torch.empty(_PRIMES[: x.dim()], device="meta", dtype=x.dtype)
+
+    def exchanged(tensor: Tensor) -> Tensor:
+        return stand_in if tensor is x else tensor
+
+    try:
+        out = func(*map_tensors(exchanged, args), **map_tensors(exchanged, kwargs))
+    except Exception:  # whatever such sizes are wrong for: other tensors, sizes that were written out
+        return None
+    return [_by_size(y.shape, dims) for y in tensors_in(out)]
+
+
+def _by_size(found: Sequence[int], dims: list[Dimension]) -> list[Dimension]:
+    """The dimension of each size; what has another size is a new one."""
+    by_size = dict(zip(_PRIMES, dims, strict=False))
+    return [by_size.get(size) or Dimension() for size in found]
+
+
+def _kept(y: Tensor, x: Tensor, dims: list[Dimension]) -> list[Dimension] | None:
+    """The dimensions after an operation that cannot be tried: those in front and behind whose sizes stayed."""
+    if y.dim() == x.dim():
+        pairs = zip(dims, x.shape, y.shape, strict=True)
+        return [dim if before == now else Dimension(dim.name) for dim, before, now in pairs]
+    front = 0
+    while front < min(x.dim(), y.dim()) and x.shape[front] == y.shape[front]:
+        front += 1
+    back = 0
+    while back < min(x.dim(), y.dim()) - front and x.shape[-1 - back] == y.shape[-1 - back]:
+        back += 1
+    between = [Dimension() for _ in range(y.dim() - front - back)]
+    return [*dims[:front], *between, *dims[len(dims) - back :]]
+
+
+def follow(call: Callable[[], Any], flow: AxisFlow) -> None:
+    """Run a forward pass, without gradients, until the dimensions are known.
+
+    What the model raises is left aside: the pass that counts will raise it again.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            with flow:
+                call()
+        except Exception:
+            pass

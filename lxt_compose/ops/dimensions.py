@@ -1,0 +1,84 @@
+"""What an operation says of the dimensions of the tensor that it works on: which of them are channels, which features.
+
+A dimension is called by what it counts. Convolutions and pools say so of all of them, a linear layer of the last alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from .families import Op
+
+SPATIAL = {1: ("time",), 2: ("height", "width"), 3: ("depth", "height", "width")}
+"""What the dimensions behind the channels are called, by their number."""
+
+Names = tuple[str | None, ...]
+"""One name for each dimension; None where the operation does not say."""
+
+_SLIDING = ("conv", "avg_pool", "max_pool", "dropout", "max_unpool")
+_RECURRENT = frozenset("lstm gru rnn_tanh rnn_relu".split())
+_CHANNELS_SECOND = frozenset("batch_norm native_batch_norm instance_norm native_instance_norm group_norm".split())
+_FEATURES_LAST = frozenset("linear matmul mm layer_norm rms_norm".split())
+
+
+def dimensions_of(op: Op, x: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Names | None:
+    """The names that the operation gives to the dimensions of `x`, or None if it works on any dimensions.
+
+    Args:
+        op: the operation.
+        x: the tensor that it works on, one of its arguments.
+        args: its arguments.
+        kwargs: its keyword arguments.
+    """
+    n = x.dim()
+    if op.name in _RECURRENT and n == 3:
+        return _recurrent(args)
+    if op.name == "multi_head_attention_forward":
+        return {3: ("token", "batch", "feature"), 2: ("token", "feature")}.get(n)
+    if op.name == "conv_tbc":
+        return ("time", "batch", "channel")
+    if op.name in _CHANNELS_SECOND and n >= 2:
+        return (None, "channel", *SPATIAL.get(n - 2, (None,) * (n - 2))) if n > 2 else ("batch", "feature")
+    if op.name in _FEATURES_LAST and n:
+        together = len(_normalized(op, args, kwargs))  # a norm over several dimensions says nothing of one
+        return (*[None] * (n - 1), "feature") if together == 1 else None
+    return _sliding(op.name, n)
+
+
+def _normalized(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[int]:
+    """The sizes that a norm over the last dimensions is taken over; one size for all other operations."""
+    if not op.name.endswith("_norm"):
+        return (1,)
+    sizes = kwargs.get("normalized_shape", args[1] if len(args) > 1 else (1,))
+    return (sizes,) if isinstance(sizes, int) else tuple(sizes)
+
+
+def _recurrent(args: Sequence[Any]) -> Names | None:
+    """Of a kernel that is given all of a padded sequence: ``(input, state, weights, ..., batch_first)``."""
+    if not isinstance(args[-1], bool):
+        return None  # a packed sequence
+    return ("batch", "time", "feature") if args[-1] else ("time", "batch", "feature")
+
+
+def _sliding(name: str, n: int) -> Names | None:
+    """Of an operation that slides over one to three dimensions: its name ends in their number."""
+    dims = int(name[-2]) if name.endswith(("1d", "2d", "3d")) and any(word in name for word in _SLIDING) else 0
+    return ("batch", "channel", *SPATIAL[dims]) if dims and n == dims + 2 else None  # without a batch: a user's word
+
+
+def new_dimensions(op: Op, names: Sequence[str | None]) -> set[int]:
+    """Which dimensions of the result, of the same number as those of `x`, are others than those of `x`.
+
+    Args:
+        op: an operation that :func:`dimensions_of` knows.
+        names: what it says of the dimensions of `x`.
+    """
+    if op.name.startswith(("conv", "linear", "matmul", "mm", "multi_head")) or op.name in _RECURRENT:
+        mixed = {"channel", "feature"}
+    else:
+        mixed = set()
+    slides = any(word in op.name for word in _SLIDING[:3])
+    return {place for place, name in enumerate(names) if name in mixed or (slides and name in SPATIAL[3] + SPATIAL[1])}
