@@ -67,4 +67,4 @@ class _Finder:
 def install() -> None:
     """Make the old paths importable; installing twice does nothing."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.append(_Finder())  # type: ignore[arg-type]
+        sys.meta_path.append(_Finder())

@@ -1,20 +1,48 @@
-"""What leans on private parts of torch or on Python's stack, each with its reason."""
+"""Everything that leans on private parts of torch or on Python's call stack, in one place.
+
+Each entry says why it is needed, and what would make it unnecessary. `tests/test_torch_internals.py` has a test for
+each: when a new version of torch breaks one, that test names it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 import torch
+import torch.utils.checkpoint
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+from torch.nn.modules._functions import BackwardHookFunction
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils.checkpoint import CheckpointFunction
 
 from .errors import RegistrationError
 
-if TYPE_CHECKING:
-    pass
+# ---- function modes --------------------------------------------------------------------------------------------------
+
+modes_off = torch._C.DisableTorchFunction
+"""A context in which no function mode sees what runs: what rules compute themselves is not the model's.
+
+Unnecessary once `torch.overrides` has a public context that switches off all function modes.
+"""
+
+function_modes = _get_current_function_mode_stack
+"""The function modes that are active in this thread, outermost first: an interrupt may leave one there.
+
+Unnecessary once `torch.overrides` lists them publicly.
+"""
+
+
+# ---- compiled code ---------------------------------------------------------------------------------------------------
 
 
 def _exchange_for_callback() -> Any:
-    """What older versions of torch hand out only in exchange for another one."""
+    """Return what older versions of torch hand out only in exchange for another callback."""
     callback = torch._C._dynamo.eval_frame.set_eval_frame(None)
     torch._C._dynamo.eval_frame.set_eval_frame(callback)
     return callback
@@ -24,13 +52,213 @@ _compiler: Callable[[], Any] = getattr(torch._C._dynamo.eval_frame, "get_eval_fr
 
 
 def refuse_compiled(what: str) -> None:
-    """Raise if this is called from code that torch.compile runs, where neither hooks nor function modes are sure to.
+    """Raise if this is called from code that torch.compile runs.
+
+    Neither hooks nor function modes are sure to run there. `torch.compiler.is_compiling()` is only true while tracing.
 
     Raises:
-        RegistrationError: it is.
+        RegistrationError: the code is compiled.
     """
     if _compiler():
         raise RegistrationError(
             f"{what} runs in compiled code, where rules cannot be relied on; call the model itself rather than "
             f"torch.compile(model), or call it under torch.compiler.set_stance('force_eager')"
         )
+
+
+# ---- Python's call stack ---------------------------------------------------------------------------------------------
+# Forward hooks do not run after a KeyboardInterrupt, not even with always_call=True. So the Python frame of each module
+# call is kept: the module runs exactly as long as that frame is on the stack. Unnecessary once torch runs such hooks in
+# a `finally` clause.
+
+_MODULE_CALL = nn.Module._call_impl.__code__
+_CHECKPOINT = inspect.unwrap(torch.utils.checkpoint.checkpoint).__code__
+_REENTRANT = CheckpointFunction.forward.__code__
+
+
+def module_call() -> FrameType | None:
+    """Return the Python frame of the innermost module call."""
+    python = sys._getframe(1)
+    while python is not None and python.f_code is not _MODULE_CALL:
+        python = python.f_back  # type: ignore[assignment]
+    return python
+
+
+def this_call() -> FrameType:
+    """Return the Python frame of the caller."""
+    return sys._getframe(1)
+
+
+def is_on_stack(wanted: FrameType | None) -> bool:
+    """Whether a Python frame is still running in this thread."""
+    python: FrameType | None = sys._getframe(1)
+    while python is not None and python is not wanted:
+        python = python.f_back
+    return python is wanted
+
+
+def in_custom_function() -> bool:
+    """Whether this runs in the forward of an autograd function, whose steps are not recorded but have a backward.
+
+    What a reentrant checkpoint runs does too. Unnecessary once `torch.autograd.Function` tells a function mode.
+    """
+    python: FrameType | None = sys._getframe(1)
+    while python is not None:
+        first = python.f_code.co_varnames[:1] if python.f_code.co_argcount else ()
+        if first and isinstance(python.f_locals.get(first[0]), FunctionCtx):
+            return True
+        python = python.f_back
+    return False
+
+
+# ---- activation checkpointing ----------------------------------------------------------------------------------------
+# torch keeps the function of a checkpoint in places of its own. It is exchanged for one that enters the module again
+# before it recomputes. Unnecessary once checkpoints can be told which contexts to recompute in from outside.
+
+_innermost_hooks: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+
+
+def tells_saved_tensor_hooks() -> bool:
+    """Whether this version of torch tells what packs saved tensors (2.6 or newer)."""
+    return _innermost_hooks is not None
+
+
+def saved_tensor_hooks() -> Any:
+    """Return the hooks that pack and unpack saved tensors now; None if there are none."""
+    return None if _innermost_hooks is None else _innermost_hooks(True)
+
+
+def checkpoint_hook() -> Any:
+    """Return what identifies the innermost non-reentrant checkpoint that records now; None outside of any."""
+    if _innermost_hooks is None:
+        return _checkpoint_on_stack()
+    hooks = _innermost_hooks(True)
+    recording = hooks is not None and getattr(hooks[0], "__module__", "") == "torch.utils.checkpoint"
+    return hooks[0] if recording else None
+
+
+def _checkpoint_on_stack() -> Any:
+    """Return the same where torch does not tell: found in the calls that are under way."""
+    python: FrameType | None = sys._getframe(1)
+    while python is not None:
+        if python.f_code is _CHECKPOINT and (recording := python.f_locals.get("gen")) is not None:
+            return recording.gi_frame and recording.gi_frame.f_locals.get("new_frame")
+        if python.f_code.co_name == "unpack_hook" and python.f_globals is torch.utils.checkpoint.__dict__:
+            return python  # it is recomputed
+        python = python.f_back
+    return None
+
+
+def checkpoint_function_holder(hook: Any) -> tuple[Any, str]:
+    """Return what a non-reentrant checkpoint keeps its function in, and under which name."""
+    cells = (cell.cell_contents for cell in getattr(hook, "__closure__", None) or ())
+    return next((each for each in (hook, *cells) if hasattr(each, "recompute_fn")), None), "recompute_fn"
+
+
+def reentrant_function_holder(stop: FrameType | None) -> tuple[Any, str] | None:
+    """Return the same for a reentrant checkpoint that the module call `stop` is in the middle of; None if it is not."""
+    python: FrameType | None = sys._getframe(1)
+    while python is not None and python is not stop:
+        if python.f_code is _REENTRANT:
+            return python.f_locals.get("ctx"), "run_function"
+        python = python.f_back
+    return None
+
+
+# ---- the autograd graph ----------------------------------------------------------------------------------------------
+
+TRANSPARENT = (BackwardHookFunction, CheckpointFunction)
+"""torch's autograd functions that are identities, or whose content is seen when it is recomputed."""
+
+IDENTITY = BackwardHookFunction
+"""The autograd function of full backward hooks on modules: an identity."""
+
+next_node_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
+"""The number that the next autograd node of this thread gets. Numbers grow in the order in which nodes are made.
+
+Unnecessary once nodes tell publicly when they were made.
+"""
+
+preserve_version = _unsafe_preserve_version_counter
+"""A context in which changes of a tensor are not counted: its values are the same afterwards, so nothing is stale."""
+
+_NO_BACKWARD = -1
+
+
+def node_number(node: Any) -> int:
+    """Return the number of an autograd node."""
+    number: int = node._sequence_nr()
+    return number
+
+
+def in_backward() -> bool:
+    """Whether a backward pass is under way in this thread: what runs now is recomputed by a checkpoint."""
+    return bool(torch._C._current_graph_task_id() != _NO_BACKWARD)
+
+
+def exchange_saved(node: Any, place: int, pack: Callable[[Tensor], Tensor]) -> None:
+    """Replace a tensor that a node has saved by ``pack(tensor)``, unless it was freed."""
+    try:
+        saved = node._raw_saved_tensors[place]
+    except RuntimeError:
+        return  # its backward has run already and freed what it had saved
+    saved.register_hooks(pack, lambda kept: kept)
+
+
+def storage_of(tensor: Tensor) -> int:
+    """Return an identity of the memory behind a tensor; views of one another have the same."""
+    if tensor.layout is not torch.strided:  # a sparse tensor has no such memory, and no views
+        return id(tensor)
+    try:
+        return tensor.untyped_storage()._cdata
+    except NotImplementedError:  # it stands for many tensors inside of vmap; nobody saves it
+        return id(tensor)
+
+
+# ---- torch.func ------------------------------------------------------------------------------------------------------
+
+
+def in_transform() -> bool:
+    """Whether a transform of torch.func (grad, vmap, ...) is under way, where autograd functions need more."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
+def is_batched(tensor: Tensor) -> bool:
+    """Whether a tensor stands for several inside of vmap, as slots do under ``is_grads_batched=True``."""
+    functorch = torch._C._functorch
+    return bool(functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor))
+
+
+# ---- modules ---------------------------------------------------------------------------------------------------------
+
+
+def pre_hooks_of(module: nn.Module) -> list[Any]:
+    """Return the forward pre-hooks of a module; torch has no public list of them."""
+    return list(module._forward_pre_hooks.values())
+
+
+def remove_hooks(module: nn.Module, unwanted: Any) -> None:
+    """Take a function off a module that is one of its forward hooks, in every table that knows it.
+
+    Needed in copies of a model: a handle that could remove the hook belongs to the original.
+    """
+    marks = (
+        module._forward_pre_hooks_with_kwargs,
+        module._forward_hooks_with_kwargs,
+        module._forward_hooks_always_called,
+    )
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for number in [number for number, hook in hooks.items() if hook is unwanted]:
+            for kept in (hooks, *marks):
+                kept.pop(number, None)
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module was compiled in place, by ``module.compile()``."""
+    return getattr(module, "_compiled_call_impl", None) is not None
+
+
+def buffers_of(module: nn.Module) -> Iterator[dict[str, Tensor | None]]:
+    """Yield the tables of buffers of a module and of those inside it: what runs may put other tensors there."""
+    for part in module.modules():
+        yield part._buffers

@@ -14,6 +14,7 @@ from ..autograd.trees import tensors_in
 from ..errors import AttributionError, MatchError
 from ..keys import Assignment, Where, match, names_of
 from ..runtime.registration import Registration
+from ..torch_internals import modes_off
 
 INPUT = ":input"
 
@@ -171,10 +172,10 @@ class Recorder:
         """A layer put out (or took in) these values."""
         if not self._open:
             return
-        with torch._C.DisableTorchFunction():
+        with modes_off():
             tensor = next((t for t in tensors_in(values) if t.is_floating_point()), None)
-            frames = self._registration.running.frames
-            around = frames[-1].shadowed_by if frames else None
+            frames = self._registration.session.stack.frames
+            around = frames[-1].context.shadowed_by if frames else None
             if tensor is None or around is not None:
                 inside = f"it is inside {around or 'the model itself'!r}, which has a rule as a whole"
                 self._without[layer.name] = "it holds no floating point tensor" if tensor is None else inside

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import AttributionError, RegistrationError
 from ..rules import GRADIENT, Epsilon
 from ..runtime.registration import Registration
+from ..torch_internals import modes_off
 from .inputs import Inputs, is_integer, telling
 
 
@@ -84,19 +85,16 @@ class Taps:
         """The embedding layer has run: its output becomes a carrier if it was run on one of the inputs."""
         if not isinstance(output, Tensor):
             return None
-        with torch._C.DisableTorchFunction():  # the composite must not take this for a part of the model
+        with modes_off():  # the composite must not take this for a part of the model
             given = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and is_integer(x)), None)
             name = None if given is None else self._name_of(given, module)
             if name is None:
                 return None
             self._check_not_shadowed(name)
-            leaf, unseen = _leaf(output), self._registration.running.unseen
+            leaf = _leaf(output)
             if self._open:  # and not run again by activation checkpointing
                 self.leaves.setdefault(name, []).append(leaf)
-            unseen.begin()
-            copy = leaf.clone()
-            unseen.end()  # the copy is ours: no operation that the composite has missed
-            return copy
+            return leaf.clone()
 
     def _name_of(self, given: Tensor, module: nn.Module) -> str | None:
         """Which input the layer was run on: the same memory, else the same values."""
@@ -112,7 +110,14 @@ class Taps:
     def _check_not_shadowed(self, name: str) -> None:
         """Raise if a rule for a whole module has already begun around the embedding: it saw no relevance go in."""
         reg = self._registration
-        frame = next((f for f in reg.running.frames if f.shadowed_by is not None and f.shadowed_by == f.path), None)
+        frame = next(
+            (
+                f
+                for f in reg.session.stack.frames
+                if f.context.shadowed_by is not None and f.context.shadowed_by == f.path
+            ),
+            None,
+        )
         binding = frame.site.binding if frame is not None else None
         if frame is None or binding is None:
             return

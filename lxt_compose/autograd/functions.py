@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 
+from ..torch_internals import preserve_version
 from .numerics import componentwise, over_stabilized, sum_to
 from .saved_values import save
 
@@ -144,7 +144,7 @@ class Rebind(RelevanceFunction):
 def rebind(x: Tensor, result: Tensor) -> None:
     """Let x, whose memory an in-place operation has changed, be `result` for autograd too."""
     # No value changes here, so nobody who saved the new values may be told that they are stale.
-    with _unsafe_preserve_version_counter(x):
+    with preserve_version(x):
         Rebind.apply(x, result)
 
 

@@ -6,9 +6,9 @@ import re
 from typing import Any
 
 from torch.autograd.function import BackwardCFunction
-from torch.nn.modules._functions import BackwardHookFunction
 
 from ..ops import Family, op_named
+from ..torch_internals import IDENTITY
 from .functions import RelevanceFunction
 
 EXACT, CUSTOM, CHECKPOINT, OTHER = "exact", "custom autograd function", "checkpoint", "not seen by the function mode"
@@ -25,7 +25,7 @@ def kind_of_node(node: Any) -> str:
     """What a node is by itself: exact (it moves gradients, or is a rule's own), custom, a checkpoint, or anything."""
     function = function_of_node(node)
     if function is not None:
-        if issubclass(function, (RelevanceFunction, BackwardHookFunction)):
+        if issubclass(function, (RelevanceFunction, IDENTITY)):
             return EXACT
         return CHECKPOINT if function.__module__ == "torch.utils.checkpoint" else CUSTOM
     name = _plain(node)

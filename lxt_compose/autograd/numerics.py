@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..torch_internals import is_batched
+
 
 def at_least_resolution(epsilon: float, dtype: torch.dtype) -> float:
     """Epsilon, raised to the decimal resolution of `dtype` (1e-15, 1e-6, 1e-3, 1e-2 for fp64, fp32, fp16, bf16).
@@ -84,9 +86,7 @@ def may_write_over(slot: Tensor) -> bool:
 
     Not where the backward is recorded itself, nor where vmap runs it for several slots at a time (is_grads_batched).
     """
-    functorch = torch._C._functorch
-    batched = functorch.is_batchedtensor(slot) or functorch.is_legacy_batchedtensor(slot)
-    return not (batched or torch.is_grad_enabled())
+    return not (is_batched(slot) or torch.is_grad_enabled())
 
 
 def over_stabilized(value: Tensor, z: Tensor, epsilon: Stabilizing) -> Tensor:

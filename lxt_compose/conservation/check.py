@@ -22,6 +22,7 @@ from ..ledger.meters import Edge
 from ..ledger.rows import by_sample
 from ..ledger.samples import Layout
 from ..ops import Op
+from ..torch_internals import modes_off
 from .absorbed import absorbed
 from .ran import Before, Ran
 
@@ -143,18 +144,18 @@ def check_conservation(
         ConservationError: relevance was lost or created somewhere.
         RegistrationError: nothing was checked, or a ledger is being kept already.
     """
-    mode = registration.mode
-    if mode.observer is not None:
+    session = registration.session
+    if session.observer is not None:
         raise RegistrationError(
             "this registration is watched already, by a ledger or a check; leave its with block first"
         )
     watcher = Watcher(registration.formulation, registration.entries)
     check = ConservationCheck(watcher, atol, rtol)
-    mode.observer = watcher
+    session.observer = watcher
     try:
         yield check
     finally:
-        mode.observer = None
+        session.observer = None
     check.raise_violations()
 
 
@@ -181,7 +182,7 @@ class Watcher(Recorder):
     ) -> Operation:
         """See :class:`~lxt_compose.observing.Observer`."""
         operation = super().begin(path, name, op, function, args, kwargs, carriers)
-        with torch._C.DisableTorchFunction():
+        with modes_off():
             self._before[operation] = Before(function, args, kwargs, carriers)
         return operation
 

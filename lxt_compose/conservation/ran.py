@@ -16,6 +16,7 @@ from ..ledger.meters import Edge
 from ..ledger.rows import by_sample
 from ..ops import mutates
 from ..rules import RELEVANCE, Call
+from ..torch_internals import modes_off
 
 
 class Before:
@@ -79,7 +80,7 @@ class Ran:
     def run(self, carriers: list[Tensor], biases: dict[str, Tensor] | None = None) -> Tensor:
         """What the operation makes of other carriers (and a module of other biases): the output in the place of z."""
         args, kwargs = self.filled(carriers)
-        with torch._C.DisableTorchFunction():  # this run is not the model's
+        with modes_off():  # this run is not the model's
             if isinstance(self.function, nn.Module):
                 output = torch.func.functional_call(self.twin(), biases or {}, args, kwargs)
             else:

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
-
-from torch import Tensor
+from typing import NamedTuple
 
 from ..errors import UncoveredError, place
 from ..keys import Assignment
 from ..rules import Epsilon, Rule
-from ..runtime.unseen import made_since
 from ..text.folding import fold_names
-from .rows import Status
-
-if TYPE_CHECKING:
-    from ..runtime.module_hooks import Site
-
-from ..runtime.call_stack import Frame, Running
+from .rows import Row, Status
 
 
 class OpKey(NamedTuple):
-    """What operations are counted by."""
+    """What makes one row of operations."""
 
     path: str
     name: str
@@ -32,32 +23,67 @@ class OpKey(NamedTuple):
     note: str = ""
 
     def __hash__(self) -> int:
-        """Of what is quickly hashed, which tells most of them apart; this is asked for at each operation."""
+        """Hash what is quickly hashed, which tells most rows apart."""
         return hash((self.path, self.name, self.status))
 
 
+class Count:
+    """How often the operations of one row ran."""
+
+    __slots__ = ("calls", "key")
+
+    def __init__(self, key: OpKey) -> None:
+        self.key, self.calls = key, 0
+
+    def row(self) -> Row:
+        """Return the row of the report."""
+        path, name, rule, key, status, note = self.key
+        return Row("op", path, name, str(rule), "" if key is None else str(key), self.calls, status, note=note)
+
+
 class Tally:
-    """Counts of modules and operations by path, rule and status; warnings are given once."""
+    """Counts of operations by path, rule and status, and what the table of a report cannot say.
+
+    Attributes:
+        executed: whether a forward pass has begun.
+        carried: whether relevance was carried to an output.
+        alone: modules that were called on their own rather than by the model.
+        cut: where the model itself cuts a carrier off from its history, as "Tensor.detach in encoder".
+        all_stopped: whether rules stopped all relevance of a whole output, so that every input got 0.
+    """
 
     def __init__(self, *, strict: bool) -> None:
         self.strict = strict
-        self.executed = self.carried = False
-        self.ops: Counter[OpKey] = Counter()
-        self.modules: Counter[Site] = Counter()
-        self.units: Counter[Site] = Counter()
-        self.shadowed: dict[Site, str] = {}
+        self.executed = self.carried = self.all_stopped = False
         self.alone: dict[str, None] = {}
-        """Modules that were called on their own rather than by the model."""
         self.cut: dict[str, None] = {}
-        """Where the model itself cuts a carrier off from its history, as "Tensor.detach in encoder"."""
+        self._counts: dict[OpKey, Count] = {}
         self._warned: set[str] = set()
-        self.all_stopped = False
-        """Whether rules stopped all relevance of a whole output, so that every input got 0."""
+
+    def count(self, key: OpKey) -> Count:
+        """Return the count of a row; a new one if there is none."""
+        found = self._counts.get(key)
+        if found is None:
+            found = self._counts[key] = Count(key)
+        return found
+
+    def counted(self) -> list[Count]:
+        """Return the rows that have run, in the order of first execution."""
+        return [count for count in list(self._counts.values()) if count.calls]
+
+    def rows(self) -> list[Row]:
+        """Return the rows of the report for operations."""
+        return [count.row() for count in self.counted()]
+
+    def met(self) -> set[Assignment]:
+        """Return the keys that have matched an operation."""
+        return {count.key.key for count in self.counted() if count.key.key is not None}
 
     def notes(self, *, canonized: bool) -> list[str]:
-        """What the table of a report cannot say; `canonized` if the composite has canonizers."""
+        """Return what the table of a report cannot say; `canonized` if the composite has canonizers."""
         notes = []
-        if not canonized and any(key.name == "batch_norm" and isinstance(key.rule, Epsilon) for key in self.ops):
+        keys = [count.key for count in self.counted()]
+        if not canonized and any(key.name == "batch_norm" and isinstance(key.rule, Epsilon) for key in keys):
             notes.append(
                 "batch norms keep what is due to their shift, as biases do; where they follow a layer, "
                 "canonizers=[MergeBatchNorm()] explains both as one"
@@ -83,7 +109,7 @@ class Tally:
                 f"gradient would pass; give it a rule (a key for the function or for a module around it, "
                 f"such as {{{path!r}: Epsilon()}}), or use strict=False and read the report"
             )
-        self.ops[OpKey(path, name, "", None, Status.UNCOVERED, note)] += 1
+        self.count(OpKey(path, name, "", None, Status.UNCOVERED, note)).calls += 1
 
     def warn_dropout(self, path: str) -> None:
         """Warn, once for each path, that dropout makes relevance random."""
@@ -95,15 +121,3 @@ class Tally:
             f"call model.eval() first",
             stacklevel=2,
         )
-
-    def check_between(self, running: Running) -> None:
-        """Count the operations that ran between the outermost module that ended last and the one that begins."""
-        if running.ended is not None:
-            for name in (name for x in running.root_inputs for name in made_since(x, running.ended)):
-                self.uncovered("", name, "run between parts of the model that were called on their own")
-
-    def check_unseen(self, tensors: list[Tensor], frame: Frame, running: Running) -> None:
-        """Count the operations that made these tensors and that the function mode did not see."""
-        if frame.shadowed_by is None:
-            for name, note in running.unseen.among(tensors):
-                self.uncovered(frame.path, name, note)

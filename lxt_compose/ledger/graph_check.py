@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..autograd.nodes import CUSTOM, OTHER, kind_of_node, name_of_node
 from ..coverage.rows import ROOT, Status
+from ..torch_internals import node_number
 
 
 class Interval(NamedTuple):
@@ -79,7 +80,7 @@ def check_graph(outputs: Iterable[Tensor], stops: Collection[Any], intervals: Se
         if node in met or node in stops:
             continue
         met.add(node)
-        number = node._sequence_nr()
+        number = node_number(node)
         place = bisect_right(starts, number) - 1
         span = spans[place] if place >= 0 and number < spans[place].stop else None
         row = None

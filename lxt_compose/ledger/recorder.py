@@ -21,6 +21,7 @@ from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
 from ..ops import Op
 from ..rules import GRADIENT
+from ..torch_internals import in_backward, modes_off, next_node_number
 from .accounts import Graph, Key, Operation, Run
 from .closing import close
 from .data import Ledger
@@ -28,8 +29,6 @@ from .graph_check import Interval, check_graph
 from .meters import Edge, Meter
 from .samples import Layout, in_front, layout_like, layouts_after
 from .sinks import CONSTANT, UNCOVERED, rest_of, sinks_of
-
-_NO_BACKWARD = -1
 
 
 class Recorder:
@@ -49,11 +48,11 @@ class Recorder:
 
     def start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See :class:`~lxt_compose.observing.Observer`."""
-        with torch._C.DisableTorchFunction():
+        with modes_off():
             tensors = list(tensors_in((args, kwargs)))
             carriers = [tensor for tensor in tensors if tensor.requires_grad]
             outer = None
-            if torch._C._current_graph_task_id() != _NO_BACKWARD:  # recomputed by an activation checkpoint
+            if in_backward():  # recomputed by an activation checkpoint
                 outer = next((run for run in reversed(self.runs) if run.outer is None), None)
             batch = next((len(tensor) for tensor in (*carriers, *tensors) if tensor.dim()), 1)
             before: Run | None = getattr(self._here, "run", None)
@@ -72,7 +71,7 @@ class Recorder:
     def finish(self, output: Any) -> None:
         """See :class:`~lxt_compose.observing.Observer`."""
         run = self._run()
-        with torch._C.DisableTorchFunction():
+        with modes_off():
             roots = {self._key(z): z for z in tensors_in(output) if z.requires_grad}
             run.roots = [self._edge(run, z, key, "").flow for key, z in roots.items()]
             graph, run.graph = run.graph, None
@@ -94,9 +93,9 @@ class Recorder:
     ) -> Operation:
         """See :class:`~lxt_compose.observing.Observer`."""
         run = self._run()
-        with torch._C.DisableTorchFunction():
+        with modes_off():
             known = [(x, self._edge(run, x, self._key(x), path)) for x in carriers]
-            first = torch._C._autograd._get_sequence_nr()
+            first = next_node_number()
         sent = run.journal.open()
         operation = Operation(path, name, sent, op, function, args, kwargs, known, first_node=first)
         self._open().append(operation)
@@ -105,8 +104,8 @@ class Recorder:
     def end(self, seen: Operation, output: Any) -> None:
         """See :class:`~lxt_compose.observing.Observer`."""
         run, running = self._run(), self._open()
-        with torch._C.DisableTorchFunction():
-            stop = torch._C._autograd._get_sequence_nr()
+        with modes_off():
+            stop = next_node_number()
             while running and running.pop() is not seen:
                 pass  # those that began inside it and failed, or turned out to be nothing of their own
             if running:
@@ -120,7 +119,7 @@ class Recorder:
     def module(self, path: str, kind: str, output: Any) -> None:
         """See :class:`~lxt_compose.observing.Observer`."""
         run = self._run()
-        with torch._C.DisableTorchFunction():
+        with modes_off():
             keys = dict.fromkeys(self._key(z) for z in tensors_in(output) if z.requires_grad)
         if run.graph is not None:  # who made these tensors may turn out later only
             run.graph.modules.append((path, kind, list(keys)))

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..autograd.saved_values import storage_of
 from ..autograd.trees import map_tensors, tensors_in
 from ..ops import DROPOUTS, Family, Op, mutates
+from ..torch_internals import storage_of
 
 NOBODY = -1
 _CPU = torch.device("cpu")

@@ -25,6 +25,7 @@ from ..rules.stop import Stop
 from ..rules.taylor_decomposition import Distribution, Reference, TaylorDecomposition
 from ..rules.uniform import Uniform
 from ..rules.uniform_epsilon import UniformEpsilon
+from ..torch_internals import modes_off
 from . import functional, modules
 
 
@@ -172,7 +173,7 @@ class DropIn(Rule):
         if [x._version for x in call.carriers] != call.versions:
             raise RuleError(f"{self} runs {call.where} once more, but it has changed its input in place")
         # What the drop-in calls is its own affair, no op of the model.
-        with torch._C.DisableTorchFunction():
+        with modes_off():
             result = self.build(call.module)(*call.args, **call.kwargs)
         found = list({id(t): t for t in tensors_in(result) if t.is_floating_point() or t.is_complex()}.values())
         if len(found) != len(outputs) or not all(map(_equal, found, outputs)):

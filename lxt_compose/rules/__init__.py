@@ -12,7 +12,7 @@ from ..lxt.rules import (
 )
 from .alpha_beta import AlphaBeta, ZPlus
 from .attention import Attention, ValueAttention
-from .base import FORMULATIONS, GRADIENT, RELEVANCE, Call, Rule, find_carriers, is_carrier
+from .base import FORMULATIONS, GRADIENT, RELEVANCE, Call, OpCall, Rule, find_carriers, is_carrier
 from .defaults import default_rule, default_rules
 from .epsilon import Epsilon
 from .gamma import Gamma
@@ -47,6 +47,7 @@ __all__ = [
     "Identity",
     "IdentityRule",
     "Norm",
+    "OpCall",
     "Pass",
     "Ratio",
     "ReLUBetaSmooth",

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from ..autograd.trees import PLAIN, map_tensors, tensors_in
-from ..errors import RuleError
+from ..errors import RuleError, place
 from ..ops import Family, Op
 from .linear_layers.weight_parts import Parts
 
@@ -19,12 +19,15 @@ FORMULATIONS = (RELEVANCE, GRADIENT)
 
 
 @dataclass(slots=True)
-class Call:
-    """One execution of one operation: a module with a rule, or a function under the function mode."""
+class OpCall:
+    """One call of one operation: a module with a rule, or a function under the function mode.
+
+    Made once, when the operation is about to run. Rules read it, and may keep in it what they need until it has run.
+    """
 
     formulation: str
-    where: str
-    """For errors: ``"'encoder.fc1' (Linear)"`` or ``"add in 'encoder'"``."""
+    label: str
+    """For errors: ``"'encoder.fc1' (Linear)"``; empty where :attr:`where` makes it of name and path."""
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     op: Op | None = None
@@ -47,6 +50,17 @@ class Call:
     """The arguments that a module was given, where it may change lists and dicts."""
     given_tensors: list[int] = field(default_factory=list)
     """The identities of the tensors in it at the beginning."""
+    path: str = ""
+    """The dotted path of the module that runs."""
+    name: str = ""
+    """The name of the operation."""
+    rule: Rule | None = None
+    """The rule that is applied to it."""
+
+    @property
+    def where(self) -> str:
+        """For errors: ``"'encoder.fc1' (Linear)"`` or ``"add in 'encoder'"``."""
+        return self.label or f"{self.name} in {place(self.path)}"
 
     @property
     def relevance(self) -> bool:
@@ -70,6 +84,9 @@ class Call:
                 f"relevance; use Uniform() or Epsilon(), which share it among them"
             )
         return 0
+
+
+Call = OpCall
 
 
 def is_carrier(value: Any) -> bool:

@@ -12,6 +12,7 @@ from ..autograd.functions import Slots, bypass
 from ..autograd.numerics import Stabilizing, check_epsilon, check_number, over_stabilized
 from ..autograd.trees import map_tensors
 from ..errors import RuleError
+from ..torch_internals import modes_off
 from .base import GRADIENT, QUIET, Call, Rule, only_output
 from .linear_layers.trial import without_effect
 
@@ -93,7 +94,7 @@ class TaylorDecomposition(Rule):
 
         args, kwargs = map_tensors(moved, (call.args, call.kwargs))
         function: Any = call.function if call.module is None else call.module.forward
-        with torch.enable_grad(), torch._C.DisableTorchFunction(), without_effect(call.module):
+        with torch.enable_grad(), modes_off(), without_effect(call.module):
             output = function(*args, **kwargs)
         if not isinstance(output, Tensor):
             kind = type(output).__name__

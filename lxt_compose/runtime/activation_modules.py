@@ -8,7 +8,6 @@ constants.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
+from ..coverage.tally import Count, Tally
 from ..ops import Family, Op
 from ..rules import Call, Identity
 
@@ -40,12 +40,12 @@ def may_be_unit(module: nn.Module) -> bool:
 class Unit:
     """What is known of such a module while it runs."""
 
-    __slots__ = ("_derived", "_elementwise", "_nonlinear", "_steps", "_version", "rows", "x")
+    __slots__ = ("_derived", "_elementwise", "_nonlinear", "_steps", "_version", "counts", "x")
 
     def __init__(self, x: Tensor) -> None:
         self.x = x
-        self.rows: Counter[Any] = Counter()
-        """The rows of its steps, for the report if it is no unit after all."""
+        self.counts: list[Count] = []
+        """The rows that its steps were counted in, once for each time."""
         self._version = x._version
         self._derived = {id(x): x}
         self._elementwise, self._nonlinear, self._steps = True, False, 0
@@ -80,7 +80,9 @@ class Unit:
         call = Call(formulation, where, (self.x,), {}, module=module, carriers=[self.x], values=[self.x])
         return RULE.leave(call, [output])[0]
 
-    def shadowed_rows(self, path: str) -> Counter[Any]:
-        """The rows of the user's keys that match steps inside the unit, which has taken them all."""
-        keyed = {key: calls for key, calls in self.rows.items() if key.key is not None}
-        return Counter({k._replace(status=Status.SHADOWED, note=f"inside {path}"): n for k, n in keyed.items()})
+    def uncount(self, tally: Tally, path: str) -> None:
+        """Take the steps off the counts; those that a key of the user's matches are counted as shadowed by the unit."""
+        for count in self.counts:
+            count.calls -= 1
+            if count.key.key is not None:
+                tally.count(count.key._replace(status=Status.SHADOWED, note=f"inside {path}")).calls += 1

@@ -1,99 +1,150 @@
-"""The modules that are running in each thread, innermost last."""
+"""The modules that are running in each thread, innermost last, and what each operation inside them has to know."""
 
 from __future__ import annotations
 
-import sys
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..rules import Call, Rule
+from ..errors import place
+from ..keys import Binding
+from ..rules import OpCall, Rule
+from ..torch_internals import is_on_stack
+from .activation_modules import Unit
+from .decisions import Decision
 from .observer import Seen
-from .unseen import Unseen
-
-if TYPE_CHECKING:
-    from .activation_modules import Unit
-    from .module_hooks import Site
 
 
-_MODULE_CALL = nn.Module._call_impl.__code__
+class Site:
+    """One module of a registered model: its dotted names, its binding if it has one, and where it last ran."""
 
+    __slots__ = (
+        "__weakref__", "_contexts", "binding", "calls", "context", "may_be_unit", "module", "names", "path",
+        "shadowed_in", "units",
+    )  # fmt: skip
 
-def module_call() -> FrameType | None:
-    """Python's frame of the innermost module call: it is on the stack for exactly as long as the module runs."""
-    python = sys._getframe(1)
-    while python is not None and python.f_code is not _MODULE_CALL:
-        python = python.f_back  # type: ignore[assignment]
-    return python
-
-
-@dataclass(slots=True)
-class Frame:
-    """One module that is running in this thread."""
-
-    site: Site
-    path: str
-    python: FrameType | None
-    """See :func:`module_call`."""
-    checkpoint: Any = None
-    """The activation checkpoint that it is recorded by, if there is one."""
-    inside: str | None = None
-    """The outermost bound module that this one runs inside of (or is): its rule is for all that is in it."""
-    scope: Rule | None = None
-    """That module's rule, if it acts on the operations inside (Norm, SoftmaxTaylor, Gamma, ...)."""
-    keys_inside: bool = False
-    """Whether `scope` is there by default, so that the user's keys for functions go before it."""
-    call: Call | None = None
-    seen: Seen | None = None
-    """What an observer saw begin, if there is one and the module is taken as one unit."""
-    gaps: int = 0
-    """How many gaps there were when it began (see :class:`Unseen`)."""
-    owner: bool = False
-    """Whether this frame brought the function mode in, and takes it out again."""
-    alone: bool = False
-    """Whether the module was called on its own, not by the model and not by a recomputation."""
-    in_force: bool = False
-    """Whether the module is bound and its own rule acts."""
-    served: bool = False
-    """Whether an operation that `scope` serves has run."""
-    others: bool = False
-    """Whether more than that one has run, moving things about aside."""
-    whole: Call | None = None
-    """The module as one operation, for a rule that takes it so if it is made of others."""
-    unit: Unit | None = None
-    """What is known of the module so far, if it may turn out to be one elementwise function."""
+    def __init__(
+        self, module: nn.Module, names: tuple[str, ...], binding: Binding | None, *, may_be_unit: bool
+    ) -> None:
+        self.module, self.names, self.path, self.binding = module, names, names[0], binding
+        self.may_be_unit = may_be_unit
+        self.calls = self.units = 0
+        """How often its rule acted, and how often it turned out to be one elementwise function."""
+        self.shadowed_in: str | None = None
+        """The bound module around it whose rule acted instead; empty for the model itself."""
+        self._contexts: list[Context] = []
+        self.context = self.context_in(None, None)
+        """The context in which it ran last: a recomputed block runs in that of the forward pass."""
 
     @property
-    def shadowed_by(self) -> str | None:
-        """The bound module whose rule takes it as one unit, so that nothing inside is touched."""
-        return self.inside if self.scope is None else None
+    def label(self) -> str:
+        """For errors: ``"'encoder.fc1' (Linear)"``."""
+        return f"{place(self.path)} ({type(self.module).__name__})"
 
-    def is_running(self) -> bool:
-        """Whether the module's call is still on the stack of this thread."""
-        python: FrameType | None = sys._getframe(1)
-        while python is not None and python is not self.python:
-            python = python.f_back
-        return python is self.python
+    def context_in(self, inside: str | None, scope: Rule | None, *, keys_inside: bool = False) -> Context:
+        """Return the context of the module's operations inside of a bound module `inside` with the rule `scope`."""
+        for context in self._contexts:
+            if context.inside == inside and context.scope is scope and context.keys_inside == keys_inside:
+                return context
+        self._contexts.append(Context(self, inside, scope, keys_inside))
+        return self._contexts[-1]
+
+    def contexts(self) -> list[Context]:
+        """Return all contexts in which the module has run."""
+        return list(self._contexts)
 
 
-class Running(threading.local):
-    """Per thread: the modules that are running, innermost last, and what was met since the outermost began."""
+class Context:
+    """Where operations run: a module, and the rule around it if there is one. Decisions are kept here, by function.
+
+    Attributes:
+        inside: the outermost bound module that this one runs inside of (or is); its rule is for all that is in it.
+        scope: the rule of that module, if it acts on the operations inside (Norm, SoftmaxTaylor, Gamma, ...).
+        keys_inside: whether `scope` is a default, so that the user's keys for functions go before it.
+        shadowed_by: the bound module whose rule takes it as one unit, so that nothing inside is touched.
+    """
+
+    __slots__ = ("decisions", "inside", "keys_inside", "path", "scope", "scoped", "shadowed_by", "site")
+
+    def __init__(self, site: Site, inside: str | None, scope: Rule | None, keys_inside: bool) -> None:
+        self.site, self.path = site, site.path
+        self.inside, self.scope, self.keys_inside = inside, scope, keys_inside
+        self.scoped = scope is not None and not keys_inside
+        self.shadowed_by = inside if scope is None else None
+        self.decisions: dict[tuple[Callable[..., Any], int], Decision] = {}
+        """What was decided for a function with so many carriers, where nothing else matters."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that runs."""
+        return self.site.module
+
+
+class Frame:
+    """One module call that is under way in this thread.
+
+    Attributes:
+        python: Python's frame of the module call: it is on the stack for exactly as long as the module runs.
+        checkpoint: the activation checkpoint that records the call, if there is one.
+        owner: whether this call brought the function mode in, and takes it out again.
+        alone: whether the module was called on its own, not by the model and not by a recomputation.
+        in_force: whether the module is bound and its own rule acts.
+        served: whether an operation that the rule in scope serves has run.
+        others: whether more than that one has run, moves aside.
+        call: the call that a rule for the whole module was applied to.
+        whole: the module as one call, for a rule that takes it so if it is made of operations that it does not serve.
+        unit: what is known of the module so far, if it may turn out to be one elementwise function.
+        seen: what an observer saw begin, if there is one and the module is taken as one unit.
+    """
+
+    __slots__ = (
+        "alone", "call", "checkpoint", "context", "in_force", "others", "owner", "python", "seen", "served",
+        "unit", "whole",
+    )  # fmt: skip
+
+    def __init__(self, context: Context, python: FrameType | None, checkpoint: Any, *, owner: bool) -> None:
+        self.context, self.python, self.checkpoint, self.owner = context, python, checkpoint, owner
+        self.alone = self.in_force = self.served = self.others = False
+        self.call: OpCall | None = None
+        self.whole: OpCall | None = None
+        self.unit: Unit | None = None
+        self.seen: Seen | None = None
+
+    @property
+    def site(self) -> Site:
+        """The module that runs."""
+        return self.context.site
+
+    @property
+    def path(self) -> str:
+        """The dotted path of the module."""
+        return self.context.path
+
+    def within(self, context: Context) -> Frame:
+        """Return a frame for what an operation of this module is made of, in another context."""
+        inner = Frame(context, self.python, self.checkpoint, owner=False)
+        inner.served, inner.others = self.served, self.others
+        return inner
+
+
+class CallStack(threading.local):
+    """Per thread: the modules that are running, and what was met since the outermost began."""
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []
         self.ended: int | None = None
-        """The number of the node that came next when the last outermost module had ended (see `unseen.py`)."""
+        """The number of the autograd node that came next when the last outermost module had ended."""
         self.seen: Seen | None = None
         """The operation that an observer watches now."""
         self.start()
 
     def innermost(self) -> Frame | None:
-        """The innermost module that is running; those that an interrupt ended, past all hooks, are dropped."""
-        while self.frames and not self.frames[-1].is_running():
+        """Return the innermost module that is running; those that an interrupt ended, past all hooks, are dropped."""
+        while self.frames and not is_on_stack(self.frames[-1].python):
             self.frames.pop()
         return self.frames[-1] if self.frames else None
 
@@ -104,4 +155,5 @@ class Running(threading.local):
         self.first_layer_met = False
         self.stopped = False
         self.root_inputs: list[Tensor] = []
-        self.unseen = Unseen()
+        self.began = 0
+        """The number of the first autograd node that the outermost module could make."""

@@ -1,18 +1,37 @@
-"""Plans: what is to be done when a function is called, worked out once for each function."""
+"""What is to be done about an operation: decided from the call, the module it runs in, and what the composite says.
+
+:func:`decide` is pure. What it gives is kept at the call site, in its `Context`, so that the next pass costs a look-up.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from enum import Enum
+from typing import Any, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ..autograd.trees import tensors_in
+from ..coverage.rows import Status
+from ..coverage.tally import Count, OpKey, Tally
 from ..keys import Assignment, first_layer
 from ..ops import Family, Op, can_mutate, display_name, op_of
-from ..rules import GRADIENT, Epsilon, Rule, SignalTakesAll, Uniform, UniformEpsilon, default_rule, default_rules
-from ..rules.defaults import CAN_DROP, Table, depends_on_call
+from ..rules import (
+    GRADIENT,
+    Epsilon,
+    OpCall,
+    Rule,
+    SignalTakesAll,
+    Stop,
+    Uniform,
+    UniformEpsilon,
+    default_rule,
+    default_rules,
+)
+from ..rules.defaults import CAN_DROP, Table, depends_on_call, rule_of_call
+from ..rules.linear_layers.layer import LAYERS
 from .decompositions import STEPS
 from .frozen_weights import Frozen, as_trained
 
@@ -32,94 +51,238 @@ _METADATA = frozenset(
 _OWN_GRADIENT = Epsilon(0.0)
 _OWN_GRADIENT_ALONE = (Uniform(), UniformEpsilon(0.0), SignalTakesAll(0.0))
 """Rules for products that leave the gradient as it is where only one factor carries relevance."""
+_DIFFERENTIATION = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
+
+
+class Action(Enum):
+    """What is done about an operation through which relevance flows."""
+
+    RUN = "run it as it is: its own gradient is what is wanted"
+    RULE = "apply a rule to it"
+    REPLACE = "run the user's function in its place"
+    STEPS = "take it apart into operations that have rules"
+    UNCOVERED = "run it as it is, and say that no rule covers it"
+    SHADOWED = "run it as it is: the rule of a module around it takes the whole module"
+    REFUSE = "raise: it differentiates inside the forward pass"
 
 
 @dataclass(eq=False, slots=True)
-class Plan:
-    """What is to be done when one function is called; worked out once for each function."""
+class FunctionInfo:
+    """What is known of one function, whatever it is called with; worked out once.
+
+    Attributes:
+        key: the user's key that is this function, if there is one.
+        ignored: it cannot carry relevance nor change a tensor (shape, dtype, ...).
+        inert: it moreover returns no tensor, so that nothing at all is to be done about it.
+        cuts: it hands its tensor on without its history, so relevance ends there because the model says so.
+        exact: its own gradient moves relevance exactly.
+        run: what is run for the function: itself, but for products with frozen weights.
+        can_mutate: it may change a tensor in place even when no keyword says so.
+        can_drop: it may be dropout, or contain it.
+        varies: its default rule depends on the arguments.
+        steps: by default it is taken apart into this.
+    """
 
     function: Callable[..., Any]
     name: str
     op: Op | None
-    rule: Rule | None
-    entry: Assignment | None = None
-    """The user's key that matched, if one did."""
-    outranked: Assignment | None = None
-    """The user's key that would match, did not a rule on the module around stand before it."""
+    key: Assignment | None
+    run: Callable[..., Any]
     ignored: bool = False
-    """It cannot carry relevance nor change a tensor (shape, dtype, ...)."""
+    inert: bool = False
     cuts: bool = False
-    """It hands its tensor on without its history, so relevance ends there because the model says so."""
     exact: bool = False
-    run: Callable[..., Any] = field(init=False)
-    """What is run for the function: itself, but for products with frozen weights (as_trained.py)."""
+    is_layer: bool = False
     can_mutate: bool = False
-    """It may change a tensor in place even when no keyword says so."""
     can_drop: bool = False
-    """It may be dropout, or contain it."""
-    passive: bool = False
-    """In the gradient formulation the default rule is the own gradient if there is one carrier: nothing to be done."""
     varies: bool = False
-    """The default rule depends on the arguments."""
     steps: Callable[..., Any] | None = None
-    """By default it is taken apart into this (written_out.py)."""
 
 
-class Plans:
-    """The plans of one registration."""
+@dataclass(eq=False, slots=True)
+class Decision:
+    """What is done about one operation at one place.
 
-    def __init__(self, entries: tuple[Assignment, ...], formulation: str, table: Table | None) -> None:
-        self.frozen = Frozen()
-        self._entries, self._table = entries, table
-        self._all_of_scope = default_rules(formulation) if table is None else table
-        self._may_be_passive = formulation == GRADIENT and all(entry.key is not first_layer for entry in entries)
-        self._plans: dict[tuple[Any, bool], Plan] = {}
-        self.inert: set[Any] = set()
-        """Functions that have run, return no tensor and change none: nothing at all is to be done about them."""
+    Attributes:
+        action: what is done.
+        rule: the rule that is applied, if one is.
+        key: the user's key that gave it.
+        count: the row of the report that it is counted in; None where the rows of a module stand for it.
+        shadowed: the row of a key of the user's that matches, but is outranked by a rule on the module around.
+        served: the rule comes from a module around, and acts on operations inside of it.
+        keep: the same is decided for each call of the function here with as many carriers.
+    """
 
-    def of(self, func: Callable[..., Any], *, scoped: bool) -> Plan:
-        """The plan for a function; `scoped` inside a module whose rule acts on the operations within."""
-        plan = self._plans.get((func, scoped))
-        if plan is None:
-            plan = self._plans[func, scoped] = self._make(func, scoped)
-            plan.run = as_trained(func, plan.name, self.frozen)
-            plan.can_mutate = can_mutate(func)
-            plan.can_drop = plan.op is not None and plan.op.name in CAN_DROP
-        return plan
+    info: FunctionInfo
+    action: Action
+    status: Status
+    rule: Rule | None = None
+    key: Assignment | None = None
+    count: Count | None = None
+    shadowed: Count | None = None
+    served: bool = False
+    keep: bool = True
 
-    def _make(self, func: Callable[..., Any], scoped: bool) -> Plan:
-        op = op_of(func)
-        name = op.name if op is not None else display_name(func)
-        served = next((entry for entry in self._entries if entry.serves(func, op)), None)
-        if served is not None and not scoped:
-            return Plan(func, name, op, served.rule, served)
-        if op is None:
-            named = getattr(func, "__name__", "")
-            cuts = name in _CUTS and named != "__set__"
-            read = named == "__get__" and name != "Tensor.grad_fn" and not cuts
-            if name.startswith("Tensor.") and (named in _METADATA or read):
-                self.inert.add(func)
-            ignored = (named in _GETTERS and not cuts) or func in self.inert
-            return Plan(func, name, None, None, outranked=served, ignored=ignored, cuts=cuts)
-        exact = op.family is Family.MOVEMENT
-        table = self._all_of_scope if scoped else self._table
+    @property
+    def passive(self) -> bool:
+        """Whether nothing needs to be done but to count it."""
+        return self.action is Action.RUN
+
+
+class Where(Protocol):
+    """What a decision needs to know of the place: see :class:`~lxt_compose.runtime.call_stack.Context`."""
+
+    path: str
+    scope: Rule | None
+    scoped: bool
+    inside: str | None
+    shadowed_by: str | None
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that runs."""
+
+
+@dataclass(eq=False)
+class Policy:
+    """What a composite says, and what is known of the functions that were met."""
+
+    entries: tuple[Assignment, ...]
+    formulation: str
+    table: Table
+    """The default rule of each family."""
+    defaults: bool
+    """Whether operations without a key take their default rule."""
+    tally: Tally
+    frozen: Frozen = field(default_factory=Frozen)
+    inert: set[Any] = field(default_factory=set)
+    """Functions that have run, return no tensor and change none: nothing at all is to be done about them."""
+
+    def __post_init__(self) -> None:
+        self.first_layer = next((entry for entry in self.entries if entry.key is first_layer), None)
+        self._infos: dict[Any, FunctionInfo] = {}
+        self._inside = self.table if self.defaults else default_rules(self.formulation)
+        """The default rules inside a module whose rule acts on the operations within."""
+
+    def info(self, function: Callable[..., Any]) -> FunctionInfo:
+        """Return what is known of a function."""
+        found = self._infos.get(function)
+        if found is None:
+            found = self._infos[function] = self._inform(function)
+            if found.inert:
+                self.inert.add(function)
+        return found
+
+    def _inform(self, function: Callable[..., Any]) -> FunctionInfo:
+        op = op_of(function)
+        name = op.name if op is not None else display_name(function)
+        key = next((entry for entry in self.entries if entry.serves(function, op)), None)
+        info = FunctionInfo(function, name, op, key, as_trained(function, name, self.frozen))
+        info.can_mutate = can_mutate(function)
+        if op is not None:
+            info.can_drop = op.name in CAN_DROP
+            info.exact = op.family is Family.MOVEMENT
+            info.is_layer = op.name in LAYERS
+            info.varies = depends_on_call(op)
+            info.steps = STEPS[name] if op.family is Family.COMPOSED else None
+            return info
+        named = getattr(function, "__name__", "")
+        info.cuts = name in _CUTS and named != "__set__"
+        read = named == "__get__" and name != "Tensor.grad_fn" and not info.cuts
+        info.inert = name.startswith("Tensor.") and (named in _METADATA or read)
+        info.ignored = key is None and (info.inert or (named in _GETTERS and not info.cuts))
+        info.inert = info.ignored and info.inert
+        return info
+
+    def default(self, info: FunctionInfo, call: OpCall, where: Where) -> Rule | None:
+        """Return the rule of a call that no key and no rule around decides."""
+        assert info.op is not None
+        table = self._inside if where.scoped else self.table if self.defaults else None
         if table is None:
-            return Plan(func, name, op, None, exact=exact)
-        rule, varies = default_rule(op, table), depends_on_call(op)
-        alone = rule == _OWN_GRADIENT or (op.multiplies and rule in _OWN_GRADIENT_ALONE)
-        passive = self._may_be_passive and alone and not op.held and (op.multiplies or not varies) and not scoped
-        steps = STEPS[name] if op.family is Family.COMPOSED and rule is None else None
-        return Plan(func, name, op, rule, outranked=served, exact=exact, varies=varies, passive=passive, steps=steps)
+            return None
+        if info.varies:
+            return rule_of_call(info.op, table, call.args, call.kwargs, len(call.carriers), where.module)
+        return default_rule(info.op, table)
+
+
+def decide(call: OpCall, info: FunctionInfo, where: Where, policy: Policy, *, first: bool = False) -> Decision:
+    """Decide what is done about a call through which relevance flows.
+
+    Args:
+        call: the call; only read.
+        info: what is known of its function.
+        where: the module that runs, and the rule around it.
+        policy: what the composite says.
+        first: whether it is the first layer that relevance reaches, and the key `first_layer` goes before all others.
+    """
+    tally, key = policy.tally, info.key
+    if where.shadowed_by is not None:
+        return Decision(info, Action.SHADOWED, Status.SHADOWED, shadowed=_shadowed(tally, info, where))
+    if key is not None and not where.scoped:
+        shadowed = None
+    else:
+        key, shadowed = None, _shadowed(tally, info, where)
+    keep = not (info.varies and _varies(info, call)) and not (info.is_layer and policy.first_layer is not None)
+    made = Decision(info, Action.RULE, Status.DEFAULT, None, key, None, shadowed, keep=keep)
+    scope = where.scope
+    if key is not None:
+        made.rule = key.rule
+    elif info.op is not None and scope is not None and scope.serves(info.op, len(call.carriers)):
+        made.rule, made.served = scope, True
+    elif info.op is not None:
+        made.rule = policy.default(info, call, where)
+    if first and policy.first_layer is not None:
+        made.rule, made.key = policy.first_layer.rule, policy.first_layer
+    _choose_action(made, call, policy, where)
+    if made.action in (Action.RUN, Action.RULE, Action.REPLACE) and (scope is None or made.key is not None):
+        shown: Rule | str = made.rule or ("" if made.key is None else made.key.shown)
+        made.count = tally.count(OpKey(where.path, info.name, shown, made.key, made.status))
+    return made
+
+
+def _choose_action(made: Decision, call: OpCall, policy: Policy, where: Where) -> None:
+    info, op, key = made.info, made.info.op, made.key
+    if key is not None:
+        made.status = Status.RULED
+        made.action = Action.RULE if key.replacement is None else Action.REPLACE
+    elif made.rule is None and info.exact:
+        made.action, made.status = Action.RUN, Status.EXACT
+    elif info.function in _DIFFERENTIATION:
+        made.action = Action.REFUSE
+    elif made.rule is None:
+        taken_apart = info.steps is not None and (policy.defaults or where.scoped)
+        made.action = Action.STEPS if taken_apart else Action.UNCOVERED
+        made.status = Status.UNCOVERED
+    elif op is not None and policy.formulation == GRADIENT and where.scope is None and not op.held:
+        alone = op.multiplies and len(call.carriers) == 1 and made.rule in _OWN_GRADIENT_ALONE
+        if alone or (made.rule == _OWN_GRADIENT and made.keep):
+            made.action = Action.RUN
+
+
+def _varies(info: FunctionInfo, call: OpCall) -> bool:
+    """Whether another call of the function with as many carriers may take another rule."""
+    return info.op is None or not info.op.multiplies or len(call.carriers) > 1
+
+
+def _shadowed(tally: Tally, info: FunctionInfo, where: Where) -> Count | None:
+    """Return the row for a key that matches, where a rule on the module around goes before it."""
+    if info.key is None:
+        return None
+    note = f"inside {where.inside or where.path or '(model)'}"
+    return tally.count(OpKey(where.path, info.name, info.key.shown, info.key, Status.SHADOWED, note))
+
+
+STOP = Stop()
 
 
 def written(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
-    """The tensors that a function which works in place writes into: `out`, or its first tensor argument (or list)."""
+    """Yield the tensors that a function which works in place writes into: `out`, or its first tensor (or list)."""
     candidates = (kwargs["out"],) if "out" in kwargs else (*args, *kwargs.values())
     return next((iter(found) for value in candidates if (found := list(tensors_in(value)))), iter(()))
 
 
 def hold(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with those that the default rule holds constant (a divisor, say) cut off from relevance."""
+    """Cut the arguments off from relevance that the default rule holds constant (a divisor, say)."""
 
     def held(place: int | str, value: Any) -> Any:
         return value.detach() if place in op.held and isinstance(value, Tensor) and value.requires_grad else value

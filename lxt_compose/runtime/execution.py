@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import Share, rebind
-from ..autograd.saved_values import storage_of
 from ..autograd.trees import map_tensors, tensors_in
 from ..errors import RuleError
 from ..rules.base import Call, Rule, exchange
+from ..torch_internals import storage_of
 
 
 def enter(rule: Rule, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:

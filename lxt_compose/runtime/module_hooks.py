@@ -2,277 +2,240 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..autograd.saved_values import checkpoint_hook
 from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
 from ..errors import RuleError, place
-from ..keys import Binding
-from ..ops import Family
-from ..rules import Call, Rule, Stop, find_carriers
+from ..rules import OpCall, Rule, Stop, find_carriers
 from ..rules.linear_layers.layer import LAYER_TYPES
-from ..torch_internals import refuse_compiled
+from ..torch_internals import checkpoint_hook, in_backward, is_on_stack, modes_off, module_call, refuse_compiled
 from .activation_modules import RULE as UNIT
-from .activation_modules import Unit, may_be_unit
-from .call_stack import Frame, module_call
+from .activation_modules import Unit
+from .call_stack import Frame, Site
 from .checkpointing import rejoin
+from .copies import restored_flags
 from .execution import enter, leave
+from .operations import NO_BACKWARD, is_cut
+from .session import Session
+from .unseen import MARK, mark, unseen_behind
 
-if TYPE_CHECKING:
-    from .registration import Registration
-
-
-_NO_BACKWARD = -1
-_CONTAINERS = (torch.Tensor, tuple, list, dict, str, int, float, complex)
+_CONTAINERS = (Tensor, tuple, list, dict, str, int, float, complex)
 
 
-def _no_hook(module: nn.Module, *_: Any) -> None:
-    """What stands in a copy of a registered model where the original has a hook: it takes itself off when it is met."""
-    sweep(module)
+class BeforeHook:
+    """The hook before a module. Copies and pickles of the model get an empty hook, and their flags back."""
 
+    def __init__(self, session: Session, site: Site) -> None:
+        self.session, self.site = session, site
+        self._flags = [(p, p.requires_grad) for p in site.module.parameters(recurse=False)]
 
-def sweep(module: nn.Module) -> None:
-    """Take off one module what stands in a copy where the original has hooks."""
-    marks = (
-        module._forward_pre_hooks_with_kwargs,
-        module._forward_hooks_with_kwargs,
-        module._forward_hooks_always_called,
-    )
-    for hooks in (module._forward_pre_hooks, module._forward_hooks):
-        for number in [number for number, hook in hooks.items() if hook is _no_hook]:
-            for kept in (hooks, *marks):
-                kept.pop(number, None)
-
-
-def _restored_flags(parameters: list[nn.Parameter], flags: list[bool]) -> Callable[..., None]:
-    """In a copy of a registered model: the copied parameters get the flags back that the original had before."""
-    for parameter, flag in zip(parameters, flags, strict=True):
-        parameter.requires_grad_(flag)
-    return _no_hook
-
-
-class Site:
-    """One module of a registered model: its dotted names, its binding if it has one, and its two hooks."""
-
-    __slots__ = ("__weakref__", "around", "binding", "flags", "may_be_unit", "module", "names", "registration")
-
-    def __init__(self, registration: Registration, module: nn.Module, names: tuple[str, ...], binding: Binding | None):
-        self.registration, self.module, self.names, self.binding = registration, module, names, binding
-        self.flags = [(p, p.requires_grad) for p in module.parameters(recurse=False)]
-        mode = registration.mode
-        by_identity = mode.defaults and mode.table.get(Family.ACTIVATION) == UNIT
-        self.may_be_unit = binding is None and by_identity and may_be_unit(module)
-        self.around: tuple[str | None, Rule | None] = (None, None)
-        """The bound module that it ran inside of when it was last called, and that one's rule (see :class:`Frame`)."""
-
-    def install(self, stack: ExitStack) -> None:
-        """Put both hooks on the module, and what takes them off again on the stack."""
-        after = self.module.register_forward_hook(_After(self), prepend=True, always_call=True)
-        stack.callback(after.remove)
-        before = self.module.register_forward_pre_hook(_Before(self), with_kwargs=True)
-        stack.callback(before.remove)
-
-    @property
-    def label(self) -> str:
-        """For errors: ``"'encoder.fc1' (Linear)"``."""
-        return f"{place(self.names[0])} ({type(self.module).__name__})"
-
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """The module begins: bring in the function mode if nobody has, and apply the rule to what goes in."""
-        reg = self.registration
-        if torch.is_grad_enabled():
-            refuse_compiled(place(self.names[0]))
-        outer = reg.running.innermost()
-        frame = Frame(self, self.names[0], module_call(), checkpoint_hook(), owner=outer is None)
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Bring in the function mode if this is the outermost module, and apply the rule to what goes in."""
+        session, site, stack = self.session, self.site, self.session.stack
+        outer, recorded = stack.innermost(), torch.is_grad_enabled()
+        if recorded:
+            refuse_compiled(place(site.path))
+        context, alone = site.context, False
+        checkpoint = checkpoint_hook()
         if outer is not None:
-            if frame.checkpoint not in (None, outer.checkpoint) or not torch.is_grad_enabled():
-                rejoin(outer)  # a checkpoint has begun in its code
-            self.around = outer.inside, outer.scope
-        elif torch._C._current_graph_task_id() == _NO_BACKWARD:
-            self.around = None, None
-            frame.alone = self.module is not reg.model
+            if (checkpoint is not None and checkpoint is not outer.checkpoint) or not recorded:
+                rejoin(session, outer)  # a checkpoint has begun in its code
+            around = outer.context
+            if context.inside != around.inside or context.scope is not around.scope:
+                context = site.context_in(around.inside, around.scope)
+        elif not in_backward():
+            context, alone = site.context_in(None, None), module is not session.model
         # else it is recomputed for its backward, on its own, but the same rule is in force as in the forward pass
-        frame.inside, frame.scope = self.around
-        reg.running.frames.append(frame)
-        if frame.owner:
-            reg.begin(args, kwargs)
-        if frame.alone:
-            reg.tally.check_between(reg.running)
-        frame.gaps = reg.running.unseen.begin()
-        if self.may_be_unit and torch.is_grad_enabled() and frame.shadowed_by is None:
-            carriers = find_carriers(args, kwargs)
-            frame.unit = Unit(carriers[0]) if len(carriers) == 1 else None
-            if frame.unit is not None:
-                self._show(frame, UNIT, Status.DEFAULT, args, kwargs, carriers)
-        if self.binding is None:
-            return None
-        exchanged = self._apply_rule(frame, args, kwargs)
-        reg.running.unseen.end()
-        return exchanged
+        site.context = context
+        frame = Frame(context, module_call(), checkpoint, owner=outer is None)
+        frame.alone = alone
+        stack.frames.append(frame)
+        if outer is None:
+            session.begin(args, kwargs)
+        if alone:
+            session.check_between()
+        if site.may_be_unit and recorded and context.shadowed_by is None:
+            self._begin_unit(frame, args, kwargs)
+        return None if site.binding is None else self._apply_rule(frame, args, kwargs)
+
+    def _begin_unit(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        carriers = find_carriers(args, kwargs)
+        if len(carriers) == 1:
+            frame.unit = Unit(carriers[0])
+            self._show(frame, UNIT, Status.DEFAULT, args, kwargs, carriers)
 
     def _apply_rule(
         self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        reg, binding = self.registration, self.binding
+        session, site, binding = self.session, self.site, self.site.binding
         assert binding is not None
         assert binding.assignment.rule is not None
-        rule = binding.assignment.rule
-        recorded = torch.is_grad_enabled()
-        if frame.inside is not None:
+        rule, recorded = binding.assignment.rule, torch.is_grad_enabled()
+        if frame.context.inside is not None:
             if recorded:
-                reg.tally.shadowed[self] = frame.inside
+                site.shadowed_in = frame.context.inside
             return None
-        if recorded and isinstance(self.module, LAYER_TYPES) and reg.mode.takes_first_layer(self, binding.assignment):
-            reg.tally.shadowed[self] = "first_layer"  # the function mode sees the layer's operation and does the rest
+        if recorded and isinstance(site.module, LAYER_TYPES) and session.takes_first_layer(site, binding.assignment):
+            site.shadowed_in = "first_layer"  # the function mode sees the layer's operation and does the rest
             return None
         carriers = find_carriers(args, kwargs) if recorded else []
-        reg.tally.check_unseen(carriers, frame, reg.running)
-        frame.inside, frame.in_force = frame.path, True
-        frame.scope = rule if rule.families else None
-        reg.tally.modules[self] += recorded
-        if rule.families and carriers and rule.takes_whole(self.module):
-            frame.whole = Call(reg.formulation, self.label, args, kwargs, module=self.module, parts=reg.mode.parts)
+        check_unseen(session, carriers, frame)
+        if recorded and not rule.families and _has_weight_carriers(site.module):
+            site.shadowed_in = "its operations, since its weights carry relevance themselves"
+            return None
+        scope = rule if rule.families else None
+        frame.context, frame.in_force = site.context_in(site.path, scope), True
+        site.calls += recorded
+        if scope is not None and carriers and rule.takes_whole(site.module):
+            frame.whole = OpCall(session.formulation, site.label, args, kwargs, module=site.module, parts=session.parts)
             frame.whole.take(carriers)
             self._show(frame, rule, Status.RULED, args, kwargs, carriers)
-        if rule.families or not carriers:
+        if scope is not None or not carriers:
             return None
-        reg.running.carriers_met = True
-        reg.running.stopped |= isinstance(rule, Stop)
-        frame.call = Call(reg.formulation, self.label, args, kwargs, module=self.module, carriers=carriers)
-        frame.call.parts = reg.mode.parts
+        session.stack.carriers_met = True
+        session.stack.stopped |= isinstance(rule, Stop)
+        frame.call = OpCall(session.formulation, site.label, args, kwargs, module=site.module, carriers=carriers)
+        frame.call.parts, frame.call.rule = session.parts, rule
         self._show(frame, rule, Status.RULED, args, kwargs, carriers)
         return enter(rule, frame.call)
 
     def _show(
-        self,
-        frame: Frame,
-        rule: Rule,
-        status: Status,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        carriers: list[torch.Tensor],
+        self, frame: Frame, rule: Rule, status: Status, args: tuple[Any, ...], kwargs: Any, carriers: list[Tensor]
     ) -> None:
         """Let the observer, if there is one, see a module begin that is taken as one unit."""
-        observer = self.registration.mode.observer
+        observer, module = self.session.observer, self.site.module
         if observer is not None:
-            kind = type(self.module).__name__
-            frame.seen = observer.begin(frame.path, kind, None, self.module, args, kwargs, carriers)
+            frame.seen = observer.begin(frame.path, type(module).__name__, None, module, args, kwargs, carriers)
             frame.seen.told(rule, status)
 
-    def after(self, output: Any) -> Any:
-        """The module has ended, by an error maybe: apply the rule to what comes out, take the function mode out."""
-        reg = self.registration
-        frames, python = reg.running.frames, module_call()
-        while frames and frames[-1].python is not python and not frames[-1].is_running():
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored_flags, ([p for p, _ in self._flags], [flag for _, flag in self._flags])
+
+
+def _has_weight_carriers(module: nn.Module) -> bool:
+    """Whether a module runs with weights that carry relevance themselves, as under torch.func.functional_call."""
+    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+
+
+def check_unseen(session: Session, carriers: list[Tensor], frame: Frame) -> None:
+    """Count the operations that made these tensors and that the function mode did not see."""
+    for x in carriers:
+        node: Any = x.grad_fn
+        if node is not None and MARK not in node.metadata:
+            for name, note in unseen_behind([x], session.stack.began):
+                if frame.context.shadowed_by is None:
+                    session.tally.uncovered(frame.path, name, note)
+
+
+class AfterHook:
+    """The hook after a module, also after an error."""
+
+    def __init__(self, session: Session, site: Site) -> None:
+        self.session, self.site = session, site
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        """Apply the rule to what comes out, and take the function mode out if this was the outermost module."""
+        session, frames, python = self.session, self.session.stack.frames, module_call()
+        while frames and frames[-1].python is not python and not is_on_stack(frames[-1].python):
             frames.pop()  # an interrupt ended these, and the module caught it
         if not frames or frames[-1].python is not python:
             return None  # it failed in a hook before ours, so ours never began
-        frame, unseen = frames.pop(), reg.running.unseen
-        unseen.begin()
-        if frame.in_force and frame.scope is None:
-            unseen.forget(frame.gaps)
+        frame = frames.pop()
         try:
-            if output is None:
-                return None
-            with torch._C.DisableTorchFunction():  # what the rules call themselves is not the model's
+            return None if output is None else self._leave(frame, output)
+        finally:
+            if frame.owner:
+                session.end()
+            elif frame.served and frames[-1].context.scope is frame.context.scope:
+                frames[-1].served = True  # a container with a rule is served by what runs in its children
+
+    def _leave(self, frame: Frame, output: Any) -> Any:
+        session, site = self.session, self.site
+        observer, wraps = session.observer, frame.in_force or frame.unit is not None
+        if wraps or observer is not None:
+            with modes_off():
                 if frame.in_force:
-                    output = self._leave(frame, output)
+                    output = self._leave_rule(frame, output)
                 elif frame.unit is not None:
                     output = self._leave_unit(frame, frame.unit, output)
-                if reg.mode.observer is not None:
+                if observer is not None:
                     if frame.seen is not None:
-                        reg.mode.observer.end(frame.seen, output)
-                    reg.mode.observer.module(frame.path, type(self.module).__name__, output)
-            carriers = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
-            reg.tally.check_unseen(carriers, frame, reg.running)
-            if frame.owner and (carriers or reg.running.carriers_met or reg.running.root_inputs):
-                reg.tally.carried |= reg.running.recorded and bool(carriers or reg.running.stopped)
-                if frame.alone:
-                    reg.tally.alone[self.names[0]] = None
-            if frame.owner:
-                output = reg.finish(self, output)
-                if reg.mode.observer is not None:
-                    reg.mode.observer.finish(output)
-            return output
-        finally:
-            unseen.end()
-            if frame.owner:
-                reg.end()
-            elif frame.served and frames[-1].scope is frame.scope:
-                frames[-1].served = True  # a container with a rule is served by what runs in its children
+                        observer.end(frame.seen, output)
+                    observer.module(frame.path, type(site.module).__name__, output)
+        if frame.in_force and frame.context.scope is None:
+            mark(tensors_in(output))  # all of it was taken as one
+        carriers = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
+        check_unseen(session, carriers, frame)
+        return self._finish(frame, carriers, output) if frame.owner else output
+
+    def _finish(self, frame: Frame, carriers: list[Tensor], output: Any) -> Any:
+        session, stack = self.session, self.session.stack
+        if carriers or stack.carriers_met or stack.root_inputs:
+            session.tally.carried |= stack.recorded and bool(carriers or stack.stopped)
+            if frame.alone:
+                session.tally.alone[self.site.path] = None
+        output = session.finish(self.site.module, output)
+        if session.observer is not None:
+            session.observer.finish(output)
+        return output
 
     def _leave_unit(self, frame: Frame, unit: Unit, output: Any) -> Any:
         """Take a module that turned out to be one elementwise function as a unit; else its steps stand."""
-        tally = self.registration.tally
         if not unit.holds(output):
-            tally.ops.update(unit.rows)
             frame.seen = None
             return output
-        tally.ops.update(unit.shadowed_rows(self.names[0]))
-        tally.units[self] += 1
-        return unit.leave(self.registration.formulation, self.label, self.module, output)
+        unit.uncount(self.session.tally, self.site.path)
+        self.site.units += 1
+        output = unit.leave(self.session.formulation, self.site.label, self.site.module, output)
+        mark([output])
+        return output
 
-    def _leave(self, frame: Frame, output: Any) -> Any:
+    def _leave_rule(self, frame: Frame, output: Any) -> Any:
         """Apply the module's rule to what comes out, or see to it that the rule was applied inside."""
-        reg, carries = self.registration, any(tensor.requires_grad for tensor in tensors_in(output))
-        assert self.binding is not None
-        assert self.binding.assignment.rule is not None
-        rule = self.binding.assignment.rule
+        site, carries = self.site, any(tensor.requires_grad for tensor in tensors_in(output))
+        assert site.binding is not None
+        assert site.binding.assignment.rule is not None
+        rule, scope, tally = site.binding.assignment.rule, frame.context.scope, self.session.tally
         if frame.call is not None:
             if not isinstance(output, _CONTAINERS) and next(tensors_in(output), None) is None:
                 raise RuleError(
-                    f"{rule} finds no tensor in the output of {self.label}, which is of type {type(output).__name__}; "
+                    f"{rule} finds no tensor in the output of {site.label}, which is of type {type(output).__name__}; "
                     f"return tensors in tuples, lists, dicts or dataclasses, or put the rule on the modules inside"
                 )
+            if any(x.requires_grad for x in frame.call.inputs) and is_cut(output):
+                tally.uncovered(frame.path, type(site.module).__name__, NO_BACKWARD)
             return leave(rule, frame.call, output)
         if frame.whole is not None and not (carries and frame.others):
             frame.seen = None  # what is inside was seen
         if frame.whole is not None and carries and (frame.others or not frame.served):
             return leave(rule, frame.whole, output) if frame.others else output
-        if frame.scope is None and carries:
-            reg.tally.uncovered(frame.path, type(self.module).__name__, "relevance enters it not by its arguments")
-        if frame.scope is not None and carries and not frame.served:
+        if scope is None and carries:
+            tally.uncovered(frame.path, type(site.module).__name__, "relevance enters it not by its arguments")
+        if scope is not None and carries and not frame.served:
             families = ", ".join(sorted(family.value for family in rule.families))
             raise RuleError(
-                f"{rule} acts on operations of the families {families}, but none ran in {self.label}; "
+                f"{rule} acts on operations of the families {families}, but none ran in {site.label}; "
                 f"give it another rule, such as Epsilon()"
             )
         return output
 
-
-class _Before:
-    """The hook before a module. Copies and pickles of the model get an empty hook, and their flags back."""
-
-    def __init__(self, site: Site) -> None:
-        self.site = site
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self.site.before(args, kwargs)
-
     def __reduce__(self) -> tuple[Any, ...]:
-        parameters, flags = [p for p, _ in self.site.flags], [flag for _, flag in self.site.flags]
-        return _restored_flags, (parameters, flags)
+        return restored_flags, ([], [])
 
 
-class _After:
-    """The hook after a module."""
-
-    def __init__(self, site: Site) -> None:
-        self.site = site
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return self.site.after(output)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restored_flags, ([], [])
+def install(session: Session, site: Site, stack: ExitStack) -> None:
+    """Put both hooks on a module, and what takes them off again on the stack."""
+    after = site.module.register_forward_hook(AfterHook(session, site), prepend=True, always_call=True)
+    stack.callback(after.remove)
+    before = site.module.register_forward_pre_hook(BeforeHook(session, site), with_kwargs=True)
+    stack.callback(before.remove)
 
 
-def is_our_hook(hook: Any) -> TypeGuard[_Before]:
+def is_our_hook(hook: Any) -> TypeGuard[BeforeHook]:
     """Whether a forward pre-hook belongs to a registration (those in copies do not)."""
-    return isinstance(hook, _Before)
+    return isinstance(hook, BeforeHook)

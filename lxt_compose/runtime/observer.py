@@ -7,27 +7,24 @@ wraps no tensor and adds no node to the autograd graph, but may hang hooks on th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..coverage.rows import Status
 from ..ops import Op
-from ..rules import Rule
-
-if TYPE_CHECKING:
-    from .call_stack import Running
+from ..rules import OpCall, Rule
 
 
 class Seen(Protocol):
     """One operation that an observer has seen begin."""
 
     def told(self, rule: Rule | None, status: Status) -> None:
-        """Hear under which rule the operation runs; None for an exact, an uncovered and a replaced one."""
+        """Note under which rule the operation runs; None for an exact, an uncovered and a replaced one."""
 
 
 class Observer(Protocol):
-    """Who watches a registered model; see ``FunctionMode.observer``."""
+    """Watches a registered model; see :attr:`Session.observer`."""
 
     def start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """An outermost module begins: the whole model, or a block of it, called on its own or recomputed."""
@@ -54,20 +51,26 @@ class Observer(Protocol):
         """A module, with or without a rule, has ended well."""
 
 
-def watch(observer: Observer, running: Running, about: tuple[Any, ...], run: Callable[[], Any]) -> Any:
+class Watched(Protocol):
+    """What is known of the thread that is watched."""
+
+    seen: Seen | None
+
+
+def watch(observer: Observer, stack: Watched, call: OpCall, run: Callable[[], Any]) -> Any:
     """Run one function, and let the observer see its carriers, its output, and what was made of it.
 
     Args:
         observer: who watches.
-        running: what runs in this thread; it holds what the observer has seen begin.
-        about: the arguments of :meth:`Observer.begin`.
+        stack: what runs in this thread; it holds what the observer has seen begin.
+        call: the call.
         run: runs the function under its rule.
     """
-    seen = observer.begin(*about)
-    outer, running.seen = running.seen, seen
+    seen = observer.begin(call.path, call.name, call.op, call.function, call.args, call.kwargs, call.carriers)  # type: ignore[arg-type]
+    outer, stack.seen = stack.seen, seen
     try:
         output = run()
     finally:
-        running.seen = outer
+        stack.seen = outer
     observer.end(seen, output)
     return output

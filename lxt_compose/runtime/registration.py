@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.overrides import _get_current_function_mode_stack
 
-from ..autograd import saved_values as saving
-from ..autograd.functions import NoRelevance
-from ..autograd.trees import map_tensors, tensors_in
 from ..canonizers.base import Canonizer
 from ..coverage.report import CoverageReport
 from ..coverage.rows import Row, Status
-from ..coverage.tally import Tally
 from ..errors import RegistrationError
 from ..keys import Assignment, Binding, match, names_of
 from ..ledger import Ledger, Recorder
-from ..rules import RELEVANCE, Epsilon, Pass, find_carriers
+from ..ops import Family
+from ..rules import RELEVANCE, Epsilon, Pass
 from ..rules.defaults import Table
-from . import activation_modules as units
-from .call_stack import Running
+from ..torch_internals import is_compiled, pre_hooks_of
+from .activation_modules import RULE as UNIT
+from .activation_modules import may_be_unit
+from .call_stack import Site
+from .copies import sweep
 from .frozen_weights import Frozen
 from .function_mode import FunctionMode
-from .module_hooks import Site, is_our_hook, sweep
-from .unseen import latest
+from .module_hooks import install, is_our_hook
+from .session import Session
 
 
 class Registration:
@@ -59,18 +56,37 @@ class Registration:
         for binding in bindings.values():
             assert binding.assignment.rule is not None
             binding.assignment.rule.check_module(binding.module, binding.names[0], formulation)
-        self.model, self.formulation = model, formulation
-        self.running, self.tally = Running(), Tally(strict=strict)
-        self.mode = FunctionMode(entries, formulation, defaults, self.running, self.tally)
-        self.entries = entries
+        self.model, self.formulation, self.entries = model, formulation, entries
+        self.session = session = Session(model, entries, formulation, defaults, strict=strict)
+        session.mode = FunctionMode(session)
         with ExitStack() as stack:
             self._canonized, self._notes = bool(canonizers), self._canonize(canonizers, names, bindings, stack)
-            self._sites = [Site(self, module, mounted, bindings.get(module)) for module, mounted in names.items()]
+            self._sites = [self._site(module, mounted, bindings.get(module)) for module, mounted in names.items()]
             for site in self._sites:
-                site.install(stack)
-            _freeze(model, stack, self.mode.frozen)
-            self._installed = stack.pop_all()
-        self.active = True
+                install(session, site, stack)
+            _freeze(model, stack, session.policy.frozen)
+            session.installed = stack.pop_all()
+
+    def _site(self, module: nn.Module, names: tuple[str, ...], binding: Binding | None) -> Site:
+        policy = self.session.policy
+        by_identity = policy.defaults and policy.table.get(Family.ACTIVATION) == UNIT
+        return Site(module, names, binding, may_be_unit=binding is None and by_identity and may_be_unit(module))
+
+    @property
+    def active(self) -> bool:
+        """Whether it has not been removed."""
+        return self.session.active
+
+    def __repr__(self) -> str:
+        kind, state = type(self.model).__name__, "active" if self.active else "removed"
+        bound = sum(site.binding is not None for site in self._sites)
+        keys = ", ".join(f"{entry}: {entry.shown}" for entry in self.entries[:3])
+        more = f", and {len(self.entries) - 3} more" if len(self.entries) > 3 else ""
+        ran = "no forward pass yet" if not self.session.tally.executed else str(self.report()).splitlines()[0]
+        return (
+            f"<Registration on {kind} ({state}, {self.formulation} formulation): keys {{{keys}{more}}}, "
+            f"{bound} modules bound; {ran}>"
+        )
 
     def _canonize(
         self,
@@ -94,11 +110,7 @@ class Registration:
 
     def remove(self) -> None:
         """Take everything off the model again; may be called any number of times."""
-        self.active = False
-        self._installed.close()
-        self.mode.parts.close()
-        self.running.frames.clear()  # some are left if this is called during a forward pass, or after an interrupt
-        self.end()
+        self.session.remove()
 
     def __enter__(self) -> Registration:
         if not self.active:
@@ -109,69 +121,6 @@ class Registration:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.remove()
-
-    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """An outermost module begins in this thread: bring the function mode in, last of all.
-
-        Raises:
-            RegistrationError: nothing can be recorded, since inference mode is on; or another composite is at work.
-        """
-        running = self.running
-        running.start()
-        saving.prune()
-        if torch.is_inference_mode_enabled() or any(t.is_inference() for t in tensors_in((args, kwargs))):
-            raise RegistrationError(
-                f"relevance needs a recorded forward pass, but {type(self.model).__name__} was called in inference "
-                f"mode or with a tensor made there; call it outside torch.inference_mode(), with inputs made outside"
-            )
-        for mode in _get_current_function_mode_stack():
-            if isinstance(mode, FunctionMode) and mode is not self.mode and (outer := mode.running.innermost()):
-                raise RegistrationError(
-                    f"{type(self.model).__name__} is called inside {type(outer.site.registration.model).__name__}, and "
-                    f"both have a composite, which would act twice; remove one, or register on the outer model alone"
-                )
-        self.tally.executed = True
-        running.root_inputs = find_carriers(args, kwargs)
-        if self.mode not in _get_current_function_mode_stack():  # an interrupt may have left it there
-            self.mode.__enter__()
-        if self.mode.observer is not None:
-            self.mode.observer.start(args, kwargs)
-
-    def end(self) -> None:
-        """The outermost module has ended in this thread: take the function mode out."""
-        if _get_current_function_mode_stack()[-1:] == [self.mode]:
-            self.mode.__exit__(None, None, None)
-        saving.prune()
-        self.running.start()
-        self.running.ended = latest()
-
-    def finish(self, site: Site, output: Any) -> Any:
-        """The output of an outermost module.
-
-        Raises:
-            RegistrationError: nothing in the whole forward pass required grad.
-        """
-        running = self.running
-        outputs = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
-        if site.module is not self.model or not torch.is_grad_enabled() or any(t.requires_grad for t in outputs):
-            return output
-        if not (running.carriers_met or running.root_inputs):
-            raise RegistrationError(
-                f"no relevance can flow: no input of {type(self.model).__name__} requires grad, and nothing inside "
-                f"does; call x.requires_grad_() on a floating point input before the forward pass (integer inputs such "
-                f"as token ids cannot: pass their embeddings, e.g. inputs_embeds=)"
-            )
-        if (running.stopped or not self.tally.cut) and running.root_inputs and outputs:
-            first, inputs = outputs[0], running.root_inputs
-            if not self.tally.all_stopped:
-                self.tally.all_stopped = True
-                warnings.warn(
-                    f"no input of {type(self.model).__name__} gets any relevance: all of it ends at rules that stop it "
-                    f"(square roots, powers, norms by default) or at operands that are held constant; see the report",
-                    stacklevel=2,
-                )
-            return map_tensors(lambda t: NoRelevance.apply(t, *inputs) if t is first else t, output)
-        return output
 
     @contextmanager
     def ledger(self) -> Iterator[Ledger]:
@@ -186,27 +135,27 @@ class Registration:
         Raises:
             RegistrationError: another one is being kept.
         """
-        if self.mode.observer is not None:
+        session = self.session
+        if session.observer is not None:
             raise RegistrationError("a ledger of this registration is being kept already; leave its with block first")
-        recorder = self.mode.observer = Recorder(self.formulation, self.tally.alone)
+        recorder = session.observer = Recorder(self.formulation, session.tally.alone)
         try:
             yield recorder.ledger
         finally:
-            self.mode.observer = None
+            session.observer = None
 
     def report(self) -> CoverageReport:
         """What is covered by which rule, by which key and how often; before any forward pass, what is bound."""
-        tally = self.tally
+        tally = self.session.tally
         rows = [self._module_row(site) for site in self._sites if site.binding is not None]
-        for site, calls in tally.units.items():
+        for site in (site for site in self._sites if site.units):
             kind, own = type(site.module).__name__, site.names
-            rows.append(Row("module", own[0], kind, str(units.RULE), "", calls, Status.DEFAULT, aliases=own[1:]))
-        for key, calls in list(tally.ops.items()):
-            given = "" if key.key is None else str(key.key)
-            rows.append(Row("op", key.path, key.name, str(key.rule), given, calls, key.status, note=key.note))
+            rows.append(Row("module", own[0], kind, str(UNIT), "", site.units, Status.DEFAULT, aliases=own[1:]))
+        rows += tally.rows()
         unmatched = list(self._unmatched)
         if tally.executed:
-            unmatched += [str(e) for e in self.entries if not e.of_module and e not in self.mode.met]
+            met = tally.met()
+            unmatched += [str(e) for e in self.entries if not e.of_module and e not in met]
         notes = self._notes + tally.notes(canonized=self._canonized)
         return CoverageReport(
             rows,
@@ -219,14 +168,14 @@ class Registration:
 
     def _module_row(self, site: Site) -> Row:
         assert site.binding is not None
-        calls, inside, entry = self.tally.modules[site], self.tally.shadowed.get(site), site.binding.assignment
+        calls, inside, entry = site.calls, site.shadowed_in, site.binding.assignment
         note = ""
         if calls:
             status = Status.RULED
         elif inside is not None:
             status, note = Status.SHADOWED, f"inside {inside or '(model)'}"
         else:
-            status = Status.NOT_EXECUTED if self.tally.executed else Status.BOUND
+            status = Status.NOT_EXECUTED if self.session.tally.executed else Status.BOUND
         kind = type(site.module).__name__
         return Row(
             "module", site.names[0], kind, str(entry.rule), str(entry), calls, status, aliases=site.names[1:], note=note
@@ -245,9 +194,9 @@ def remove(model: nn.Module) -> None:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"remove() takes a torch.nn.Module, got {model!r} of type {type(model).__name__}")
-    hooks = [hook for module in model.modules() for hook in module._forward_pre_hooks.values()]
-    for registration in [hook.site.registration for hook in hooks if is_our_hook(hook)]:
-        registration.remove()
+    hooks = [hook for module in model.modules() for hook in pre_hooks_of(module)]
+    for session in {hook.session for hook in hooks if is_our_hook(hook)}:
+        session.remove()
     for module in model.modules():
         sweep(module)
 
@@ -258,8 +207,7 @@ def _check_model(model: nn.Module) -> None:
         raise TypeError(f"register() takes a torch.nn.Module, got {model!r} of type {type(model).__name__}")
     for name, module in model.named_modules():
         where = f"{name!r} in {type(model).__name__}" if name else type(model).__name__
-        compiled = getattr(module, "_compiled_call_impl", None) is not None
-        if compiled or type(module).__name__ == "OptimizedModule":
+        if is_compiled(module) or type(module).__name__ == "OptimizedModule":
             raise RegistrationError(
                 f"{where} is compiled, and compiled code does not run hooks; register on the model before "
                 f"torch.compile (model._orig_mod of a compiled one)"
@@ -277,7 +225,7 @@ def _check_model(model: nn.Module) -> None:
                 f"{where} has parameters that were made in inference mode, which autograd refuses; build or load the "
                 f"model outside torch.inference_mode()"
             )
-        if any(is_our_hook(hook) for hook in module._forward_pre_hooks.values()):
+        if any(is_our_hook(hook) for hook in pre_hooks_of(module)):
             raise RegistrationError(
                 f"{where} has a composite registered already; call remove() on that registration, or "
                 f"lxt_compose.remove(model), or leave its with block first"

@@ -1,90 +1,78 @@
 """Operations that no function mode sees: custom autograd functions, TorchScript, torch.func, disabled overrides.
 
-Autograd numbers its nodes in the order in which they are made. Between two functions that the mode sees no number
-should pass. If some do, a tensor whose node has such a number comes from an operation that nobody saw.
+Each operation that was seen leaves a mark on the autograd nodes of its outputs. A carrier whose node has none comes
+from an operation that nobody saw, unless its node only moves gradients or is older than the forward pass.
 """
 
-from bisect import bisect_right
+from __future__ import annotations
+
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from torch import Tensor
-from torch._C._autograd import _get_sequence_nr
 from torch.autograd.function import BackwardCFunction
-from torch.nn.modules._functions import BackwardHookFunction
-from torch.utils.checkpoint import CheckpointFunction
 
 from ..autograd.functions import RelevanceFunction
-from ..autograd.nodes import EXACT, kind_of_node, name_of_node
+from ..autograd.nodes import EXACT, function_of_node, kind_of_node, name_of_node
+from ..torch_internals import TRANSPARENT, node_number
 
-# They are identities, or what is in them is seen when it is recomputed.
-_TRANSPARENT = (RelevanceFunction, BackwardHookFunction, CheckpointFunction)
+MARK = "lxt_compose: seen"
+"""The key in the metadata of an autograd node."""
 
 
-def latest() -> int:
-    """The number that the next node of this thread gets."""
-    number: int = _get_sequence_nr()
-    return number
+def mark(tensors: Iterable[Tensor]) -> None:
+    """Note that what made these tensors was seen."""
+    for tensor in tensors:
+        node: Any = tensor.grad_fn
+        if node is not None:
+            node.metadata[MARK] = None
 
 
 def made_since(tensor: Tensor, number: int) -> Iterator[str]:
-    """The names of the operations that made this tensor and are not older than this number; moves are passed over."""
-    pending = [tensor.grad_fn]
+    """Yield the names of the operations that made this tensor, moves aside, and are not older than a number."""
+    for node in _unmarked(tensor.grad_fn, number, marked=False):
+        yield name_of_node(node)
+
+
+def unseen_behind(tensors: Iterable[Tensor], began: int) -> Iterator[tuple[str, str]]:
+    """Yield name and note of those operations that made these tensors and that nobody saw, each once.
+
+    Args:
+        tensors: carriers that are about to be used.
+        began: the number of the first autograd node that the forward pass could make.
+    """
+    for tensor in tensors:
+        node: Any = tensor.grad_fn
+        if node is None or MARK in node.metadata:
+            continue
+        for found in _unmarked(node, began, marked=True):
+            if not isinstance(found, BackwardCFunction):
+                yield found.name(), "an operation out of sight, of TorchScript or torch.func maybe"
+                continue
+            function = function_of_node(found)
+            if function is not None and not issubclass(function, (RelevanceFunction, *TRANSPARENT)):
+                yield f"{function.__name__}.apply", "custom autograd function"
+
+
+def _unmarked(first: Any, began: int, *, marked: bool) -> Iterator[Any]:
+    """Yield the nodes, from `first` on toward the inputs, that do more than move gradients and are not older.
+
+    Args:
+        first: a node.
+        began: nodes with a smaller number are older.
+        marked: whether to stop at nodes with a mark, and to leave one on those that were looked at.
+    """
+    pending = [first]
     while pending:
         node = pending.pop()
-        if node is None or node._sequence_nr() < number or hasattr(node, "variable"):
+        if node is None or node_number(node) < began or hasattr(node, "variable") or (marked and MARK in node.metadata):
             continue
+        if marked:
+            node.metadata[MARK] = None
+        function = function_of_node(node)
+        if marked and function is not None and issubclass(function, RelevanceFunction):
+            continue  # a rule's own: what is behind it was seen
         if kind_of_node(node) == EXACT:
             pending += [source for source, _ in node.next_functions]
         else:
-            yield name_of_node(node)
-
-
-class Unseen:
-    """The gaps in what was seen in one thread: from one number of a node up to another, in ascending order."""
-
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._ends: list[int] = []
-        self._told: set[int] = set()
-        self._last = _get_sequence_nr()
-
-    def begin(self) -> int:
-        """Something that is seen begins: what was made since the last such thing was made by others.
-
-        Returns:
-            The number of gaps so far.
-        """
-        now = _get_sequence_nr()
-        if now > self._last:
-            self._starts.append(self._last)
-            self._ends.append(now)
-            self._last = now
-        return len(self._starts)
-
-    def end(self) -> None:
-        """Something that is seen has ended: all that was made meanwhile is its."""
-        self._last = _get_sequence_nr()
-
-    def forget(self, count: int) -> None:
-        """Drop the gaps but the first `count`: the others are inside a module that has a rule as a whole."""
-        del self._starts[count:], self._ends[count:]
-
-    def among(self, tensors: Iterable[Tensor]) -> Iterator[tuple[str, str]]:
-        """Name and note of those operations among the ones that made these tensors which nobody saw; each once."""
-        if not self._starts:
-            return
-        for tensor in tensors:
-            node = tensor.grad_fn
-            if node is None:
-                continue
-            number = node._sequence_nr()
-            gap = bisect_right(self._starts, number) - 1
-            if gap < 0 or number >= self._ends[gap] or number in self._told:
-                continue
-            self._told.add(number)
-            if not isinstance(node, BackwardCFunction):
-                yield node.name(), "an operation out of sight, of TorchScript or torch.func maybe"
-                continue
-            function = getattr(type(node), "_forward_cls", type(node))
-            if not issubclass(function, _TRANSPARENT):
-                yield f"{function.__name__}.apply", "custom autograd function"
+            yield node

@@ -42,7 +42,7 @@ def attribute(model, x, rule, **options):
 def test_parts_are_made_once_and_let_go_on_removal():
     model, x = net(), image().requires_grad_()
     registration = Composite({(nn.Linear, nn.Conv2d): Gamma()}).register(model)
-    parts = registration.mode.parts
+    parts = registration.session.parts
 
     def explain():
         y = model(x)
@@ -69,7 +69,7 @@ def test_backward_after_removal_computes_parts_without_keeping_them():
     registration.remove()
     y.backward(y.detach())
     assert torch.equal(leaf.grad, expected)
-    assert len(registration.mode.parts) == 0
+    assert len(registration.session.parts) == 0
 
 
 def changed_in_place(layer):
@@ -271,5 +271,5 @@ def test_functions_that_make_their_weights_on_the_fly():
         y.backward(y.detach())
         del y
         gc.collect()
-        assert len(registration.mode.parts) == 0
+        assert len(registration.session.parts) == 0
     assert torch.equal(leaf.grad, attribute(doubled, x, Gamma()))

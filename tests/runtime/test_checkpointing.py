@@ -27,9 +27,8 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
 
 from lxt_compose import AlphaBeta, Composite, Epsilon, Gamma, Identity, Norm, Pass, Stop, UniformEpsilon
-from lxt_compose.autograd.saved_values import checkpoint_hook
-from lxt_compose.runtime import function_mode
-from lxt_compose.runtime import module_hooks as hooks
+from lxt_compose.runtime import module_hooks, operations
+from lxt_compose.torch_internals import checkpoint_hook
 
 
 class Block(nn.Module):
@@ -138,8 +137,8 @@ def test_checkpoint_sequential(how):
 @pytest.mark.parametrize("call", CALLS)
 def test_a_torch_whose_checkpoints_cannot_be_reached(call, formulation, monkeypatch):
     """Modules bring their rules in again by themselves; a function that is no module is reported as uncovered."""
-    for user in (hooks, function_mode):
-        monkeypatch.setattr(user, "rejoin", lambda frame: checkpoint_hook() is None and torch.is_grad_enabled())
+    for user in (module_hooks, operations):
+        monkeypatch.setattr(user, "rejoin", lambda session, frame: checkpoint_hook() is None and torch.is_grad_enabled())
     for rules in CHECKPOINT_RULES:
         found, composite = [], Composite(rules, formulation=formulation)
         for how in (call, direct):

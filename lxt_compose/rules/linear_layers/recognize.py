@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...autograd.trees import map_tensors
+from ...torch_internals import modes_off, pre_hooks_of
 from ..base import Call
 from .layer import CONVOLUTIONS, LAYER_TYPES, MATRICES, Apply, Back, Layer
 from .trial import without_effect
@@ -79,7 +80,7 @@ def _of_module(call: Call, module: nn.Module) -> Layer | None:
 
 def _of_plain_module(call: Call, module: nn.Module, function: Callable[..., Tensor]) -> Layer | None:
     """The layer of a module of torch that has not been tampered with."""
-    own = "forward" not in vars(module) and len(module._forward_pre_hooks) <= 1  # that one is ours
+    own = "forward" not in vars(module) and len(pre_hooks_of(module)) <= 1  # that one is ours
     if not own or len(call.args) != 1 or call.kwargs or getattr(module, "padding_mode", "zeros") != "zeros":
         return None
     options = ("stride", "padding", "dilation", "groups") if function is not F.linear else ()
@@ -104,7 +105,7 @@ def as_function(call: Call) -> Callable[[Tensor], Any]:
     def of(x: Tensor) -> Any:
         filled_args, filled_kwargs = map_tensors(lambda t: x if t is hole else t, (args, kwargs))
         # Whatever mode is on, this run is not the model's.
-        with torch._C.DisableTorchFunction(), without_effect(call.module):
+        with modes_off(), without_effect(call.module):
             return function(*filled_args, **filled_kwargs)
 
     return of

@@ -5,14 +5,14 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.autograd.grad_mode import _unsafe_preserve_version_counter
+
+from ...torch_internals import buffers_of, preserve_version
 
 
 @contextmanager
 def without_effect(module: nn.Module | None) -> Iterator[None]:
     """A context in which what runs changes no buffer of the module: no running statistics, no power iteration."""
-    modules = [] if module is None else list(module.modules())
-    tables = [(part._buffers, dict(part._buffers)) for part in modules]
+    tables = [] if module is None else [(table, dict(table)) for table in buffers_of(module)]
     buffers = [b for _, named in tables for b in named.values() if b is not None and not b.is_inference()]
     values = [b.detach().clone() for b in buffers]
     try:
@@ -22,5 +22,5 @@ def without_effect(module: nn.Module | None) -> Iterator[None]:
             table.update(named)
         for buffer, value in zip(buffers, values, strict=True):
             # Nobody who saved the buffer may be told that it has changed, since it has not.
-            with torch.no_grad(), _unsafe_preserve_version_counter(buffer):
+            with torch.no_grad(), preserve_version(buffer):
                 buffer.copy_(value)

@@ -1,0 +1,236 @@
+"""Running an operation as was decided: under its rule, replaced, taken apart, or as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..autograd.functions import graft
+from ..autograd.saved_values import rescue
+from ..autograd.trees import map_tensors, tensors_in
+from ..coverage.rows import Status
+from ..coverage.tally import OpKey
+from ..errors import RegistrationError, place
+from ..ops import KNOWINGLY_UNCOVERED, Family, is_reversed, mutates
+from ..rules import OpCall, Rule, Stop, find_carriers
+from ..torch_internals import checkpoint_hook, in_custom_function, in_transform
+from .call_stack import Frame
+from .checkpointing import rejoin
+from .decisions import STOP, Action, Decision, hold, written
+from .decompositions import attention_body
+from .execution import enter, keep_values, leave, write_into
+from .session import Session
+
+BARE = "in a checkpointed function that is no module"
+NO_BACKWARD = "its kernel has no backward, so relevance ends there"
+_HOLDS_PROJECTIONS = "multi_head_attention_forward"
+
+
+def before_change(session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Have everything that saved what is about to be changed in place keep a copy."""
+    for tensor in written(args, kwargs):
+        rescue(tensor)
+        for frame in session.stack.frames:
+            for call in (frame.call, frame.whole):
+                if call is not None:
+                    keep_values(call, tensor)
+
+
+def run(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
+    """Run an operation as was decided, and count it."""
+    if made.shadowed is not None:
+        made.shadowed.calls += 1
+    action = made.action
+    if action is Action.RUN:
+        record(session, frame, made)
+        return run_as_it_is(session, frame, made, call)
+    if action is Action.SHADOWED:
+        if made.info.name == _HOLDS_PROJECTIONS:
+            return run_body(session, frame, attention_body(), *call.args, **call.kwargs)
+        return made.info.run(*call.args, **call.kwargs)
+    if made.served:
+        frame.others, frame.served = frame.others or frame.served, True
+    else:
+        frame.others |= made.info.op is not None
+    if action is Action.RULE:
+        return _run_ruled(session, frame, made, call)
+    if action is Action.REPLACE:
+        record(session, frame, made)
+        return _run_replaced(made, call)
+    if action is Action.STEPS:
+        return _run_steps(session, frame, made, call)
+    if action is Action.REFUSE and not in_transform():
+        raise RegistrationError(
+            f"{made.info.name} inside the forward pass, in {place(frame.path)}: with rules in force it would not give "
+            f"the model's own values; bind a rule that takes the whole module: {{{frame.path!r}: Epsilon()}}"
+        )
+    return run_uncovered(session, frame, made, call)
+
+
+def record(session: Session, frame: Frame, made: Decision, rule: Rule | None = None) -> None:
+    """Count an operation that runs, in the one place where that is done, and tell who watches."""
+    if session.stack.seen is not None:
+        session.stack.seen.told(rule or made.rule, made.status)
+    count = made.count
+    if count is None:
+        return  # the rows of the module or of the attention stand for what runs inside
+    if rule is not None and rule is not made.rule:
+        count = session.tally.count(count.key._replace(rule=rule))
+    count.calls += 1
+    if frame.unit is not None:
+        frame.unit.counts.append(count)
+
+
+def run_as_it_is(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
+    """Run an operation whose own gradient is what is wanted; name it if it has none after all."""
+    output = made.info.run(*call.args, **call.kwargs)
+    if is_cut(output):
+        note_cut(session, frame, made)
+    return output
+
+
+def is_cut(output: Any) -> bool:
+    """Whether an operation on carriers put out floating point numbers, and none that requires grad."""
+    found = [tensor for tensor in tensors_in(output) if tensor.is_floating_point() or tensor.is_complex()]
+    return bool(found) and not any(tensor.requires_grad for tensor in found)
+
+
+def note_cut(session: Session, frame: Frame, made: Decision) -> None:
+    """Count an operation as uncovered whose kernel cuts relevance off, and no longer as covered."""
+    if made.count is not None:
+        made.count.calls -= 1
+        if frame.unit is not None:
+            frame.unit.counts.remove(made.count)
+    if session.stack.seen is not None:
+        session.stack.seen.told(None, Status.UNCOVERED)
+    session.tally.uncovered(frame.path, made.info.name, NO_BACKWARD)
+
+
+def run_uncovered(session: Session, frame: Frame, made: Decision, call: OpCall, note: str = "") -> Any:
+    """Run an operation that no rule covers, and say so if relevance passes it."""
+    info = made.info
+    if session.stack.seen is not None:
+        session.stack.seen.told(None, Status.UNCOVERED)
+    if info.cuts:
+        session.tally.cut[f"{info.name} in {frame.path or '(model)'}"] = None
+    given = {id(tensor) for tensor in tensors_in((call.args, call.kwargs))}
+    output = info.run(*call.args, **call.kwargs)
+    if any(t.requires_grad and (info.op is not None or id(t) not in given) for t in tensors_in(output)):
+        frame.others = True
+        session.tally.uncovered(frame.path, info.name, note or KNOWINGLY_UNCOVERED.get(info.name, ""))
+    return output
+
+
+def run_unrecorded(session: Session, frame: Frame, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """Run a function while grad is off; in a reentrant checkpoint it will be recomputed."""
+    info = session.policy.info(function)
+    if (info.can_mutate or kwargs) and mutates(function, args, kwargs):
+        before_change(session, args, kwargs)
+    frame.served = True  # for all that one can tell
+    output = info.run(*args, **kwargs)
+    from_here = session.stack.recorded and info.op is not None and find_carriers(args, kwargs)
+    if from_here and not in_custom_function():
+        session.tally.cut[f"{info.name} without gradients in {frame.path or '(model)'}"] = None
+    may_carry = info.op is not None and not info.exact and frame.context.shadowed_by is None
+    if may_carry and any(t.is_floating_point() for t in tensors_in(output)) and not rejoin(session, frame):
+        session.tally.uncovered(frame.path, info.name, BARE)
+    return output
+
+
+def _run_ruled(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
+    info, rule, op = made.info, made.rule, made.info.op
+    assert rule is not None
+    if made.key is None and op is not None and op.held:
+        args, kwargs = hold(op, call.args, call.kwargs)
+        if find_carriers(args, kwargs):
+            call.args, call.kwargs, call.carriers = args, kwargs, find_carriers(args, kwargs)
+        else:
+            rule = STOP
+    call.rule, call.parts = rule, session.parts
+    session.stack.stopped |= isinstance(rule, Stop)
+    if not rule.knows_complex and any(x.is_complex() for x in call.carriers):
+        return run_uncovered(session, frame, made, call)
+    idle = rule.idle(call)
+    if not idle and (obstacle := _obstacle(session, frame, call.carriers)):
+        return run_uncovered(session, frame, made, call, obstacle)
+    record(session, frame, made, rule)
+    if idle:
+        return run_as_it_is(session, frame, made, call)
+    run = info.run
+    if info.name == _HOLDS_PROJECTIONS:
+        site, within = frame.site, rule if Family.ATTENTION in rule.families else None
+        inside = None if within is None else frame.context.inside
+        context = site.context_in(frame.path if within is None else inside, within, keys_inside=made.key is None)
+        run = partial(run_body, session, frame.within(context), attention_body())
+        if within is not None:  # projections, products and softmax get their rules
+            return run(*call.args, **call.kwargs)
+    args, kwargs = enter(rule, call)
+    frame.call, outer = call, frame.call
+    try:
+        if (info.can_mutate or kwargs) and mutates(info.function, args, kwargs):
+            before_change(session, args, kwargs)  # again: entering has saved the inputs too
+            call.target = next(written(call.args, call.kwargs), None)
+        output = run(*args, **kwargs)
+        if not getattr(output, "requires_grad", False) and any(x.requires_grad for x in call.inputs) and is_cut(output):
+            note_cut(session, frame, made)
+        return leave(rule, call, output)
+    finally:
+        frame.call = outer
+
+
+def _obstacle(session: Session, frame: Frame, carriers: list[Tensor]) -> str:
+    """Return why the autograd functions of rules cannot be used here; empty if they can."""
+    if any(x.layout is not torch.strided for x in carriers):
+        return "on sparse tensors"
+    if checkpoint_hook() not in (None, frame.checkpoint) and not rejoin(session, frame):
+        return BARE  # its recomputation happens in no module, so no rule would be there
+    if in_transform():
+        return "in a transform of torch.func"
+    return ""
+
+
+def _run_replaced(made: Decision, call: OpCall) -> Any:
+    assert made.key is not None
+    assert made.key.replacement is not None
+    info, args, kwargs = made.info, call.args, call.kwargs
+    if info.op is not None and is_reversed(info.op):
+        args = (args[1], args[0], *args[2:])
+    if not mutates(info.function, args, kwargs):
+        return made.key.replacement(*args, **kwargs)
+    # It gives a new tensor; what it was to be written into is spared until then.
+    target = next(written(args, kwargs))
+    args, kwargs = map_tensors(lambda tensor: tensor.clone() if tensor is target else tensor, (args, kwargs))
+    return write_into(target, made.key.replacement(*args, **kwargs))
+
+
+def _run_steps(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
+    """Run a kernel that is several operations, and give its values the backward of those, each under its rule."""
+    info = made.info
+    assert info.steps is not None
+    try:
+        steps = list(tensors_in(run_body(session, frame, info.steps, *call.args, **call.kwargs)))
+    except NotImplementedError as reason:
+        return run_uncovered(session, frame, made, call, str(reason))
+    if session.stack.seen is not None:
+        session.stack.seen.told(None, Status.EXACT)
+    if frame.context.scope is None:
+        count = session.tally.count(OpKey(frame.path, info.name, "(taken apart)", None, Status.DEFAULT))
+        count.calls += 1
+        if frame.unit is not None:
+            frame.unit.counts.append(count)
+    backward = iter(steps)
+    return map_tensors(lambda value: graft(value, next(backward)), info.run(*call.args, **call.kwargs))
+
+
+def run_body(session: Session, frame: Frame, body: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run what an operation is made of under the mode, as a part of the module that called the operation."""
+    session.stack.frames.append(frame)
+    try:
+        with session.mode:
+            return body(*args, **kwargs)
+    finally:
+        session.stack.frames.pop()

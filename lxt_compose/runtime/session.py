@@ -1,0 +1,167 @@
+"""The state of one registration: what is running, what was counted, who watches, which parts of weights are kept.
+
+Hooks and function mode hold no state of their own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..autograd import saved_values
+from ..autograd.functions import NoRelevance
+from ..autograd.trees import map_tensors, tensors_in
+from ..coverage.tally import Tally
+from ..errors import RegistrationError
+from ..keys import Assignment
+from ..rules import default_rules, find_carriers
+from ..rules.defaults import Table
+from ..rules.linear_layers.weight_parts import Parts
+from ..torch_internals import function_modes, next_node_number
+from .call_stack import CallStack, Site
+from .decisions import Policy
+from .observer import Observer
+from .unseen import made_since, mark
+
+
+class Session:
+    """What a registration knows while it is active.
+
+    Attributes:
+        stack: per thread, the modules that are running.
+        policy: what the composite says.
+        tally: what has run.
+        observer: who watches: a ledger or a conservation check.
+        parts: the parts of weights that rules have made.
+        mode: the function mode, which is active while a module runs.
+        active: whether the registration has not been removed.
+        installed: what takes hooks off the model again, and restores its flags.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        entries: tuple[Assignment, ...],
+        formulation: str,
+        defaults: bool | Table,
+        *,
+        strict: bool,
+    ) -> None:
+        self.model, self.entries, self.formulation = model, entries, formulation
+        table = default_rules(formulation) if isinstance(defaults, bool) else defaults
+        self.tally = Tally(strict=strict)
+        self.policy = Policy(entries, formulation, table, defaults is not False, self.tally)
+        self.stack, self.parts = CallStack(), Parts()
+        self.observer: Observer | None = None
+        self.mode = TorchFunctionMode()
+        self.active, self.installed = True, ExitStack()
+        self._first_sites: set[Site] = set()
+
+    def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Bring the function mode in, innermost: an outermost module begins in this thread.
+
+        Raises:
+            RegistrationError: nothing can be recorded, since inference mode is on; or another composite is at work.
+        """
+        stack = self.stack
+        stack.start()
+        saved_values.prune()
+        if torch.is_inference_mode_enabled() or any(t.is_inference() for t in tensors_in((args, kwargs))):
+            raise RegistrationError(
+                f"relevance needs a recorded forward pass, but {type(self.model).__name__} was called in inference "
+                f"mode or with a tensor made there; call it outside torch.inference_mode(), with inputs made outside"
+            )
+        modes = function_modes()
+        for mode in modes:
+            other = getattr(mode, "session", None)
+            if isinstance(other, Session) and other is not self and other.stack.innermost() is not None:
+                raise RegistrationError(
+                    f"{type(self.model).__name__} is called inside {type(other.model).__name__}, and "
+                    f"both have a composite, which would act twice; remove one, or register on the outer model alone"
+                )
+        self.tally.executed = True
+        stack.began = next_node_number()
+        stack.root_inputs = find_carriers(args, kwargs)
+        if self.mode not in modes:  # an interrupt may have left it there
+            self.mode.__enter__()
+        if self.observer is not None:
+            self.observer.start(args, kwargs)
+
+    def end(self) -> None:
+        """Take the function mode out: the outermost module has ended in this thread."""
+        if function_modes()[-1:] == [self.mode]:
+            self.mode.__exit__(None, None, None)
+        saved_values.prune()
+        self.stack.start()
+        self.stack.ended = next_node_number()
+
+    def remove(self) -> None:
+        """Take everything off the model; during a forward pass too, and after an interrupt."""
+        self.active = False
+        self.installed.close()
+        self.parts.close()
+        self.stack.frames.clear()
+        self.end()
+
+    def check_between(self) -> None:
+        """Count the operations that ran between the outermost module that ended last and the one that begins."""
+        stack = self.stack
+        if stack.ended is None:
+            return
+        for x in stack.root_inputs:
+            for name in made_since(x, stack.ended):
+                self.tally.uncovered("", name, "run between parts of the model that were called on their own")
+        mark(stack.root_inputs)
+
+    def takes_first_layer(self, site: Site, other: Assignment | None) -> bool:
+        """Whether a layer in this module is the first that relevance reaches, and its key goes before `other`."""
+        key, stack = self.policy.first_layer, self.stack
+        if key is None or (other is not None and self.entries.index(other) < self.entries.index(key)):
+            return False
+        if stack.frames[0].path:  # no whole forward pass, but a block of it, recomputed for its backward
+            return site in self._first_sites
+        if not stack.first_layer_met:
+            self._first_sites.add(site)
+        return not stack.first_layer_met
+
+    def finish(self, module: nn.Module, output: Any) -> Any:
+        """Return the output of an outermost module; one that rules cut off from every input still has a backward.
+
+        Raises:
+            RegistrationError: nothing in the whole forward pass required grad.
+        """
+        stack = self.stack
+        outputs = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
+        if module is not self.model or not torch.is_grad_enabled() or any(t.requires_grad for t in outputs):
+            return output
+        if not (stack.carriers_met or stack.root_inputs):
+            raise RegistrationError(
+                f"no relevance can flow: no input of {type(self.model).__name__} requires grad, and nothing inside "
+                f"does; call x.requires_grad_() on a floating point input before the forward pass (integer inputs such "
+                f"as token ids cannot: pass their embeddings, e.g. inputs_embeds=)"
+            )
+        if not ((stack.stopped or not self.tally.cut) and stack.root_inputs and outputs):
+            return output
+        self._warn_all_stopped()
+        first, inputs = outputs[0], stack.root_inputs
+
+        def with_backward(tensor: Tensor) -> Tensor:
+            result: Tensor = NoRelevance.apply(tensor, *inputs) if tensor is first else tensor
+            return result
+
+        return map_tensors(with_backward, output)
+
+    def _warn_all_stopped(self) -> None:
+        if self.tally.all_stopped:
+            return
+        self.tally.all_stopped = True
+        warnings.warn(
+            f"no input of {type(self.model).__name__} gets any relevance: all of it ends at rules that stop it "
+            f"(square roots, powers, norms by default) or at operands that are held constant; see the report",
+            stacklevel=2,
+        )
