@@ -138,7 +138,9 @@ def test_checkpoint_sequential(how):
 def test_a_torch_whose_checkpoints_cannot_be_reached(call, formulation, monkeypatch):
     """Modules bring their rules in again by themselves; a function that is no module is reported as uncovered."""
     for user in (module_hooks, operations):
-        monkeypatch.setattr(user, "rejoin", lambda session, frame: checkpoint_hook() is None and torch.is_grad_enabled())
+        monkeypatch.setattr(
+            user, "rejoin", lambda session, frame: checkpoint_hook() is None and torch.is_grad_enabled()
+        )
     for rules in CHECKPOINT_RULES:
         found, composite = [], Composite(rules, formulation=formulation)
         for how in (call, direct):
