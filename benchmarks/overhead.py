@@ -1,18 +1,22 @@
 """What a composite costs: time and peak memory as a multiple of plain gradient x input, all in one run.
 
     python benchmarks/overhead.py [--repeats 15]
+    python benchmarks/overhead.py --small        # tiny transformers: Python alone counts
 
-The base freezes the parameters, as a registration does, so both compute the gradient of the input alone.
+The base freezes the parameters, as a registration does, so both compute the gradient of the input alone. ``--small``
+counts the processor time of one thread, so that others on the machine matter less.
 """
 
 import argparse
+import time
 
 import torch
 from measure import peak_memory, ratios, show, times
+from small_transformers import EmptyHooks, bert, llama
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lxt_compose import AlphaBeta, Composite, Epsilon, Gamma
+from lxt_compose import AlphaBeta, Composite, Epsilon, Gamma, presets
 
 
 def mlp() -> tuple[nn.Module, Tensor]:
@@ -102,12 +106,42 @@ class Runner:
             (x.detach() * x.grad)
 
 
+def small(repeats: int) -> None:
+    """Print what the AttnLRP preset costs on tiny transformers, beside hooks and a function mode that do nothing."""
+    torch.set_num_threads(1)
+    rows = []
+    for build in (bert, llama):
+        plain, x = build()
+        jobs = {"gradient x input": Runner(plain, x, None)}
+        empty, _ = build()
+        EmptyHooks(empty)
+        jobs["empty hooks and mode"] = Runner(empty, x, None)
+        for formulation in ("gradient", "relevance"):
+            model, composite = build()[0], presets.attnlrp(formulation=formulation)
+            composite.register(model)
+            jobs[f"attnlrp ({formulation})"] = Runner(model, x, composite)
+        seconds = times(jobs, repeats, time.process_time)
+        ratio = ratios(seconds, "gradient x input")
+        rows += [[build.__name__, name, min(seconds[name]) * 1e3, ratio[name]] for name in jobs]
+    title = "tiny transformers: 6 layers of width 64, 16 tokens, batch 1, one thread"
+    show(title, ["model", "", "best, ms", "time (x gradient)"], rows)
+
+
 def main() -> None:
     """Print one table for each model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=15)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--repeats", type=int, help="rounds (15; with --small 101)")
+    parser.add_argument("--small", action="store_true", help="tiny transformers alone")
+    options = parser.parse_args()
     torch.manual_seed(0)
+    if options.small:
+        small(options.repeats or 101)
+    else:
+        large(options.repeats or 15)
+
+
+def large(repeats: int) -> None:
+    """Print time and memory of each composite on networks of a usual size."""
     for build in (mlp, cnn, transformer):
         base, x = build()
         base.eval().requires_grad_(False)
