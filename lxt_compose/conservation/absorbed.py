@@ -38,7 +38,6 @@ from ..rules.linear_layers.jacobian import layer_of
 from ..rules.linear_layers.layer import Layer
 from ..rules.linear_layers.weight_parts import negative, positive, square
 from ..rules.scaling import Scaling
-from ..rules.slopes import has_own_slope, slope_of
 from ..rules.softmax import softmax_dim
 from ..rules.split import Split
 from ..rules.taylor_decomposition import linear_part
@@ -164,16 +163,18 @@ def _(rule: SoftmaxTaylor, ran: Ran, slot: Tensor) -> Amounts:
 
 @absorbed.register
 def _(rule: Identity, ran: Ran, slot: Tensor) -> Amounts:
-    """In the gradient formulation ``g * (f(x) - x * slope)``: not 0 where f(0) is not."""
-    if ran.formulation == RELEVANCE:
-        return {}
+    """``R * f(0) / f(x)``, with the slope of the secant ``R - R / f(x) * x * slope``."""
     call = ran.call()
-    if has_own_slope(call):  # and an operation in place may have overwritten x
-        return {}
+    if rule.idle(call) or (ran.formulation == RELEVANCE and rule.passes_whole(call)):
+        return {}  # and an operation in place may have overwritten x
     x, z = call.values[0], ran.z
-    slope, saved = slope_of(call, x, z)
-    kept = slot * z - (slot.reshape(x.shape) * x * slope(*saved)).reshape(z.shape)
-    return {STABILIZER: ran.by_sample(kept)}
+    factor, saved, has_bias = rule.slope(call, x, z)
+    if ran.formulation == RELEVANCE and not has_bias:
+        return {}
+    r = ran.relevance(slot)
+    g = torch.where(z == 0, 0, r / torch.where(z == 0, 1, z)) if ran.formulation == RELEVANCE else slot
+    kept = r - (g.reshape(x.shape) * x * factor(*saved)).reshape(z.shape)
+    return {BIAS if has_bias else STABILIZER: ran.by_sample(kept)}
 
 
 @absorbed.register

@@ -20,6 +20,7 @@ from ..coverage.rows import Status
 from ..ops import Family
 from ..rules import GRADIENT, Identity, Norm, Rule, SoftmaxTaylor
 from ..rules.epsilon import through_layer
+from ..rules.identity import ElementwiseRule
 from ..rules.linear_layers.layer import LAYER_TYPES, Layer
 from ..rules.split import Split
 from .bias_share import KNOWN_SPLITS, bias_share, counts_bias
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
 BIAS, CONSTANT, SOFTMAX, STABILIZER = "bias", "constant", "softmax", "stabilizer"
 NORM, RULE, UNCOVERED = "norm", "rule", "uncovered"
 KINDS = {
-    BIAS: "biases of layers, which keep their share of the output",
+    BIAS: "biases of layers, which keep their share of the output; of activations, f(0)",
     CONSTANT: "tensors and numbers without relevance that are added or put in: positions, class tokens, padding",
     SOFTMAX: "what the expansion of softmax leaves over, in attention as well",
-    STABILIZER: "epsilon in denominators; an activation that is not 0 at an input of 0",
+    STABILIZER: "epsilon in denominators",
     NORM: "statistics of normalizations: the mean that a batch norm takes off",
     RULE: "what a rule changes by itself: a block that is not linear under Epsilon, a rule that does not conserve",
     UNCOVERED: "operations that no rule covers: what the plain gradient loses or makes there",
@@ -71,11 +72,15 @@ def rest_of(operation: Operation) -> str:
         return STABILIZER
     if op.family in (Family.LINEAR, Family.MOVEMENT):
         return CONSTANT
-    return STABILIZER if status is Status.DEFAULT or isinstance(rule, Identity) else RULE
+    if isinstance(rule, Identity) and not rule.zero_bias:
+        return BIAS
+    return STABILIZER if status is Status.DEFAULT or isinstance(rule, ElementwiseRule) else RULE
 
 
 def _rest_of_module(module: nn.Module, rule: Rule) -> str:
-    if isinstance(rule, (Identity, Split)):
+    if isinstance(rule, Identity) and not rule.zero_bias:
+        return BIAS
+    if isinstance(rule, (ElementwiseRule, Split)):
         return STABILIZER
     if isinstance(module, LAYER_TYPES):
         return STABILIZER if module.bias is None or not counts_bias(rule) else BIAS

@@ -36,7 +36,13 @@ class EpsilonRule(Epsilon):
     epsilon: float = 1e-8
 
 
-IdentityRule = Identity
+@dataclass(frozen=True)
+class IdentityRule(Identity):
+    """:class:`Identity` by the name that it has in LXT, where all relevance passes, also that of f(0)."""
+
+    zero_bias: bool = True
+
+
 UniformRule = Uniform
 UniformEpsilonRule = UniformEpsilon
 StopRelevanceRule = Stop
@@ -86,7 +92,7 @@ _RULES: dict[Any, Callable[..., Rule]] = {
     functional.layer_norm: Norm,
     functional.rms_norm_identity: Pass,
     functional.normalize: Pass,
-    functional.identity: lambda fn=None: Identity(),
+    functional.identity: lambda fn=None: IdentityRule(),
     functional.stop_relevance: lambda fn=None: Stop(),
     functional.epsilon_lrp: lambda fn=None, epsilon=1e-8: Epsilon(epsilon),
     modules.LinearEpsilon: _linear,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..autograd.functions import Bypass, Rebind, RelevanceFunction, shared_evenly
 from .base import Call
-from .identity import _passed_on, _sloped, _through_ratio
+from .identity import _less_bias, _passed_on, _sloped, _through_ratio
 from .scaling import Scaling, addends_of
 from .uniform import Uniform
 
@@ -93,10 +93,11 @@ class Gated(Uniform):
     """Each of the n factors of a product gets the same part of the relevance, but a sigmoid gate gets none.
 
     :class:`Uniform`, except where a factor comes out of a sigmoid (``sigmoid(gate) * x``, ``(1 - sigmoid(gate)) * x``)
-    and another does not: the others take all. What a sigmoid would get goes on to its input z as ``sigmoid(z) / z``,
-    which has no bound at z = 0: over the positions of a recurrent net it grows beyond all measure. Gates with
-    f(0) = 0 (SiLU, GELU, tanh) do not do that, and share. Where the default for products is Uniform, such products
-    take this rule; a key, ``{torch.mul: Uniform()}``, goes before it.
+    and another does not: the others take all. What a sigmoid would get, ``R / 2``, its input z would get only in part,
+    ``R / 2 * (sigmoid(z) - 1/2) / sigmoid(z)``, since sigmoid(0) = 1/2 is a bias (:class:`Identity`): that is
+    bounded, but nothing at a gate that is half open. So each gate on the way would take up to half of the relevance
+    out, position by position in a recurrent net. Gates with f(0) = 0 (SiLU, GELU, tanh) lose nothing, and share. Where
+    the default for products is Uniform, such products take this rule; a key, ``{torch.mul: Uniform()}``, goes before.
 
     Raises:
         RuleError: a factor cannot be broadcast to the output's shape, or (gradient) the operation is no product.
@@ -130,7 +131,7 @@ _MADE = frozenset(
 )
 # What joins several: of gates, it is one.
 _JOINS = frozenset({"Mul", "Cat", "Stack", "Where"})
-_IDENTITIES = (_passed_on, _sloped, _through_ratio)
+_IDENTITIES = (_less_bias, _passed_on, _sloped, _through_ratio)
 _FURTHEST = 16
 
 

@@ -1,31 +1,23 @@
 """The identity rule for elementwise functions, and its form as a ratio."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..autograd.functions import Slots, bypass
-from ..autograd.numerics import may_write_over, stabilize
+from ..autograd.numerics import may_write_over, narrowed, stabilize
 from ..errors import RuleError
-from .base import Call, Rule, only_output
-from .slopes import has_own_slope, slope_of
+from ..ops.slopes import OPAQUE, THROUGH_ZERO
+from .base import QUIET, Call, Rule, only_output
+from .slopes import Slope, has_own_slope, name_of_function, slope_of
 
 
 @dataclass(frozen=True)
-class Identity(Rule):
-    """Relevance passes an elementwise function unchanged.
-
-    ``R_x = R_z`` for ``z = f(x)``. In the gradient formulation ``g_x = g_z * f(x) / x``, in closed form where it is
-    known (ReLU: x > 0, SiLU: sigmoid(x), GELU: Phi(x), tanh: tanh(x)/x with limit 1 at 0, ...), else as a
-    stabilized ratio.
-
-    Raises:
-        RuleError: there are several carriers or outputs, or input and output differ in their number of elements.
-
-    Source: Achtibat et al. 2024 (AttnLRP), eq. 9.
-    """
+class ElementwiseRule(Rule):
+    """Base of the rules with one input and one output of as many elements."""
 
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""
@@ -37,13 +29,17 @@ class Identity(Rule):
         """See :meth:`Rule.leave`."""
         if self.idle(call):
             return outputs
-        z, x = self._pair(call, outputs), call.values[0]
-        if call.relevance:
-            return [bypass(partial(_passed_on, _name_of(call), x.shape), z, (), call.carriers)]
-        slope, saved = self._slope(call, x, z)
-        return [bypass(partial(_sloped, _name_of(call), slope), z, saved, call.carriers)]
+        z, x, name = self.pair(call, outputs), call.values[0], _name_of(call)
+        if call.relevance and self.passes_whole(call):
+            return [bypass(partial(_passed_on, name, x.shape), z, (), call.carriers)]
+        slope = self.slope(call, x, z)
+        if not call.relevance:
+            return [bypass(partial(_sloped, name, slope.factor), z, slope.saved, call.carriers)]
+        if not slope.has_bias:
+            return [bypass(partial(_passed_on, name, x.shape), z, (), call.carriers)]
+        return [bypass(partial(_less_bias, name, slope.factor), z, (z, *slope.saved), call.carriers)]
 
-    def _pair(self, call: Call, outputs: list[Tensor]) -> Tensor:
+    def pair(self, call: Call, outputs: list[Tensor]) -> Tensor:
         """The output, which has one element for each of the input."""
         z, x = only_output(self, call, outputs), call.values[0]
         if z.numel() != x.numel():
@@ -53,12 +49,56 @@ class Identity(Rule):
             )
         return z
 
+    def passes_whole(self, call: Call) -> bool:
+        """Whether all relevance passes, so that the slope is not needed in the relevance formulation."""
+        return True
+
+    def slope(self, call: Call, x: Tensor, z: Tensor) -> Slope:
+        """What the gradient is multiplied with."""
+        return slope_of(call, x, z, whole=True)
+
+
+@dataclass(frozen=True)
+class Identity(ElementwiseRule):
+    """Relevance passes an elementwise function unchanged, but for the share of its bias f(0).
+
+    ``z = f(x) = f(0) + (f(x) - f(0))``: the first part is constant, and keeps its share as the bias of a layer does:
+    ``R_x = R_z * (f(x) - f(0)) / f(x)``, which is R_z where f(0) = 0 (ReLU, GELU, tanh). In the gradient formulation
+    ``g_x = g_z * (f(x) - f(0)) / x``, the slope of a secant, with limit f'(0) at 0; in closed form where it is known
+    (ReLU: x > 0, SiLU: sigmoid(x), GELU: Phi(x), tanh: tanh(x) / x, sigmoid: tanh(x / 2) / (2 x), ...). An output of 0
+    passes nothing on.
+
+    The slope is no larger than those of f, so ``|R_x| <= L * |x| * |R_z / z|`` if f has slopes up to L, and relevance
+    stays in bounds from layer to layer. If all of R_z went to x (`zero_bias`), ``R_z / x`` would have no bound at
+    x = 0, and the layer below divides by that x. With f(0) as a bias, relevance does not depend on how a constant is
+    divided between f and the bias of the layer above: sigmoid(x) and ``1/2 + tanh(x / 2) / 2`` get the same.
+
+    Where f(0) is not finite, f is expanded at another point a, ``g_x = g_z * (f(x) - f(a)) / (x - a)``: a = 1 for
+    logarithms, so that ``log(exp(x))`` is the identity, 1/2 for logit. The bias then is ``f(a) - a * slope``. Functions
+    with no such point (acosh), and modules that are not elementwise (a normalization), pass all of R_z.
+
+    Args:
+        zero_bias: whether f(0) gets no relevance, so that all of it passes: ``R_x = R_z``, ``g_x = g_z * f(x) / x``.
+
+    Raises:
+        RuleError: there are several carriers or outputs, or input and output differ in their number of elements.
+
+    Source: Achtibat et al. 2024 (AttnLRP), eq. 9, for f(0) = 0; the bias as in Bach et al. 2015, eq. 58.
+    """
+
+    zero_bias: bool = field(default=False, metadata=QUIET)
+
     def idle(self, call: Call) -> bool:
         """See :meth:`Rule.idle`: piecewise linear functions through 0 have f(x) / x as their own derivative."""
         return not call.relevance and len(call.carriers) == 1 and has_own_slope(call)
 
-    def _slope(self, call: Call, x: Tensor, z: Tensor) -> tuple[partial[Tensor], tuple[Tensor, ...]]:
-        return slope_of(call, x, z)
+    def passes_whole(self, call: Call) -> bool:
+        """Whether f(0) is 0, or its share passes too."""
+        return self.zero_bias or name_of_function(call) in THROUGH_ZERO | OPAQUE
+
+    def slope(self, call: Call, x: Tensor, z: Tensor) -> Slope:
+        """What the gradient is multiplied with."""
+        return slope_of(call, x, z, whole=self.zero_bias)
 
 
 def _name_of(call: Call) -> str:
@@ -70,15 +110,25 @@ def _passed_on(_: str, shape: torch.Size, slot: Tensor) -> Slots:
     return (slot.reshape(shape),)
 
 
-def _sloped(_: str, slope: partial[Tensor], slot: Tensor, *saved: Tensor) -> Slots:
+def _sloped(_: str, slope: Callable[..., Tensor], slot: Tensor, *saved: Tensor) -> Slots:
     factor = slope(*saved)
     slot = slot.reshape(factor.shape)
     # the slope is nobody else's, so its memory can take the result; not so where the backward itself is recorded
     return (factor.mul_(slot) if may_write_over(slot) else slot * factor,)
 
 
+def _less_bias(_: str, slope: Callable[..., Tensor], slot: Tensor, z: Tensor, *saved: Tensor) -> Slots:
+    """``R / z * slope * x``; 0 where z is 0, or too small to divide by."""
+    x = saved[0]
+    if x.dtype in (torch.float16, torch.bfloat16):  # an output below their range divides a relevance below it
+        saved, z = (x.float(), *saved[1:]), z.float()
+    small = z.abs() < torch.finfo(z.dtype).tiny
+    gradient = (slot / torch.where(small, 1, z)).masked_fill(small, 0).reshape(x.shape)
+    return (narrowed(gradient * slope(*saved) * saved[0], x.dtype),)
+
+
 @dataclass(frozen=True)
-class Ratio(Identity):
+class Ratio(ElementwiseRule):
     """A nonlinearity taken for a product with a constant: ``f(x) = x * const``, ``const = f(x) / x`` held fixed.
 
     ``g_x = g_z * f(x) / x`` in both formulations, that is ``R_x = x * (f(x) / x) * R_z / z``. Where x and f(x) are not
@@ -93,11 +143,15 @@ class Ratio(Identity):
     Source: Jafari et al. 2025 (RelP), where f(x) is computed as ``x * stop_gradient(f(x) / x)``, a pseudo-identity.
     """
 
+    def idle(self, call: Call) -> bool:
+        """See :meth:`Rule.idle`."""
+        return not call.relevance and len(call.carriers) == 1 and has_own_slope(call)
+
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
         """See :meth:`Rule.leave`."""
         if not call.relevance:
             return super().leave(call, outputs)
-        z, x = self._pair(call, outputs), call.values[0]
+        z, x = self.pair(call, outputs), call.values[0]
         return [bypass(partial(_through_ratio, _name_of(call)), z, (x, z), call.carriers)]
 
 

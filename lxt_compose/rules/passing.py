@@ -1,17 +1,17 @@
 """The rule that passes relevance unchanged through anything."""
 
 from dataclasses import dataclass
-from functools import partial
 
 from torch import Tensor
 
 from ..autograd.numerics import stabilize
 from .base import Call
-from .identity import Identity
+from .identity import ElementwiseRule
+from .slopes import Slope
 
 
 @dataclass(frozen=True)
-class Pass(Identity):
+class Pass(ElementwiseRule):
     """Relevance passes a whole module or operation unchanged, whatever it computes; reshaped where shapes differ.
 
     ``R_x = R_z``. In the gradient formulation ``g_x = g_z * z / (x + epsilon * sign(x))``, epsilon the resolution.
@@ -23,12 +23,9 @@ class Pass(Identity):
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4.
     """
 
-    def idle(self, call: Call) -> bool:
-        """See :meth:`Rule.idle`."""
-        return False
-
-    def _slope(self, call: Call, x: Tensor, z: Tensor) -> tuple[partial[Tensor], tuple[Tensor, ...]]:
-        return partial(_plain_ratio), (x, z)
+    def slope(self, call: Call, x: Tensor, z: Tensor) -> Slope:
+        """What the gradient is multiplied with."""
+        return Slope(_plain_ratio, (x, z))
 
 
 def _plain_ratio(x: Tensor, z: Tensor) -> Tensor:

@@ -1,111 +1,115 @@
-"""f(x) / x of elementwise functions: what the identity rule multiplies gradients with in the gradient formulation."""
+"""Slopes of elementwise functions: what the identity rule multiplies gradients with in the gradient formulation."""
 
-import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..autograd.numerics import stabilize
+from ..ops import Family
+from ..ops.slopes import (
+    CLOSED,
+    CLOSED_WITH_BIAS,
+    OPAQUE,
+    OWN_SLOPE,
+    function_of_module,
+    gelu,
+    limited,
+    power,
+    softplus,
+)
 from .base import Call
-
-# Piecewise linear with f(0) = 0 and no other kink: the derivative is f(x) / x, so autograd does it for nothing.
-_OWN_SLOPE = frozenset({"relu", "leaky_relu", "abs", "prelu", "rrelu", "positive", "neg"})
+from .expansion import Expansion, expand_function, expand_module
 
 
-def _gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """``Phi(x) = gelu(x) / x`` by torch's own kernel, several times faster than erf and its neighbors one by one.
+class Slope(NamedTuple):
+    """``(f(x) - f(a)) / (x - a)`` as a function of saved tensors."""
 
-    x is moved away from 0 by less than it is rounded by, so that the quotient is 1/2 there.
-    """
-    x = torch.copysign(x.new_full((), 4 * torch.finfo(x.dtype).tiny), x).add_(x)
-    return F.gelu(x, approximate=approximate).div_(x)
-
-
-def _limited(f: Callable[[Tensor], Tensor], limit: float, x: Tensor) -> Tensor:
-    """f(x) / x, and its limit where x is 0 or too small to divide by."""
-    tiny = x.abs() < torch.finfo(x.dtype).tiny
-    one = x.new_ones(())
-    return torch.where(tiny, one * limit, f(x) / torch.where(tiny, one, x))
+    factor: Callable[..., Tensor]
+    saved: tuple[Tensor, ...]
+    has_bias: bool = False
+    """Whether a part of f(x) is constant, so that not all of the relevance passes."""
 
 
-# Closed forms, by the name of the operation, for functions with f(0) = 0.
-_CLOSED: dict[str, Callable[..., Tensor]] = {
-    "silu": torch.sigmoid,
-    "gelu": _gelu,
-    "mish": lambda x: torch.tanh(F.softplus(x)),
-    "softsign": lambda x: 1 / (1 + x.abs()),
-    "hardswish": lambda x: (x / 6 + 0.5).clamp(0, 1),
-    "tanh": partial(_limited, torch.tanh, 1.0),
-    "sin": partial(_limited, torch.sin, 1.0),
-    "tan": partial(_limited, torch.tan, 1.0),
-    "asin": partial(_limited, torch.asin, 1.0),
-    "atan": partial(_limited, torch.atan, 1.0),
-    "sinh": partial(_limited, torch.sinh, 1.0),
-    "asinh": partial(_limited, torch.asinh, 1.0),
-    "atanh": partial(_limited, torch.atanh, 1.0),
-    "erf": partial(_limited, torch.erf, 2 / math.sqrt(math.pi)),
-    "expm1": partial(_limited, torch.expm1, 1.0),
-    "log1p": partial(_limited, torch.log1p, 1.0),
-    "relu6": partial(_limited, F.relu6, 0.0),
-}
-_LIMITS = {"elu": 1.0, "selu": 1.0507009873554805, "celu": 1.0, "hardtanh": 1.0, "clipped gelu": 0.5}
-
-_CLOSED |= {
-    "identity": torch.ones_like,
-    "tanh gelu": partial(_gelu, approximate="tanh"),
-    "fast gelu": lambda x: 0.5 * (1 + torch.tanh(x * 0.7978845608 * (1 + 0.044715 * x * x))),
-    "quick gelu": lambda x: torch.sigmoid(1.702 * x),
-    "square": lambda x: x.clone(),
-    "squared relu": F.relu,
-}
-
-# Modules that are one elementwise function: from where the class stands and its name to the function.
-_MODULES = {
-    "torch.nn.modules.activation": {
-        "ReLU": "relu", "LeakyReLU": "leaky_relu", "PReLU": "prelu", "SiLU": "silu", "GELU": "gelu", "Mish": "mish",
-        "Softsign": "softsign", "Hardswish": "hardswish", "Tanh": "tanh", "ReLU6": "relu6", "ELU": "elu",
-        "SELU": "selu", "CELU": "celu", "Hardtanh": "hardtanh",
-    },
-    "transformers.activations": {
-        "GELUActivation": "gelu", "GELUTanh": "tanh gelu", "NewGELUActivation": "tanh gelu",
-        "FastGELUActivation": "fast gelu", "AccurateGELUActivation": "tanh gelu",
-        "ClippedGELUActivation": "clipped gelu", "QuickGELUActivation": "quick gelu",
-        "SiLUActivation": "silu", "MishActivation": "mish", "LinearActivation": "identity",
-        "ReLUSquaredActivation": "squared relu", "XIELUActivation": "xielu",
-    },
-}  # fmt: skip
-
-
-def _name_of(call: Call) -> str:
+def name_of_function(call: Call) -> str:
+    """The name of the elementwise function that is called; empty if it is not known."""
     if call.module is not None:
-        kind = type(call.module)
-        return _MODULES.get(kind.__module__, {}).get(kind.__name__, "")
+        return function_of_module(type(call.module))
     return call.op.name if call.op is not None else ""
 
 
 def has_own_slope(call: Call) -> bool:
     """Whether the function's own derivative is f(x) / x everywhere."""
-    return _name_of(call) in _OWN_SLOPE
+    return name_of_function(call) in OWN_SLOPE
 
 
-def slope_of(call: Call, x: Tensor, z: Tensor) -> tuple[partial[Tensor], tuple[Tensor, ...]]:
-    """A function of the saved tensors that gives f(x) / x, and those tensors."""
-    name = _name_of(call)
+def slope_of(call: Call, x: Tensor, z: Tensor, *, whole: bool = False) -> Slope:
+    """The slope of ``z = f(x)`` from its point of expansion to x.
+
+    Args:
+        call: the call of f.
+        x: its input.
+        z: its output.
+        whole: whether f(0) is left out, so that the slope is f(x) / x.
+    """
+    name = name_of_function(call)
+    if name in CLOSED_WITH_BIAS and not whole:
+        return Slope(_with_options(CLOSED_WITH_BIAS[name], name, call), (x,), has_bias=True)
+    closed = _through_zero(name, call, x)
+    if closed is not None:
+        return closed
+    expansion = None if name in CLOSED_WITH_BIAS else expansion_of(call, x, z)
+    if expansion is None:
+        return Slope(ratio, (x, z))
+    at, value, slope = expansion
+    if whole or not expansion.has_bias:
+        known = isinstance(slope, float) and not expansion.has_bias
+        return Slope(partial(ratio, limit=slope if known else None), (x, z))
+    if isinstance(value, Tensor):
+        return Slope(partial(secant, at), (x, z, value, slope), has_bias=True)
+    return Slope(partial(secant, at, value=value, slope=slope), (x, z), has_bias=True)
+
+
+def _with_options(factor: Callable[..., Tensor], name: str, call: Call) -> Callable[..., Tensor]:
+    """A closed form with the arguments that the call gives it."""
+    if name != "softplus":
+        return partial(factor)
+    if isinstance(call.module, nn.Softplus):
+        return partial(softplus, beta=call.module.beta, threshold=call.module.threshold)
+    given = dict(zip(("beta", "threshold"), call.args[1:], strict=False))
+    return partial(softplus, **given, **{k: v for k, v in call.kwargs.items() if k in ("beta", "threshold")})
+
+
+def _through_zero(name: str, call: Call, x: Tensor) -> Slope | None:
+    """The slope f(x) / x in closed form, if there is one."""
     if name == "gelu":
         module_form = getattr(call.module, "approximate", "none")
         given = call.args[1] if len(call.args) > 1 and call.module is None else module_form
-        return partial(_gelu, approximate=call.kwargs.get("approximate", given)), (x,)
+        return Slope(partial(gelu, approximate=call.kwargs.get("approximate", given)), (x,))
     if name in ("pow", "float_power"):
         exponent = call.kwargs.get("exponent", call.args[1] if len(call.args) > 1 else 1)
-        return partial(torch.pow, exponent=exponent - 1), (x,)
+        if isinstance(exponent, Tensor):
+            return Slope(power, (x, exponent))
+        return Slope(partial(power, exponent=exponent), (x,))
+    if name == "sqrt":
+        return Slope(partial(power, exponent=0.5), (x,))
     if name == "xielu":
-        return partial(_xielu), (x, *(getattr(call.module, part) for part in ("alpha_p", "alpha_n", "beta")))
-    if name in _CLOSED:
-        return partial(_CLOSED[name]), (x,)
-    return partial(ratio, limit=_LIMITS.get(name)), (x, z)
+        return Slope(_xielu, (x, *(getattr(call.module, part) for part in ("alpha_p", "alpha_n", "beta"))))
+    return Slope(partial(CLOSED[name]), (x,)) if name in CLOSED else None
+
+
+def expansion_of(call: Call, x: Tensor, z: Tensor) -> Expansion | None:
+    """The point at which a function without a closed form is expanded; None if there is none, or it is unknown."""
+    if call.module is not None:
+        return expand_module(call.module, x, z) if len(call.args) == 1 and not call.kwargs else None
+    if call.op is None or call.function is None or call.op.name in OPAQUE:
+        return None
+    if call.op.family not in (Family.ACTIVATION, Family.STATISTIC):
+        return None
+    return expand_function(call.function, call.args, call.kwargs, x)
 
 
 def _xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor) -> Tensor:
@@ -113,8 +117,21 @@ def _xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor) -> Tensor:
 
     Source: Huang 2024 (arXiv:2411.13010), eq. 5.
     """
-    below = _limited(torch.expm1, 1.0, x.clamp(max=0)) - 1
+    below = limited(torch.expm1, 1.0, x.clamp(max=0)) - 1
     return torch.where(x > 0, F.softplus(alpha_p) * x, below * (beta + F.softplus(alpha_n))) + beta
+
+
+def secant(at: float, x: Tensor, z: Tensor, value: Any, slope: Any) -> Tensor:
+    """``(z - value) / (x - at)``, near `at` the derivative there; 0 where z is 0, which has nothing to pass on.
+
+    Where x is nearer to `at` than the square root of the machine epsilon, the difference of z and value has lost half
+    of its digits, and the derivative is as exact.
+    """
+    z = z.reshape(x.shape)
+    step = x - at if at else x
+    near = step.abs() < torch.finfo(x.dtype).eps ** 0.5
+    found = (z - value) / torch.where(near, 1, step)
+    return torch.where(near, slope, found.masked_fill(z == 0, 0)).to(x.dtype)
 
 
 def ratio(x: Tensor, z: Tensor, *, limit: float | None = None) -> Tensor:

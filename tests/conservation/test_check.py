@@ -333,6 +333,10 @@ def test_activations_that_are_not_0_at_0_lose_what_no_input_can_explain(formulat
     x = torch.tensor([[0.0, 1e-20, -1.0], [0.5, 0.0, 3.0]]).double()
     check, _ = checked(Fn(lambda m, x: torch.sigmoid(x)), x, Composite(formulation=formulation))
     (row,) = check.rows
+    assert row.absorbed["bias"].any()
+    plain = Composite({torch.sigmoid: Identity(zero_bias=True)}, formulation=formulation)
+    check, _ = checked(Fn(lambda m, x: torch.sigmoid(x)), x, plain)
+    (row,) = check.rows
     assert ("stabilizer" in row.absorbed) == (formulation == "gradient")
 
 

@@ -481,6 +481,22 @@ def test_a_custom_autograd_function_is_weighed(place, formulation):
     assert "Swish.apply" in str(books.check)
 
 
+@pytest.mark.parametrize("kind", [nn.Sigmoid, nn.Softplus, nn.LogSigmoid, nn.Hardsigmoid])
+@pytest.mark.parametrize("keyed", [False, True], ids=["default", "key"])
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_what_an_activation_is_at_zero_is_booked_as_its_bias(formulation, keyed, kind):
+    """For the last one in the net this is ``w f(0)``, summed over the units."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), kind(), nn.Linear(8, 8), kind(), nn.Linear(8, 3)).double()
+    x = torch.randn(4, 6, dtype=torch.float64)
+    books = closes(model, x, Composite({kind: Identity()} if keyed else {}, formulation=formulation))
+    assert set(books.absorbed) <= {"bias", "stabilizer"}
+    (row,) = [entry for entry in books.entries if entry.path == "3"]
+    with torch.no_grad():
+        expected = (model[4].weight[0] * kind()(torch.zeros(8).double())).sum()
+    torch.testing.assert_close(row.absorbed["bias"].by_sample, expected.expand(4), rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("share", "text"),
     [

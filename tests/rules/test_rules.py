@@ -176,7 +176,7 @@ ELEMENTWISE = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("rule", [Identity(), Ratio()], ids=str)
+@pytest.mark.parametrize("rule", [Identity(zero_bias=True), Ratio()], ids=str)
 @pytest.mark.parametrize("function", ELEMENTWISE, ids=lambda function: function.__name__)
 def test_identity_and_ratio(function, rule):
     """``R_x = R_z``; in the gradient formulation ``g f(x) / x``; the two rules agree where nothing is 0."""

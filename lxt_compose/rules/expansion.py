@@ -1,0 +1,163 @@
+"""Where an elementwise function without a closed form is expanded: at 0, or where else it is finite.
+
+The function is evaluated there once, in float64 on the CPU, by torch's own kernel or by a copy of the module, so that
+neither the model's state nor its values change.
+"""
+
+import copy
+import weakref
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..autograd.trees import map_tensors, tensors_in
+
+POINTS = (0.0, 1.0, 0.5)
+"""Points of expansion: the first at which f and its derivative are finite (logarithms have 1, logit has 1/2)."""
+_STEP = 1e-5
+
+
+class Expansion(NamedTuple):
+    """f(a) and f'(a) at a point a: numbers, or tensors where f has parameters for each channel."""
+
+    at: float
+    value: Any
+    slope: Any
+
+    @property
+    def has_bias(self) -> bool:
+        """Whether f is no line through 0 at its point: f(a) is not 0, or a is not."""
+        return self.at != 0 or isinstance(self.value, Tensor) or self.value != 0
+
+
+def _expand(f: Callable[[Tensor], Tensor], like: Tensor) -> Expansion | None:
+    """Expand f at the first of `POINTS` at which it is finite and differentiable from the right."""
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        for at in POINTS:
+            points = [torch.full_like(like, at + step) for step in (0, _STEP / 100, _STEP, 2 * _STEP)]
+            value, nearest, near, far = (f(point).detach() for point in points)
+            slope = (4 * near - far - 3 * value) / (2 * _STEP)
+            nearest = (nearest - value) / (_STEP / 100)
+            smooth = (nearest - slope).abs() <= 1e-3 + 1e-2 * slope.abs()  # not so for a root, as of acosh at 1
+            if bool((value.isfinite() & slope.isfinite() & smooth).all()):
+                return Expansion(at, value, slope)
+    return None
+
+
+def _simplified(expansion: Expansion | None, device: torch.device, dtype: torch.dtype) -> Expansion | None:
+    """With numbers instead of tensors of equal elements."""
+    if expansion is None or expansion.value.numel() == 0:
+        return None
+    at, value, slope = expansion
+    if bool((value == value.flatten()[0]).all()) and torch.allclose(slope, slope.flatten()[0], 1e-6, 1e-6):
+        return Expansion(at, float(value.flatten()[0]), float(slope.flatten()[0]))
+    return Expansion(at, value.to(device, dtype), slope.to(device, dtype))
+
+
+# ---- functions -------------------------------------------------------------------------------------------------------
+
+
+def expand_function(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor
+) -> Expansion | None:
+    """The expansion of a function of torch in its only carrier, x; None if it cannot be evaluated."""
+    kwargs = {name: value for name, value in kwargs.items() if name != "out"}
+    if any(not tensor.requires_grad for tensor in tensors_in((args, kwargs))):
+        return _expand_call(function, args, kwargs, torch.zeros(x.shape, dtype=torch.float64), x)
+    places = (*(_CARRIER if _is_carrier(value) else value for value in args),)
+    named = tuple((name, _CARRIER if _is_carrier(value) else value) for name, value in sorted(kwargs.items()))
+    try:
+        return _expand_cached(function, places, named)
+    except TypeError:  # an argument that cannot be hashed
+        return _expand_call(function, args, kwargs, torch.zeros((), dtype=torch.float64), x)
+
+
+class _Carrier:
+    """Stands for the carrier among arguments that are otherwise hashable."""
+
+
+_CARRIER = _Carrier()
+
+
+def _is_carrier(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+@lru_cache(maxsize=1024)
+def _expand_cached(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...]
+) -> Expansion | None:
+    stand_in = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    given = tuple(stand_in if value is _CARRIER else value for value in args)
+    named = {name: stand_in if value is _CARRIER else value for name, value in kwargs}
+    return _expand_call(function, given, named, stand_in.detach(), stand_in)
+
+
+def _expand_call(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], like: Tensor, x: Tensor
+) -> Expansion | None:
+    """Other tensors among the arguments, which are constants, are taken to where the evaluation is."""
+
+    def at(point: Tensor) -> Tensor:
+        def given(tensor: Tensor) -> Tensor:
+            return point if tensor.requires_grad else tensor.detach().to(point.device, point.dtype)
+
+        result: Tensor = function(*map_tensors(given, args), **map_tensors(given, kwargs))
+        return result
+
+    try:
+        return _simplified(_expand(at, like), x.device, x.dtype)
+    except (RuntimeError, TypeError, ValueError, NotImplementedError):
+        return None
+
+
+# ---- modules ---------------------------------------------------------------------------------------------------------
+
+_of_modules: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Expansion | None]] = weakref.WeakKeyDictionary()
+
+
+def expand_module(module: nn.Module, x: Tensor, z: Tensor) -> Expansion | None:
+    """The expansion of a module that gave z for x, if it is an elementwise function; else None.
+
+    It is evaluated again when its parameters or buffers have changed, and where it has a value for each channel, when
+    the shape has.
+    """
+    state = [(t.data_ptr(), t._version) for t in (*module.parameters(), *module.buffers())]
+    known = _of_modules.get(module)
+    signature = (state, module.extra_repr(), x.dtype, x.device)
+    if known is not None and known[0][:-1] == signature:
+        found = known[1]
+        if found is None or not isinstance(found.value, Tensor) or known[0][-1] == x.shape:
+            return found
+    found = _evaluate(module, x, z)
+    _of_modules[module] = ((*signature, x.shape), found)
+    return found
+
+
+def _evaluate(module: nn.Module, x: Tensor, z: Tensor) -> Expansion | None:
+    try:
+        twin = copy.deepcopy(module).to("cpu", torch.float64).eval()
+        for part in twin.modules():  # hooks are not copied: those of the user would run once more
+            part._forward_hooks.clear()
+            part._forward_pre_hooks.clear()
+        like = torch.zeros(x.shape, dtype=torch.float64)
+        expansion = _expand(twin, like)
+        if expansion is None or expansion.value.shape != like.shape or not _is_elementwise(twin, expansion, x, z):
+            return None
+        return _simplified(expansion, x.device, x.dtype)
+    except Exception:  # it is the user's: whatever it raises, it cannot be evaluated by itself
+        return None
+
+
+def _is_elementwise(twin: nn.Module, expansion: Expansion, x: Tensor, z: Tensor) -> bool:
+    """Whether changing every other element of the input to the point of expansion changes those of the output alone."""
+    changed = (torch.arange(x.numel()) % 2 == 0).view(x.shape)
+    given = x.detach().to("cpu", torch.float64)
+    expected = torch.where(changed, expansion.value, z.detach().reshape(x.shape).to("cpu", torch.float64))
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        found = twin(torch.where(changed, expansion.at, given))
+    tolerance = torch.finfo(x.dtype).eps ** 0.5
+    return torch.allclose(found, expected, tolerance, tolerance, equal_nan=True)
