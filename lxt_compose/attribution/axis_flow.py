@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from ..autograd.trees import map_tensors, tensors_in
 from ..ops import Family, mutates, op_of
 from ..ops.dimensions import dimensions_of, new_dimensions
+from ..torch_internals import modes_off
 
 _PRIMES = (101, 103, 107, 109, 113, 127, 131)
 
@@ -68,7 +69,7 @@ class AxisFlow(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        with torch._C.DisableTorchFunction():
+        with modes_off():
             given = {id(x): x for x in tensors_in((args, kwargs))}.values()
             known = [(x, dims) for x in given if (dims := self.of(x)) is not None]
             if known:
@@ -144,16 +145,20 @@ def _moved(func: Any, args: Any, kwargs: Any, x: Tensor, dims: list[Dimension]) 
 
 
 def _by_size(found: Sequence[int], dims: list[Dimension]) -> list[Dimension]:
-    """The dimension of each size; what has another size is a new one."""
+    """The dimension of each size.
+
+    Where others are as many as before, they were made longer or shorter in their order; else they are new ones.
+    """
     by_size = dict(zip(_PRIMES, dims, strict=False))
-    return [by_size.get(size) or Dimension() for size in found]
+    gone = [dim for size, dim in by_size.items() if size not in found]
+    resized = iter(gone if len(found) == len(dims) else ())
+    return [by_size.get(size) or next(resized, None) or Dimension() for size in found]
 
 
 def _kept(y: Tensor, x: Tensor, dims: list[Dimension]) -> list[Dimension] | None:
     """The dimensions after an operation that cannot be tried: those in front and behind whose sizes stayed."""
     if y.dim() == x.dim():
-        pairs = zip(dims, x.shape, y.shape, strict=True)
-        return [dim if before == now else Dimension(dim.name) for dim, before, now in pairs]
+        return dims
     front = 0
     while front < min(x.dim(), y.dim()) and x.shape[front] == y.shape[front]:
         front += 1

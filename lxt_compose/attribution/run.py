@@ -191,16 +191,18 @@ class _Run:
                 raise
             slots = {id(leaf): slot for leaf, slot in zip(leaves, found, strict=True) if slot is not None}
         self.reached |= bool(slots)
-        return {name: self._relevance(group, slots) for name, group in taps.leaves.items()}
+        return {name: self._relevance(group, slots, taps) for name, group in taps.leaves.items()}
 
-    def _relevance(self, group: list[Tensor], slots: dict[int, Tensor]) -> Tensor:
+    def _relevance(self, group: list[Tensor], slots: dict[int, Tensor], taps: Taps) -> Tensor:
         """The relevance of one input; ids that were embedded several times have that of all of them."""
-        total = torch.zeros_like(group[0], requires_grad=False)
+        found = []
         for leaf in group:
             slot = slots.get(id(leaf))
-            if slot is not None:
-                total += slot if self.composite.formulation == RELEVANCE or self.as_it_is else leaf.detach() * slot
-        return total
+            if slot is None:
+                slot = torch.zeros_like(leaf, requires_grad=False)
+            as_it_is = self.composite.formulation == RELEVANCE or self.as_it_is
+            found.append(taps.of_input(leaf, slot if as_it_is else leaf.detach() * slot))
+        return sum(found[1:], found[0])
 
     def _blame(self, batch: Inputs, message: str) -> str:
         """The message, with the first module whose output is not finite."""

@@ -13,6 +13,8 @@ from ..errors import AttributionError, RegistrationError
 from ..rules import GRADIENT, Epsilon
 from ..runtime.registration import Registration
 from ..torch_internals import modes_off
+from .arrangement import Arrangement, arrangement_of, is_symmetric, not_told
+from .axis_flow import AxisFlow, follow
 from .inputs import Inputs, is_integer, telling
 
 
@@ -33,6 +35,8 @@ class Taps:
         self._wanted: dict[str, Tensor] = {}
         self._open = False
         self.leaves: dict[str, list[Tensor]] = {}
+        self._arranged: dict[int, Arrangement] = {}
+        self._orders: dict[str, list[int | None]] = {}
 
     def __enter__(self) -> Taps:
         for module in self._embeddings.modules:
@@ -48,7 +52,8 @@ class Taps:
         Raises:
             AttributionError: the ids went through no embedding layer, or through one inside a module with a rule.
         """
-        self._wanted, self.leaves = batch.ids, {}
+        self._wanted, self.leaves, self._arranged = batch.ids, {}, {}
+        self._orders = orders_of(model, batch)
         exchanged: dict[int, list[Tensor]] = {}  # a tensor that is given twice is two inputs
         for name, x in batch.carriers.items():
             leaf = _leaf(x)
@@ -75,6 +80,11 @@ class Taps:
             raise self._not_embedded(model)
         return output
 
+    def of_input(self, leaf: Tensor, relevance: Tensor) -> Tensor:
+        """The relevance of a leaf, in the order in which the input was given."""
+        arranged = self._arranged.get(id(leaf))
+        return relevance if arranged is None else arranged.of_ids(relevance)
+
     def _not_embedded(self, model: nn.Module) -> NotEmbeddedError:
         return NotEmbeddedError(
             f"{type(model).__name__} ran no embedding layer (nn.Embedding, get_input_embeddings()) on the integer "
@@ -88,13 +98,28 @@ class Taps:
         with modes_off():  # the composite must not take this for a part of the model
             given = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor) and is_integer(x)), None)
             name = None if given is None else self._name_of(given, module)
-            if name is None:
+            if given is None or name is None:
                 return None
             self._check_not_shadowed(name)
             leaf = _leaf(output)
             if self._open:  # and not run again by activation checkpointing
                 self.leaves.setdefault(name, []).append(leaf)
+                self._arrange(name, leaf, given)
             return leaf.clone()
+
+    def _arrange(self, name: str, leaf: Tensor, given: Tensor) -> None:
+        """Keep where the ids are in what was embedded.
+
+        Raises:
+            AttributionError: that cannot be told.
+        """
+        ids = self._wanted[name]
+        if leaf.shape[:-1] != given.shape:
+            return
+        found = arrangement_of(given, ids, self._orders.get(name))
+        if found is None:
+            raise not_told(name, given, ids)
+        self._arranged[id(leaf)] = found
 
     def _name_of(self, given: Tensor, module: nn.Module) -> str | None:
         """Which input the layer was run on: the same memory, else the same values."""
@@ -104,6 +129,9 @@ class Taps:
             for name in names:
                 if same(given, self._wanted[name]):
                     return name
+        for name in names:
+            if arrangement_of(given, self._wanted[name], exact=True):
+                return name
         # Some models pad or rearrange their ids before they embed them: whatever the layer runs on first, then.
         return names[0] if self._embeddings.known and names and not self.leaves and self._open else None
 
@@ -128,6 +156,16 @@ class Taps:
             f"{name} is embedded inside {frame.path or 'the model itself'!r}, which has {rule} as a whole, so that "
             f"rule would see no relevance go in; bind it to modules after the embedding, or pass inputs_embeds="
         )
+
+
+def orders_of(model: nn.Module, batch: Inputs) -> dict[str, list[int | None]]:
+    """For ids whose values do not tell whether the model transposes them: the order in which it embeds them."""
+    unclear = {name: x for name, x in batch.ids.items() if is_symmetric(x)}
+    if not unclear:
+        return {}
+    flow = AxisFlow(unclear)
+    follow(lambda: model(*batch.args, **batch.kwargs), flow)
+    return flow.orders
 
 
 def _leaf(x: Tensor) -> Tensor:

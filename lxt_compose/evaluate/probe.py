@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..attribution.arrangement import arrangement_of
 from ..attribution.axes import embedded, summed
 from ..attribution.inputs import Inputs, read_inputs, telling
-from ..attribution.taps import find_embeddings
+from ..attribution.taps import find_embeddings, orders_of
 from ..attribution.targets import Goal, choose, read_target
 
 Change = Callable[[Tensor, Tensor], Tensor]
@@ -103,13 +104,14 @@ class Probe:
 
     def embed(self, stack: ExitStack, given: Inputs, change: Change, group: Tensor) -> None:
         """Have the embeddings of the token ids changed, until the stack is closed."""
-        ids = given.ids[self.name]
+        ids, order = given.ids[self.name], orders_of(self.model, given).get(self.name)
 
         def exchange(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Any:
             embedded = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
-            if embedded is None or embedded.numel() != ids.numel() or not torch.equal(embedded.reshape(ids.shape), ids):
+            found = None if embedded is None else arrangement_of(embedded, ids, order, exact=True)
+            if found is None:
                 return None  # positions, or the ids of a decoder
-            return change(output, group.to(output.device))
+            return found.put(output, change(found.of_ids(output), group.to(output.device)))
 
         for module in self._embeddings:
             stack.callback(module.register_forward_hook(exchange, with_kwargs=True).remove)
