@@ -10,32 +10,24 @@ written over somebody's tensor. Results must not be changed in place themselves;
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..autograd.functions import OverOutput, Slots, TimesInput, bypass, shared_evenly, taylor_softmax
-from ..autograd.numerics import stabilize
-from ..autograd.trees import map_tensors, tensors_in
+from ..autograd.trees import tensors_in
+from ..errors import RuleError
+from ..rules.epsilon import Epsilon
+from ..rules.identity import Identity
+from ..rules.norm import Norm
+from ..rules.softmax import SoftmaxTaylor
+from ..rules.stop import Stop
+from ..rules.uniform import Uniform
+from ..rules.uniform_epsilon import UniformEpsilon
+from .drop_in import BlockEpsilon, NormIdentity, under
 
 Operand = Tensor | float | int
-
-
-def _carriers(*values: Any) -> list[Tensor]:
-    return [value for value in values if isinstance(value, Tensor) and value.requires_grad]
-
-
-def _times(value: Any) -> Any:
-    """A carrier whose gradient will be its relevance; anything else as it is."""
-    return TimesInput.apply(value, 1.0) if isinstance(value, Tensor) and value.requires_grad else value
-
-
-def _over(z: Tensor, epsilon: float, share: float = 1.0) -> Tensor:
-    result: Tensor = OverOutput.apply(z, epsilon, share) if z.requires_grad else z
-    return result
 
 
 def _constant(weight: Tensor | None) -> Tensor | None:
@@ -55,7 +47,8 @@ def linear_epsilon(input: Tensor, weight: Tensor, bias: Tensor | None = None, ep
 
     Source: Bach et al. 2015, eq. 58; Achtibat et al. 2024 (AttnLRP), eq. 8.
     """
-    return _over(F.linear(_times(input), weight.detach(), _constant(bias)), epsilon)
+    result: Tensor = under(Epsilon(epsilon), "linear_epsilon", F.linear, input, weight.detach(), _constant(bias))
+    return result
 
 
 def add2(
@@ -68,7 +61,8 @@ def add2(
 
     Source: Achtibat et al. 2024 (AttnLRP), eq. 8.
     """
-    return _over(torch.add(_times(input_a), _times(input_b), alpha=alpha), epsilon)
+    result: Tensor = under(Epsilon(epsilon), "add2", torch.add, input_a, input_b, alpha=alpha)
+    return result
 
 
 def mul2(input_a: Operand, input_b: Operand, inplace: bool = False) -> Tensor:
@@ -79,9 +73,8 @@ def mul2(input_a: Operand, input_b: Operand, inplace: bool = False) -> Tensor:
 
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.2.
     """
-    carriers = _carriers(input_a, input_b)
-    a, b = (value.detach() if isinstance(value, Tensor) else value for value in (input_a, input_b))
-    return bypass(partial(shared_evenly, [x.shape for x in carriers]), torch.mul(a, b), (), carriers)
+    result: Tensor = under(Uniform(), "mul2", torch.mul, input_a, input_b)
+    return result
 
 
 def matmul(input_a: Tensor, input_b: Tensor, inplace: bool = False, epsilon: float = 1e-8) -> Tensor:
@@ -92,8 +85,8 @@ def matmul(input_a: Tensor, input_b: Tensor, inplace: bool = False, epsilon: flo
 
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.3.
     """
-    count = max(1, len(_carriers(input_a, input_b)))
-    return _over(torch.matmul(_times(input_a), _times(input_b)), epsilon, 1 / count)
+    result: Tensor = under(UniformEpsilon(epsilon), "matmul", torch.matmul, input_a, input_b)
+    return result
 
 
 def softmax(
@@ -113,15 +106,11 @@ def softmax(
 
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.1.
     """
-    x = input.detach() if dtype is None else input.detach().to(dtype)
-    x = x if temperature == 1 else x / temperature
-    s = torch.softmax(x, dim)
-    return bypass(partial(_as_input, input.dtype, partial(taylor_softmax, dim, 1.0)), s, (x, s), _carriers(input))
-
-
-def _as_input(dtype: torch.dtype, step: Callable[..., Slots], slot: Tensor, *saved: Tensor) -> Slots:
-    (relevance,) = step(slot, *saved)
-    return (None if relevance is None else relevance.to(dtype),)
+    x = input if dtype is None else input.to(dtype)
+    if temperature != 1:
+        x = under(Uniform(), "softmax", torch.div, x, temperature)
+    result: Tensor = under(SoftmaxTaylor(), "softmax", torch.softmax, x, dim)
+    return result
 
 
 def mean(
@@ -146,7 +135,9 @@ def mean(
     Source: Bach et al. 2015, eq. 58, on the mean as a linear function.
     """
     dims = tuple(range(x.dim())) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
-    return _over(torch.mean(_times(x), dims, keep_dim if keepdim is None else keepdim), epsilon)
+    kept = keep_dim if keepdim is None else keepdim
+    result: Tensor = under(Epsilon(epsilon), "mean", torch.mean, x, dims, kept)
+    return result
 
 
 def layer_norm(
@@ -171,25 +162,16 @@ def layer_norm(
 
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4; the centering as in Ali et al. 2022, eq. 10.
     """
-    x, weight = hidden_states.detach(), _constant(weight)
-    shape = _normalized_shape(x, weight, normalized_shape)
-    z = F.layer_norm(x, shape, weight, _constant(bias), variance_epsilon)
-    dims = tuple(range(-len(shape), 0))
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    scale = (wide.var(dims, correction=0, keepdim=True) + variance_epsilon).rsqrt()
-    scale = scale if weight is None else scale * weight
-    return bypass(partial(_centered, dims), z, (x, z, scale), _carriers(hidden_states))
+    shape = _normalized_shape(hidden_states, weight, normalized_shape)
+    arguments = (hidden_states, shape, _constant(weight), _constant(bias), variance_epsilon)
+    result: Tensor = under(Norm(), "layer_norm", F.layer_norm, *arguments)
+    return result
 
 
 def _normalized_shape(x: Tensor, weight: Tensor | None, given: Sequence[int] | None) -> tuple[int, ...]:
     if given is not None:
         return tuple(given)
     return tuple(x.shape[-1:] if weight is None else weight.shape)
-
-
-def _centered(dims: tuple[int, ...], slot: Tensor, x: Tensor, z: Tensor, scale: Tensor) -> Slots:
-    s = slot / stabilize(z, 0.0) * scale
-    return ((x * (s - s.mean(dims, keepdim=True))).to(x.dtype),)
 
 
 def rms_norm_identity(hidden_states: Tensor, weight: Tensor | None, variance_epsilon: float) -> Tensor:
@@ -204,16 +186,17 @@ def rms_norm_identity(hidden_states: Tensor, weight: Tensor | None, variance_eps
 
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4.
     """
-    x, weight = hidden_states.detach(), _constant(weight)
-    dims = tuple(range(-len(_normalized_shape(x, weight, None)), 0))
+    arguments = (hidden_states, _normalized_shape(hidden_states, weight, None), _constant(weight), variance_epsilon)
+    result: Tensor = under(NormIdentity(), "rms_norm_identity", _rms_norm, *arguments)
+    return result
+
+
+def _rms_norm(x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, eps: float) -> Tensor:
+    """As ``F.rms_norm``, but rounded to the dtype of x before it is multiplied by the weight."""
+    dims = tuple(range(-len(normalized_shape), 0))
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    z = (wide * (wide.square().mean(dims, keepdim=True) + variance_epsilon).rsqrt()).to(x.dtype)
-    z = z if weight is None else weight * z
-    return bypass(partial(_unchanged, x.dtype), z, (), _carriers(hidden_states))
-
-
-def _unchanged(dtype: torch.dtype, slot: Tensor) -> Slots:
-    return (slot.to(dtype),)
+    z = (wide * (wide.square().mean(dims, keepdim=True) + eps).rsqrt()).to(x.dtype)
+    return z if weight is None else weight * z
 
 
 def normalize(
@@ -230,8 +213,8 @@ def normalize(
     """
     if out is not None:
         raise ValueError("normalize() takes no out=: relevance cannot flow back from a tensor that is written into")
-    z = F.normalize(input.detach(), p, dim, eps)  # type: ignore[arg-type]  # several dimensions are right too
-    return bypass(partial(_unchanged, input.dtype), z, (), _carriers(input))
+    result: Tensor = under(NormIdentity(), "normalize", F.normalize, input, p, dim, eps)
+    return result
 
 
 def epsilon_lrp(fn: Callable[..., Any], epsilon: float, *inputs: Any) -> Any:
@@ -242,22 +225,7 @@ def epsilon_lrp(fn: Callable[..., Any], epsilon: float, *inputs: Any) -> Any:
 
     Source: Bach et al. 2015, eq. 58; for whole blocks: Achtibat et al. 2024 (AttnLRP), eq. 5.
     """
-    carriers = _carriers(*inputs)
-    leaves = [x.detach().requires_grad_() for x in carriers]
-    given = iter(leaves)
-    with torch.enable_grad():
-        output = fn(*(next(given) if isinstance(x, Tensor) and x.requires_grad else x for x in inputs))
-
-    def wrap(z: Tensor) -> Tensor:
-        return bypass(partial(_own_gradient, z, leaves, epsilon), z, (), carriers) if z.requires_grad else z
-
-    return map_tensors(wrap, output)
-
-
-def _own_gradient(z: Tensor, leaves: list[Tensor], epsilon: float, slot: Tensor) -> Slots:
-    given = slot / stabilize(z.detach(), epsilon)
-    found = torch.autograd.grad(z, leaves, given, retain_graph=True, allow_unused=True)
-    return tuple(None if g is None else g * x.detach() for g, x in zip(found, leaves, strict=True))
+    return under(BlockEpsilon(epsilon), "epsilon_lrp", fn, *inputs)
 
 
 def identity(fn: Callable[..., Tensor], input: Tensor) -> Tensor:
@@ -271,17 +239,16 @@ def identity(fn: Callable[..., Tensor], input: Tensor) -> Tensor:
 
     Source: Achtibat et al. 2024 (AttnLRP), eq. 9.
     """
-    z = _values(fn, input)
-    if z.numel() != input.numel():
+    versions = _versions(input)
+    try:
+        result: Tensor = under(Identity(zero_bias=True), "identity", fn, input)
+    except RuleError:
         raise ValueError(
-            f"identity() passes relevance element by element, but the function turns shape {tuple(input.shape)} into "
-            f"{tuple(z.shape)}; use epsilon_lrp()"
-        )
-    return bypass(partial(_reshaped, input.shape), z, (), _carriers(input))
-
-
-def _reshaped(shape: torch.Size, slot: Tensor) -> Slots:
-    return (slot.reshape(shape),)
+            f"identity() passes relevance element by element, but {fn!r} gives another number of elements than the "
+            f"{input.numel()} of its input, or several tensors; use epsilon_lrp()"
+        ) from None
+    _check_unchanged(fn, input, versions)
+    return result
 
 
 def stop_relevance(fn: Callable[..., Any], input: Any) -> Any:
@@ -292,13 +259,16 @@ def stop_relevance(fn: Callable[..., Any], input: Any) -> Any:
 
     Source: Ali et al. 2022 (CP-LRP), which stops queries and keys; sections 3.2 and 3.3.
     """
-    return map_tensors(Tensor.detach, _values(fn, input))
+    versions = _versions(input)
+    result = under(Stop(), "stop_relevance", fn, input)
+    _check_unchanged(fn, input, versions)
+    return result
 
 
-def _values(fn: Callable[..., Any], given: Any) -> Any:
-    versions = [tensor._version for tensor in tensors_in(given)]
-    with torch.no_grad():
-        output = fn(map_tensors(Tensor.detach, given))
-    if versions != [tensor._version for tensor in tensors_in(given)]:
+def _versions(given: Any) -> list[int]:
+    return [tensor._version for tensor in tensors_in(given)]
+
+
+def _check_unchanged(fn: Callable[..., Any], given: Any, versions: list[int]) -> None:
+    if versions != _versions(given):
         raise RuntimeError(f"{fn!r} changes its input in place; give it a copy: x.clone()")
-    return output

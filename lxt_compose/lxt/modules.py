@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..rules.stop import Stop
 from . import functional as R
+from .drop_in import under
 
 Kind = TypeVar("Kind", bound=nn.Module)
 
@@ -34,6 +36,10 @@ def _expected(module: nn.Module, kind: type[Kind], into: type[nn.Module]) -> Kin
     if hasattr(module, "parametrizations"):
         raise TypeError(f"{made} shares parameters, but those of {name} are computed in each forward")
     return module
+
+
+def _detached(weight: Tensor | None) -> Tensor | None:
+    return None if weight is None else weight.detach()
 
 
 class LinearEpsilon(nn.Linear):
@@ -220,15 +226,35 @@ class MultiheadAttentionCP(nn.MultiheadAttention):
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """The attended values, and the attention weights if they are wanted."""
-        with torch.no_grad():
-            _, weights = super().forward(
-                query, key, value, key_padding_mask, True, attn_mask, average_attn_weights=False, is_causal=is_causal
-            )
-        assert weights is not None
+        masks = (key_padding_mask, attn_mask, is_causal)
+        weights: Tensor = under(Stop(), "MultiheadAttentionCP", self._weights, query, key, value, *masks)
         output = self._attend(weights, value)
         if not need_weights:
             return output, None
         return output, weights.mean(-3) if average_attn_weights else weights
+
+    def _weights(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None,
+        attn_mask: Tensor | None,
+        is_causal: bool,
+    ) -> Tensor | None:
+        """``softmax(Q K^T / sqrt(d))``, [(batch,) heads, targets, sources]."""
+        if query.dim() == 3 and self.batch_first:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        separate = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+        # Whether a weight is trained decides which kernel torch takes, so all are constant here.
+        weights = {name: _detached(getattr(self, name)) for name in (*separate, "in_proj_weight", "in_proj_bias")}
+        return F.multi_head_attention_forward(
+            query, key, value, self.embed_dim, self.num_heads, weights.pop("in_proj_weight"),
+            weights.pop("in_proj_bias"), _detached(self.bias_k), _detached(self.bias_v), self.add_zero_attn,
+            self.dropout, self.out_proj.weight.detach(), _detached(self.out_proj.bias), self.training,
+            key_padding_mask, True, attn_mask, not self._qkv_same_embed_dim, **weights, average_attn_weights=False,
+            is_causal=is_causal,
+        )[1]  # fmt: skip
 
     def _attend(self, weights: Tensor, value: Tensor) -> Tensor:
         """Weights [(batch,) heads, targets, sources] applied to the projected values."""

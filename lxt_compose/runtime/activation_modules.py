@@ -50,8 +50,11 @@ class Unit:
         self._derived = {id(x): x}
         self._elementwise, self._nonlinear, self._steps = True, False, 0
 
-    def see(self, op: Op | None, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
+    def see(
+        self, op: Op | None, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, *, drop_in: bool = False
+    ) -> None:
         """Note one call inside the module; ``op`` is None for what carries no relevance (a comparison, a shape)."""
+        self._elementwise &= not drop_in  # that has a rule of its own
         if not self._elementwise:
             return
         given = list(tensors_in((args, kwargs)))

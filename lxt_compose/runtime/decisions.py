@@ -81,6 +81,7 @@ class FunctionInfo:
         can_drop: it may be dropout, or contain it.
         varies: its default rule depends on the arguments.
         steps: by default it is taken apart into this.
+        own: the rule that it brings itself, as a drop-in.
     """
 
     function: Callable[..., Any]
@@ -97,6 +98,7 @@ class FunctionInfo:
     can_drop: bool = False
     varies: bool = False
     steps: Callable[..., Any] | None = None
+    own: Rule | None = None
 
 
 @dataclass(eq=False, slots=True)
@@ -222,11 +224,17 @@ def decide(call: OpCall, info: FunctionInfo, where: Where, policy: Policy, *, fi
         shadowed = None
     else:
         key, shadowed = None, _shadowed(tally, info, where)
-    keep = not (info.varies and _varies(info, call)) and not (info.is_layer and policy.first_layer is not None)
+    keep = (
+        info.own is None
+        and not (info.varies and _varies(info, call))
+        and not (info.is_layer and policy.first_layer is not None)
+    )
     made = Decision(info, Action.RULE, Status.DEFAULT, None, key, None, shadowed, keep=keep)
     scope = where.scope
     if key is not None:
         made.rule = key.rule
+    elif info.own is not None:
+        made.rule = info.own
     elif info.op is not None and scope is not None and scope.serves(info.op, len(call.carriers)):
         made.rule, made.served = scope, True
     elif info.op is not None:
@@ -236,7 +244,8 @@ def decide(call: OpCall, info: FunctionInfo, where: Where, policy: Policy, *, fi
     _choose_action(made, call, policy, where)
     if made.action in (Action.RUN, Action.RULE, Action.REPLACE) and (scope is None or made.key is not None):
         shown: Rule | str = made.rule or ("" if made.key is None else made.key.shown)
-        made.count = tally.count(OpKey(where.path, info.name, shown, made.key, made.status))
+        note = "" if info.own is None else "drop-in"
+        made.count = tally.count(OpKey(where.path, info.name, shown, made.key, made.status, note))
     return made
 
 
@@ -245,6 +254,8 @@ def _choose_action(made: Decision, call: OpCall, policy: Policy, where: Where) -
     if key is not None:
         made.status = Status.RULED
         made.action = Action.RULE if key.replacement is None else Action.REPLACE
+    elif info.own is not None:
+        made.status = Status.RULED
     elif made.rule is None and info.exact:
         made.action, made.status = Action.RUN, Status.EXACT
     elif info.function in _DIFFERENTIATION:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..autograd.trees import tensors_in
 from ..errors import place
-from ..ops import mutates
-from ..rules import OpCall, find_carriers
+from ..lxt.drop_in import under
+from ..ops import mutates, op_of
+from ..rules import OpCall, Rule, find_carriers
 from ..rules.defaults import drops
+from ..rules.linear_layers.layer import LAYERS
 from ..torch_internals import refuse_compiled
 from .call_stack import Frame
 from .decisions import Action, Decision, FunctionInfo, decide
 from .observer import watch
-from .operations import before_change, is_cut, note_cut, record, run, run_unrecorded
+from .operations import before_change, is_cut, note_cut, record, run, run_body, run_unrecorded
 from .session import Session
 from .unseen import MARK, mark, unseen_behind
 
@@ -41,16 +44,32 @@ class FunctionMode(TorchFunctionMode):
         frame = self._stack.innermost()
         if frame is None:  # left behind by an interrupt that passed the hooks by
             return func(*args, **kwargs)
-        info = self._info(func)
+        if func is under:  # a drop-in, with a rule of its own
+            if frame.context.inside is not None:  # of which a rule around it knows nothing
+                with self:
+                    return args[2](*args[3:], **kwargs)
+            info, args = self._drop_in(frame, *args[:3]), args[3:]
+        else:
+            info = self._info(func)
         if info.ignored:
             return func(*args, **kwargs)
         if not torch.is_grad_enabled():
-            output = run_unrecorded(self.session, frame, func, args, kwargs)
+            output = run_unrecorded(self.session, frame, info, args, kwargs)
         else:
             output = self._run_recorded(info, frame, args, kwargs)
         if frame.unit is not None:
-            frame.unit.see(info.op, args, kwargs, output)
+            frame.unit.see(info.op, args, kwargs, output, drop_in=info.own is not None)
         return output
+
+    def _drop_in(self, frame: Frame, rule: Rule, name: str, function: Callable[..., Any]) -> FunctionInfo:
+        """Return what is known of a drop-in: its rule, its name, and the function that it computes."""
+        info = FunctionInfo(function, name, op_of(function), None, function, own=rule)
+        if info.op is None:
+            inside = frame.within(frame.site.context_in(frame.path, None))
+            info.run = partial(run_body, self.session, inside, function)
+        else:
+            info.is_layer = info.op.name in LAYERS
+        return info
 
     def _run_recorded(self, info: FunctionInfo, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function while autograd records it."""
@@ -63,7 +82,7 @@ class FunctionMode(TorchFunctionMode):
             return self._run_constant(info, frame, args, kwargs)
         self._stack.carriers_met = True
         self._check_unseen(carriers, frame)
-        made = frame.context.decisions.get((info.function, len(carriers)))
+        made = None if info.own else frame.context.decisions.get((info.function, len(carriers)))
         if made is not None and made.action is Action.RUN and self.session.observer is None:
             if made.shadowed is not None:
                 made.shadowed.calls += 1
@@ -101,6 +120,8 @@ class FunctionMode(TorchFunctionMode):
         session, context, stack = self.session, frame.context, self._stack
         call = OpCall(session.formulation, "", args, kwargs, info.op, function=info.function, carriers=carriers)
         call.path, call.name = context.path, info.name
+        if info.own is not None and isinstance(info.function, nn.Module):
+            call.module = info.function
         if made is None:
             refuse_compiled(info.name)
             first = info.is_layer and self._is_first(frame, info)

@@ -15,12 +15,13 @@ from ..autograd.trees import map_tensors, tensors_in
 from ..coverage.rows import Status
 from ..coverage.tally import OpKey
 from ..errors import RegistrationError, place
+from ..lxt.drop_in import in_formulation
 from ..ops import KNOWINGLY_UNCOVERED, Family, is_reversed, mutates
 from ..rules import OpCall, Rule, Stop, find_carriers
 from ..torch_internals import checkpoint_hook, in_custom_function, in_transform
 from .call_stack import Frame
 from .checkpointing import rejoin
-from .decisions import STOP, Action, Decision, hold, written
+from .decisions import STOP, Action, Decision, FunctionInfo, hold, written
 from .decompositions import attention_body
 from .execution import enter, keep_values, leave, write_into
 from .session import Session
@@ -125,10 +126,9 @@ def run_uncovered(session: Session, frame: Frame, made: Decision, call: OpCall, 
     return output
 
 
-def run_unrecorded(session: Session, frame: Frame, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+def run_unrecorded(session: Session, frame: Frame, info: FunctionInfo, args: Any, kwargs: Any) -> Any:
     """Run a function while grad is off; in a reentrant checkpoint it will be recomputed."""
-    info = session.policy.info(function)
-    if (info.can_mutate or kwargs) and mutates(function, args, kwargs):
+    if (info.can_mutate or kwargs) and mutates(info.function, args, kwargs):
         before_change(session, args, kwargs)
     frame.served = True  # for all that one can tell
     output = info.run(*args, **kwargs)
@@ -144,7 +144,7 @@ def run_unrecorded(session: Session, frame: Frame, function: Callable[..., Any],
 def _run_ruled(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
     info, rule, op = made.info, made.rule, made.info.op
     assert rule is not None
-    if made.key is None and op is not None and op.held:
+    if made.key is None and info.own is None and op is not None and op.held:
         args, kwargs = hold(op, call.args, call.kwargs)
         if find_carriers(args, kwargs):
             call.args, call.kwargs, call.carriers = args, kwargs, find_carriers(args, kwargs)
@@ -197,14 +197,15 @@ def _run_replaced(made: Decision, call: OpCall) -> Any:
     assert made.key is not None
     assert made.key.replacement is not None
     info, args, kwargs = made.info, call.args, call.kwargs
+    replacement = in_formulation(call.formulation, made.key.replacement)
     if info.op is not None and is_reversed(info.op):
         args = (args[1], args[0], *args[2:])
     if not mutates(info.function, args, kwargs):
-        return made.key.replacement(*args, **kwargs)
+        return replacement(*args, **kwargs)
     # It gives a new tensor; what it was to be written into is spared until then.
     target = next(written(args, kwargs))
     args, kwargs = map_tensors(lambda tensor: tensor.clone() if tensor is target else tensor, (args, kwargs))
-    return write_into(target, made.key.replacement(*args, **kwargs))
+    return write_into(target, replacement(*args, **kwargs))
 
 
 def _run_steps(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
