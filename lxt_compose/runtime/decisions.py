@@ -34,6 +34,7 @@ from ..rules.defaults import CAN_DROP, Table, depends_on_call, rule_of_call
 from ..rules.linear_layers.layer import LAYERS
 from .decompositions import STEPS
 from .frozen_weights import Frozen, as_trained
+from .norm_gradients import with_right_gradient
 
 _GETTERS = ("__get__", "__set__")
 _CUTS = frozenset(
@@ -179,7 +180,8 @@ class Policy:
         op = op_of(function)
         name = op.name if op is not None else display_name(function)
         key = next((entry for entry in self.entries if entry.serves(function, op)), None)
-        info = FunctionInfo(function, name, op, key, as_trained(function, name, self.frozen))
+        run = with_right_gradient(as_trained(function, name, self.frozen), name)
+        info = FunctionInfo(function, name, op, key, run)
         info.can_mutate = can_mutate(function)
         if op is not None:
             info.can_drop = op.name in CAN_DROP
