@@ -2,12 +2,20 @@
 
 from .families import DROPOUTS, KNOWINGLY_UNCOVERED, Family, Op
 from .lookup import can_mutate, display_name, is_reversed, mutates, op_named, op_of, same_op
+from .traits import Argument, Elements, Elementwise, LayerKind, NormKind, StateSpaceRole, Traits
 
 __all__ = [
     "DROPOUTS",
     "KNOWINGLY_UNCOVERED",
+    "Argument",
+    "Elements",
+    "Elementwise",
     "Family",
+    "LayerKind",
+    "NormKind",
     "Op",
+    "StateSpaceRole",
+    "Traits",
     "can_mutate",
     "display_name",
     "is_reversed",

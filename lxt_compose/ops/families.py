@@ -4,8 +4,10 @@ Names only, no attribute of torch is looked up: a name that this version of torc
 An operation has one canonical name; prefixes of namespaces, in-place underscores and dunders come off in `resolve`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
+
+from .traits import NO_TRAITS, TRAITS, Traits
 
 
 class Family(str, Enum):
@@ -36,6 +38,7 @@ class Op:
     addends: arguments, by position and by keyword, that are added in an operation that multiplies the others.
     held: arguments that are held constant under the default rule (the divisor of a division).
     multiplies: the tensor arguments that are neither addends nor held are multiplied with each other.
+    traits: what else is known of it.
     """
 
     name: str
@@ -43,6 +46,7 @@ class Op:
     addends: frozenset[int | str] = frozenset()
     held: frozenset[int | str] = frozenset()
     multiplies: bool = False
+    traits: Traits = field(default=NO_TRAITS, repr=False)
 
 
 LINEAR = """
@@ -79,9 +83,7 @@ MOVEMENT = """
     dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout
 """
 
-DROPOUTS = frozenset(
-    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout".split()
-)
+DROPOUTS = frozenset(name for name, traits in TRAITS.items() if traits.dropout)
 """Movement in eval mode only; while training they scale and drop at random."""
 
 ACTIVATION = """
@@ -270,7 +272,14 @@ def build_ops() -> dict[str, Op]:
     addends = {name: _arguments(words) for name, words in parse(ADDENDS).items()}
     held = {name: _arguments(words) for name, words in parse(HELD).items()}
     return {
-        name: Op(name, family, addends.get(name, nothing), held.get(name, nothing), name in MULTIPLIES)
+        name: Op(
+            name,
+            family,
+            addends.get(name, nothing),
+            held.get(name, nothing),
+            name in MULTIPLIES,
+            TRAITS.get(name, NO_TRAITS),
+        )
         for family, names in FAMILIES.items()
         for name in names.split()
     }

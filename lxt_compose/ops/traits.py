@@ -1,0 +1,206 @@
+"""What is known of an operation beyond its family: one row of traits for each operation that has any.
+
+Other packages ask for a trait and never for an operation's name. An operation without a row has the defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, NamedTuple
+
+
+class Argument(NamedTuple):
+    """Where an operation takes an argument: by position (the tensor of a method counts as 0) and by keyword."""
+
+    position: int
+    keyword: str
+
+    def of(self, args: Any, kwargs: Any, default: Any = None) -> Any:
+        """Return the argument of a call; the default where it is left out."""
+        if self.keyword in kwargs:
+            return kwargs[self.keyword]
+        return args[self.position] if len(args) > self.position else default
+
+
+class LayerKind(Enum):
+    """How a layer ``z = W x + b`` takes its input, its weight and its bias."""
+
+    LINEAR = "linear"
+    CONVOLUTION = "convolution"
+    TRANSPOSED_CONVOLUTION = "transposed convolution"
+    ADDMM = "addmm"
+    MATRIX_PRODUCT = "matrix product"
+    EINSUM = "einsum"
+    AVERAGE = "average"
+    """A sum or mean: all weights are equal."""
+    BATCH_NORM = "batch norm"
+    """With fixed statistics: one weight for each channel."""
+
+    @property
+    def has_weight(self) -> bool:
+        """Whether the weight is an argument of the operation."""
+        return self not in (LayerKind.AVERAGE, LayerKind.BATCH_NORM)
+
+
+class NormKind(Enum):
+    """Which statistic a normalization divides by."""
+
+    LAYER = "layer"
+    RMS = "rms"
+    GROUP = "group"
+    INSTANCE = "instance"
+    BATCH = "batch"
+    LENGTH = "length"
+    """The p-norm along a dimension."""
+    RESPONSE = "response"
+    """The activity of neighboring channels."""
+
+
+class Elements(Enum):
+    """Where the elements of the input are in the output."""
+
+    SAME_PLACE = "same place"
+    """Each where it was, if the shape is the same."""
+    SAME_ORDER = "same order"
+    """In the same order, in another shape."""
+    AVERAGED = "averaged"
+    """In weighted means, whose weights are not negative."""
+    JOINED = "joined"
+    """Those of several tensors beside each other, along one dimension."""
+    BROADCAST = "broadcast"
+    """Operands of other shapes are aligned at the last dimension."""
+
+
+class Elementwise(Enum):
+    """How an output depends on the input's element at the same place, and on no other."""
+
+    AFFINE = "affine"
+    NONLINEAR = "nonlinear"
+
+
+class StateSpaceRole(Enum):
+    """What an operation does in a module that runs a selective state space."""
+
+    STEP_SIZE = "makes the step size"
+    PROJECTION = "splits a projection into parameters"
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What is known of one operation.
+
+    Attributes:
+        layer: it is a layer ``W x + b`` of this kind.
+        norm: it is a normalization of this kind.
+        weight: the argument that scales a layer or a normalization.
+        bias: the argument that is added, and keeps its share of relevance.
+        per_channel: weight and bias have one value for each channel, which is dimension 1 of input and output.
+        running_statistics: it may update some of its arguments in place while it runs.
+        signs: it adds two operands, each with this sign.
+        exponent: it is a power, with this exponent or with the exponent that this argument gives.
+        rectifier: it is ReLU.
+        softmax_sign: it is a softmax over one dimension, of the input times this sign.
+        elements: where the input's elements are in the output.
+        elementwise: how it is elementwise; activations, products and divisions are without saying so.
+        reads_strides: it depends on how its argument lies in memory.
+        lookup: it reads rows of a table by index.
+        dropout: it is dropout: it scales and drops elements at random while training.
+        dropout_rate: the argument that says how much it drops.
+        training: the argument that says whether it does.
+        state_space: what it does in a selective state space.
+        has_projections: it is attention together with the projections before and after it.
+    """
+
+    layer: LayerKind | None = None
+    norm: NormKind | None = None
+    weight: Argument | None = None
+    bias: Argument | None = None
+    per_channel: bool = False
+    running_statistics: bool = False
+    signs: tuple[float, float] | None = None
+    exponent: float | Argument | None = None
+    rectifier: bool = False
+    softmax_sign: float | None = None
+    elements: Elements | None = None
+    elementwise: Elementwise | None = None
+    reads_strides: bool = False
+    lookup: bool = False
+    dropout: bool = False
+    dropout_rate: Argument | None = None
+    training: Argument | None = None
+    state_space: StateSpaceRole | None = None
+    has_projections: bool = False
+
+
+_AFFINE, _NONLINEAR = Elementwise.AFFINE, Elementwise.NONLINEAR
+
+
+def _bias(position: int) -> Argument:
+    return Argument(position, "bias")
+
+
+def _weight(position: int) -> Argument:
+    return Argument(position, "weight")
+
+
+_ROWS: tuple[tuple[str, Traits], ...] = (
+    ("linear", Traits(LayerKind.LINEAR, weight=_weight(1), bias=_bias(2))),
+    ("conv1d conv2d conv3d",
+     Traits(LayerKind.CONVOLUTION, weight=_weight(1), bias=_bias(2), per_channel=True)),
+    ("conv_transpose1d conv_transpose2d conv_transpose3d",
+     Traits(LayerKind.TRANSPOSED_CONVOLUTION, weight=_weight(1), bias=_bias(2), per_channel=True)),
+    ("bilinear", Traits(weight=_weight(2), bias=_bias(3))),
+    ("addmm", Traits(LayerKind.ADDMM, bias=Argument(0, "input"))),
+    ("matmul mm bmm mv", Traits(LayerKind.MATRIX_PRODUCT)),
+    ("einsum", Traits(LayerKind.EINSUM)),
+    ("avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d sum mean",
+     Traits(LayerKind.AVERAGE, elements=Elements.AVERAGED)),
+    ("nansum nanmean cumsum sum_to_size interpolate index_add scatter_add fold index_put put",
+     Traits(elements=Elements.AVERAGED)),
+    ("layer_norm", Traits(norm=NormKind.LAYER, weight=_weight(2), bias=_bias(3))),
+    ("rms_norm", Traits(norm=NormKind.RMS, weight=_weight(2))),
+    ("group_norm", Traits(norm=NormKind.GROUP, weight=_weight(2), bias=_bias(3), per_channel=True)),
+    ("instance_norm",
+     Traits(norm=NormKind.INSTANCE, weight=_weight(3), bias=_bias(4), per_channel=True, running_statistics=True)),
+    ("batch_norm",
+     Traits(LayerKind.BATCH_NORM, NormKind.BATCH, _weight(3), _bias(4), per_channel=True, running_statistics=True,
+            training=Argument(5, "training"))),
+    ("native_batch_norm",
+     Traits(norm=NormKind.BATCH, weight=_weight(1), bias=_bias(2), per_channel=True, running_statistics=True)),
+    ("native_instance_norm", Traits(norm=NormKind.INSTANCE, weight=_weight(1), bias=_bias(2), per_channel=True,
+                                    running_statistics=True)),
+    ("normalize", Traits(norm=NormKind.LENGTH)),
+    ("local_response_norm", Traits(norm=NormKind.RESPONSE)),
+    ("add", Traits(signs=(1.0, 1.0), elements=Elements.BROADCAST, elementwise=_AFFINE)),
+    ("sub", Traits(signs=(1.0, -1.0), elements=Elements.BROADCAST, elementwise=_AFFINE)),
+    ("rsub", Traits(signs=(-1.0, 1.0), elements=Elements.BROADCAST, elementwise=_AFFINE)),
+    ("neg positive where", Traits(elementwise=_AFFINE)),
+    ("pow float_power", Traits(exponent=Argument(1, "exponent"), elementwise=_NONLINEAR)),
+    ("square", Traits(exponent=2.0, elementwise=_NONLINEAR)),
+    ("sqrt", Traits(exponent=0.5, elementwise=_NONLINEAR)),
+    ("rpow rsqrt min max minimum maximum fmin fmax", Traits(elementwise=_NONLINEAR)),
+    ("relu", Traits(rectifier=True)),
+    ("softplus", Traits(state_space=StateSpaceRole.STEP_SIZE)),
+    ("softmax", Traits(softmax_sign=1.0)),
+    ("softmin", Traits(softmax_sign=-1.0)),
+    ("clone contiguous to float double half bfloat16 type type_as masked_fill",
+     Traits(elements=Elements.SAME_PLACE, elementwise=_AFFINE)),
+    ("alias", Traits(elements=Elements.SAME_PLACE)),
+    ("view view_as", Traits(elements=Elements.SAME_ORDER, reads_strides=True)),
+    ("reshape reshape_as flatten unflatten squeeze unsqueeze", Traits(elements=Elements.SAME_ORDER)),
+    ("as_strided", Traits(reads_strides=True)),
+    ("cat", Traits(elements=Elements.JOINED)),
+    ("split split_with_sizes", Traits(state_space=StateSpaceRole.PROJECTION)),
+    ("embedding", Traits(lookup=True)),
+    ("dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout",
+     Traits(elements=Elements.SAME_PLACE, dropout=True, dropout_rate=Argument(1, "p"),
+            training=Argument(2, "training"))),
+    ("scaled_dot_product_attention", Traits(dropout_rate=Argument(4, "dropout_p"))),
+    ("multi_head_attention_forward",
+     Traits(dropout_rate=Argument(10, "dropout_p"), training=Argument(13, "training"), has_projections=True)),
+)  # fmt: skip
+
+NO_TRAITS = Traits()
+TRAITS: dict[str, Traits] = {name: traits for names, traits in _ROWS for name in names.split()}
+"""The row of each operation that has one, by its canonical name."""
