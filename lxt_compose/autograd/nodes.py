@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from ..ops import Family, op_named
@@ -41,3 +44,49 @@ def name_of_node(node: Any) -> str:
 
 def _plain(node: Any) -> str:
     return str(node.name()).rpartition("::")[2].rstrip("0123456789").removesuffix("Backward")
+
+
+Edge = tuple[Any, int]
+"""An edge of the autograd graph: the node that it leads to, and the place among that node's outputs."""
+
+
+def edge_of(x: Tensor) -> Edge:
+    """Return the edge that a tensor which requires grad stands for now; a change in place gives it another."""
+    node = x.grad_fn
+    return (node, x.output_nr) if node is not None else tuple(torch.autograd.graph.get_gradient_edge(x)[:2])
+
+
+def scale_edges(outputs: Iterable[Tensor], factors: Mapping[Edge, float]) -> None:
+    """Multiply what an operation sends back to its inputs with a factor for each.
+
+    A hook on each autograd node of the operation that leads to an input does it: no node is added to the graph.
+
+    Args:
+        outputs: what the operation has put out.
+        factors: the edges that its inputs stood for when it ran, each with its factor; those with 0 are not there.
+    """
+    ends = {node for node, _ in factors}
+    pending = [z.grad_fn for z in outputs if z.grad_fn is not None]
+    met: set[Any] = set()
+    while pending:
+        node = pending.pop()
+        if node in met or node in ends:
+            continue
+        met.add(node)
+        found = [factors.get(edge, 1.0) for edge in node.next_functions]
+        if any(factor != 1 for factor in found):
+            node.register_hook(_Scale(found))
+        pending += [source for source, _ in node.next_functions if source is not None]
+
+
+class _Scale:
+    """A hook on an autograd node: multiplies each gradient that the node sends on with its factor."""
+
+    __slots__ = ("factors",)
+
+    def __init__(self, factors: list[float]) -> None:
+        self.factors = factors
+
+    def __call__(self, sent: Sequence[Tensor | None], _: Any) -> tuple[Tensor | None, ...]:
+        pairs = zip(sent, self.factors, strict=True)
+        return tuple(slot if slot is None or factor == 1 else slot * factor for slot, factor in pairs)

@@ -1,14 +1,13 @@
 """The rules for attention operations: what queries, keys and values get."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
-from ..autograd.trees import tensors_in
 from ..ops import Family
 from .base import Call
-from .scaling import Scaling
+from .scaling import Scaling, places_of
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class ValueAttention(Scaling):
 
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
         """See :meth:`Rule.leave`."""
-        return super().leave(call, outputs) if any(self.shares(call)) else [z.detach() for z in outputs]
+        return super().leave(call, outputs) if any(self.shares_of(call)) else [z.detach() for z in outputs]
 
 
 def _has_parts(call: Call) -> bool:
@@ -88,9 +87,4 @@ _ROLES: dict[int | str, str] = {0: "query", 1: "key", 2: "value", 3: "mask", "at
 
 
 def _roles(call: Call) -> list[str]:
-    places: list[tuple[int | str, Any]] = [*enumerate(call.args), *call.kwargs.items()]
-    roles = []
-    for place, value in places:
-        role = _ROLES.get(place, str(place))
-        roles += [role for tensor in tensors_in(value) if tensor.requires_grad]
-    return roles
+    return [_ROLES.get(place, str(place)) for place in places_of(call)]

@@ -56,6 +56,10 @@ class OpCall:
     """The name of the operation."""
     rule: Rule | None = None
     """The rule that is applied to it."""
+    shares: list[float] | None = None
+    """The share of each carrier, where a rule gives it one."""
+    edges: list[Any] | None = None
+    """The edge of the autograd graph that each carrier stands for, where a rule scales what is sent there."""
 
     @property
     def where(self) -> str:
@@ -110,6 +114,8 @@ def find_carriers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]
 
 def exchange(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call with its inputs in the places of the carriers."""
+    if all(given is x for given, x in zip(call.inputs, call.carriers, strict=True)):
+        return call.args, call.kwargs
     inputs = iter(call.inputs)
 
     def swap(tensor: Tensor) -> Tensor:

@@ -6,8 +6,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from ..autograd.functions import Damp, OverOutput, Share, TimesInput
+from ..autograd.nodes import edge_of, scale_edges
 from ..autograd.numerics import Stabilizing, check_epsilon
-from ..autograd.trees import tensors_in
+from ..autograd.trees import PLAIN, tensors_in
 from .base import Call, Rule
 
 
@@ -26,39 +27,53 @@ class Scaling(Rule):
         """The share of each carrier; 0 stops it, which makes it a constant."""
         return [1.0] * len(call.carriers)
 
-    def split(self, call: Call) -> tuple[float, list[float]]:
-        """The shares as one factor at the output and the rest at each carrier (1 costs nothing)."""
-        shares = self.shares(call)
-        common = max(shares, default=1.0) or 1.0
-        return common, [share / common for share in shares]
+    def shares_of(self, call: Call) -> list[float]:
+        """Return the share of each carrier, worked out once for each call."""
+        if call.shares is None:
+            call.shares = self.shares(call)
+        return call.shares
 
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""
-        x, share = call.carriers[place], self.split(call)[1][place]
+        x, share = call.carriers[place], self.shares_of(call)[place]
         if share == 0:
             return x.detach()
         if call.relevance:
             return TimesInput.apply(x, share)
-        return x if share == 1 else Share.apply(x, share)
+        if place == 0 or call.edges is None:
+            call.edges = [edge_of(x) for x in call.carriers]  # now: a change in place would give it another
+        apart = len(set(call.edges)) < len(call.edges)  # one tensor in several places
+        return Share.apply(x, share) if apart and share != 1 else x
 
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
         """See :meth:`Rule.leave`."""
-        common = self.split(call)[0]
         if call.relevance:
-            return [OverOutput.apply(z, self.epsilon, common) if z.requires_grad else z for z in outputs]
+            return [OverOutput.apply(z, self.epsilon, 1.0) if z.requires_grad else z for z in outputs]
+        edges, shares = call.edges, self.shares_of(call)
+        if edges is not None and len(set(edges)) == len(edges) and any(share not in (0, 1) for share in shares):
+            scale_edges(outputs, dict(zip(edges, shares, strict=True)))
         if self.epsilon:
-            return [Damp.apply(z, self.epsilon, common) if z.requires_grad else z for z in outputs]
-        if common == 1:
-            return outputs
-        return [Share.apply(z, common) if z.requires_grad else z for z in outputs]
+            return [Damp.apply(z, self.epsilon, 1.0) if z.requires_grad else z for z in outputs]
+        return outputs
 
     def idle(self, call: Call) -> bool:
         """See :meth:`Rule.idle`: in the gradient formulation a plain share of 1 is the gradient itself."""
-        return not call.relevance and not self.epsilon and all(share == 1 for share in self.shares(call))
+        return not call.relevance and not self.epsilon and all(share == 1 for share in self.shares_of(call))
+
+
+def places_of(call: Call) -> list[int | str]:
+    """Return for each carrier at which place, or under which name, the operation was given it."""
+    places: list[int | str] = []
+    for place, value in (*enumerate(call.args), *call.kwargs.items()):
+        if isinstance(value, Tensor):
+            if value.requires_grad:
+                places.append(place)
+        elif type(value) not in PLAIN:
+            places += [place for tensor in tensors_in(value) if tensor.requires_grad]
+    return places
 
 
 def addends_of(call: Call) -> list[bool]:
     """For each carrier, whether the operation adds it to a product of the others (as a bias) or multiplies it."""
     addends = call.op.addends if call.op is not None else frozenset[int | str]()
-    places: list[tuple[int | str, object]] = [*enumerate(call.args), *call.kwargs.items()]
-    return [place in addends for place, value in places for tensor in tensors_in(value) if tensor.requires_grad]
+    return [place in addends for place in places_of(call)]

@@ -21,9 +21,9 @@ from ..torch_internals import refuse_compiled
 from .call_stack import Frame
 from .decisions import Action, Decision, FunctionInfo, decide
 from .observer import watch
-from .operations import before_change, is_cut, note_cut, record, run, run_body, run_unrecorded
+from .operations import before_change, check_unseen, is_cut, may_change, note_cut, record, run, run_body, run_unrecorded
 from .session import Session
-from .unseen import MARK, mark, unseen_behind
+from .unseen import MARK, mark
 
 
 class FunctionMode(TorchFunctionMode):
@@ -73,7 +73,7 @@ class FunctionMode(TorchFunctionMode):
 
     def _run_recorded(self, info: FunctionInfo, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function while autograd records it."""
-        if (info.can_mutate or kwargs) and mutates(info.function, args, kwargs):
+        if may_change(info, kwargs) and mutates(info.function, args, kwargs):
             before_change(self.session, args, kwargs)
         if info.can_drop and drops(info.name, args, kwargs):
             self.session.tally.warn_dropout(frame.context.path)
@@ -81,7 +81,10 @@ class FunctionMode(TorchFunctionMode):
         if not carriers:
             return self._run_constant(info, frame, args, kwargs)
         self._stack.carriers_met = True
-        self._check_unseen(carriers, frame)
+        for x in carriers:
+            source: Any = x.grad_fn
+            if source is not None and MARK not in source.metadata:
+                check_unseen(self.session, x, frame)
         made = None if info.own else frame.context.decisions.get((info.function, len(carriers)))
         if made is not None and made.action is Action.RUN and self.session.observer is None:
             if made.shadowed is not None:
@@ -98,15 +101,6 @@ class FunctionMode(TorchFunctionMode):
             output = self._run_decided(info, frame, made, args, kwargs, carriers)
         mark(tensors_in(output))
         return output
-
-    def _check_unseen(self, carriers: list[Tensor], frame: Frame) -> None:
-        """Count the operations that made these tensors and that the function mode did not see."""
-        for x in carriers:
-            node: Any = x.grad_fn
-            if node is not None and MARK not in node.metadata:
-                for name, note in unseen_behind([x], self._stack.began):
-                    if frame.context.shadowed_by is None:
-                        self.session.tally.uncovered(frame.path, name, note)
 
     def _run_decided(
         self,

@@ -20,9 +20,9 @@ from .call_stack import Frame, Site
 from .checkpointing import rejoin
 from .copies import restored_flags
 from .execution import enter, leave
-from .operations import NO_BACKWARD, is_cut
+from .operations import NO_BACKWARD, check_unseen, is_cut
 from .session import Session
-from .unseen import MARK, mark, unseen_behind
+from .unseen import MARK, mark
 
 _CONTAINERS = (Tensor, tuple, list, dict, str, int, float, complex)
 
@@ -84,7 +84,8 @@ class BeforeHook:
             site.shadowed_in = "first_layer"  # the function mode sees the layer's operation and does the rest
             return None
         carriers = find_carriers(args, kwargs) if recorded else []
-        check_unseen(session, carriers, frame)
+        for x in carriers:
+            check_unseen(session, x, frame)
         if recorded and not rule.families and _has_weight_carriers(site.module):
             site.shadowed_in = "its operations, since its weights carry relevance themselves"
             return None
@@ -122,16 +123,6 @@ def _has_weight_carriers(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
 
 
-def check_unseen(session: Session, carriers: list[Tensor], frame: Frame) -> None:
-    """Count the operations that made these tensors and that the function mode did not see."""
-    for x in carriers:
-        node: Any = x.grad_fn
-        if node is not None and MARK not in node.metadata:
-            for name, note in unseen_behind([x], session.stack.began):
-                if frame.context.shadowed_by is None:
-                    session.tally.uncovered(frame.path, name, note)
-
-
 class AfterHook:
     """The hook after a module, also after an error."""
 
@@ -155,23 +146,30 @@ class AfterHook:
                 frames[-1].served = True  # a container with a rule is served by what runs in its children
 
     def _leave(self, frame: Frame, output: Any) -> Any:
-        session, site = self.session, self.site
-        observer, wraps = session.observer, frame.in_force or frame.unit is not None
-        if wraps or observer is not None:
-            with modes_off():
-                if frame.in_force:
-                    output = self._leave_rule(frame, output)
-                elif frame.unit is not None:
-                    output = self._leave_unit(frame, frame.unit, output)
-                if observer is not None:
-                    if frame.seen is not None:
-                        observer.end(frame.seen, output)
-                    observer.module(frame.path, type(site.module).__name__, output)
-        if frame.in_force and frame.context.scope is None:
-            mark(tensors_in(output))  # all of it was taken as one
-        carriers = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
-        check_unseen(session, carriers, frame)
+        session = self.session
+        if frame.in_force or frame.unit is not None or session.observer is not None:
+            output = self._leave_watched(frame, output)
+        carriers = find_carriers((output,), {})
+        for x in carriers:
+            node: Any = x.grad_fn
+            if node is not None and MARK not in node.metadata:
+                check_unseen(session, x, frame)
         return self._finish(frame, carriers, output) if frame.owner else output
+
+    def _leave_watched(self, frame: Frame, output: Any) -> Any:
+        observer = self.session.observer
+        with modes_off():
+            if frame.in_force:
+                output = self._leave_rule(frame, output)
+                if frame.context.scope is None:
+                    mark(tensors_in(output))  # all of it was taken as one
+            elif frame.unit is not None:
+                output = self._leave_unit(frame, frame.unit, output)
+            if observer is not None:
+                if frame.seen is not None:
+                    observer.end(frame.seen, output)
+                observer.module(frame.path, type(self.site.module).__name__, output)
+        return output
 
     def _finish(self, frame: Frame, carriers: list[Tensor], output: Any) -> Any:
         session, stack = self.session, self.session.stack

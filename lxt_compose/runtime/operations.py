@@ -25,6 +25,7 @@ from .decisions import STOP, Action, Decision, FunctionInfo, hold, written
 from .decompositions import attention_body
 from .execution import enter, keep_values, leave, write_into
 from .session import Session
+from .unseen import unseen_behind
 
 BARE = "in a checkpointed function that is no module"
 NO_BACKWARD = "its kernel has no backward, so relevance ends there"
@@ -39,6 +40,18 @@ def before_change(session: Session, args: tuple[Any, ...], kwargs: dict[str, Any
             for call in (frame.call, frame.whole):
                 if call is not None:
                     keep_values(call, tensor)
+
+
+def may_change(info: FunctionInfo, kwargs: dict[str, Any]) -> bool:
+    """Whether a call of a function can change a tensor in place; cheap to ask, before :func:`mutates` is."""
+    return info.can_mutate or (bool(kwargs) and ("out" in kwargs or "inplace" in kwargs))
+
+
+def check_unseen(session: Session, carrier: Tensor, frame: Frame) -> None:
+    """Count the operations that made a carrier and that the function mode did not see."""
+    for name, note in unseen_behind(carrier, session.stack.began):
+        if frame.context.shadowed_by is None:
+            session.tally.uncovered(frame.path, name, note)
 
 
 def run(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
@@ -128,7 +141,7 @@ def run_uncovered(session: Session, frame: Frame, made: Decision, call: OpCall, 
 
 def run_unrecorded(session: Session, frame: Frame, info: FunctionInfo, args: Any, kwargs: Any) -> Any:
     """Run a function while grad is off; in a reentrant checkpoint it will be recomputed."""
-    if (info.can_mutate or kwargs) and mutates(info.function, args, kwargs):
+    if may_change(info, kwargs) and mutates(info.function, args, kwargs):
         before_change(session, args, kwargs)
     frame.served = True  # for all that one can tell
     output = info.run(*args, **kwargs)
@@ -171,7 +184,7 @@ def _run_ruled(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
     args, kwargs = enter(rule, call)
     frame.call, outer = call, frame.call
     try:
-        if (info.can_mutate or kwargs) and mutates(info.function, args, kwargs):
+        if may_change(info, kwargs) and mutates(info.function, args, kwargs):
             before_change(session, args, kwargs)  # again: entering has saved the inputs too
             call.target = next(written(call.args, call.kwargs), None)
         output = run(*args, **kwargs)

@@ -34,24 +34,20 @@ def made_since(tensor: Tensor, number: int) -> Iterator[str]:
         yield name_of_node(node)
 
 
-def unseen_behind(tensors: Iterable[Tensor], began: int) -> Iterator[tuple[str, str]]:
-    """Yield name and note of those operations that made these tensors and that nobody saw, each once.
+def unseen_behind(carrier: Tensor, began: int) -> Iterator[tuple[str, str]]:
+    """Yield name and note of those operations that made a tensor and that nobody saw, each once.
 
     Args:
-        tensors: carriers that are about to be used.
+        carrier: a tensor that is about to be used.
         began: the number of the first autograd node that the forward pass could make.
     """
-    for tensor in tensors:
-        node: Any = tensor.grad_fn
-        if node is None or MARK in node.metadata:
+    for found in _unmarked(carrier.grad_fn, began, marked=True):
+        if not isinstance(found, BackwardCFunction):
+            yield found.name(), "an operation out of sight, of TorchScript or torch.func maybe"
             continue
-        for found in _unmarked(node, began, marked=True):
-            if not isinstance(found, BackwardCFunction):
-                yield found.name(), "an operation out of sight, of TorchScript or torch.func maybe"
-                continue
-            function = function_of_node(found)
-            if function is not None and not issubclass(function, (RelevanceFunction, *TRANSPARENT)):
-                yield f"{function.__name__}.apply", "custom autograd function"
+        function = function_of_node(found)
+        if function is not None and not issubclass(function, (RelevanceFunction, *TRANSPARENT)):
+            yield f"{function.__name__}.apply", "custom autograd function"
 
 
 def _unmarked(first: Any, began: int, *, marked: bool) -> Iterator[Any]:
