@@ -93,7 +93,7 @@ class AxisFlow(TorchFunctionMode):
         """The dimensions of each output."""
         op, outputs = op_of(func), list(tensors_in(out))
         (x, dims), *others = known
-        if op is not None and op.name == "embedding":
+        if op is not None and op.traits.lookup:
             self._embedded(dims)
             return [[*dims, Dimension("feature")]]
         first = next(iter(tensors_in(args)), None)

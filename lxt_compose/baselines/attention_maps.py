@@ -39,7 +39,7 @@ class Watch(TorchFunctionMode):
             return self._attend(*args, **kwargs)
         output = func(*args, **kwargs)
         op = op_of(func)
-        if op is not None and op.name == "softmax":
+        if op is not None and op.traits.softmax_sign == 1:
             self._note(output)
         return output
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from ..errors import UncoveredError, place
 from ..keys import Assignment
+from ..ops import NormKind, op_named
 from ..rules import Epsilon, Rule
 from ..text.folding import fold_names
 from .rows import Row, Status
@@ -83,7 +84,7 @@ class Tally:
         """Return what the table of a report cannot say; `canonized` if the composite has canonizers."""
         notes = []
         keys = [count.key for count in self.counted()]
-        if not canonized and any(key.name == "batch_norm" and isinstance(key.rule, Epsilon) for key in keys):
+        if not canonized and any(isinstance(key.rule, Epsilon) and _is_batch_norm(key.name) for key in keys):
             notes.append(
                 "batch norms keep what is due to their shift, as biases do; where they follow a layer, "
                 "canonizers=[MergeBatchNorm()] explains both as one"
@@ -121,3 +122,8 @@ class Tally:
             f"call model.eval() first",
             stacklevel=2,
         )
+
+
+def _is_batch_norm(name: str) -> bool:
+    op = op_named(name)
+    return op is not None and op.traits.norm is NormKind.BATCH

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.trees import map_tensors, tensors_in
-from ..ops import DROPOUTS, Family, Op, mutates
+from ..ops import Elements, Family, Op, mutates
 from ..torch_internals import storage_of
 
 NOBODY = -1
@@ -46,20 +46,6 @@ class Layout:
 def in_front(samples: int) -> Layout:
     """The layout of an input: sample i is slice i of the first dimension."""
     return Layout(0, torch.arange(samples), plain=True)
-
-
-# They keep each element in its place ...
-_CASTS = frozenset("clone contiguous to type type_as float double half bfloat16 alias".split())
-_IN_PLACE = DROPOUTS | _CASTS | {"masked_fill"}
-# ... or the order of the elements.
-_IN_ORDER = frozenset("view view_as reshape reshape_as flatten unflatten squeeze unsqueeze".split())
-# Linear with weights that are not negative: run on codes, and on ones, they give the codes' weighted mean.
-_AVERAGES = frozenset(
-    """
-    sum nansum mean nanmean cumsum sum_to_size avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d
-    adaptive_avg_pool3d interpolate index_add scatter_add fold index_put put
-""".split()
-)
 
 
 def layouts_after(
@@ -90,17 +76,18 @@ def layouts_after(
         front = all(layout.plain and layout.dim == 0 for _, layout in layouts)
         front = front and all(z.dim() and z.shape[0] == samples for z in outputs)
         return [layout if front else _kept(op, layouts, z) for z in outputs]
-    if op.name in _IN_PLACE and all(z.shape == x.shape for z in outputs):
+    elements = op.traits.elements
+    if elements is Elements.SAME_PLACE and all(z.shape == x.shape for z in outputs):
         return [layout] * len(outputs)
     if op.family is Family.MOVEMENT and len(known) == 1 and all(z is not x for z in outputs):
         viewed = [_by_strides(x, layout, z) for z in outputs]
         if None not in viewed:
             return viewed
-        if op.name in _IN_ORDER and len(outputs) == 1:
+        if elements is Elements.SAME_ORDER and len(outputs) == 1:
             return [_in_order(layout, x.shape, outputs[0].shape, samples)]
-    if op.name == "cat" and _joins_beside(layouts, args, kwargs):
+    if elements is Elements.JOINED and _joins_beside(layouts, args, kwargs):
         return [layout] * len(outputs)
-    if op.family is Family.MOVEMENT or op.name in _AVERAGES:
+    if op.family is Family.MOVEMENT or elements is Elements.AVERAGED:
         return _by_codes(op, function, args, kwargs, known, outputs, samples)
     return [_kept(op, layouts, z) for z in outputs]
 
@@ -122,7 +109,7 @@ def _kept(op: Op | None, layouts: list[tuple[Tensor, Layout]], z: Tensor) -> Lay
     for x, layout in layouts:
         if z.dim() == x.dim():
             dim = layout.dim
-        elif op is not None and (op.family in _ALIGNED_RIGHT or op.name in ("add", "sub", "rsub")):
+        elif op is not None and (op.family in _ALIGNED_RIGHT or op.traits.elements is Elements.BROADCAST):
             dim = layout.dim + z.dim() - x.dim()
         else:
             fitting = [d for d, size in enumerate(z.shape) if size == layout.owner.numel()]
@@ -199,10 +186,10 @@ def _by_codes(
     """Run the operation with the samples' codes in place of values, and read off where they went."""
     lines = {id(x): _line(layout, samples, x.device) for x, layout in known if layout is not None}
     try:
-        moved = _results(function, args, kwargs, _coded(known, lines))
-        if op.name in _AVERAGES:
+        moved = _results(op, function, args, kwargs, _coded(known, lines))
+        if op.traits.elements is Elements.AVERAGED:  # of the codes, and of ones: the codes' weighted mean
             ones = {key: (line != 0).to(line.dtype) for key, line in lines.items()}
-            weights = _results(function, args, kwargs, _coded(known, ones))
+            weights = _results(op, function, args, kwargs, _coded(known, ones))
             moved = [value / weight for value, weight in zip(moved, weights, strict=True)]
     except (RuntimeError, TypeError, ValueError, IndexError):
         return [None] * len(outputs)
@@ -246,11 +233,15 @@ def _coded(known: Sequence[tuple[Tensor, Layout | None]], lines: dict[int, Tenso
 
 
 def _results(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], coded: Callable[[Tensor], Tensor]
+    op: Op,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    coded: Callable[[Tensor], Tensor],
 ) -> list[Tensor]:
     in_place = mutates(function, args, kwargs)
     # A view needs memory that is laid out like the tensor's own; for all else a broadcast code will do.
-    whole = in_place or getattr(function, "__name__", "") in ("view", "view_as", "as_strided")
+    whole = in_place or op.traits.reads_strides
     layout = torch.contiguous_format
     given = map_tensors(lambda t: coded(t).clone(memory_format=layout) if whole else coded(t), (args, kwargs))
     with torch.no_grad():

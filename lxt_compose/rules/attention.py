@@ -80,7 +80,7 @@ class ValueAttention(Scaling):
 
 
 def _has_parts(call: Call) -> bool:
-    return call.op is not None and call.op.name == "multi_head_attention_forward"
+    return call.op is not None and call.op.traits.has_projections
 
 
 _ROLES: dict[int | str, str] = {0: "query", 1: "key", 2: "value", 3: "mask", "attn_mask": "mask"}

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..autograd.functions import Slots, bypass
 from ..autograd.numerics import over_stabilized, sum_to
 from ..errors import RuleError
-from ..ops import Family
+from ..ops import Argument, Family, NormKind
 from .base import Call, Rule
 
 
@@ -39,7 +39,8 @@ class Norm(Rule):
         if call.op.family is Family.STATISTIC:
             return [z.detach() for z in outputs]
         (z,) = outputs
-        form_of = _FORMS.get(call.op.name)
+        kind = None if call.op.family is Family.UNCOVERED else call.op.traits.norm
+        form_of = None if kind is None else _FORMS[kind]
         if form_of is None:
             raise RuleError(f"{self} does not know the normalization {call.where}; give it a key of its own")
         roles = tuple(_role(self, call, carrier) for carrier in call.carriers)
@@ -114,18 +115,15 @@ class _Step:
         return values - values.mean(self.dims, keepdim=True) if self.dims else values
 
 
-# Where the functions take their weight and their bias.
-_AFFINE = {
-    "layer_norm": (2, 3), "rms_norm": (2, 3), "group_norm": (2, 3), "instance_norm": (3, 4), "batch_norm": (3, 4)
-}  # fmt: skip
+_INPUT = Argument(0, "input")
 
 
 def _role(rule: Norm, call: Call, carrier: Tensor) -> str:
     """Which argument of a normalization a carrier is: "input", "weight" or "bias"."""
     assert call.op is not None
-    weight, bias = _AFFINE.get(call.op.name, (1, 1))
-    for role, place in (("input", 0), ("weight", weight), ("bias", bias)):
-        if _argument(call, place, role) is carrier:
+    traits = call.op.traits
+    for role, argument in (("input", _INPUT), ("weight", traits.weight), ("bias", traits.bias)):
+        if argument is not None and argument.of(call.args, call.kwargs) is carrier:
             return role
     raise RuleError(f"{rule} knows the input, the weight and the bias as carriers, but {call.where} has another one")
 
@@ -222,11 +220,11 @@ def _local_response_norm(call: Call, x: Tensor) -> Form:
 
 
 _FORMS = {
-    "layer_norm": _layer_norm,
-    "rms_norm": _rms_norm,
-    "group_norm": _group_norm,
-    "instance_norm": _instance_norm,
-    "batch_norm": _batch_norm,
-    "normalize": _normalize,
-    "local_response_norm": _local_response_norm,
+    NormKind.LAYER: _layer_norm,
+    NormKind.RMS: _rms_norm,
+    NormKind.GROUP: _group_norm,
+    NormKind.INSTANCE: _instance_norm,
+    NormKind.BATCH: _batch_norm,
+    NormKind.LENGTH: _normalize,
+    NormKind.RESPONSE: _local_response_norm,
 }

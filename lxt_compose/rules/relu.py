@@ -22,7 +22,7 @@ class _ReLURule(Rule):
 
     def serves(self, op: Op, carriers: int) -> bool:
         """See :meth:`Rule.serves`."""
-        return op.name == "relu"
+        return op.traits.rectifier
 
     def check_module(self, module: nn.Module, path: str, formulation: str) -> None:
         """See :meth:`Rule.check_module`: another activation is refused."""
@@ -32,7 +32,7 @@ class _ReLURule(Rule):
 
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""
-        if call.op is None or call.op.name != "relu":
+        if call.op is None or not call.op.traits.rectifier:
             raise RuleError(f"{self} fits ReLU only, not {call.where}; use Identity()")
         return call.carriers[place].detach()
 

@@ -10,14 +10,11 @@ from torch import Tensor
 from ..autograd.functions import Slots, bypass
 from ..autograd.numerics import check_number, sum_to
 from ..errors import RuleError
-from ..ops import Family, Op
+from ..ops import Family, Op, is_reversed
 from .base import GRADIENT, Call, Rule
 from .epsilon import Epsilon
 
 _ONE_OPERAND = {False: Epsilon(0.0), True: Epsilon(0.0)}
-# What the first and the second operand are multiplied with before they are added; `alpha` multiplies what is taken
-# off or added on: the second operand, in a reversed subtraction the first.
-_SIGNS = {"add": (1.0, 1.0), "sub": (1.0, -1.0), "rsub": (-1.0, 1.0)}
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,6 @@ class ResidualGamma(Rule):
     """
 
     families: ClassVar[frozenset[Family]] = frozenset({Family.LINEAR})
-    names: ClassVar[frozenset[str]] = frozenset(_SIGNS)
 
     gamma: float = 1.0
 
@@ -55,11 +51,11 @@ class ResidualGamma(Rule):
 
     def serves(self, op: Op, carriers: int) -> bool:
         """See :meth:`Rule.serves`: sums of two carriers."""
-        return op.name in _SIGNS and carriers == 2
+        return op.traits.signs is not None and carriers == 2
 
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""
-        if call.op is None or call.op.name not in _SIGNS:
+        if call.op is None or call.op.traits.signs is None:
             raise RuleError(f"{self} knows sums of two tensors only, not {call.where}; use Epsilon()")
         if len(call.carriers) == 1:
             return _ONE_OPERAND[call.relevance].enter(call, place)
@@ -79,13 +75,17 @@ class ResidualGamma(Rule):
 
 
 def _factors(call: Call) -> tuple[float, float]:
-    """What the operands are multiplied with before they are added."""
+    """What the operands are multiplied with before they are added.
+
+    `alpha` multiplies what is taken off or added on: the second operand, in a reversed subtraction the first.
+    """
     assert call.op is not None
-    first, second = _SIGNS[call.op.name]
+    assert call.op.traits.signs is not None
+    first, second = call.op.traits.signs
     alpha: Any = call.kwargs.get("alpha", 1)
     if len(call.args) == 3:
         alpha = call.args[1]  # the old form add(input, alpha, other)
-    first, second = (first * alpha, second) if call.op.name == "rsub" else (first, second * alpha)
+    first, second = (first * alpha, second) if is_reversed(call.op) else (first, second * alpha)
     swapped = [name for name in call.kwargs if name in ("input", "other")] == ["other", "input"]
     return (second, first) if swapped else (first, second)
 

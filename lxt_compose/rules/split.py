@@ -17,7 +17,7 @@ from ..errors import RuleError, place
 from ..ops import Family, Op
 from .base import Call, Rule, only_output
 from .linear_layers.jacobian import layer_of
-from .linear_layers.layer import CONVOLUTIONS, LAYER_TYPES, LAYERS, Layer, in_pieces, without_autocast
+from .linear_layers.layer import LAYER_TYPES, Layer, in_pieces, without_autocast
 from .linear_layers.weight_parts import Part
 
 # Modules of torch that are no layers: refused when a rule is registered, not when they first run.
@@ -42,7 +42,8 @@ class Split(Rule):
 
     def serves(self, op: Op, carriers: int) -> bool:
         """See :meth:`Rule.serves`: operations of one input and a constant weight, no products of two carriers."""
-        return op.name in LAYERS and (carriers == 1 or op.name in ("linear", *CONVOLUTIONS))
+        layer = op.traits.layer
+        return layer is not None and layer.has_weight and (carriers == 1 or op.traits.weight is not None)
 
     def takes_whole(self, module: nn.Module) -> bool:
         """See :meth:`Rule.takes_whole`: a layer that is no known one, and no block of layers."""

@@ -14,14 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...ops.traits import TRAITS
 from .weight_parts import Part, Parts, ones, whole
 
 Apply = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 Back = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-CONVOLUTIONS = frozenset(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
-MATRICES = frozenset({"matmul", "mm", "bmm", "mv"})
-LAYERS = frozenset({"linear", "addmm", "einsum"}) | CONVOLUTIONS | MATRICES
+LAYERS = frozenset(name for name, traits in TRAITS.items() if traits.layer is not None and traits.layer.has_weight)
 """Operations of an input and a weight: what a split rule on a block of layers acts on."""
 LAYER_TYPES = (nn.Linear, nn.modules.conv._ConvNd)
 

@@ -11,20 +11,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...autograd.trees import map_tensors
+from ...ops import LayerKind
 from ...torch_internals import modes_off, pre_hooks_of
 from ..base import Call
-from .layer import CONVOLUTIONS, LAYER_TYPES, MATRICES, Apply, Back, Layer
+from .layer import LAYER_TYPES, Apply, Back, Layer
 from .trial import without_effect
 from .weight_parts import Parts
 
 # Modules that are nothing but one call of this function.
-_FUNCTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
-    nn.Linear: F.linear,
-    nn.Conv1d: F.conv1d,
-    nn.Conv2d: F.conv2d,
-    nn.Conv3d: F.conv3d,
+_FUNCTIONS: dict[type[nn.Module], tuple[Callable[..., Tensor], LayerKind]] = {
+    nn.Linear: (F.linear, LayerKind.LINEAR),
+    nn.Conv1d: (F.conv1d, LayerKind.CONVOLUTION),
+    nn.Conv2d: (F.conv2d, LayerKind.CONVOLUTION),
+    nn.Conv3d: (F.conv3d, LayerKind.CONVOLUTION),
 }
-_POOLS = frozenset(f"{kind}avg_pool{n}d" for kind in ("", "adaptive_") for n in (1, 2, 3)) | {"sum", "mean"}
 _POOL_TYPES = (nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd)
 
 
@@ -38,18 +38,8 @@ def known_layer(call: Call) -> Layer | None:
     """The layer behind a call with one carrier, if it is one of those that are known by their name or type."""
     if call.module is not None:
         return _of_module(call, call.module)
-    name = call.op.name if call.op is not None else ""
-    if name in _POOLS:
-        return _pool(call)
-    if name == "batch_norm":
-        return _batch_norm_call(call)
-    if name in ("linear", *CONVOLUTIONS):
-        return _weight_layer(call, name)
-    if name == "addmm":
-        return _addmm(call)
-    if name in MATRICES:
-        return _matrices(call)
-    return _einsum(call) if name == "einsum" else None
+    kind = call.op.traits.layer if call.op is not None else None
+    return None if kind is None else _BY_KIND[kind](call)
 
 
 def plain_layer(call: Call, *, rounded: bool) -> Layer | None:
@@ -58,8 +48,8 @@ def plain_layer(call: Call, *, rounded: bool) -> Layer | None:
     None for layers of any other kind, for complex numbers, and in half precision, where that graph does better,
     unless it is wanted `rounded` too.
     """
-    name = call.op.name if call.op is not None else ""
-    if len(call.carriers) != 1 or (call.module is None and name != "linear" and name not in CONVOLUTIONS):
+    kind = call.op.traits.layer if call.op is not None else None
+    if len(call.carriers) != 1 or (call.module is None and kind not in _WEIGHTED):
         return None
     layer = known_layer(call)
     if layer is None or layer.back is None or not layer.samples or (layer.dtype != layer.weight.dtype and not rounded):
@@ -68,9 +58,8 @@ def plain_layer(call: Call, *, rounded: bool) -> Layer | None:
 
 
 def _of_module(call: Call, module: nn.Module) -> Layer | None:
-    function = _FUNCTIONS.get(type(module))
-    if function is not None:
-        return _of_plain_module(call, module, function)
+    if type(module) in _FUNCTIONS:
+        return _of_plain_module(call, module, *_FUNCTIONS[type(module)])
     if isinstance(module, _POOL_TYPES):
         return _pool(call)
     if isinstance(module, nn.modules.batchnorm._BatchNorm) and not module.training:
@@ -78,16 +67,16 @@ def _of_module(call: Call, module: nn.Module) -> Layer | None:
     return None
 
 
-def _of_plain_module(call: Call, module: nn.Module, function: Callable[..., Tensor]) -> Layer | None:
+def _of_plain_module(call: Call, module: nn.Module, function: Callable[..., Tensor], kind: LayerKind) -> Layer | None:
     """The layer of a module of torch that has not been tampered with."""
     own = "forward" not in vars(module) and len(pre_hooks_of(module)) <= 1  # that one is ours
     if not own or len(call.args) != 1 or call.kwargs or getattr(module, "padding_mode", "zeros") != "zeros":
         return None
-    options = ("stride", "padding", "dilation", "groups") if function is not F.linear else ()
+    options = ("stride", "padding", "dilation", "groups") if kind is not LayerKind.LINEAR else ()
     args = (*call.args, module.weight, module.bias, *(getattr(module, name) for name in options))
     plain = Call(call.formulation, call.where, args, {}, function=function, parts=call.parts)
     plain.take(call.carriers)
-    return _weight_layer(plain, function.__name__)
+    return _weight_layer(kind, plain)
 
 
 def given(call: Call, position: int, name: str) -> Any:
@@ -111,7 +100,7 @@ def as_function(call: Call) -> Callable[[Tensor], Any]:
     return of
 
 
-def _weight_layer(call: Call, name: str) -> Layer | None:
+def _weight_layer(kind: LayerKind, call: Call) -> Layer | None:
     """F.linear, F.conv1d ... F.conv_transpose3d: ``function(input, weight, bias, ...)``."""
     weight, bias = given(call, 1, "weight"), given(call, 2, "bias")
     function = call.function
@@ -126,7 +115,7 @@ def _weight_layer(call: Call, name: str) -> Layer | None:
         return result
 
     shape = call.values[0].shape
-    if name == "linear":
+    if kind is LayerKind.LINEAR:
         linear_back = _linear_back if weight.dim() == 2 else None
         return _layer(call, weight, apply, back=linear_back, bias=bias, offset=bias, shape=tuple(shape[-1:]),
                       samples=len(shape) > 1)  # fmt: skip
@@ -134,7 +123,7 @@ def _weight_layer(call: Call, name: str) -> Layer | None:
     if batched:
         shape = torch.Size((1, *shape[1:]))
     offset = None if bias is None else _per_channel(bias, weight)
-    back = _convolution_back(name, rest, options, weight)
+    back = _convolution_back(kind, rest, options, weight)
     return _layer(call, weight, apply, back=back, bias=bias, offset=offset, shape=tuple(shape), samples=batched)
 
 
@@ -181,8 +170,8 @@ def _linear_back(s: Tensor, weight: Tensor, x: Tensor) -> Tensor:
     return s @ weight
 
 
-def _convolution_back(name: str, rest: tuple[Any, ...], options: dict[str, Any], weight: Tensor) -> Back | None:
-    transposed, spatial = "transpose" in name, weight.dim() - 2
+def _convolution_back(kind: LayerKind, rest: tuple[Any, ...], options: dict[str, Any], weight: Tensor) -> Back | None:
+    transposed, spatial = kind is LayerKind.TRANSPOSED_CONVOLUTION, weight.dim() - 2
     names = ("stride", "padding", "output_padding", "groups", "dilation") if transposed else (
         "stride", "padding", "dilation", "groups")  # fmt: skip
     chosen = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "output_padding": 0}
@@ -296,3 +285,14 @@ def _batch_norm(
         call, scale.reshape(shape), lambda x, w, b: x * w if b is None else x * w + b,
         back=lambda s, w, x: s * w, bias=shift, offset=shift, shape=(1, *call.values[0].shape[1:]),
     )  # fmt: skip
+
+
+_WEIGHTED = (LayerKind.LINEAR, LayerKind.CONVOLUTION, LayerKind.TRANSPOSED_CONVOLUTION)
+_BY_KIND: dict[LayerKind, Callable[[Call], Layer | None]] = {
+    **{kind: partial(_weight_layer, kind) for kind in _WEIGHTED},
+    LayerKind.ADDMM: _addmm,
+    LayerKind.MATRIX_PRODUCT: _matrices,
+    LayerKind.EINSUM: _einsum,
+    LayerKind.AVERAGE: _pool,
+    LayerKind.BATCH_NORM: _batch_norm_call,
+}
