@@ -51,6 +51,11 @@ def _exchange_for_callback() -> Any:
 _compiler: Callable[[], Any] = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", _exchange_for_callback)
 
 
+def is_compiled_code() -> bool:
+    """Whether this is called from code that torch.compile runs."""
+    return bool(_compiler())
+
+
 def refuse_compiled(what: str) -> None:
     """Raise if this is called from code that torch.compile runs.
 
@@ -118,14 +123,9 @@ def in_custom_function() -> bool:
 _innermost_hooks: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
 
 
-def tells_saved_tensor_hooks() -> bool:
-    """Whether this version of torch tells what packs saved tensors (2.6 or newer)."""
-    return _innermost_hooks is not None
-
-
-def saved_tensor_hooks() -> Any:
-    """Return the hooks that pack and unpack saved tensors now; None if there are none."""
-    return None if _innermost_hooks is None else _innermost_hooks(True)
+def packs_saved_tensors() -> bool:
+    """Whether hooks pack what is saved for backward, or may do: older versions of torch do not tell."""
+    return _innermost_hooks is None or _innermost_hooks(True) is not None
 
 
 def checkpoint_hook() -> Any:
@@ -203,6 +203,17 @@ def exchange_saved(node: Any, place: int, pack: Callable[[Tensor], Tensor]) -> N
     except RuntimeError:
         return  # its backward has run already and freed what it had saved
     saved.register_hooks(pack, lambda kept: kept)
+
+
+def layer_norm_rstd(z: Tensor) -> Tensor | None:
+    """Return ``1 / sigma`` that torch's layer norm has saved for its backward; None if `z` is not its output.
+
+    Unnecessary once `torch.native_layer_norm` is what every backend runs for `F.layer_norm`.
+    """
+    return getattr(z.grad_fn, "_saved_result2", None) if type(z.grad_fn).__name__ == _LAYER_NORM else None
+
+
+_LAYER_NORM = "NativeLayerNormBackward0"
 
 
 def storage_of(tensor: Tensor) -> int:

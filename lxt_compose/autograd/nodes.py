@@ -53,7 +53,10 @@ Edge = tuple[Any, int]
 def edge_of(x: Tensor) -> Edge:
     """Return the edge that a tensor which requires grad stands for now; a change in place gives it another."""
     node = x.grad_fn
-    return (node, x.output_nr) if node is not None else tuple(torch.autograd.graph.get_gradient_edge(x)[:2])
+    if node is not None:
+        return node, x.output_nr
+    edge = torch.autograd.graph.get_gradient_edge(x)
+    return edge[0], edge[1]
 
 
 def scale_edges(outputs: Iterable[Tensor], factors: Mapping[Edge, float]) -> None:

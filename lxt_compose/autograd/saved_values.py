@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..torch_internals import exchange_saved, saved_tensor_hooks, storage_of, tells_saved_tensor_hooks
+from ..torch_internals import exchange_saved, packs_saved_tensors, storage_of
 
 _ROOM = 4096
 
@@ -50,7 +50,7 @@ def _note(tensor: Tensor, saver: Any, place: int) -> None:
 
 def save(ctx: Any, *tensors: Tensor) -> None:
     """``ctx.save_for_backward(*tensors)``, for tensors that may be changed in place afterwards."""
-    if not tells_saved_tensor_hooks() or saved_tensor_hooks() is not None:
+    if packs_saved_tensors():
         # Somebody packs what is saved (or may): activation checkpointing, or offloading. What they packed cannot be
         # exchanged later, and a recomputed block changes its tensors in place anew: so copy now.
         tensors = tuple(tensor.detach().clone() for tensor in tensors)

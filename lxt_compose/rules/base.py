@@ -121,8 +121,13 @@ def exchange(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
     def swap(tensor: Tensor) -> Tensor:
         return next(inputs) if tensor.requires_grad else tensor
 
-    args = tuple(map_tensors(swap, value) for value in call.args)
-    kwargs = {name: map_tensors(swap, value) for name, value in call.kwargs.items()}
+    def swapped(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return next(inputs) if value.requires_grad else value
+        return value if type(value) in PLAIN else map_tensors(swap, value)
+
+    args = tuple([swapped(value) for value in call.args])
+    kwargs = {name: swapped(value) for name, value in call.kwargs.items()} if call.kwargs else call.kwargs
     return args, kwargs
 
 

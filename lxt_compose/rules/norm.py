@@ -10,6 +10,7 @@ from ..autograd.functions import Slots, bypass
 from ..autograd.numerics import over_stabilized, sum_to
 from ..errors import RuleError
 from ..ops import Argument, Family, NormKind
+from ..torch_internals import layer_norm_rstd, packs_saved_tensors
 from .base import Call, Rule
 
 
@@ -31,7 +32,8 @@ class Norm(Rule):
 
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""
-        return call.carriers[place].detach()
+        x = call.carriers[place]
+        return x if not call.relevance and _takes_input_alone(call) else x.detach()
 
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
         """See :meth:`Rule.leave`."""
@@ -39,6 +41,8 @@ class Norm(Rule):
         if call.op.family is Family.STATISTIC:
             return [z.detach() for z in outputs]
         (z,) = outputs
+        if not call.relevance and (quick := _of_layer_norm(call, z)) is not None:
+            return [quick]
         kind = None if call.op.family is Family.UNCOVERED else call.op.traits.norm
         form_of = None if kind is None else _FORMS[kind]
         if form_of is None:
@@ -56,6 +60,37 @@ class Norm(Rule):
         shapes = tuple(carrier.shape for carrier in call.carriers)
         step = _Step(call.relevance, roles, shapes, tuple(form.shape), form.dims, form.affine, tuple(saved))
         return [bypass(step, z, tuple(saved.values()), call.carriers)]
+
+
+def _takes_input_alone(call: Call) -> bool:
+    """Whether this is a layer norm whose input alone is a carrier, in a precision that torch's backward knows."""
+    if call.op is None or call.op.family is not Family.NORMALIZATION or len(call.carriers) != 1:
+        return False
+    if call.op.traits.norm is not NormKind.LAYER:
+        return False
+    if packs_saved_tensors():
+        return False  # to read what the layer has saved would be to unpack it, which recomputes a checkpoint
+    x = call.carriers[0]
+    return x is _argument(call, 0, "input") and x.dtype in (torch.float32, torch.float64)
+
+
+def _of_layer_norm(call: Call, z: Tensor) -> Tensor | None:
+    """The output of a layer norm in the gradient formulation, by the statistic that the layer itself has computed."""
+    rstd = layer_norm_rstd(z) if _takes_input_alone(call) else None
+    if rstd is None:
+        return None
+    weight, size = _argument(call, 2, "weight"), tuple(_argument(call, 1, "normalized_shape"))
+    return bypass(_LayerNormStep(size), z, (rstd,) if weight is None else (rstd, weight), call.carriers)
+
+
+@dataclass(frozen=True)
+class _LayerNormStep:
+    """The slot of the input of a layer norm of this size from that of its output."""
+
+    size: tuple[int, ...]
+
+    def __call__(self, slot: Tensor, rstd: Tensor, weight: Tensor | None = None) -> Slots:
+        return (_layer_norm_backward(slot, self.size, rstd, weight),)
 
 
 class Form(NamedTuple):

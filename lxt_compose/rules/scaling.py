@@ -1,7 +1,7 @@
 """Scaling rules: the operation's own gradient does the work, only its borders are scaled."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -64,7 +64,8 @@ class Scaling(Rule):
 def places_of(call: Call) -> list[int | str]:
     """Return for each carrier at which place, or under which name, the operation was given it."""
     places: list[int | str] = []
-    for place, value in (*enumerate(call.args), *call.kwargs.items()):
+    given: list[tuple[int | str, Any]] = [*enumerate(call.args), *call.kwargs.items()]
+    for place, value in given:
         if isinstance(value, Tensor):
             if value.requires_grad:
                 places.append(place)

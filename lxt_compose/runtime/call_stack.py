@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -15,7 +14,7 @@ from ..keys import Binding
 from ..rules import OpCall, Rule
 from ..torch_internals import is_on_stack
 from .activation_modules import Unit
-from .decisions import Decision
+from .decisions import CallSite, Decision
 from .observer import Seen
 
 
@@ -75,8 +74,8 @@ class Context:
         self.inside, self.scope, self.keys_inside = inside, scope, keys_inside
         self.scoped = scope is not None and not keys_inside
         self.shadowed_by = inside if scope is None else None
-        self.decisions: dict[tuple[Callable[..., Any], int], Decision] = {}
-        """What was decided for a function with so many carriers, where nothing else matters."""
+        self.decisions: dict[CallSite, Decision] = {}
+        """What was decided for a call, where nothing else matters."""
 
     @property
     def module(self) -> nn.Module:

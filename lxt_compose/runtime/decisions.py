@@ -209,6 +209,25 @@ class Policy:
         return default_rule(info.op, table)
 
 
+CallSite = tuple[Any, ...]
+"""What decides about a call within one module: the function, how many carriers, and for some its plain arguments."""
+
+
+def call_site(info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: int) -> CallSite:
+    """Return what the decision about a call is kept by."""
+    if not info.varies or info.op is None or info.op.multiplies:
+        return info.function, carriers
+    return info.function, carriers, *map(_plain, args), *((name, _plain(value)) for name, value in kwargs.items())
+
+
+def _plain(value: Any) -> Any:
+    """Return a number, or numbers in a tuple, to tell calls apart by; None for anything else."""
+    if isinstance(value, (int, float, str)):
+        return value
+    numbers = isinstance(value, (tuple, list)) and all(isinstance(each, (int, float)) for each in value)
+    return tuple(value) if numbers else None
+
+
 def decide(call: OpCall, info: FunctionInfo, where: Where, policy: Policy, *, first: bool = False) -> Decision:
     """Decide what is done about a call through which relevance flows.
 
@@ -273,8 +292,8 @@ def _choose_action(made: Decision, call: OpCall, policy: Policy, where: Where) -
 
 
 def _varies(info: FunctionInfo, call: OpCall) -> bool:
-    """Whether another call of the function with as many carriers may take another rule."""
-    return info.op is None or not info.op.multiplies or len(call.carriers) > 1
+    """Whether another call of the function with as many carriers and the same plain arguments may take another rule."""
+    return info.op is None or (info.op.multiplies and len(call.carriers) > 1)
 
 
 def _shadowed(tally: Tally, info: FunctionInfo, where: Where) -> Count | None:

@@ -19,7 +19,7 @@ from ..rules.defaults import drops
 from ..rules.linear_layers.layer import LAYERS
 from ..torch_internals import refuse_compiled
 from .call_stack import Frame
-from .decisions import Action, Decision, FunctionInfo, decide
+from .decisions import Action, CallSite, Decision, FunctionInfo, call_site, decide
 from .observer import watch
 from .operations import before_change, check_unseen, is_cut, may_change, note_cut, record, run, run_body, run_unrecorded
 from .session import Session
@@ -85,7 +85,8 @@ class FunctionMode(TorchFunctionMode):
             source: Any = x.grad_fn
             if source is not None and MARK not in source.metadata:
                 check_unseen(self.session, x, frame)
-        made = None if info.own else frame.context.decisions.get((info.function, len(carriers)))
+        site = call_site(info, args, kwargs, len(carriers))
+        made = frame.context.decisions.get(site)
         if made is not None and made.action is Action.RUN and self.session.observer is None:
             if made.shadowed is not None:
                 made.shadowed.calls += 1
@@ -98,7 +99,7 @@ class FunctionMode(TorchFunctionMode):
             if is_cut(output):
                 note_cut(self.session, frame, made)
         else:
-            output = self._run_decided(info, frame, made, args, kwargs, carriers)
+            output = self._run_decided(info, frame, made, site, args, kwargs, carriers)
         mark(tensors_in(output))
         return output
 
@@ -107,6 +108,7 @@ class FunctionMode(TorchFunctionMode):
         info: FunctionInfo,
         frame: Frame,
         made: Decision | None,
+        site: CallSite,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         carriers: list[Tensor],
@@ -121,7 +123,7 @@ class FunctionMode(TorchFunctionMode):
             first = info.is_layer and self._is_first(frame, info)
             made = decide(call, info, context, session.policy, first=first)
             if made.keep:
-                context.decisions[info.function, len(carriers)] = made
+                context.decisions[site] = made
         stack.first_layer_met |= info.is_layer
         if session.observer is None or made.action is Action.SHADOWED:
             return run(session, frame, made, call)

@@ -13,7 +13,15 @@ from ..coverage.rows import Status
 from ..errors import RuleError, place
 from ..rules import OpCall, Rule, Stop, find_carriers
 from ..rules.linear_layers.layer import LAYER_TYPES
-from ..torch_internals import checkpoint_hook, in_backward, is_on_stack, modes_off, module_call, refuse_compiled
+from ..torch_internals import (
+    checkpoint_hook,
+    in_backward,
+    is_compiled_code,
+    is_on_stack,
+    modes_off,
+    module_call,
+    refuse_compiled,
+)
 from .activation_modules import RULE as UNIT
 from .activation_modules import Unit
 from .call_stack import Frame, Site
@@ -38,7 +46,7 @@ class BeforeHook:
         """Bring in the function mode if this is the outermost module, and apply the rule to what goes in."""
         session, site, stack = self.session, self.site, self.session.stack
         outer, recorded = stack.innermost(), torch.is_grad_enabled()
-        if recorded:
+        if recorded and is_compiled_code():
             refuse_compiled(place(site.path))
         context, alone = site.context, False
         checkpoint = checkpoint_hook()

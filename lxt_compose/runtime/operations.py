@@ -109,6 +109,8 @@ def run_as_it_is(session: Session, frame: Frame, made: Decision, call: OpCall) -
 
 def is_cut(output: Any) -> bool:
     """Whether an operation on carriers put out floating point numbers, and none that requires grad."""
+    if isinstance(output, Tensor) and output.requires_grad:
+        return False
     found = [tensor for tensor in tensors_in(output) if tensor.is_floating_point() or tensor.is_complex()]
     return bool(found) and not any(tensor.requires_grad for tensor in found)
 
