@@ -53,6 +53,7 @@ from .rules import (
     default_rules,
 )
 from .runtime.registration import Registration, remove
+from .target_module import with_target
 
 __version__ = "0.1.0"
 
@@ -122,4 +123,5 @@ __all__ = [
     "presets",
     "remove",
     "where",
+    "with_target",
 ]

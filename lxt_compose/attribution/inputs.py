@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import AttributionError, CompositeError
+from ..target_module import explained
 from .axes import BATCH, Dims, find_dims, parse_dims, place_of
 
 # Inputs that say how to read the others. They are constants, whatever their dtype.
@@ -165,8 +166,8 @@ def telling(model: nn.Module, inputs: Inputs) -> Iterator[None]:
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         kinds = {kind_of(p) for p in model.parameters() if p.is_floating_point()}
         raise AttributionError(
-            f"{type(model).__name__} (parameters: {', '.join(sorted(kinds)) or 'none'}) failed on the inputs "
-            f"{inputs.described()}: {error}"
+            f"{type(explained(model)).__name__} (parameters: {', '.join(sorted(kinds)) or 'none'}) failed on the "
+            f"inputs {inputs.described()}: {error}"
         ) from error
 
 

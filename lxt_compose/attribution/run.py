@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -11,14 +11,15 @@ from torch import Tensor, nn
 
 from ..autograd.trees import tensors_in
 from ..composite import Composite
-from ..errors import AttributionError, NotFiniteError
+from ..errors import AttributionError, CompositeError, NotFiniteError
 from ..ledger import Ledger
 from ..rules import GRADIENT, RELEVANCE, Stop
+from ..target_module import with_target
 from .inputs import Inputs, read_inputs
 from .latent import Layer, Recorder, find_layers
 from .result import Attribution
 from .taps import Embeddings, NotEmbeddedError, Taps, find_embeddings
-from .targets import Chosen, Goal, choose, read_target
+from .targets import Chosen, Goal, called, choose, chosen_by, read_target
 
 
 def attribute(
@@ -108,6 +109,14 @@ def composite_of(composite: str | Composite) -> Composite:
     return presets.get(composite)
 
 
+class _TargetFailed(CompositeError):
+    """The target function raised an error."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 class _Run:
     """All batches of one call of :func:`attribute`."""
 
@@ -135,7 +144,10 @@ class _Run:
         self, goal: Goal, size: int | None, embeddings: Embeddings, *, progress: bool, ledger: bool
     ) -> list[dict[str, Any]]:
         parts = []
-        with self.composite.register(self.model) as registration, ExitStack() as stack:
+        target = goal.function
+        self.called = self.model if target is None else with_target(self.model, self._target(target))
+        with self.composite.register(self.called) as registration, ExitStack() as stack:
+            self.registration = registration
             books = stack.enter_context(registration.ledger()) if ledger else None
             taps = stack.enter_context(Taps(registration, embeddings))
             times_value = self.composite.formulation == GRADIENT and not self.as_it_is
@@ -155,10 +167,10 @@ class _Run:
     def _one(self, batch: Inputs, goal: Goal, taps: Taps, recorder: Recorder) -> dict[str, Any]:
         recorder.start()
         try:
-            output = taps.call(self.model, batch)
-            chosen = self._choose(batch, goal, output)
+            output = self._output(batch, taps)
         finally:
             recorder.stop()
+        chosen = self._choose(batch, goal, output)
         relevance = self._backward(chosen, taps)
         if not all(torch.isfinite(r).all() for r in relevance.values()):
             raise NotFiniteError(self._blame(batch, "the relevance is not finite"))
@@ -169,9 +181,34 @@ class _Run:
             "latent": recorder.found(),
         }
 
+    def _target(self, function: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
+        """The target function as a part of the model, of whose errors the inputs are not blamed."""
+
+        def target(output: Any) -> Tensor:
+            try:
+                value = called(function, output, self.count)
+                carried = any(x.requires_grad for x in tensors_in(output))
+                if carried and not (value.requires_grad or self.registration.session.stack.stopped):
+                    raise ValueError("what the target function returns does not depend on the model's output")
+                return value
+            except Exception as error:
+                raise _TargetFailed(error) from error
+
+        return target
+
+    def _output(self, batch: Inputs, taps: Taps) -> Any:
+        """What the model answers, or what the target function makes of it."""
+        self.count = batch.count
+        try:
+            return taps.call(self.called, batch)
+        except _TargetFailed as failed:
+            raise failed.error from None
+
     def _choose(self, batch: Inputs, goal: Goal, output: Any) -> Chosen:
         times_output = self.composite.formulation == RELEVANCE and not self.as_it_is
         try:
+            if goal.function is not None:  # which has run
+                return chosen_by(lambda value: value, output, count=batch.count, times_output=times_output)
             return choose(goal, output, self.model, count=batch.count, mask=batch.mask, times_output=times_output)
         except NotFiniteError as error:
             raise NotFiniteError(self._blame(batch, str(error))) from None

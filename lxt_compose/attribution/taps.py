@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import AttributionError, RegistrationError
 from ..rules import GRADIENT, Epsilon
 from ..runtime.registration import Registration
+from ..target_module import explained
 from ..torch_internals import modes_off
 from .arrangement import Arrangement, arrangement_of, is_symmetric, not_told
 from .axis_flow import AxisFlow, follow
@@ -87,8 +88,8 @@ class Taps:
 
     def _not_embedded(self, model: nn.Module) -> NotEmbeddedError:
         return NotEmbeddedError(
-            f"{type(model).__name__} ran no embedding layer (nn.Embedding, get_input_embeddings()) on the integer "
-            f"input {', '.join(self._wanted)}; pass floating point inputs, such as inputs_embeds="
+            f"{type(explained(model)).__name__} ran no embedding layer (nn.Embedding, get_input_embeddings()) on the "
+            f"integer input {', '.join(self._wanted)}; pass floating point inputs, such as inputs_embeds="
         )
 
     def _hook(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

@@ -119,23 +119,19 @@ def choose(goal: Goal, output: Any, model: nn.Module, *, count: int, mask: Tenso
         ValueError: an index is out of range, or shapes do not fit.
         NotFiniteError: what is explained is not finite.
     """
+    if goal.function is not None:
+        return chosen_by(goal.function, output, count=count, times_output=times_output)
     sources: dict[int, Tensor] = {}
     for tensor in tensors_in(output):
         if tensor.is_floating_point() and tensor.requires_grad:
             sources.setdefault(id(tensor), tensor)
     leaves = {key: tensor.detach().requires_grad_() for key, tensor in sources.items()}
     seen = map_tensors(lambda tensor: leaves.get(id(tensor), tensor), output)
-    if goal.function is not None:
-        value, target = _called(goal.function, seen, count), None
-    else:
-        value, target = _picked(goal, _per_class(seen, model, count, mask))
-    if not torch.isfinite(value).all():
-        raise NotFiniteError(f"what is to be explained is not finite: {value.detach().tolist()}")
+    value, target = _picked(goal, _per_class(seen, model, count, mask))
+    _check_finite(value)
     slots: tuple[Tensor | None, ...] = ()
     if value.requires_grad:
         slots = torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True)
-    elif goal.function is not None and sources:
-        raise ValueError("what the target function returns does not depend on the model's output")
     seeds = [
         (source, source.detach() * slot if times_output else slot)
         for source, slot in zip(sources.values(), slots, strict=False)
@@ -144,13 +140,38 @@ def choose(goal: Goal, output: Any, model: nn.Module, *, count: int, mask: Tenso
     return Chosen(value.detach(), target, seeds)
 
 
-def _called(function: Callable[[Any], Tensor], output: Any, count: int) -> Tensor:
+def _check_finite(value: Tensor) -> None:
+    if not torch.isfinite(value).all():
+        raise NotFiniteError(f"what is to be explained is not finite: {value.detach().tolist()}")
+
+
+def chosen_by(function: Callable[[Any], Tensor], output: Any, *, count: int, times_output: bool) -> Chosen:
+    """What a target function makes of the model's output; relevance starts with its value.
+
+    Raises:
+        TypeError: it returned no floating point tensor.
+        ValueError: it did not return one number per sample.
+        NotFiniteError: what is explained is not finite.
+    """
+    value = called(function, output, count)
+    _check_finite(value)
+    start = value.detach() if times_output else torch.ones_like(value)
+    return Chosen(value.detach(), None, [(value, start)] if value.requires_grad else [])
+
+
+def called(function: Callable[[Any], Tensor], output: Any, count: int) -> Tensor:
+    """What a target function makes of the model's output, [count].
+
+    Raises:
+        TypeError: it returned no floating point tensor.
+        ValueError: it did not return one number per sample.
+    """
     value = function(output)
     if not isinstance(value, Tensor) or not value.is_floating_point():
         kind = str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"the target function must return a floating point tensor, one number per sample, got {kind}")
     if value.dim() == 0 and count == 1:
-        return value[None]
+        return value.reshape(1)
     if value.shape != (count,):
         raise ValueError(
             f"the target function must return one number per sample, shape [{count}], got {list(value.shape)}"

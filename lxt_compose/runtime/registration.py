@@ -19,6 +19,7 @@ from ..ledger import Ledger, Recorder
 from ..ops import Family
 from ..rules import RELEVANCE, Epsilon, Pass
 from ..rules.defaults import Table
+from ..target_module import explained, target_names
 from ..torch_internals import is_compiled, pre_hooks_of
 from .activation_modules import RULE as UNIT
 from .activation_modules import may_be_unit
@@ -48,8 +49,8 @@ class Registration:
         canonizers: tuple[Canonizer, ...] = (),
     ) -> None:
         _check_model(model)
-        names = names_of(model)
-        bindings, self._unmatched = match(entries, names, model)
+        names = names_of(explained(model))
+        bindings, self._unmatched = match(entries, names, explained(model))
         for entry in entries:
             if entry.rule is not None:
                 entry.rule.check_formulation(formulation)
@@ -61,6 +62,7 @@ class Registration:
         session.mode = FunctionMode(session)
         with ExitStack() as stack:
             self._canonized, self._notes = bool(canonizers), self._canonize(canonizers, names, bindings, stack)
+            names |= target_names(model)
             self._sites = [self._site(module, mounted, bindings.get(module)) for module, mounted in names.items()]
             for site in self._sites:
                 install(session, site, stack)
@@ -78,7 +80,7 @@ class Registration:
         return self.session.active
 
     def __repr__(self) -> str:
-        kind, state = type(self.model).__name__, "active" if self.active else "removed"
+        kind, state = type(explained(self.model)).__name__, "active" if self.active else "removed"
         bound = sum(site.binding is not None for site in self._sites)
         keys = ", ".join(f"{entry}: {entry.shown}" for entry in self.entries[:3])
         more = f", and {len(self.entries) - 3} more" if len(self.entries) > 3 else ""
@@ -99,7 +101,7 @@ class Registration:
         notes: list[str] = []
         unchanged = Pass() if self.formulation == RELEVANCE else Epsilon(0.0)
         for canonizer in canonizers:
-            handle = canonizer.apply(self.model)
+            handle = canonizer.apply(explained(self.model))
             if not callable(getattr(handle, "remove", None)):
                 raise TypeError(f"{canonizer!r}.apply() must return a handle with remove(), got {handle!r}")
             stack.callback(handle.remove)
@@ -205,8 +207,9 @@ def _check_model(model: nn.Module) -> None:
     """Raise if a composite cannot work on this model, or is there already."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"register() takes a torch.nn.Module, got {model!r} of type {type(model).__name__}")
-    for name, module in model.named_modules():
-        where = f"{name!r} in {type(model).__name__}" if name else type(model).__name__
+    kind = type(explained(model)).__name__
+    for name, module in explained(model).named_modules():
+        where = f"{name!r} in {kind}" if name else kind
         if is_compiled(module) or type(module).__name__ == "OptimizedModule":
             raise RegistrationError(
                 f"{where} is compiled, and compiled code does not run hooks; register on the model before "

@@ -22,6 +22,7 @@ from ..keys import Assignment
 from ..rules import default_rules, find_carriers
 from ..rules.defaults import Table
 from ..rules.linear_layers.weight_parts import Parts
+from ..target_module import explained
 from ..torch_internals import function_modes, next_node_number
 from .call_stack import CallStack, Site
 from .decisions import Policy
@@ -53,6 +54,7 @@ class Session:
         strict: bool,
     ) -> None:
         self.model, self.entries, self.formulation = model, entries, formulation
+        self.name = type(explained(model)).__name__
         table = default_rules(formulation) if isinstance(defaults, bool) else defaults
         self.tally = Tally(strict=strict)
         self.policy = Policy(entries, formulation, table, defaults is not False, self.tally)
@@ -73,7 +75,7 @@ class Session:
         saved_values.prune()
         if torch.is_inference_mode_enabled() or any(t.is_inference() for t in tensors_in((args, kwargs))):
             raise RegistrationError(
-                f"relevance needs a recorded forward pass, but {type(self.model).__name__} was called in inference "
+                f"relevance needs a recorded forward pass, but {self.name} was called in inference "
                 f"mode or with a tensor made there; call it outside torch.inference_mode(), with inputs made outside"
             )
         modes = function_modes()
@@ -81,7 +83,7 @@ class Session:
             other = getattr(mode, "session", None)
             if isinstance(other, Session) and other is not self and other.stack.innermost() is not None:
                 raise RegistrationError(
-                    f"{type(self.model).__name__} is called inside {type(other.model).__name__}, and "
+                    f"{self.name} is called inside {other.name}, and "
                     f"both have a composite, which would act twice; remove one, or register on the outer model alone"
                 )
         self.tally.executed = True
@@ -123,7 +125,7 @@ class Session:
         key, stack = self.policy.first_layer, self.stack
         if key is None or (other is not None and self.entries.index(other) < self.entries.index(key)):
             return False
-        if stack.frames[0].path:  # no whole forward pass, but a block of it, recomputed for its backward
+        if stack.frames[0].site.module is not self.model:  # but a block of it, recomputed for its backward
             return site in self._first_sites
         if not stack.first_layer_met:
             self._first_sites.add(site)
@@ -141,7 +143,7 @@ class Session:
             return output
         if not (stack.carriers_met or stack.root_inputs):
             raise RegistrationError(
-                f"no relevance can flow: no input of {type(self.model).__name__} requires grad, and nothing inside "
+                f"no relevance can flow: no input of {self.name} requires grad, and nothing inside "
                 f"does; call x.requires_grad_() on a floating point input before the forward pass (integer inputs such "
                 f"as token ids cannot: pass their embeddings, e.g. inputs_embeds=)"
             )
@@ -161,7 +163,7 @@ class Session:
             return
         self.tally.all_stopped = True
         warnings.warn(
-            f"no input of {type(self.model).__name__} gets any relevance: all of it ends at rules that stop it "
+            f"no input of {self.name} gets any relevance: all of it ends at rules that stop it "
             f"(square roots, powers, norms by default) or at operands that are held constant; see the report",
             stacklevel=2,
         )
