@@ -55,6 +55,17 @@ def parse_dims(dims: Any, inputs: Iterable[str]) -> dict[str, Dims]:
     return dict.fromkeys(inputs, _parsed(dims))
 
 
+def check_names(given: Iterable[str], known: Sequence[str]) -> None:
+    """Raise if dimensions are given of what is neither an input nor a layer.
+
+    Raises:
+        ValueError: they are.
+    """
+    strange = [name for name in given if name.partition("#")[0] not in known]
+    if strange:
+        raise ValueError(f"dims names {strange[0]!r}, but what is explained is {', '.join(known)}")
+
+
 def _parsed(dims: Any) -> Dims:
     given = dims.replace(",", " ").split() if isinstance(dims, str) else dims
     if not isinstance(given, Sequence) or not all(isinstance(name, str) for name in given):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import AttributionError, CompositeError
 from ..target_module import explained
-from .axes import BATCH, Dims, find_dims, parse_dims, place_of
+from .axes import BATCH, Dims, embedded, find_dims, parse_dims, place_of
 
 # Inputs that say how to read the others. They are constants, whatever their dtype.
 _CONSTANT = re.compile(r"mask|position|label|type_ids|bias|cache|length|past_key")
@@ -43,6 +43,8 @@ class Inputs:
     has_decoder: bool = False
     encoder_mask: Tensor | None = None
     dims: dict[str, Dims] = field(default_factory=dict)
+    said: dict[str, Dims] = field(default_factory=dict)
+    """What the user called the dimensions of inputs and layers."""
 
     def mask_of(self, name: str) -> Tensor | None:
         """The mask that tells real tokens of this input from padding."""
@@ -87,6 +89,11 @@ class Inputs:
             count=part.stop - part.start,
         )
 
+    def dims_of_relevance(self) -> dict[str, tuple[torch.Size, Dims]]:
+        """Shape and dimensions of the relevance of each input; the number of features of embeddings is not known."""
+        whole = {name: (x.shape, self.dims[name]) for name, x in self.carriers.items()}
+        return whole | {n: (torch.Size((*x.shape, 0)), embedded(self.dims[n])) for n, x in self.ids.items()}
+
     def described(self) -> str:
         """For errors: shapes, dtypes and devices of what is explained, how many samples that is, and the hint."""
         parts = [f"{name}: {list(x.shape)} {kind_of(x)}" for name, x in (*self.carriers.items(), *self.ids.items())]
@@ -124,9 +131,10 @@ def read_inputs(model: nn.Module, inputs: Any, dims: Any = None) -> Inputs:
     _check(carriers, main)
     mask = next((tensors[name] for name in _MASKS if name in tensors), None)
     wanted = {**ids, **carriers}
-    known = find_dims(model, wanted, parse_dims(dims, wanted), args, kwargs)
+    said = parse_dims(dims, wanted)
+    known = find_dims(model, wanted, said, args, kwargs)
     count = _count(wanted, known)
-    found = Inputs(args, kwargs, carriers, ids, mask, count, _hint(model, named, main), dims=known)
+    found = Inputs(args, kwargs, carriers, ids, mask, count, _hint(model, named, main), dims=known, said=said)
     if _has_decoder(model):
         return replace(found, mask=tensors.get("decoder_attention_mask"), has_decoder=True, encoder_mask=mask)
     return found

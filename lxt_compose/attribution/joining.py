@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import AttributionError
+from .axes import BATCH, Dims, place_of
 from .inputs import Inputs
 
 
@@ -27,7 +28,7 @@ def join_inputs(parts: list[dict[str, Any]], given: Inputs) -> dict[str, Tensor]
     return joined
 
 
-def join_layer(layer: str, parts: list[dict[str, Any]]) -> Tensor:
+def join_layer(layer: str, parts: list[dict[str, Any]], dims: Dims) -> Tensor:
     """The relevance of one layer from all batches; of what all samples share (a table of positions, say), their sum.
 
     Raises:
@@ -36,11 +37,12 @@ def join_layer(layer: str, parts: list[dict[str, Any]]) -> Tensor:
     pieces, counts = [part["latent"][layer] for part in parts], [len(part["output"]) for part in parts]
     if len(pieces) == 1:
         return pieces[0]
-    if pieces[0].dim() and pieces[0].shape[0] == 1 < counts[0]:
+    batch = place_of(dims, BATCH)
+    if pieces[0].dim() and (batch is None or pieces[0].shape[batch] == 1 < counts[0]):
         return torch.stack(pieces).sum(0)
-    if pieces[0].dim() == 0 or any(piece.shape[0] % count for piece, count in zip(pieces, counts, strict=True)):
+    if batch is None or any(piece.shape[batch] % count for piece, count in zip(pieces, counts, strict=True)):
         raise AttributionError(
             f"the relevance of {layer} has shape {list(pieces[0].shape)} for {counts[0]} samples: its first dimension "
             f"does not count them, so batches of it cannot be joined; pass batch_size=None, or other layers"
         )
-    return torch.cat(pieces)
+    return torch.cat(pieces, batch)

@@ -15,6 +15,8 @@ from ..errors import AttributionError, MatchError
 from ..keys import Assignment, Where, match, names_of
 from ..runtime.registration import Registration
 from ..torch_internals import modes_off
+from .axes import BATCH, SUMMED, Dims, check_known, place_of
+from .layer_dims import LayerDims
 
 INPUT = ":input"
 
@@ -31,23 +33,43 @@ class Neuron(NamedTuple):
     share: float
 
 
-def top_units(layers: Mapping[str, Tensor], k: int, samples: slice) -> list[Neuron]:
+def top_units(
+    layers: Mapping[str, Tensor], dims: Mapping[str, Dims], k: int, n: int, sample: int | None
+) -> list[Neuron]:
     """The k units of most absolute relevance; see :meth:`Attribution.neurons`.
 
+    Args:
+        layers: the relevance of each.
+        dims: the names of its dimensions.
+        k: how many.
+        n: the number of samples.
+        sample: one of them alone.
+
     Raises:
-        ValueError: k is no whole number from 1 on.
+        ValueError: k is no whole number from 1 on, or it is not known which dimension counts the units of a layer.
     """
     if isinstance(k, bool) or not isinstance(k, int) or k < 1:
         raise ValueError(f"k must be a whole number from 1 on, got {k!r}")
     found: list[Neuron] = []
     for name, relevance in layers.items():
-        relevance = relevance[samples]
-        features = 1 if relevance.dim() == 4 else -1
-        units = relevance.double().movedim(features, -1).flatten(0, -2).sum(0) / len(relevance)
+        units = _units(name, relevance, dims[name], n, sample)
         whole = float(units.abs().sum()) or 1.0
         top = units.abs().topk(min(k, len(units))).indices.tolist()
         found += [Neuron(name, unit, float(units[unit]), float(units[unit]) / whole) for unit in top]
     return sorted(found, key=lambda neuron: -abs(neuron.relevance))[:k]
+
+
+def _units(name: str, relevance: Tensor, dims: Dims, n: int, sample: int | None) -> Tensor:
+    """The relevance of each unit of a layer, the mean of samples or that of one."""
+    check_known(name, dims, relevance.shape)
+    place = next((place for place, dim in enumerate(dims) if dim in SUMMED), len(dims) - 1)
+    batch = place_of(dims, BATCH)
+    if batch is None or relevance.shape[batch] % n or sample is None:
+        count = n if batch is not None else 1
+    else:
+        each = relevance.shape[batch] // n  # as windows or patches that were made samples of
+        relevance, count = relevance.narrow(batch, sample * each, each), 1
+    return relevance.double().movedim(place, -1).flatten(0, -2).sum(0) / count
 
 
 @dataclass(frozen=True)
@@ -140,14 +162,17 @@ class Recorder:
     With ``times_value`` the relevance is the slot times the tensor, else the slot itself.
     """
 
-    def __init__(self, layers: list[Layer], registration: Registration, *, times_value: bool) -> None:
+    def __init__(self, layers: list[Layer], registration: Registration, dims: LayerDims, *, times_value: bool) -> None:
         self._layers, self._registration, self._times_value = layers, registration, times_value
+        self._dims = dims
         self._stack = ExitStack()
         self._open = False
         self._calls: dict[str, list[Tensor]] = {}
         self._without: dict[str, str] = {}
 
     def __enter__(self) -> Recorder:
+        if self._layers:
+            self._dims.watch(self._stack)
         for layer in self._layers:
             hook = _Hook(self, layer)
             if layer.of_input:  # before the composite's own hook, which exchanges what goes in
@@ -163,6 +188,7 @@ class Recorder:
     def start(self) -> None:
         """A forward pass begins."""
         self._calls, self._without, self._open = {}, {}, True
+        self._dims.start()
 
     def stop(self) -> None:
         """The forward pass has ended; what runs after it is a recomputation."""
@@ -182,6 +208,7 @@ class Recorder:
                 return
             calls = self._calls.setdefault(layer.name, [])
             place = len(calls)
+            self._dims.asked(_called(layer, place + 1), layer.module, tensor)
             calls.append(torch.zeros(tensor.shape, dtype=tensor.dtype))
             if not tensor.requires_grad:
                 return
@@ -202,13 +229,17 @@ class Recorder:
         result: dict[str, Tensor] = {}
         for layer in self._layers:
             for number, relevance in enumerate(self._calls.get(layer.name, ()), 1):
-                result[layer.name if number == 1 else f"{layer.name}#{number}"] = relevance
+                result[_called(layer, number)] = relevance
         missing = [layer for layer in self._layers if layer.name not in self._calls]
         for layer in missing:
             if layer.named or not result:
                 why = self._without.get(layer.name, "it did not run in the forward pass")
                 raise AttributionError(f"{layer.name} ({type(layer.module).__name__}) has no relevance: {why}")
         return result
+
+
+def _called(layer: Layer, number: int) -> str:
+    return layer.name if number == 1 else f"{layer.name}#{number}"
 
 
 class _Hook:

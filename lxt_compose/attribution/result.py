@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..coverage.report import CoverageReport
 from ..ledger import Ledger
-from .axes import Dims, before_they_were_kept, embedded, summed, total
+from .axes import Dims, before_they_were_kept, summed, total
 from .inputs import Inputs, pair
 from .joining import join_inputs, join_layer
 from .latent import Neuron, top_units
@@ -58,16 +58,17 @@ class Attribution:
         """
         inputs, relevance = {**given.carriers, **given.ids}, join_inputs(parts, given)
         mask = given.mask_of(next(iter(relevance)))
+        layer_dims = {name: given.said.get(name, dims) for name, dims in parts[0]["layer_dims"].items()}
         return cls(
             relevance=next(iter(relevance.values())) if len(relevance) == 1 else relevance,
             output=torch.cat([part["output"] for part in parts]),
             target=None if parts[0]["target"] is None else torch.cat([part["target"] for part in parts]),
             report=report,
-            latent={layer: join_layer(layer, parts) for layer in parts[0]["latent"]},
+            latent={layer: join_layer(layer, parts, layer_dims[layer]) for layer in parts[0]["latent"]},
             ledger=ledger,
             inputs={name: x.detach().cpu() for name, x in inputs.items() if name in relevance},
             mask=None if mask is None else mask.detach().cpu(),
-            dims={name: embedded(dims) if name in given.ids else dims for name, dims in given.dims.items()},
+            dims={name: dims for name, (_, dims) in given.dims_of_relevance().items()} | layer_dims,
         )
 
     def __len__(self) -> int:
@@ -151,9 +152,9 @@ class Attribution:
         """
         if not self.latent:
             raise ValueError("no layers were recorded: attribute(..., layers=('blocks.*.mlp',))")
-        place = None if sample is None else self._place(sample)
         layers = self.latent if layer is None else {layer: self._latent(layer)}
-        return top_units(layers, k, slice(None) if place is None else slice(place, place + 1))
+        dims = {name: self.dims_of(name) for name in layers}
+        return top_units(layers, dims, k, len(self), None if sample is None else self._place(sample))
 
     def trace(self, sample: int = 0) -> tuple[list[str], Tensor]:
         """Where the relevance of one sample is in each layer: names and scores [layers, tokens], the input first.

@@ -15,8 +15,10 @@ from ..errors import AttributionError, CompositeError, NotFiniteError
 from ..ledger import Ledger
 from ..rules import GRADIENT, RELEVANCE, Stop
 from ..target_module import with_target
+from .axes import check_names
 from .inputs import Inputs, read_inputs
 from .latent import Layer, Recorder, find_layers
+from .layer_dims import LayerDims
 from .result import Attribution
 from .taps import Embeddings, NotEmbeddedError, Taps, find_embeddings
 from .targets import Chosen, Goal, called, choose, chosen_by, read_target
@@ -75,6 +77,7 @@ def attribute(
         given = read_inputs(model, inputs, dims)
         goal = read_target(target, given.count)
         watched = find_layers(model, layers)
+        check_names(given.said, [*given.dims, *(layer.name for layer in watched)])
         run = _Run(model, composite_of(composite), given, watched)
         parts = run.batches(goal, batch_size, progress=progress, ledger=ledger)
     return Attribution.joined(parts, given, run.report, ledger=run.ledger)
@@ -151,10 +154,11 @@ class _Run:
             books = stack.enter_context(registration.ledger()) if ledger else None
             taps = stack.enter_context(Taps(registration, embeddings))
             times_value = self.composite.formulation == GRADIENT and not self.as_it_is
-            recorder = stack.enter_context(Recorder(self.layers, registration, times_value=times_value))
+            layer_dims = LayerDims(self.model, self.given.dims_of_relevance())
+            recorder = stack.enter_context(Recorder(self.layers, registration, layer_dims, times_value=times_value))
             batches = self.given.batches(size)
             for part, batch in _with_bar(batches, self.given.count) if progress else batches:
-                parts.append(self._one(batch, goal.part(part), taps, recorder))
+                parts.append(self._one(batch, goal.part(part), taps, recorder, layer_dims))
             self.report = registration.report()
             if not self.reached and not any(row.rule == str(Stop()) for row in self.report.rows):
                 raise AttributionError(
@@ -164,7 +168,7 @@ class _Run:
             self.ledger = None if books is None else books.frozen()
         return parts
 
-    def _one(self, batch: Inputs, goal: Goal, taps: Taps, recorder: Recorder) -> dict[str, Any]:
+    def _one(self, batch: Inputs, goal: Goal, taps: Taps, recorder: Recorder, layer_dims: LayerDims) -> dict[str, Any]:
         recorder.start()
         try:
             output = self._output(batch, taps)
@@ -179,6 +183,7 @@ class _Run:
             "output": chosen.value.cpu(),
             "target": chosen.target,
             "latent": recorder.found(),
+            "layer_dims": layer_dims.found(),
         }
 
     def _target(self, function: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .families import Op
 
@@ -82,3 +82,27 @@ def new_dimensions(op: Op, names: Sequence[str | None]) -> set[int]:
         mixed = set()
     slides = any(word in op.name for word in _SLIDING[:3])
     return {place for place, name in enumerate(names) if name in mixed or (slides and name in SPATIAL[3] + SPATIAL[1])}
+
+
+def dimensions_of_module(module: nn.Module, x: Tensor) -> Names | None:
+    """The names that a module gives to the dimensions of what it takes in or puts out, or None.
+
+    Convolutions, pools and batch norms are known by their class, what has a weight by its size: the last dimension of
+    `x` or, for norms, the one of the channels.
+    """
+    n = x.dim()
+    if n == 3 and isinstance(getattr(module, "batch_first", None), bool):
+        kind = "time" if isinstance(module, nn.RNNBase) else "token"
+        return ("batch", kind, "feature") if module.batch_first else (kind, "batch", "feature")
+    kinds = [kind.__name__.lower() for kind in type(module).__mro__ if kind.__module__.startswith("torch.nn.")]
+    sliding = next((names for name in kinds if (names := _sliding(name.replace("pool", "_pool"), n))), None)
+    if sliding or n < 2:
+        return sliding
+    normalizes_channels = isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm))
+    weight = getattr(module, "weight", None)
+    sizes = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+    if normalizes_channels or (len(sizes) == 1 and n > 2 and x.shape[1] in sizes and x.shape[-1] not in sizes):
+        return (None, "channel", *SPATIAL.get(n - 2, (None,) * (n - 2))) if n > 2 else ("batch", "feature")
+    if x.shape[-1] in (*sizes[:2], getattr(module, "out_features", None), getattr(module, "in_features", None)):
+        return (*[None] * (n - 1), "feature") if len(sizes) <= 2 else None
+    return None

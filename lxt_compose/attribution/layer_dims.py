@@ -1,0 +1,86 @@
+"""What the dimensions of a layer's tensor are called: by its module, or by those that ran beside it.
+
+A rectifier knows nothing of channels, but the convolution that ran before it does, and put out a tensor of its shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..autograd.trees import tensors_in
+from ..ops.dimensions import Names, dimensions_of_module
+from ..torch_internals import modes_off
+from .axes import BATCH, Dims, completed
+
+_Event = tuple[torch.Size, Names]
+
+
+class LayerDims:
+    """Notes, while a model runs, what its modules say of the shapes that they put out.
+
+    Args:
+        model: the model.
+        inputs: the dimensions of the inputs' relevance, each with its shape.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Mapping[str, tuple[torch.Size, Dims]]) -> None:
+        self._model, self._inputs = model, inputs
+        self._events: list[_Event] = []
+        self._asked: dict[str, tuple[int, torch.Size, Names | None]] = {}
+
+    def watch(self, stack: ExitStack) -> None:
+        """Put hooks on all modules that may know, until the stack is closed."""
+        for module in self._model.modules():
+            if next(module.children(), None) is None or hasattr(module, "batch_first"):
+                stack.callback(module.register_forward_hook(self._hook).remove)
+
+    def _hook(self, module: nn.Module, args: Any, output: Any) -> None:
+        with modes_off():
+            for tensor in tensors_in(output):
+                names = dimensions_of_module(module, tensor)
+                if names is not None:
+                    self._events.append((tensor.shape, names))
+                return
+
+    def start(self) -> None:
+        """A forward pass begins."""
+        self._events, self._asked = [], {}
+
+    def asked(self, name: str, module: nn.Module, tensor: Tensor) -> None:
+        """A layer was met, by this name."""
+        self._asked[name] = (len(self._events), tensor.shape, dimensions_of_module(module, tensor))
+
+    def found(self) -> dict[str, Dims]:
+        """The dimensions of all layers that were met."""
+        return {name: self._of(*asked) for name, asked in self._asked.items()}
+
+    def _of(self, at: int, shape: torch.Size, own: Names | None) -> Dims:
+        before, after = reversed(self._events[:at]), self._events[at:]
+        told = [own] if own is not None else []
+        told += [names for size, names in (*before, *after) if size == shape]
+        if not told and len(shape) > 2:
+            return completed([None] * len(shape))
+        names = _merged(told[:1], len(shape)) if told else [None] * len(shape)
+        if len(shape) == 2:
+            return completed([names[0], names[1] or "feature"])
+        return completed(_merged([tuple(names), *self._leading(shape)], len(shape)))
+
+    def _leading(self, shape: torch.Size) -> Iterable[Names]:
+        """What the inputs say of the dimensions in front, if these are of the same sizes (but for the batch)."""
+        for sizes, dims in self._inputs.values():
+            front = zip(sizes[:-1], shape[:-1], dims[:-1], strict=False)
+            if len(sizes) == len(shape) and all(a == b or dim == BATCH for a, b, dim in front):
+                yield (*dims[:-1], None)
+
+
+def _merged(told: Iterable[Names], count: int) -> list[str | None]:
+    """For each dimension the first name that was told."""
+    merged: list[str | None] = [None] * count
+    for names in told:
+        merged = [name or other if other not in merged else name for name, other in zip(merged, names, strict=True)]
+    return merged
