@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ..coverage.report import CoverageReport
 from ..ledger import Ledger
-from .axes import Dims, before_they_were_kept, summed, total
+from .axes import BATCH, UNKNOWN, Dims, before_they_were_kept, check_known, kept_dims, summed, total
 from .inputs import Inputs, pair
 from .joining import join_inputs, join_layer
 from .latent import Neuron, top_units
-from .views import dataframe, html_of, picture
+from .views import dataframe, html_of, picture, repr_of, tokens_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
@@ -114,9 +114,10 @@ class Attribution:
             ValueError: the input is no image, or smaller than a patch.
         """
         height, width = pair(size)
-        scores = self.scores
-        if isinstance(scores, dict) or scores.dim() != 3:
+        names = [name for name in self.relevances if kept_dims(self.dims_of(name)) == (BATCH, "height", "width")]
+        if not names:
             raise ValueError("patches() is for the relevance of images, [n, channels, height, width]")
+        scores = self._scores(names[0])
         if not (0 < height <= scores.shape[1] and 0 < width <= scores.shape[2]):
             raise ValueError(f"a patch of {height} x {width} does not fit into images of {list(scores.shape[1:])}")
         return scores.unfold(1, height, height).unfold(2, width, width).sum((-1, -2))
@@ -165,82 +166,90 @@ class Attribution:
             IndexError: there is no such sample.
             ValueError: no layer has.
         """
-        (name, scores), sample = self._sequence("trace()"), self._place(sample)
-        rows = {name: scores[sample]}
-        for layer, relevance in self.latent.items():
-            if relevance.dim() == 3 and relevance.shape[:2] == scores.shape:
-                rows[layer] = total(relevance, -1)[sample]
-        if len(rows) == 1:
-            raise ValueError("no layer with one position per token was recorded: attribute(..., layers=blocks(model))")
-        return list(rows), torch.stack([row.to(scores.dtype) for row in rows.values()])
+        sample, names = self._place(sample), self._sequences("trace()")
+        for name in names:
+            scores = self._per_sample(name)
+            rows = {name: scores[sample]}
+            for layer in self.latent:
+                dims = self.dims_of(layer)
+                if UNKNOWN not in dims and len(dims) > 2 and self._per_sample(layer).shape == scores.shape:
+                    rows[layer] = self._per_sample(layer)[sample]
+            if len(rows) > 1:
+                return list(rows), torch.stack([row.to(scores.dtype) for row in rows.values()])
+        raise ValueError("no layer with one position per token was recorded: attribute(..., layers=blocks(model))")
 
-    def tokens(self, source: Any = None, sample: int = 0) -> list[str]:
+    def tokens(self, source: Any = None, sample: int = 0, *, input: str | None = None) -> list[str]:
         """The tokens of one sample without its padding, as texts.
 
         Args:
             source: a tokenizer (``convert_ids_to_tokens``), the tokens themselves, or None for ids and positions.
             sample: which sample.
+            input: the name of an input, if several are sequences; by default the first that has tokens.
 
         Raises:
             IndexError: there is no such sample.
             ValueError: the number of tokens given does not fit, or the input is no sequence.
         """
-        (name, scores), sample = self._sequence("tokens()"), self._place(sample)
-        real, ids, count = self.real(sample), self.inputs.get(name), scores.shape[1]
-        if source is not None and not hasattr(source, "convert_ids_to_tokens"):
-            tokens = list(source)
-            if len(tokens) == int(real.sum()) != count:
-                return tokens
-        elif ids is None or ids.is_floating_point():
-            tokens = [str(position) for position in range(count)]
-        else:
-            row = ids[sample].tolist()
-            tokens = [str(i) for i in row] if source is None else list(source.convert_ids_to_tokens(row))
-        if len(tokens) != count:
-            without = f", {int(real.sum())} of them no padding" if not real.all() else ""
-            raise ValueError(f"the number of tokens is {len(tokens)}, but there are scores for {count}{without}")
-        return [str(token) for token, keep in zip(tokens, real.tolist(), strict=True) if keep]
+        return tokens_of(self, self._sequences("tokens()", input)[0], self._place(sample), source)
 
-    def real(self, sample: int = 0) -> Tensor:
+    def real(self, sample: int = 0, *, input: str | None = None) -> Tensor:
         """Which positions of a sample are no padding: [tokens], true or false.
+
+        Args:
+            sample: which sample.
+            input: the name of an input, if several are sequences; by default the first that has tokens.
 
         Raises:
             IndexError: there is no such sample.
             ValueError: the input is no sequence.
         """
-        count, sample = self._sequence("real()")[1].shape[1], self._place(sample)
-        if self.mask is None or self.mask.dim() != 2 or self.mask.shape[1] != count:
+        name, sample = self._sequences("real()", input)[0], self._place(sample)
+        count, mask = self._per_sample(name).shape[1], self.mask
+        of_other = name.startswith("decoder_") and not next(iter(self.relevances)).startswith("decoder_")
+        if mask is None or mask.dim() != 2 or mask.shape[1] != count or of_other:
             return torch.ones(count, dtype=torch.bool)
-        return self.mask[sample] != 0
+        return mask[sample] != 0
 
-    def heatmap(self, tokens: Any = None, *, sample: int | None = None, **options: Any) -> Any:
-        """A picture: of text for token ids, embeddings and sequences, of images for images and tables.
+    def heatmap(
+        self, tokens: Any = None, *, sample: int | None = None, input: str | None = None, **options: Any
+    ) -> Any:
+        """A picture, chosen by what the dimensions are.
 
-        If several inputs carry relevance, it is that of the first.
+        Text for tokens, lines for a series, images for images, spectrograms and tables, slices of volumes, frames of
+        videos, bars for nodes and named features.
 
         Args:
-            tokens: for text: a tokenizer, or the tokens of the sample (a list for each sample if all are shown).
+            tokens: for text: a tokenizer, or the tokens of the sample (a list for each sample if all are shown). For
+                tables and nodes: their names.
             sample: one sample; by default all are shown.
-            options: go to :func:`lxt_compose.heatmap.text` or :func:`lxt_compose.heatmap.image`. Several texts are
-                called by the numbers of their samples, unless ``titles`` are given.
+            input: the name of an input, if several carry relevance. By default the first of each kind is shown (an
+                image and a text, say), or only those that have tokens if there are ``tokens``.
+            options: go to :func:`lxt_compose.heatmap.text`, :func:`~lxt_compose.heatmap.image` (whose ``image`` may
+                replace the input under the relevance), :func:`~lxt_compose.heatmap.series` or
+                :func:`~lxt_compose.heatmap.bars`. Several texts are called by the numbers of their samples, unless
+                ``titles`` are given.
 
         Raises:
             IndexError: there is no such sample.
-            ValueError: the relevance is that of no text and no image.
+            KeyError: there is no such input.
+            ValueError: it is not known what the dimensions are, or there is no picture for them.
         """
         samples = range(len(self)) if sample is None else [self._place(sample)]
-        return picture(self, samples, tokens, alone=sample is not None, **options)
+        return picture(self, samples, tokens, alone=sample is not None, name=input, **options)
 
     def to_dataframe(self, tokens: Any = None) -> DataFrame:
         """One row per score: sample, input (if several), token or place, score. Needs pandas.
 
-        A column of numbers that one of several inputs lacks is of type ``Int64``, with ``<NA>`` there.
+        The columns of places are called by the dimensions: ``position`` of tokens and features, ``row`` and ``column``
+        of pixels, ``time``, ``frame``, ``depth``, ``node``, ... A column of numbers that one of several inputs lacks is
+        of type ``Int64``, with ``<NA>`` there.
 
         Args:
-            tokens: a tokenizer, for the texts of tokens.
+            tokens: a tokenizer, for the texts of tokens; or the names of a table's features or of nodes.
 
         Raises:
             ImportError: pandas is not installed.
+            ValueError: it is not known what the dimensions are, or names do not fit.
         """
         table = dataframe(self, tokens)
         # Where one input leaves gaps, pandas has made decimals of the ids and places of the others.
@@ -279,13 +288,25 @@ class Attribution:
             raise IndexError(f"there is no sample {place}: there are {n}, from 0 to {n - 1}")
         return place % n
 
-    def _sequence(self, what: str) -> tuple[str, Tensor]:
-        """The name and the scores [n, tokens] of the first input."""
-        name, relevance = next(iter(self.relevances.items()))
-        scores = self._scores(name)
-        if scores.dim() != 2:
-            raise ValueError(f"{what} is for sequences, but {name} has the shape {list(relevance.shape)}")
-        return name, scores
+    def _sequences(self, what: str, name: str | None = None) -> list[str]:
+        """The names of the inputs that have one score for each place of a sequence, those with tokens first."""
+        self._check_input(name)
+        names = list(self.relevances) if name is None else [name]
+        unknown = [name for name in names if UNKNOWN in self.dims_of(name)]
+        found = [name for name in names if name not in unknown and self._per_sample(name).dim() == 2]
+        if found:
+            return sorted(found, key=lambda name: "token" not in self.dims_of(name))
+        first = names[0]
+        check_known(first, self.dims_of(first), self.relevances[first].shape)
+        raise ValueError(f"{what} is for sequences, but {first} has the shape {list(self.relevances[first].shape)}")
+
+    def _check_input(self, name: str | None) -> None:
+        if name is not None and name not in self.relevances:
+            raise KeyError(f"there is no input {name!r}; inputs: {', '.join(self.relevances)}")
+
+    def _per_sample(self, name: str) -> Tensor:
+        """The scores of an input or layer, samples first, also if there is only one."""
+        return self._scores(name) if BATCH in self.dims_of(name) else self._scores(name)[None]
 
     def _latent(self, layer: str) -> Tensor:
         try:
@@ -295,11 +316,7 @@ class Attribution:
             raise KeyError(f"no relevance of {layer!r} was recorded; layers: {known}") from None
 
     def __repr__(self) -> str:
-        shapes = {name: list(r.shape) for name, r in self.relevances.items()}
-        whole = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        layers = f", {len(self.latent)} layers" if self.latent else ""
-        covered = "complete" if self.report.complete else "NOT complete"
-        return f"<Attribution: {whole}{layers}, {covered}>"
+        return repr_of(self)
 
     def _repr_html_(self) -> str:
         return html_of(self)

@@ -7,6 +7,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+
+from .axes import BATCH, Dims, kept_dims, place_of, total
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
@@ -14,44 +17,205 @@ if TYPE_CHECKING:
     from .result import Attribution
 
 
-_AXES = {1: ("position",), 2: ("row", "column"), 3: ("frame", "row", "column")}
-_SHOWN = 8
+_COLUMNS = {"height": "row", "width": "column", "token": "position", "feature": "position"}
+_SHOWN, _SLICES, _FEW = 8, 8, 4
+_GRIDS = ("height", "width"), ("frequency", "time"), ("time", "frequency")
+_STACKS = ("frame", "depth", "image")
 
 
-def picture(found: Attribution, samples: Sequence[int], tokens: Any, *, alone: bool, **options: Any) -> Any:
-    """The heatmap of some samples of the first input; see :meth:`Attribution.heatmap`.
+def picture(
+    found: Attribution, samples: Sequence[int], tokens: Any, *, alone: bool, name: str | None = None, **options: Any
+) -> Any:
+    """The heatmap of some samples; see :meth:`Attribution.heatmap`.
 
     Args:
         found: the attribution.
         samples: their numbers.
-        tokens: a tokenizer, the tokens of the one sample, or a list of them for each.
+        tokens: a tokenizer, the tokens of the one sample, or a list of them for each; or names of features or nodes.
         alone: whether it is one sample that was asked for by its number.
+        name: of the input; None is the first of each kind, or those with tokens if there are ``tokens``.
         options: of the heatmap.
 
     Raises:
-        ValueError: the relevance is that of no text and no image, or the tokens do not fit.
+        KeyError: there is no such input.
+        ValueError: there is no picture for the dimensions, they are not known, or the tokens do not fit.
     """
     from .. import heatmap
 
-    name, relevance = next(iter(found.relevances.items()))
-    if relevance.dim() == 4:
-        return heatmap.image(relevance[samples], image=found.inputs[name][samples], **options)
-    if relevance.dim() > 4:
-        raise ValueError(f"there is no picture for relevance of shape {list(relevance.shape)}")
-    scores = found._scores(name)
-    if relevance.dim() <= 2:
+    found._check_input(name)
+    names = list(found.relevances) if name is None else [name]
+    of_text = [name for name in names if "token" in found.dims_of(name)]
+    if tokens is not None and len(names) > 1 and of_text:
+        names = of_text if hasattr(tokens, "convert_ids_to_tokens") else of_text[:1]
+    names = list({found.dims_of(name): name for name in reversed(names)}.values())[::-1]  # the first of each kind
+    pictures = [_picture(found, name, samples, tokens, alone=alone, **options) for name in names]
+    return pictures[0] if len(pictures) == 1 else heatmap.several(pictures, titles=names)
+
+
+def _picture(found: Attribution, name: str, samples: Sequence[int], tokens: Any, *, alone: bool, **options: Any) -> Any:
+    """The picture of one input."""
+    from .. import heatmap
+
+    scores, dims = found._per_sample(name), tuple(dim for dim in kept_dims(found.dims_of(name)) if dim != BATCH)
+    samples = samples if len(scores) == len(found) else [0]
+    titles = [] if alone or len(scores) == 1 else [f"sample {index}" for index in samples]
+    named: dict[str, Any] = {"titles": titles, **options} if titles else options
+    whole = found.dims_of(name)
+    if dims == ("time",) and "mel" in whole:
+        return heatmap.image(
+            _spectrogram(found.relevances[name], whole)[samples], **_over(found, name, samples, options)
+        )
+    if dims in _GRIDS:
+        return heatmap.image(scores[samples], **_over(found, name, samples, options))
+    if len(dims) == 3 and dims[1:] in _GRIDS:
+        return _slices(found, name, scores, dims, samples, titles, options)
+    if dims == ("time",):
+        signal = found.inputs.get(name)
+        below = None if signal is None else _signals(signal, whole)[samples]
+        return heatmap.series(scores[samples], below, **named)
+    if "token" in dims and len(dims) <= 2 and found.relevances[name].dim() > 2:
+        return _texts(found, name, scores, dims, samples, tokens, alone=alone, **options)
+    if len(dims) == 1 and (tokens is not None or dims[0] not in ("feature", "token", "column")):
+        labels = [f"{dims[0]} {place}" for place in range(scores.shape[1])] if tokens is None else list(tokens)
+        return heatmap.bars(labels, scores[samples], **named)
+    if len(dims) <= 1:
         return heatmap.image(scores[samples].reshape(1, len(samples), -1), **options)
+    if len(dims) == 2:
+        return heatmap.image(scores[samples], **options)
+    raise ValueError(f"there is no picture for the dimensions {' '.join(whole)} of {name}; its scores are in .scores")
+
+
+def _over(found: Attribution, name: str, samples: Sequence[int], options: dict[str, Any]) -> dict[str, Any]:
+    """The options with the input under the relevance, unless there is another picture or more than one to a place."""
+    below = found.inputs.get(name)
+    dims = found.dims_of(name)
+    if "image" in options or below is None or below.dim() != len(dims):
+        return options
+    shown = _spectrogram(below, dims) if "mel" in dims else _upright(below, dims)
+    return {"image": shown[samples], **options}
+
+
+def _upright(values: Tensor, dims: Dims) -> Tensor:
+    """The mean over channels, samples first."""
+    kept = kept_dims(dims)
+    gone = [place for place, dim in enumerate(dims) if dim not in kept]
+    found = values.double().mean(gone) if gone else values
+    batch = place_of(tuple(dim for dim in dims if dim in kept), BATCH)
+    return found[None] if batch is None else found.movedim(batch, 0)
+
+
+def _spectrogram(values: Tensor, dims: Dims) -> Tensor:
+    """[n, mel, time], low bins at the bottom."""
+    others = [place for place, dim in enumerate(dims) if dim not in (BATCH, "mel", "time")]
+    values = total(values, others) if others else values
+    rest = tuple(dim for place, dim in enumerate(dims) if place not in others)
+    values, rest = (values, rest) if BATCH in rest else (values[None], (BATCH, *rest))
+    return values.permute(rest.index(BATCH), rest.index("mel"), rest.index("time")).flip(1)
+
+
+def _signals(values: Tensor, dims: Dims) -> Tensor:
+    """[n, channels, time] of a series."""
+    values, dims = (values, dims) if BATCH in dims else (values[None], (BATCH, *dims))
+    values = values.movedim((dims.index(BATCH), dims.index("time")), (0, -1))
+    return values.flatten(1, -2) if values.dim() > 2 else values[:, None]
+
+
+def _slices(
+    found: Attribution, name: str, scores: Tensor, dims: Dims, samples: Sequence[int], titles: list[str],
+    options: dict[str, Any],
+) -> Any:  # fmt: skip
+    """A row of frames or slices for each sample, all of one scale; of many so many that are evenly apart."""
+    from .. import heatmap
+
+    count = scores.shape[1]
+    places = torch.linspace(0, count - 1, min(count, _SLICES)).round().long().tolist()
+    heads = titles or [""] * len(samples)
+    named = [f"{head}\n{dims[0]} {place}".strip() for head in heads for place in places]
+    below = _over(found, name, samples, options).get("image")
+    if below is not None:
+        below = torch.as_tensor(below)
+        options = {**options, "image": below[:, places].flatten(0, 1) if "image" not in options else below}
+    maps = scores[samples][:, places].flatten(0, 1)
+    return heatmap.image(maps, **{"titles": named, "columns": len(places), "shared": True, **options})
+
+
+def _texts(
+    found: Attribution, name: str, scores: Tensor, dims: Dims, samples: Sequence[int], tokens: Any, *, alone: bool,
+    **options: Any,
+) -> Any:  # fmt: skip
+    """Texts of token ids, embeddings and sequences; one for each choice if there are several."""
+    from .. import heatmap
+
     is_tokenizer = hasattr(tokens, "convert_ids_to_tokens")
+    if is_tokenizer:
+        options = {"scheme": heatmap.scheme_of(tokens), **options}
+    if len(dims) == 2:
+        return _nested(found, name, scores, dims, samples, tokens if is_tokenizer else None, options)
     if not (tokens is None or is_tokenizer or alone) and len(tokens) != len(samples):
         raise ValueError(f"there are {len(samples)} samples, but lists of tokens for {len(tokens)}")
     own = tokens is None or is_tokenizer or alone
-    texts = [found.tokens(tokens if own else tokens[place], index) for place, index in enumerate(samples)]
-    rows = [scores[index][found.real(index)] for index in samples]
-    if is_tokenizer:
-        options = {"scheme": heatmap.scheme_of(tokens), **options}
+    texts = [found.tokens(tokens if own else tokens[place], index, input=name) for place, index in enumerate(samples)]
+    rows = [scores[index][found.real(index, input=name)] for index in samples]
     if len(found) > 1 and not alone:
         options = {"titles": [f"sample {index}" for index in samples], **options}
     return heatmap.text(texts[0], rows[0], **options) if alone else heatmap.text(texts, rows, **options)
+
+
+def _nested(
+    found: Attribution, name: str, scores: Tensor, dims: Dims, samples: Sequence[int], tokenizer: Any,
+    options: dict[str, Any],
+) -> Any:  # fmt: skip
+    """A text for each choice or sequence of each sample."""
+    from .. import heatmap
+
+    ids, outer = found.inputs.get(name), dims[0]
+    texts, rows, titles = [], [], []
+    for index in samples:
+        for number, row in enumerate(scores[index]):
+            known = ids is not None and not ids.is_floating_point() and ids.shape == scores.shape
+            given = ids[index, number].tolist() if known and ids is not None else list(range(len(row)))
+            texts.append([str(i) for i in given] if tokenizer is None else list(tokenizer.convert_ids_to_tokens(given)))
+            rows.append(row)
+            titles.append(f"sample {index}, {outer} {number}")
+    return heatmap.text(texts, rows, **{"titles": titles, **options})
+
+
+def tokens_of(found: Attribution, name: str, sample: int, source: Any) -> list[str]:
+    """The tokens of one sample of an input without its padding; see :meth:`Attribution.tokens`.
+
+    Raises:
+        ValueError: the number of tokens given does not fit.
+    """
+    real, ids, count = found.real(sample, input=name), found.inputs.get(name), found._per_sample(name).shape[1]
+    if source is not None and not hasattr(source, "convert_ids_to_tokens"):
+        tokens = list(source)
+        if len(tokens) == int(real.sum()) != count:
+            return tokens
+    elif ids is None or ids.is_floating_point():
+        tokens = [str(position) for position in range(count)]
+    else:
+        row = ids[sample].tolist()
+        tokens = [str(i) for i in row] if source is None else list(source.convert_ids_to_tokens(row))
+    if len(tokens) != count:
+        without = f", {int(real.sum())} of them no padding" if not real.all() else ""
+        raise ValueError(f"the number of tokens is {len(tokens)}, but there are scores for {count}{without}")
+    return [str(token) for token, keep in zip(tokens, real.tolist(), strict=True) if keep]
+
+
+def repr_of(found: Attribution) -> str:
+    """One line: shapes, what was explained and its value, layers, coverage."""
+    whole = ", ".join(f"{name} {list(r.shape)}" for name, r in found.relevances.items())
+    layers = f", {len(found.latent)} layers" if found.latent else ""
+    covered = "complete" if found.report.complete else "NOT complete"
+    target = "chosen by a function" if found.target is None else _few(found.target.tolist())
+    numbers = _few([float(f"{value:.4g}") for value in found.output.tolist()])
+    return f"<Attribution: {whole}, target {target}, output {numbers}{layers}, {covered}>"
+
+
+def _few(values: list[Any]) -> str:
+    """Some values to look at: all of them if they are few."""
+    more = f", ... {len(values)} in all" if len(values) > _FEW else ""
+    return ", ".join(str(value) for value in values[:_FEW]) + more
 
 
 def html_of(found: Attribution) -> str:
@@ -59,8 +223,8 @@ def html_of(found: Attribution) -> str:
     more = f"<p>and {len(found) - _SHOWN} more samples</p>" if len(found) > _SHOWN else ""
     try:
         shown = picture(found, range(len(found))[:_SHOWN], None, alone=False)._repr_html_() + more
-    except (ValueError, ImportError):
-        shown = f"<p>{escape(repr(found))}</p>"
+    except (ValueError, ImportError) as error:
+        shown = f"<p>{escape(repr(found))}</p><p>{escape(str(error))}</p>"
     return f'<div>{shown}<div style="overflow-x:auto">{found.report._repr_html_()}</div></div>'
 
 
@@ -69,27 +233,45 @@ def dataframe(found: Attribution, tokens: Any) -> DataFrame:
 
     Raises:
         ImportError: pandas is not installed.
-        TypeError: what is given is no tokenizer.
+        TypeError: what is given is neither a tokenizer nor names.
+        ValueError: there are more or fewer names than places.
     """
     try:
         import pandas
     except ImportError:
         raise ImportError("to_dataframe() needs pandas: pip install pandas") from None
-    if not (tokens is None or hasattr(tokens, "convert_ids_to_tokens")):
+    is_tokenizer = hasattr(tokens, "convert_ids_to_tokens")
+    if isinstance(tokens, str) or not (tokens is None or is_tokenizer or isinstance(tokens, Sequence)):
         raise TypeError(f"to_dataframe() takes a tokenizer, got {type(tokens).__name__}")
     frames = []
     for name in found.relevances:
-        scores = found._scores(name)
-        axes = _AXES.get(scores.dim() - 1, tuple(f"axis{i}" for i in range(1, scores.dim())))
+        scores = found._per_sample(name)
+        dims = tuple(dim for dim in kept_dims(found.dims_of(name)) if dim != BATCH)
         places = torch.cartesian_prod(*(torch.arange(size) for size in scores.shape)).reshape(-1, scores.dim())
         columns: dict[str, Any] = {"sample": places[:, 0].numpy()}
         if isinstance(found.relevance, dict):
             columns["input"] = name
-        columns.update({axis: places[:, 1 + i].numpy() for i, axis in enumerate(axes)})
+        columns.update({_column(dims, i): places[:, 1 + i].numpy() for i in range(len(dims))})
         ids = found.inputs.get(name)
         if ids is not None and not ids.is_floating_point() and ids.shape == scores.shape:
             row = ids.flatten().tolist()
-            columns["token"] = row if tokens is None else tokens.convert_ids_to_tokens(row)
+            columns["token"] = tokens.convert_ids_to_tokens(row) if is_tokenizer else row
+        if tokens is not None and not is_tokenizer:
+            columns["name"] = _named(tokens, name, scores, places)
         columns["score"] = scores.double().flatten().numpy()
         frames.append(pandas.DataFrame(columns))
     return pandas.concat(frames, ignore_index=True)
+
+
+def _column(dims: Dims, place: int) -> str:
+    """What the column of a dimension is called: the second of one name has a number."""
+    name = _COLUMNS.get(dims[place], dims[place])
+    before = dims[:place].count(dims[place])
+    return f"{name}{before + 1}" if before else name
+
+
+def _named(names: Any, name: str, scores: Tensor, places: Tensor) -> list[str]:
+    """The name of the last dimension's place in each row."""
+    if len(names) != scores.shape[-1]:
+        raise ValueError(f"there are {len(names)} names, but {name} has scores for {scores.shape[-1]}")
+    return [str(names[place]) for place in places[:, -1].tolist()]

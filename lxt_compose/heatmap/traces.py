@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_SIZE = 8.5
+_SIZE, _CELL = 8.5, 0.24
+_COLUMNS = 60
+"""Tokens in a row; more are drawn in several rows."""
 _STYLE = """
 .lxt-trace{overflow-x:auto}
 .lxt-trace table{border-collapse:separate;border-spacing:1px;font-size:.8rem}
@@ -29,8 +31,12 @@ max-height:8em;overflow:hidden;text-overflow:ellipsis}
 """
 
 
-def trace(layers: Sequence[str], tokens: Sequence[str], scores: Any, *, limit: float | None = None) -> TraceHeatmap:
+def trace(
+    layers: Sequence[str], tokens: Sequence[str], scores: Any, *, limit: float | None = None, columns: int = _COLUMNS
+) -> TraceHeatmap:
     """A picture of relevance [layers, tokens]: the first layer, nearest to the input, at the bottom.
+
+    A long text is drawn in several parts below each other.
 
     Each layer sums to the output less what was absorbed behind it, so all share one scale, symmetric around 0.
 
@@ -39,16 +45,19 @@ def trace(layers: Sequence[str], tokens: Sequence[str], scores: Any, *, limit: f
         tokens: as the tokenizer names them.
         scores: [layers, tokens], see :meth:`Attribution.trace`.
         limit: the relevance of full color; by default the largest absolute one.
+        columns: how many tokens stand beside each other.
 
     Raises:
         TypeError: scores are no numbers.
-        ValueError: shapes do not fit, nothing is given, or a score is not finite.
+        ValueError: shapes do not fit, nothing is given, a score is not finite, or there are no columns.
     """
+    if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
+        raise ValueError(f"columns must be a whole number from 1 on, got {columns!r}")
     values = numbers_of(scores, "scores")
     if values.shape != (len(layers), len(tokens)) or not values.numel():
         raise ValueError(f"{len(layers)} layers and {len(tokens)} tokens do not fit scores of {list(values.shape)}")
     scale = scale_of(values.flatten().tolist(), limit)
-    return TraceHeatmap(tuple(map(str, layers)), tuple(map(str, tokens)), values, scale)
+    return TraceHeatmap(tuple(map(str, layers)), tuple(map(str, tokens)), values, scale, columns)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,6 +68,7 @@ class TraceHeatmap(Picture):
     tokens: tuple[str, ...]
     scores: Tensor
     scale: float
+    columns: int = _COLUMNS
 
     title = "relevance by layer"
 
@@ -73,39 +83,56 @@ class TraceHeatmap(Picture):
                 labels[place] = piece.label if place == piece.tokens[0] else "…"
         return [visible(label) for label in labels]
 
+    def _parts(self) -> list[slice]:
+        """The tokens in groups that stand beside each other."""
+        count = len(self.tokens)
+        return [slice(start, min(start + self.columns, count)) for start in range(0, count, self.columns)]
+
     def html(self) -> str:
-        """A table; the pointer on a cell shows layer, token and score."""
-        head = "".join(f"<th>{escape(label)}</th>" for label in self.labels())
+        """A table, or one for each part of a long text; the pointer on a cell shows layer, token and score."""
+        tables = "".join(self._table(part) for part in self._parts())
+        return f'<div class="lxt lxt-trace"><style>{STYLE}{_STYLE}</style>{tables}{legend(self.scale)}</div>'
+
+    def _table(self, part: slice) -> str:
+        head = "".join(f"<th>{escape(label)}</th>" for label in self.labels()[part])
         rows = ""
-        for layer, row in reversed(list(zip(self.layers, self.scores.tolist(), strict=True))):
+        for layer, row in reversed(list(zip(self.layers, self.scores[:, part].tolist(), strict=True))):
             cells = ""
-            for token, score in zip(self.tokens, row, strict=True):
+            for token, score in zip(self.tokens[part], row, strict=True):
                 tip = tip_of(f"{layer}  {token}", score)
                 cells += f'<td style="background:{rgba(strength(score, self.scale))}" data-tip="{tip}"></td>'
             rows += f"<tr><th>{escape(visible(layer))}</th>{cells}</tr>"
-        table = f"<table><tbody>{rows}</tbody><thead><tr><th></th>{head}</tr></thead></table>"
-        return f'<div class="lxt lxt-trace"><style>{STYLE}{_STYLE}</style>{table}{legend(self.scale)}</div>'
+        return f"<table><tbody>{rows}</tbody><thead><tr><th></th>{head}</tr></thead></table>"
 
     def figure(self, *, dark: bool = False) -> Figure:
         """The picture, with layers from the bottom upwards."""
-        background, ink = DARK if dark else LIGHT
+        _, ink = DARK if dark else LIGHT
         labels = [label if len(label) < 18 else label[:16] + "…" for label in self.labels()]
         names = [visible(layer) for layer in self.layers]
+        parts = self._parts()
         left = 0.25 + max(map(text_width, names)) * _SIZE
-        below = 0.95 + max(map(text_width, labels), default=0.0) * _SIZE
-        wide, high = max(0.24 * len(labels), 2.0), max(0.24 * len(names), 0.5)
-        width, height = left + wide + 0.3, below + high + 0.15
+        below = 0.15 + max(map(text_width, labels), default=0.0) * _SIZE
+        wide, high = max(_CELL * parts[0].stop, 2.0), max(_CELL * len(names), 0.5)
+        one, foot = below + high + 0.15, 0.8
+        width, height = left + wide + 0.3, len(parts) * one + foot
         figure = new_figure(width, height, dark=dark)
-        axes = figure.add_axes((left / width, below / height, wide / width, high / height))
         style: dict[str, Any] = {"size": _SIZE, "color": [c / 255 for c in ink], "family": fonts(), "parse_math": False}
-        axes.imshow(
-            self.scores.numpy(), cmap=color_map(background, dark=dark), vmin=-self.scale, vmax=self.scale,
-            aspect="auto", origin="lower", interpolation="nearest",
-        )  # fmt: skip
-        axes.set_xticks(range(len(labels)), labels, rotation=90, **style)
-        axes.set_yticks(range(len(names)), names, **style)
-        axes.tick_params(length=0)
-        axes.spines[:].set(color="0.55", linewidth=0.6)
+        for place, part in enumerate(parts):
+            share = (part.stop - part.start) / parts[0].stop
+            bottom = (height - (place + 1) * one + below) / height
+            axes = figure.add_axes((left / width, bottom, wide * share / width, high / height))
+            self._draw(axes, part, dark)
+            axes.set_xticks(range(part.stop - part.start), labels[part], rotation=90, **style)
+            axes.set_yticks(range(len(names)), names, **style)
+            axes.tick_params(length=0)
+            axes.spines[:].set(color="0.55", linewidth=0.6)
         box = (left / width, 0.44 / height, min(1.8, wide) / width, 0.1 / height)
         color_bar(figure, box, self.scale, dark=dark)
         return figure
+
+    def _draw(self, axes: Any, part: slice, dark: bool) -> None:
+        background, _ = DARK if dark else LIGHT
+        axes.imshow(
+            self.scores[:, part].numpy(), cmap=color_map(background, dark=dark), vmin=-self.scale, vmax=self.scale,
+            aspect="auto", origin="lower", interpolation="nearest",
+        )  # fmt: skip

@@ -51,7 +51,7 @@ def test_blocks_of_a_transformer():
         lambda self, x: self.head(self.body(x).mean(1)),
         body=nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 12, batch_first=True), 2), head=nn.Linear(8, 2),
     )  # fmt: skip
-    found = explain(model, torch.randn(2, 5, 8), [*blocks(model.body), "body.*"])
+    found = explain(model, torch.randn(2, 5, 8), [*blocks(model), "body.*"])
     assert found.latent
     assert {found.dims_of(layer) for layer in found.latent} == {("batch", "token", "feature")}
 
@@ -70,8 +70,8 @@ def test_layers_whose_samples_come_second(size):
         assert relevance.shape[:2] == (5, 3)
         assert units(found, layer)[2] == pytest.approx(float(relevance[..., 2].sum()) / 3)
     names, scores = found.trace(2)
-    assert names[0] == "x"
-    assert len(names) == 5
+    assert names[0] == "args0"
+    assert len(names) == 7
     assert_close(scores[-1], found.latent[names[-1]][:, 2].sum(-1))
 
 

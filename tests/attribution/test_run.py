@@ -498,7 +498,10 @@ class TestResult:
         assert number.heatmap(sample=1).maps.shape == (1, 1, 1)
 
     def test_printed(self, found):
-        assert repr(found) == "<Attribution: input_ids [3, 6, 16], 2 layers, complete>"
+        assert repr(found) == (
+            f"<Attribution: input_ids [3, 6, 16], target {', '.join(map(str, found.target.tolist()))}, output "
+            f"{', '.join(f'{float(value):.4g}' for value in found.output)}, 2 layers, complete>"
+        )
         assert len(found) == 3
         shown = found._repr_html_()
         assert "lxt-text" in shown
