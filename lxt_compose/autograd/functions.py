@@ -128,6 +128,11 @@ def graft(value: Tensor, way: Tensor) -> Tensor:
     return grafted
 
 
+def backward_of(z: Tensor) -> Callable[..., Slots] | None:
+    """Return the `backward` that :func:`bypass` gave an output; None if its node is another."""
+    return getattr(z.grad_fn, "slots", None)
+
+
 class Rebind(RelevanceFunction):
     """Make x the result of an in-place operation that has already changed its memory: x now comes from `result`."""
 

@@ -1,7 +1,6 @@
 """Whether rules conserve relevance: what arrives at an operation, what it hands on, and what it is known to keep."""
 
-from .absorbed import absorbed
 from .check import Checked, ConservationCheck, check_conservation
 from .ran import Ran
 
-__all__ = ["Checked", "ConservationCheck", "Ran", "absorbed", "check_conservation"]
+__all__ = ["Checked", "ConservationCheck", "Ran", "check_conservation"]

@@ -16,14 +16,15 @@ from ..coverage.rows import Status
 from ..errors import ConservationError, RegistrationError, place
 from ..keys import Assignment
 from ..ledger import Recorder
-from ..ledger.accounts import Graph, Key, Operation, Run
+from ..ledger.accounts import Graph, Key, Run
+from ..ledger.edge import Edge
 from ..ledger.journal import Balance, Journal
-from ..ledger.meters import Edge
+from ..ledger.operation import Operation
 from ..ledger.rows import by_sample
 from ..ledger.samples import Layout
 from ..ops import Op
+from ..rules import OpCall
 from ..torch_internals import modes_off
-from .absorbed import absorbed
 from .ran import Before, Ran
 
 if TYPE_CHECKING:
@@ -187,9 +188,16 @@ class Watcher(Recorder):
         return operation
 
     def _produced(
-        self, run: Run, graph: Graph, operation: Operation, key: Key, z: Tensor, layout: Layout | None
+        self,
+        run: Run,
+        graph: Graph,
+        operation: Operation,
+        key: Key,
+        z: Tensor,
+        layout: Layout | None,
+        call: OpCall | None = None,
     ) -> Edge:
-        edge = super()._produced(run, graph, operation, key, z, layout)
+        edge = super()._produced(run, graph, operation, key, z, layout, call)
         before = self._before.get(operation)
         if before is None or (operation.rule is None and operation.status is not Status.RULED):
             return edge
@@ -235,8 +243,8 @@ def _asking(
             return
         with torch.no_grad():
             size = by_sample(ran.relevance(slot).abs(), ran.edge.layout, ran.edge.samples)
-            known = {} if ran.rule is None else absorbed(ran.rule, ran, slot)
-            amounts = {f"kept {kind}": amount for kind, amount in known.items()}
+            known = {} if ran.rule is None else ran.rule.absorbed(ran.call())
+            amounts = {f"kept {kind}": ran.by_sample(amount(slot)) for kind, amount in known.items()}
             for name, amount in {"size": size, **amounts}.items():
                 if name not in accounts:
                     accounts[name] = journal.open()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 from ..autograd.saved_values import Kept, keep
 from ..autograd.trees import map_tensors, tensors_in
 from ..canonizers.merging import copy_as_merged
-from ..ledger.accounts import Operation
-from ..ledger.meters import Edge
+from ..ledger.edge import Edge
+from ..ledger.operation import Operation
 from ..ledger.rows import by_sample
 from ..ops import mutates
 from ..rules import RELEVANCE, Call
+from ..rules.absorption import is_block
 from ..torch_internals import modes_off
 
 
@@ -63,11 +65,14 @@ class Ran:
         carriers = self.carriers
         args, kwargs = self.filled(carriers)
         module = self.function if isinstance(self.function, nn.Module) else None
+        module = self.twin() if is_block(module) else module
         call = Call(self.formulation, self.operation.path, args, kwargs, self.op, module, self.function, carriers)
+        call.path, call.name = self.operation.path, self.operation.name
         call.values = [x.detach() for x in carriers]
+        call.output, call.rerun = self.z, self.run
         return call
 
-    def filled(self, carriers: list[Tensor]) -> Any:
+    def filled(self, carriers: Sequence[Tensor]) -> Any:
         """The arguments, positional and by keyword, with these tensors in the places of the carriers."""
         given = {id(hole): x for hole, x in zip(self._holes.values(), carriers, strict=True)}
         return map_tensors(lambda t: given.get(id(t), t), self._args)
@@ -77,14 +82,14 @@ class Ran:
         assert isinstance(self.function, nn.Module)
         return copy_as_merged(self.function)
 
-    def run(self, carriers: list[Tensor], biases: dict[str, Tensor] | None = None) -> Tensor:
+    def run(self, carriers: Sequence[Tensor], biases: Mapping[str, Tensor] | None = None) -> Tensor:
         """What the operation makes of other carriers (and a module of other biases): the output in the place of z."""
         args, kwargs = self.filled(carriers)
         with modes_off():  # this run is not the model's
             if isinstance(self.function, nn.Module):
-                output = torch.func.functional_call(self.twin(), biases or {}, args, kwargs)
+                output = torch.func.functional_call(self.twin(), dict(biases or {}), args, kwargs)
             else:
-                if mutates(self.function, args, kwargs) or self.op is None or "norm" in self.op.name:
+                if mutates(self.function, args, kwargs) or self.op is None or self.op.traits.running_statistics:
                     args, kwargs = map_tensors(torch.clone, (args, kwargs))
                 output = self.function(*args, **kwargs)
         return next(t for t in tensors_in(output) if t.shape == self.z.shape and t.dtype == self.z.dtype)

@@ -1,8 +1,8 @@
 """The ledger: where the relevance of the output went. It adds up, or it says what is missing."""
 
+from ..rules.absorption import KINDS
 from .data import Amount, Entry, Ledger, ModuleEntry
 from .graph_check import GraphCheck, GraphRow
 from .recorder import Recorder
-from .sinks import KINDS
 
 __all__ = ["KINDS", "Amount", "Entry", "GraphCheck", "GraphRow", "Ledger", "ModuleEntry", "Recorder"]

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from ..text.folding import fold_names
-from .accounts import Operation, Run
+from .accounts import Run
 from .data import UNSEEN, Amount, Books, Entry, ModuleEntry, nothing
 from .graph_check import GraphCheck, GraphRow
 from .journal import Balance
+from .operation import Operation
 
 _Key = tuple[str, str, str, str]
 _Line = tuple[Any, ...]

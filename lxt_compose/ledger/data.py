@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..coverage.rows import Status
+from ..rules.absorption import UNCOVERED
 from .graph_check import GraphCheck, GraphRow
-from .sinks import UNCOVERED
 from .table import Line, html_of, text_of
 
 UNSEEN = "unseen"

@@ -20,15 +20,18 @@ from ..autograd.saved_values import Kept, keep
 from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
 from ..ops import Op
-from ..rules import GRADIENT
+from ..rules import GRADIENT, OpCall
+from ..rules.absorption import CONSTANT, UNCOVERED
 from ..torch_internals import in_backward, modes_off, next_node_number
-from .accounts import Graph, Key, Operation, Run
+from .accounts import Graph, Key, Run
 from .closing import close
 from .data import Ledger
+from .edge import Edge
 from .graph_check import Interval, check_graph
-from .meters import Edge, Meter
+from .meters import Meter
+from .operation import Operation
 from .samples import Layout, in_front, layout_like, layouts_after
-from .sinks import CONSTANT, UNCOVERED, rest_of, sinks_of
+from .sinks import call_of, rest_of, sinks_of
 
 
 class Recorder:
@@ -148,14 +151,15 @@ class Recorder:
                 made[key] = z
         if not made:
             return
-        seen.rest = rest_of(seen)
+        call = call_of(seen, self.formulation)
+        seen.rest = rest_of(seen, call)
         known = [(x, edge.layout) for x, edge in seen.carriers]
-        call = (seen.op, seen.function, seen.args, seen.kwargs)
-        layouts = layouts_after(*call, known, list(made.values()), run.samples)
+        what = (seen.op, seen.function, seen.args, seen.kwargs)
+        layouts = layouts_after(*what, known, list(made.values()), run.samples)
         for z in made.values():
             self._claim(run, graph, seen, z.grad_fn)
         for (key, z), layout in zip(made.items(), layouts, strict=True):
-            self._produced(run, graph, seen, key, z, layout)
+            self._produced(run, graph, seen, key, z, layout, call)
         run.operations.append(seen)
 
     def _edge(self, run: Run, x: Tensor, key: Key, path: str) -> Edge:
@@ -229,14 +233,21 @@ class Recorder:
         return keep(x) if self.formulation == GRADIENT else None
 
     def _produced(
-        self, run: Run, graph: Graph, operation: Operation, key: Key, z: Tensor, layout: Layout | None
+        self,
+        run: Run,
+        graph: Graph,
+        operation: Operation,
+        key: Key,
+        z: Tensor,
+        layout: Layout | None,
+        call: OpCall | None = None,
     ) -> Edge:
         """A tensor that an operation made: read all relevance that arrives there."""
         edge = graph.edges[key] = Edge(self._value(z), layout, run.journal.flow(), run.samples)
         graph.layouts[id(z)] = ref(z), layout
         operation.made.append(edge.flow)
         sinks = []
-        for kind, reader in sinks_of(operation, self.formulation, key[0], z, edge):
+        for kind, reader in sinks_of(operation, call, z, edge) if call is not None else ():
             if kind not in operation.known:
                 operation.known[kind] = run.journal.open()
             sinks.append((operation.known[kind], reader))

@@ -9,7 +9,7 @@ from ..autograd.numerics import Stabilizing, check_epsilon, check_number, over_p
 from .base import QUIET
 from .linear_layers.layer import Layer
 from .linear_layers.weight_parts import absolute, negative, positive, whole
-from .split import Split, is_anywhere, is_nonnegative, unless
+from .split import Split, Term, is_anywhere, is_nonnegative, unless
 
 
 def _tolerance(layer: Layer) -> float:
@@ -61,6 +61,16 @@ class AlphaBeta(Split):
         if abs(self.alpha - self.beta - 1) > 1e-9:
             raise ValueError(f"alpha - beta must be 1 to conserve relevance, got alpha={self.alpha}, beta={self.beta}")
         check_epsilon(self.epsilon)
+
+    def terms(self, layer: Layer, x: Tensor, z: Tensor, bias: Tensor) -> list[Term]:
+        """See :meth:`Split.terms`: ``D = z^+``, and ``D = z^-`` with the share -beta."""
+        bias = torch.zeros_like(bias) if self.zero_bias else bias
+        up, down, added = x.clamp(min=0), x.clamp(max=0), bias.clamp(min=0)
+        found = [(self.alpha, layer.product(up, positive) + layer.product(down, negative) + added, added)]
+        if self.beta:
+            added = bias.clamp(max=0)
+            found += [(-self.beta, layer.product(up, negative) + layer.product(down, positive) + added, added)]
+        return found
 
     def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
         """See :meth:`Split.pull`."""
@@ -155,6 +165,10 @@ class ZPlus(Split):
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
+
+    def terms(self, layer: Layer, x: Tensor, z: Tensor, bias: Tensor) -> list[Term]:
+        """See :meth:`Split.terms`: ``D = z^+``."""
+        return AlphaBeta(1.0, 0.0, self.epsilon, self.zero_bias).terms(layer, x, z, bias)
 
     def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
         """See :meth:`Split.pull`."""

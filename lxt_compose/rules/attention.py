@@ -1,12 +1,14 @@
 """The rules for attention operations: what queries, keys and values get."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from torch import Tensor
 
 from ..ops import Family
-from .base import Call
+from .absorption import BIAS, SOFTMAX, left_over
+from .base import Amount, Call
 from .scaling import Scaling, places_of
 
 
@@ -43,6 +45,14 @@ class Attention(Scaling):
         half = 0.5 if "value" in roles and weights_flow else 1.0
         parts = {"value": half, "mask": half, "query": half / max(1, len(scores)), "key": half / max(1, len(scores))}
         return [parts[role] for role in roles]
+
+    def absorbed(self, call: Call) -> dict[str, Amount]:
+        """See :meth:`Rule.absorbed`: of s * z, what the expansion of softmax does not hand on by these shares."""
+        found = super().absorbed(call)
+        if call.rerun is not None:
+            found.pop(BIAS, None)
+            found[SOFTMAX] = partial(left_over, call, self.shares(call), self.epsilon)
+        return found
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar
 
@@ -15,6 +15,8 @@ from .linear_layers.weight_parts import Parts
 
 RELEVANCE = "relevance"
 GRADIENT = "gradient"
+Amount = Callable[[Tensor], Tensor]
+"""From the slot of an output to an amount of its relevance, in the same shape."""
 FORMULATIONS = (RELEVANCE, GRADIENT)
 
 
@@ -60,6 +62,10 @@ class OpCall:
     """The share of each carrier, where a rule gives it one."""
     edges: list[Any] | None = None
     """The edge of the autograd graph that each carrier stands for, where a rule scales what is sent there."""
+    output: Tensor | None = None
+    """What the operation has put out, once it has run, where :meth:`Rule.absorbed` is asked."""
+    rerun: Callable[..., Tensor] | None = None
+    """Runs the operation on other carriers; only in a check, where time does not matter."""
 
     @property
     def where(self) -> str:
@@ -70,6 +76,21 @@ class OpCall:
     def relevance(self) -> bool:
         """Whether slots carry relevance (else: relevance divided by the tensor)."""
         return self.formulation == RELEVANCE
+
+    @property
+    def z(self) -> Tensor:
+        """The output."""
+        assert self.output is not None
+        return self.output
+
+    def relevance_in(self, slot: Tensor) -> Tensor:
+        """Return the relevance in a slot of the output."""
+        return slot if self.relevance else slot * self.z.detach()
+
+    def run_again(self, carriers: Sequence[Tensor], biases: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Return what the operation makes of other carriers, and a module of other biases; where `rerun` is given."""
+        assert self.rerun is not None
+        return self.rerun(carriers, biases)
 
     def take(self, carriers: list[Tensor]) -> None:
         """Make these the carriers, and have the operation run on them as they are."""
@@ -185,6 +206,24 @@ class Rule:
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
         """The outputs (those that the rest of the model uses), wrapped so that relevance finds its way back."""
         raise NotImplementedError
+
+    def absorbed(self, call: OpCall) -> dict[str, Amount]:
+        """Return what the rule keeps of the relevance of ``call.output``, by kind, from its own equation.
+
+        The conservation check holds what arrives against what is handed on and what this says; the ledger books it.
+        A rule that hands everything on keeps nothing, which is the default. Each amount is a function of the output's
+        slot; ``call.relevance_in(slot)`` is the relevance in it.
+
+        Args:
+            call: the call, after it has run, with the values of its carriers and its output. In a check it can be run
+                again (:meth:`OpCall.run_again`); in a ledger, where ``call.rerun`` is None, kinds that need that are
+                left out, and the ledger books what is missing under the kind of :meth:`rest`.
+        """
+        return {}
+
+    def rest(self, call: OpCall) -> str:
+        """Return the kind under which a ledger books what the operation keeps beyond :meth:`absorbed`."""
+        return "rule"
 
     def register(self, module: nn.Module, *, formulation: str = RELEVANCE) -> Any:
         """This rule alone on one module: shorthand for a composite with that one binding.

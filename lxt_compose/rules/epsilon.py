@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import Slots, bypass
-from ..autograd.numerics import Stabilizing, at_least_resolution, narrowed, over_stabilized
+from ..autograd.numerics import Stabilizing, at_least_resolution, narrowed, over_stabilized, stabilize
 from ..errors import RuleError
-from .base import QUIET, Call
+from .absorption import BIAS, STABILIZER, constant_part, kind_of_constant
+from .base import QUIET, Amount, Call
 from .linear_layers.layer import Layer, in_pieces, without_autocast
 from .linear_layers.recognize import offset_of, plain_layer
 from .linear_layers.weight_parts import whole
@@ -60,6 +61,21 @@ class Epsilon(Scaling):
             return super().leave(call, outputs)
         (z,) = outputs
         return [bypass(partial(_without_bias, self.epsilon, call.relevance), z, (z, bias), [z])]
+
+    def absorbed(self, call: Call) -> dict[str, Amount]:
+        """See :meth:`Rule.absorbed`; with `zero_bias` the stabilizer alone keeps something."""
+        if not self.zero_bias:
+            return super().absorbed(call)
+        return {} if call.rerun is None else {STABILIZER: partial(self._in_stabilizer, call)}
+
+    def _in_stabilizer(self, call: Call, slot: Tensor) -> Tensor:
+        r, z = call.relevance_in(slot), call.z - constant_part(call)
+        return r - r / stabilize(z, self.epsilon) * z
+
+    def rest(self, call: Call) -> str:
+        """See :meth:`Rule.rest`: in what is not linear, the rule itself."""
+        kind = kind_of_constant(call)
+        return STABILIZER if self.zero_bias and kind == BIAS else kind
 
     def idle(self, call: Call) -> bool:
         """See :meth:`Rule.idle`."""

@@ -16,7 +16,7 @@ from ..autograd.numerics import (
 from .base import QUIET
 from .linear_layers.layer import Layer
 from .linear_layers.weight_parts import absolute, whole
-from .split import Emphasis, Split, is_anywhere, is_nonnegative, unless
+from .split import Emphasis, Split, Term, is_anywhere, is_nonnegative, unless
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,14 @@ class Gamma(Split):
     def __post_init__(self) -> None:
         check_number("gamma", self.gamma, low=0.0)
         check_epsilon(self.epsilon)
+
+    def terms(self, layer: Layer, x: Tensor, z: Tensor, bias: Tensor) -> list[Term]:
+        """See :meth:`Split.terms`: ``D = z + gamma z^s`` with the bias in both."""
+        bias = torch.zeros_like(bias) if self.zero_bias else bias
+        up, size = z + bias >= 0, layer.product(x.abs(), absolute)
+        added = bias + self.gamma * torch.where(up, bias.clamp(min=0), bias.clamp(max=0))
+        same = (z + torch.where(up, size, -size)) / 2
+        return [(1.0, z + self.gamma * same + added, added)]
 
     def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
         """See :meth:`Split.pull`."""

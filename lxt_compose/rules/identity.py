@@ -11,7 +11,8 @@ from ..autograd.functions import Slots, bypass
 from ..autograd.numerics import may_write_over, narrowed, stabilize
 from ..errors import RuleError
 from ..ops.slopes import OPAQUE, THROUGH_ZERO
-from .base import QUIET, Call, Rule, only_output
+from .absorption import BIAS, STABILIZER
+from .base import QUIET, Amount, Call, Rule, only_output
 from .slopes import Slope, has_own_slope, name_of_function, slope_of
 
 
@@ -57,6 +58,24 @@ class ElementwiseRule(Rule):
         """What the gradient is multiplied with."""
         return slope_of(call, x, z, whole=True)
 
+    def absorbed(self, call: Call) -> dict[str, Amount]:
+        """See :meth:`Rule.absorbed`: ``R * f(0) / f(x)``, with the slope of the secant ``R - R / f(x) * x * slope``."""
+        if call.rerun is None or self.idle(call) or (call.relevance and self.passes_whole(call)):
+            return {}  # and an operation in place may have overwritten x
+        return {self.rest(call): partial(self._kept, call)}
+
+    def rest(self, call: Call) -> str:
+        """See :meth:`Rule.rest`."""
+        return STABILIZER
+
+    def _kept(self, call: Call, slot: Tensor) -> Tensor:
+        x, z = call.values[0], call.z
+        factor, saved, has_bias = self.slope(call, x, z)
+        if call.relevance and not has_bias:
+            return torch.zeros_like(slot)
+        g = torch.where(z == 0, 0, slot / torch.where(z == 0, 1, z)) if call.relevance else slot
+        return call.relevance_in(slot) - (g.reshape(x.shape) * x * factor(*saved)).reshape(z.shape)
+
 
 @dataclass(frozen=True)
 class Identity(ElementwiseRule):
@@ -99,6 +118,10 @@ class Identity(ElementwiseRule):
     def slope(self, call: Call, x: Tensor, z: Tensor) -> Slope:
         """What the gradient is multiplied with."""
         return slope_of(call, x, z, whole=self.zero_bias)
+
+    def rest(self, call: Call) -> str:
+        """See :meth:`Rule.rest`: f(0)."""
+        return STABILIZER if self.zero_bias else BIAS
 
 
 def _name_of(call: Call) -> str:
@@ -153,6 +176,13 @@ class Ratio(ElementwiseRule):
             return super().leave(call, outputs)
         z, x = self.pair(call, outputs), call.values[0]
         return [bypass(partial(_through_ratio, _name_of(call)), z, (x, z), call.carriers)]
+
+    def _kept(self, call: Call, slot: Tensor) -> Tensor:
+        """All of R where x is 0, elsewhere ``R - R * z / (z + e sign z)``."""
+        if not call.relevance:
+            return super()._kept(call, slot)
+        x, z = call.values[0].reshape(call.z.shape), call.z
+        return slot - torch.where(x == 0, 0, slot * z / stabilize(z, 0.0))
 
 
 def _through_ratio(_: str, slot: Tensor, x: Tensor, z: Tensor) -> Slots:

@@ -11,7 +11,7 @@ from ..errors import RuleError
 from .base import QUIET, RELEVANCE, Call
 from .linear_layers.layer import Layer
 from .linear_layers.weight_parts import negative, positive, square
-from .split import Split
+from .split import Split, Term
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +81,17 @@ class ZBox(Split):
         from_low = layer.transpose(s, positive, x).mul_(x - low)
         return from_low.addcmul_(layer.transpose(s, negative, x), x - high)
 
+    @property
+    def counts_bias(self) -> bool:
+        """See :meth:`Split.counts_bias`: never."""
+        return False
+
+    def terms(self, layer: Layer, x: Tensor, z: Tensor, bias: Tensor) -> list[Term]:
+        """See :meth:`Split.terms`: ``D = z - low W^+ - high W^-``."""
+        low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in (self.low, self.high))
+        least = layer.of_constant(low, positive, x) + layer.of_constant(high, negative, x)
+        return [(1.0, z - least, torch.zeros_like(bias))]
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ZBox):
             return NotImplemented
@@ -137,6 +148,11 @@ class WSquare(_ByWeight):
             total = total + layer.offset.square()
         return layer.transpose(over_stabilized(r, total, self.epsilon), square, x)
 
+    def terms(self, layer: Layer, x: Tensor, z: Tensor, bias: Tensor) -> list[Term]:
+        """See :meth:`Split.terms`: ``D = sum of w^2 + b^2``."""
+        added = torch.zeros_like(bias) if self.zero_bias else bias.square()
+        return [(1.0, layer.of_constant(1.0, square, x) + added, added)]
+
 
 @dataclass(frozen=True)
 class Flat(_ByWeight):
@@ -165,3 +181,12 @@ class Flat(_ByWeight):
         """See :meth:`Split.pull`."""
         total = layer.of_constant(1.0, layer.unit, x)
         return layer.transpose(over_stabilized(r, total, self.epsilon), layer.unit, x)
+
+    @property
+    def counts_bias(self) -> bool:
+        """See :meth:`Split.counts_bias`: never."""
+        return False
+
+    def terms(self, layer: Layer, x: Tensor, z: Tensor, bias: Tensor) -> list[Term]:
+        """See :meth:`Split.terms`: D is the number of inputs."""
+        return [(1.0, layer.of_constant(1.0, layer.unit, x), torch.zeros_like(bias))]

@@ -1,6 +1,8 @@
 """The rule for layers that divide by a statistic of their own input."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -8,10 +10,12 @@ from torch import Tensor
 
 from ..autograd.functions import Slots, bypass
 from ..autograd.numerics import over_stabilized, sum_to
+from ..autograd.saved_values import Kept, keep
 from ..errors import RuleError
 from ..ops import Argument, Family, NormKind
 from ..torch_internals import layer_norm_rstd, packs_saved_tensors
-from .base import Call, Rule
+from .absorption import BIAS, NORM, STABILIZER, bias_of_norm, constant_part
+from .base import Amount, Call, Rule
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,18 @@ class Norm(Rule):
         step = _Step(call.relevance, roles, shapes, tuple(form.shape), form.dims, form.affine, tuple(saved))
         return [bypass(step, z, tuple(saved.values()), call.carriers)]
 
+    def absorbed(self, call: Call) -> dict[str, Amount]:
+        """See :meth:`Rule.absorbed`: as for Epsilon, of what is linear with the statistics held constant."""
+        bias = bias_of_norm(call)
+        if call.rerun is not None:
+            in_bias = partial(_in_bias, call.relevance, keep(call.z), partial(constant_part, call))
+            return {BIAS: in_bias, STABILIZER: partial(_in_stabilizer, call)}
+        return {} if bias is None else {BIAS: partial(_in_bias, call.relevance, keep(call.z), lambda: bias)}
+
+    def rest(self, call: Call) -> str:
+        """See :meth:`Rule.rest`."""
+        return NORM
+
 
 def _takes_input_alone(call: Call) -> bool:
     """Whether this is a layer norm whose input alone is a carrier, in a precision that torch's backward knows."""
@@ -91,6 +107,14 @@ class _LayerNormStep:
 
     def __call__(self, slot: Tensor, rstd: Tensor, weight: Tensor | None = None) -> Slots:
         return (_layer_norm_backward(slot, self.size, rstd, weight),)
+
+
+def _in_bias(relevance: bool, z: Kept, constant: Callable[[], Tensor], slot: Tensor) -> Tensor:
+    return (over_stabilized(slot, z.value, 0.0) if relevance else slot) * constant()
+
+
+def _in_stabilizer(call: Call, slot: Tensor) -> Tensor:
+    return slot - over_stabilized(slot, call.z, 0.0) * call.z if call.relevance else torch.zeros_like(slot)
 
 
 class Form(NamedTuple):

@@ -11,7 +11,7 @@ from ..autograd.functions import Slots, bypass
 from ..autograd.numerics import check_number, sum_to
 from ..errors import RuleError
 from ..ops import Family, Op, is_reversed
-from .base import GRADIENT, Call, Rule
+from .base import GRADIENT, Amount, Call, Rule
 from .epsilon import Epsilon
 
 _ONE_OPERAND = {False: Epsilon(0.0), True: Epsilon(0.0)}
@@ -68,6 +68,14 @@ class ResidualGamma(Rule):
         c = outputs[0]
         step = partial(_shares if call.relevance else _slopes, self.gamma, _factors(call))
         return [bypass(step, c, tuple(call.values), call.carriers)]
+
+    def absorbed(self, call: Call) -> dict[str, Amount]:
+        """See :meth:`Rule.absorbed`: nothing of two carriers; a constant operand keeps its share, as under Epsilon."""
+        return {} if len(call.carriers) > 1 else _ONE_OPERAND[call.relevance].absorbed(call)
+
+    def rest(self, call: Call) -> str:
+        """See :meth:`Rule.rest`."""
+        return _ONE_OPERAND[call.relevance].rest(call)
 
     def idle(self, call: Call) -> bool:
         """See :meth:`Rule.idle`: in the gradient formulation a constant addend changes nothing."""

@@ -1,15 +1,30 @@
 """Scaling rules: the operation's own gradient does the work, only its borders are scaled."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ..autograd.functions import Damp, OverOutput, Share, TimesInput
 from ..autograd.nodes import edge_of, scale_edges
-from ..autograd.numerics import Stabilizing, check_epsilon
+from ..autograd.numerics import Stabilizing, check_epsilon, componentwise, over_stabilized
+from ..autograd.saved_values import Kept, keep
 from ..autograd.trees import PLAIN, tensors_in
-from .base import Call, Rule
+from .absorption import (
+    BIAS,
+    CONSTANT,
+    RULE,
+    STABILIZER,
+    bias_of_norm,
+    biases_of_block,
+    constant_part,
+    is_block,
+    kind_of_constant,
+)
+from .base import Amount, Call, Rule
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,28 @@ class Scaling(Rule):
             return [Damp.apply(z, self.epsilon, 1.0) if z.requires_grad else z for z in outputs]
         return outputs
 
+    def absorbed(self, call: Call) -> dict[str, Amount]:
+        """See :meth:`Rule.absorbed`: with ``s = R / (z + e sign z)``, s * b for a constant part b of z; and R - s z."""
+        found: dict[str, Amount] = {}
+        if call.relevance or self.epsilon or call.rerun is not None:
+            found[STABILIZER] = partial(_in_stabilizer, call.relevance, self.epsilon, keep(call.z))
+        if call.rerun is None:
+            bias = bias_of_norm(call)
+            if bias is not None:
+                found[BIAS] = partial(_in_bias, call.relevance, self.epsilon, keep(call.z), lambda: bias)
+            return found
+        if is_block(call.module):
+            constant, kind = partial(biases_of_block, call), BIAS
+        else:
+            constant, kind = partial(constant_part, call), self.rest(call)
+        kind = kind if kind in (BIAS, CONSTANT) else BIAS
+        return found | {kind: partial(_in_bias, call.relevance, self.epsilon, keep(call.z), constant)}
+
+    def rest(self, call: Call) -> str:
+        """See :meth:`Rule.rest`: the constant part of the operation."""
+        kind = kind_of_constant(call)
+        return STABILIZER if kind == RULE and call.op is not None else kind
+
     def idle(self, call: Call) -> bool:
         """See :meth:`Rule.idle`: in the gradient formulation a plain share of 1 is the gradient itself."""
         return not call.relevance and not self.epsilon and all(share == 1 for share in self.shares_of(call))
@@ -78,3 +115,21 @@ def addends_of(call: Call) -> list[bool]:
     """For each carrier, whether the operation adds it to a product of the others (as a bias) or multiplies it."""
     addends = call.op.addends if call.op is not None else frozenset[int | str]()
     return [place in addends for place in places_of(call)]
+
+
+def _in_stabilizer(relevance: bool, epsilon: Stabilizing, kept: Kept, slot: Tensor) -> Tensor:
+    """``R - R z / (z + e sign z)``, with the denominator as the rule computes it."""
+    z = kept.value
+    if not relevance and not epsilon:
+        return torch.zeros_like(slot)
+    if relevance:
+        return slot - componentwise(torch.mul, over_stabilized(slot, z, epsilon), z)
+    return componentwise(torch.mul, slot - componentwise(torch.mul, slot, over_stabilized(z, z, epsilon)), z)
+
+
+def _in_bias(relevance: bool, epsilon: Stabilizing, kept: Kept, constant: Callable[[], Tensor], slot: Tensor) -> Tensor:
+    """``R b / (z + e sign z)`` for the constant part b of z."""
+    z = kept.value
+    if not relevance and epsilon:
+        slot = slot * z
+    return (over_stabilized(slot, z, epsilon) if relevance or epsilon else slot) * constant()

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from ..autograd.functions import Slots, bypass, taylor_softmax
 from ..ops import Family
-from .base import Call, Rule
+from .absorption import BIAS, SOFTMAX, left_over
+from .base import Amount, Call, Rule
 from .epsilon import Epsilon
 
 _TAYLOR = Epsilon(0.0)
@@ -39,7 +41,7 @@ class SoftmaxTaylor(Rule):
             return _TAYLOR.leave(call, outputs)
         (s,) = outputs
         dim = softmax_dim(call)
-        sign = -1.0 if call.op is not None and call.op.name == "softmin" else 1.0
+        sign = _sign(call)
         if call.relevance:
             return [bypass(partial(taylor_softmax, dim, sign), s, (call.values[0], s), call.carriers)]
         return [bypass(partial(_own_gradient, dim, sign), s, (s,), call.carriers)]
@@ -48,8 +50,22 @@ class SoftmaxTaylor(Rule):
         """See :meth:`Rule.idle`."""
         return not call.relevance and not self._is_softmax(call)
 
+    def absorbed(self, call: Call) -> dict[str, Amount]:
+        """See :meth:`Rule.absorbed`: ``R - x * (R - s * sum R)``, the bias of the expansion."""
+        if not self._is_softmax(call):
+            found = _TAYLOR.absorbed(call)
+            if call.rerun is not None:
+                found = {SOFTMAX: partial(left_over, call, [1.0], 0.0), **found}
+                found.pop(BIAS, None)
+            return found
+        return {} if call.rerun is None else {SOFTMAX: partial(_in_bias, call)}
+
+    def rest(self, call: Call) -> str:
+        """See :meth:`Rule.rest`."""
+        return SOFTMAX
+
     def _is_softmax(self, call: Call) -> bool:
-        return call.op is not None and call.op.name in ("softmax", "softmin")
+        return call.op is not None and call.op.traits.softmax_sign is not None
 
 
 def softmax_dim(call: Call) -> int:
@@ -58,6 +74,16 @@ def softmax_dim(call: Call) -> int:
     if dim is None:
         return 0 if call.values[0].dim() in (0, 1, 3) else 1
     return int(dim)
+
+
+def _sign(call: Call) -> float:
+    return 1.0 if call.op is None or call.op.traits.softmax_sign is None else call.op.traits.softmax_sign
+
+
+def _in_bias(call: Call, slot: Tensor) -> Tensor:
+    r, x, s = call.relevance_in(slot), _sign(call) * call.values[0], call.z
+    handed_on = x * (r - s * r.sum(softmax_dim(call), keepdim=True)).to(x.dtype)
+    return r - torch.where(x.isinf(), 0, handed_on)
 
 
 def _own_gradient(dim: int, sign: float, slot: Tensor, s: Tensor) -> Slots:

@@ -11,17 +11,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..autograd.functions import Slots, bypass
-from ..autograd.numerics import may_write_over, narrowed
+from ..autograd.functions import Slots, backward_of, bypass
+from ..autograd.numerics import may_write_over, narrowed, stabilize
+from ..autograd.saved_values import Kept, keep
 from ..errors import RuleError, place
 from ..ops import Family, Op
-from .base import Call, Rule, only_output
+from . import probes
+from .absorption import BIAS, STABILIZER
+from .base import Amount, Call, Rule, only_output
 from .linear_layers.jacobian import layer_of
 from .linear_layers.layer import LAYER_TYPES, Layer, in_pieces, without_autocast
 from .linear_layers.weight_parts import Part
 
 # Modules of torch that are no layers: refused when a rule is registered, not when they first run.
 _NOT_LINEAR = ("activation", "instancenorm", "loss", "normalization", "rnn")
+Term = tuple[float, Tensor, Tensor]
+"""A share a of the relevance, the denominators that it is divided by, and the bias's part in them."""
 _NOT_LINEAR_POOLS = ("MaxPool", "AdaptiveMaxPool", "FractionalMaxPool", "LPPool")
 
 
@@ -93,6 +98,80 @@ class Split(Rule):
     def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
         """The relevance of x from r, the relevance of z; in the gradient formulation the relevance over x."""
         raise NotImplementedError
+
+    def terms(self, layer: Layer, x: Tensor, z: Tensor, bias: Tensor) -> list[Term]:
+        """Return the terms of the rule, ``R_i = sum over terms of a * (a part of c_ij) / D_j * R_j``.
+
+        A rule need not give them: then they are found by giving the layer inputs more (:mod:`.probes`), and asking
+        :meth:`pull` what those get.
+
+        Args:
+            layer: the layer.
+            x: its input.
+            z: its output without the bias.
+            bias: the bias as it broadcasts to the output, 0 if there is none.
+
+        Returns:
+            For each term a, its denominators D, and the part B that the bias has in them.
+        """
+        raise NotImplementedError
+
+    def absorbed(self, call: Call) -> dict[str, Amount]:
+        """See :meth:`Rule.absorbed`: ``sum of a R B / D`` stays in the bias, ``sum of a R (1 - D / stabilized D)`` too.
+
+        That is what the bias would get as the weight of one more input of value 1.
+        """
+        layer = _layer_behind(call.z) or (layer_of(self, call, call.z) if call.rerun is not None else None)
+        if layer is None or not call.carriers:
+            return {}
+        x, z = keep(call.values[0]), keep(call.z)
+        kinds = [BIAS] if layer.offset is not None and self.counts_bias else []
+        if call.rerun is not None:
+            kinds.append(STABILIZER)
+        return {kind: partial(self._kept, kind, layer, call.relevance, x, z) for kind in kinds}
+
+    def rest(self, call: Call) -> str:
+        """See :meth:`Rule.rest`."""
+        return STABILIZER
+
+    @property
+    def counts_bias(self) -> bool:
+        """Whether the bias of a layer gets its share."""
+        return not getattr(self, "zero_bias", False)
+
+    def _kept(self, kind: str, layer: Layer, relevance: bool, x: Kept, z: Kept, slot: Tensor) -> Tensor:
+        wide = layer.dtype
+        inputs, outputs, r = x.value.to(wide), z.value.to(wide), slot.to(wide)
+        r = r if relevance else r * outputs
+        with without_autocast(inputs):
+            if not _gives_terms(type(self)):
+                return (
+                    probes.in_bias(self, layer, r, inputs)
+                    if kind == BIAS
+                    else probes.in_stabilizer(self, layer, r, inputs)
+                )
+            bias = outputs.new_zeros(()) if layer.offset is None else layer.offset.to(wide)
+            found, epsilon = torch.zeros_like(r), getattr(self, "epsilon", 0.0)
+            for share, denominator, added in self.terms(layer, inputs, outputs - bias, bias):
+                s = share * r / stabilize(denominator, epsilon)
+                found += s * added if kind == BIAS else share * r - s * denominator
+        return found
+
+
+def _gives_terms(kind: type) -> bool:
+    """Whether a class, or one that it is derived from, has terms that belong to its own pull."""
+
+    def owner(name: str) -> type:
+        return next(base for base in kind.__mro__ if name in vars(base))
+
+    return owner("terms") is not Split and issubclass(owner("terms"), owner("pull"))
+
+
+def _layer_behind(z: Tensor) -> Layer | None:
+    """Return the layer that a split rule works on at the node of an output, if it is one of such a rule's."""
+    step = backward_of(z)
+    given = step.args[0] if isinstance(step, partial) and step.args else None
+    return given if isinstance(given, Layer) else None
 
 
 def unless(condition: bool, part: Part) -> Part | None:

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import Slots, bypass
-from ..autograd.numerics import Stabilizing, check_epsilon, check_number, over_stabilized
+from ..autograd.numerics import Stabilizing, check_epsilon, check_number, over_stabilized, stabilize
 from ..autograd.trees import map_tensors
 from ..errors import RuleError
 from ..torch_internals import modes_off
-from .base import GRADIENT, QUIET, Call, Rule, only_output
+from .absorption import BIAS, HIGHER_ORDERS, STABILIZER, kind_of_constant, linear_part
+from .base import GRADIENT, QUIET, Amount, Call, Rule, only_output
 from .linear_layers.trial import without_effect
 
 Reference = float | Tensor | Callable[[Tensor], Tensor] | None
@@ -77,6 +78,28 @@ class TaylorDecomposition(Rule):
         step = partial(self._back, call.relevance, output, points)
         return [bypass(step, z, (z, *call.values, *bias), call.carriers)]
 
+    def absorbed(self, call: Call) -> dict[str, Amount]:
+        """See :meth:`Rule.absorbed`: with ``s = R / f(x)``, s b unless it is distributed, and s (f(x) - J x - b)."""
+        if call.rerun is None:
+            return {}
+        kinds = (BIAS, HIGHER_ORDERS, STABILIZER) if self.bias is False else (HIGHER_ORDERS, STABILIZER)
+        return {kind: partial(self._amount, call, kind) for kind in kinds}
+
+    def rest(self, call: Call) -> str:
+        """See :meth:`Rule.rest`."""
+        kind = kind_of_constant(call)
+        return kind if kind == BIAS else HIGHER_ORDERS
+
+    def _amount(self, call: Call, kind: str, slot: Tensor) -> Tensor:
+        r, z = call.relevance_in(slot), call.z
+        s = r / stabilize(z, self.epsilon)
+        if kind == STABILIZER:
+            return r - s * z
+        with torch.enable_grad():
+            output, points = self.at_reference(call)
+        bias = output.detach() - linear_part(output, points, points)
+        return s * (bias if kind == BIAS else z - linear_part(output, points, call.values) - bias)
+
     def at_reference(self, call: Call) -> tuple[Tensor, list[Tensor]]:
         """The operation's output at the reference point, and that point, with the graph between them."""
         references, points = self._each(), list[Tensor]()
@@ -128,18 +151,6 @@ def _point(reference: Reference, x: Tensor) -> Tensor:
 def _pulled(output: Tensor, points: list[Tensor], slot: Tensor) -> list[Tensor]:
     found = torch.autograd.grad(output, points, slot, retain_graph=True, allow_unused=True)
     return [torch.zeros_like(x) if g is None else g for g, x in zip(found, points, strict=True)]
-
-
-def linear_part(output: Tensor, points: list[Tensor], values: Sequence[Tensor]) -> Tensor:
-    """``J(x~) values`` for ``output = f(x~)``: the derivative of ``values . J^T v`` with respect to v."""
-    if not output.requires_grad or not any(value.any() for value in values):
-        return torch.zeros_like(output)
-    with torch.enable_grad():
-        v = torch.zeros_like(output, requires_grad=True)
-        pulled = torch.autograd.grad(output, points, v, create_graph=True, retain_graph=True, allow_unused=True)
-        inner = sum((g * value.detach()).sum() for g, value in zip(pulled, values, strict=True) if g is not None)
-        assert isinstance(inner, Tensor)
-        return torch.autograd.grad(inner, v, retain_graph=True)[0].detach()
 
 
 def _evenly(relevance: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

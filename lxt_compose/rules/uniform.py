@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from ..autograd.functions import bypass, shared_evenly
 from ..autograd.numerics import broadcasts_to
 from ..errors import RuleError, place
-from .base import GRADIENT, Call, Rule, only_output
+from .absorption import STABILIZER
+from .base import GRADIENT, Amount, Call, Rule, only_output
 from .scaling import Scaling
 from .uniform_epsilon import UniformEpsilon
 
@@ -55,6 +56,15 @@ class Uniform(Rule):
                     f"{tuple(shape)} and an output of shape {tuple(z.shape)}; use UniformEpsilon() or Epsilon()"
                 )
         return [bypass(partial(shared_evenly, shapes), z, (), sharers)]
+
+    def absorbed(self, call: Call) -> dict[str, Amount]:
+        """See :meth:`Rule.absorbed`: nothing but, of complex products, what is due to the stabilizer."""
+        scaled = any(x.is_complex() for x in call.carriers) or not call.relevance
+        return self.as_scaling.absorbed(call) if scaled and call.rerun is None else {}
+
+    def rest(self, call: Call) -> str:
+        """See :meth:`Rule.rest`."""
+        return STABILIZER
 
     def idle(self, call: Call) -> bool:
         """See :meth:`Rule.idle`: a product with one carrier is linear in it."""

@@ -28,7 +28,7 @@ from lxt_compose import (
     presets,
 )
 from lxt_compose.autograd.functions import bypass
-from lxt_compose.conservation import absorbed, check_conservation
+from lxt_compose.conservation import check_conservation
 from lxt_compose.errors import ConservationError
 
 
@@ -235,11 +235,8 @@ def test_what_is_not_finite_is_a_violation():
 def test_a_rule_of_ones_own_tells_what_it_keeps():
     @dataclass(frozen=True)
     class Honest(Halving):
-        pass
-
-    @absorbed.register
-    def _(rule: Honest, ran, slot):
-        return {"half": ran.by_sample(ran.relevance(slot) / 2)}
+        def absorbed(self, call):
+            return {"half": lambda slot: call.relevance_in(slot) / 2}
 
     check, _ = checked(net(), torch.randn(2, 4).double(), Composite({"2.1": Honest()}))
     kept = next(row for row in check.rows if row.path == "2.1").absorbed
@@ -323,7 +320,12 @@ def test_operations_with_constants(formulation):
     model.register_buffer("table", torch.randn(4, 4).double())
     model.register_buffer("weight", torch.randn(4, 4).double())
     check, _ = checked(model, torch.randn(4, 4).double(), Composite(formulation=formulation))
-    kept = {row.name: float(row.absorbed["bias"].abs().sum()) for row in check.rows if "bias" in row.absorbed}
+    kept = {
+        row.name: float(row.absorbed[kind].abs().sum())
+        for row in check.rows
+        for kind in ("bias", "constant")
+        if kind in row.absorbed
+    }
     assert kept["index_add"] == 0
     assert min(kept[name] for name in ("rsub", "addmm")) > 1e-3
 

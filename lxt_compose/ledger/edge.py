@@ -1,0 +1,70 @@
+"""An edge of the autograd graph: how the relevance of one tensor is read off the slots that pass it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isnan
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor
+
+from ..autograd.saved_values import Kept, keep
+from .journal import Flow, Row
+from .rows import row_of
+from .samples import Layout
+
+Slots = Sequence[Tensor | None]
+Reader = Callable[[Tensor], Row]
+"""From the slot of an output to an amount of its relevance."""
+
+
+@dataclass(slots=True, eq=False)
+class Edge:
+    """A tensor on the way: how its relevance is read off its slot. It lives as long as the autograd graph does."""
+
+    value: Kept | None
+    """Its value, in the gradient formulation, where R = value * slot."""
+    layout: Layout | None
+    flow: Flow
+    samples: int
+    last: tuple[Any, int, Row] | None = None
+    """The slot that was read last, its version, and its row."""
+
+    def keep(self, z: Tensor) -> Kept:
+        """The tensor's value."""
+        return self.value or keep(z)
+
+    def read(self, slot: Tensor) -> Row:
+        """The relevance in a slot; where there is one consumer, what arrives is the very tensor that it sent."""
+        if self.last is not None and self.last[0]() is slot and self.last[1] == slot._version:
+            return self.last[2]
+        row = self._row(slot)
+        self.last = None if slot.is_inference() else (ref(slot), slot._version, row)
+        return row
+
+    def _row(self, slot: Tensor) -> Row:
+        """A slot of 0 has no relevance, also at masked scores of -inf."""
+        if self.value is None:
+            return row_of(_real(slot), self.layout, self.samples)
+        slot, value = _alike(slot, self.value.value)
+        if slot.device.type != "cpu":  # to look for NaN would be to wait for the device
+            return row_of(torch.where(slot == 0, 0, slot * value), self.layout, self.samples)
+        row = row_of(slot * value, self.layout, self.samples)
+        return row_of(torch.where(slot == 0, 0, slot * value), self.layout, self.samples) if isnan(sum(row)) else row
+
+
+def _real(relevance: Tensor) -> Tensor:
+    """Complex numbers hold one relevance for their real and one for their imaginary part."""
+    return torch.view_as_real(relevance).sum(-1) if relevance.is_complex() else relevance
+
+
+def _alike(slot: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Both as real numbers, and not in half precision."""
+    if slot.is_complex() or value.is_complex():
+        slot, value = (torch.view_as_real(t if t.is_complex() else t.to(torch.complex128)) for t in (slot, value))
+        return slot, value
+    short = slot.dtype in (torch.float16, torch.bfloat16)
+    return (slot.float(), value.float()) if short else (slot, value)
