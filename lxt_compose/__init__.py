@@ -1,5 +1,6 @@
 """Layer-wise relevance propagation on live, unmodified PyTorch models, with a table of what is covered."""
 
+from . import command_start  # noqa: F401, I001 - before torch is imported
 from . import baselines, evaluate, functional, heatmap, kinds, modules, old_paths, presets
 from .attribution import Attribution, attribute, blocks
 from .autograd.numerics import Stabilizer

@@ -15,6 +15,7 @@ from contextlib import redirect_stdout
 from importlib import metadata
 from pathlib import Path
 
+from .. import command_start
 from ..demo import run_demo
 from ..errors import CompositeError, UncoveredError
 from .commands import Answer, RulesWanted, Wishes, explain, list_presets, list_rules, report
@@ -33,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
+        command_start.begin()
         code = run(options)
         sys.stdout.flush()
         return code

@@ -1,0 +1,41 @@
+"""Ctrl-C while a command is still importing torch, which takes seconds: one line and an exit code, no traceback.
+
+Imported before everything else of the package. Where the package is imported by other programs it does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+_INTERRUPTED = 130
+
+
+def is_command() -> bool:
+    """Whether this process is `lxt-compose` or `python -m lxt_compose`, and its command has not begun."""
+    if not sys.argv or sys.argv[0] != "-m":
+        return bool(sys.argv) and Path(sys.argv[0]).stem == "lxt-compose"
+    return "-m" in sys.orig_argv and sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] == [__package__]
+
+
+def quit_quietly() -> None:
+    """Until :func:`begin`, an interrupt ends the command at once."""
+    if is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _quit)
+
+
+def begin() -> None:
+    """From now on the command handles interrupts itself."""
+    if signal.getsignal(signal.SIGINT) is _quit:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _quit(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"lxt-compose: interrupted\n")
+    os._exit(_INTERRUPTED)
+
+
+quit_quietly()
