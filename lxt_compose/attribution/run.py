@@ -150,7 +150,8 @@ class _Run:
         target = goal.function
         self.called = self.model if target is None else with_target(self.model, self._target(target))
         with self.composite.register(self.called) as registration, ExitStack() as stack:
-            self.registration = registration
+            self.registration, tally = registration, registration.session.tally
+            tally.strict = False  # until it is known what lies between the explained output and the inputs
             books = stack.enter_context(registration.ledger()) if ledger else None
             taps = stack.enter_context(Taps(registration, embeddings))
             times_value = self.composite.formulation == GRADIENT and not self.as_it_is
@@ -159,6 +160,7 @@ class _Run:
             batches = self.given.batches(size)
             for part, batch in _with_bar(batches, self.given.count) if progress else batches:
                 parts.append(self._one(batch, goal.part(part), taps, recorder, layer_dims))
+            tally.forget_unreached(strict=self.composite.strict)
             self.report = registration.report()
             if not self.reached and not any(row.rule == str(Stop()) for row in self.report.rows):
                 raise AttributionError(

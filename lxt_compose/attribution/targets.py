@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,8 @@ _HELP = (
     "target must be None (the arg-max), a class index, one index per sample (a list or an integer tensor), a pair "
     "(a, b) for a - b, a pair (a, 'others') for a less the mean of the others, or a function of the model's output"
 )
-# Heads that answer at every position: none of them is the last one's business.
-_NOT_CAUSAL = ("MaskedLM", "TokenClassification", "PreTraining")
+# Models of transformers whose last position answers for what comes next; other heads with positions answer at each.
+_CAUSAL = re.compile(r"CausalLM|(?<!With)LMHeadModel|DoubleHeads|ConditionalGeneration|Seq2SeqLM|ImageTextToText")
 
 
 @dataclass(frozen=True)
@@ -238,14 +239,25 @@ def _per_class(output: Any, model: nn.Module, count: int, mask: Tensor | None) -
         )
     if logits.dim() == 1:
         return logits[:, None]
-    if logits.dim() == 2:
+    one_place = logits.dim() == 2 and "PreTraining" not in kind  # which tells of each token if it was replaced
+    if one_place:
         return logits
-    if logits.dim() > 3 or any(word in kind for word in _NOT_CAUSAL):
+    if logits.dim() != 3 or not _answers_last(model):
+        which = "output" if isinstance(output, Tensor) else "output.logits"
+        place = ", ".join(["3", "17", "0", "0"][: logits.dim() - 1])
         raise ValueError(
-            f"the output of {kind} has shape {shape}: an index alone does not say which place of it is meant; pass "
-            f"target= a function of the output, such as lambda output: output.logits[:, 3, 17]"
+            f"the output of {kind} has shape {shape}: an index alone does not say which place of it is meant (token, "
+            f"frame, query or pixel), and so there is no default; pass target= a function of the output, such "
+            f"as lambda output: {which}[:, {place}]"
         )
     return logits[torch.arange(count, device=logits.device), last_real(mask, count, shape[1]).to(logits.device)]
+
+
+def _answers_last(model: nn.Module) -> bool:
+    """Whether the last position of a model's output is its answer: a causal language model."""
+    if hasattr(getattr(model, "config", None), "model_type"):
+        return bool(_CAUSAL.search(type(model).__name__))
+    return any(isinstance(module, nn.Embedding) for module in model.modules())
 
 
 def last_real(mask: Tensor | None, count: int, length: int) -> Tensor:

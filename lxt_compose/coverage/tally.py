@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import NamedTuple
+
+from torch import Tensor
 
 from ..errors import UncoveredError, place
 from ..keys import Assignment
@@ -31,15 +34,36 @@ class OpKey(NamedTuple):
 class Count:
     """How often the operations of one row ran."""
 
-    __slots__ = ("calls", "key")
+    __slots__ = ("calls", "key", "reached", "watched")
 
     def __init__(self, key: OpKey) -> None:
         self.key, self.calls = key, 0
+        self.watched = 0
+        """In how many calls it would be noted that relevance arrived."""
+        self.reached = False
+
+    def watch(self, outputs: Iterable[Tensor]) -> None:
+        """Note it when relevance arrives at what one call made."""
+        nodes = {tensor.grad_fn for tensor in outputs if tensor.requires_grad} - {None}
+        self.watched += bool(nodes)
+        for node in nodes:
+            node.register_prehook(self._arrived)
+
+    def _arrived(self, _: object) -> None:
+        self.reached = True
 
     def row(self) -> Row:
         """Return the row of the report."""
         path, name, rule, key, status, note = self.key
         return Row("op", path, name, str(rule), "" if key is None else str(key), self.calls, status, note=note)
+
+
+def _not_covered(key: OpKey) -> UncoveredError:
+    return UncoveredError(
+        f"{key.name} in {place(key.path)} carries relevance, but no rule covers it, so the plain "
+        f"gradient would pass; give it a rule (a key for the function or for a module around it, "
+        f"such as {{{key.path!r}: Epsilon()}}), or use strict=False and read the report"
+    )
 
 
 class Tally:
@@ -98,19 +122,37 @@ class Tally:
             notes.append("every input got 0: all relevance ended at Stop rules, or at operands that are held constant")
         return notes
 
-    def uncovered(self, path: str, name: str, note: str = "") -> None:
+    def uncovered(self, path: str, name: str, note: str = "", outputs: Iterable[Tensor] = ()) -> None:
         """Count an operation that relevance passes through without a rule.
+
+        Args:
+            path: where it ran.
+            name: what it is.
+            note: why no rule covers it.
+            outputs: what it made, if that is known: then :meth:`forget_unreached` can tell whether it counts.
 
         Raises:
             UncoveredError: the composite is strict.
         """
+        key = OpKey(path, name, "", None, Status.UNCOVERED, note)
         if self.strict:
-            raise UncoveredError(
-                f"{name} in {place(path)} carries relevance, but no rule covers it, so the plain "
-                f"gradient would pass; give it a rule (a key for the function or for a module around it, "
-                f"such as {{{path!r}: Epsilon()}}), or use strict=False and read the report"
-            )
-        self.count(OpKey(path, name, "", None, Status.UNCOVERED, note)).calls += 1
+            raise _not_covered(key)
+        count = self.count(key)
+        count.calls += 1
+        count.watch(outputs)
+
+    def forget_unreached(self, *, strict: bool) -> None:
+        """After a backward pass: drop uncovered operations at which no relevance arrived, such as a loss of labels.
+
+        Raises:
+            UncoveredError: another one is left, and `strict` is set.
+        """
+        for key, count in list(self._counts.items()):
+            if key.status is Status.UNCOVERED and count.calls:
+                if count.watched == count.calls and not count.reached:
+                    del self._counts[key]
+                elif strict:
+                    raise _not_covered(key)
 
     def warn_dropout(self, path: str) -> None:
         """Warn, once for each path, that dropout makes relevance random."""

@@ -137,7 +137,8 @@ def run_uncovered(session: Session, frame: Frame, made: Decision, call: OpCall, 
     output = info.run(*call.args, **call.kwargs)
     if any(t.requires_grad and (info.op is not None or id(t) not in given) for t in tensors_in(output)):
         frame.others = True
-        session.tally.uncovered(frame.path, info.name, note or KNOWINGLY_UNCOVERED.get(info.name, ""))
+        note = note or KNOWINGLY_UNCOVERED.get(info.name, "")
+        session.tally.uncovered(frame.path, info.name, note, list(tensors_in(output)))
     return output
 
 
