@@ -18,7 +18,7 @@ from pathlib import Path
 from .. import command_start
 from ..demo import run_demo
 from ..errors import CompositeError, UncoveredError
-from .commands import Answer, RulesWanted, Wishes, explain, list_presets, list_rules, report
+from .commands import Answer, CompositeOptions, ExplainOptions, explain, list_presets, list_rules, report
 
 FINE = 0
 INCOMPLETE = 1
@@ -79,7 +79,7 @@ def _report(options: argparse.Namespace) -> int:
 def _explain(options: argparse.Namespace) -> int:
     import torch
 
-    wishes = Wishes(
+    wishes = ExplainOptions(
         text=options.text,
         image=options.image,
         target=options.target,
@@ -123,8 +123,8 @@ def _told(error: Exception) -> str:
     return message
 
 
-def _rules_wanted(options: argparse.Namespace) -> RulesWanted:
-    return RulesWanted(options.preset, tuple(options.preset_arg), options.merge_batch_norm)
+def _rules_wanted(options: argparse.Namespace) -> CompositeOptions:
+    return CompositeOptions(options.preset, tuple(options.preset_arg), options.merge_batch_norm)
 
 
 def _say(options: argparse.Namespace) -> Callable[[str], None]:

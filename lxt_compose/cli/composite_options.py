@@ -17,7 +17,7 @@ _NOT_TEXT = frozenset({"rules", "canonizers"})
 
 
 @dataclass(frozen=True)
-class RulesWanted:
+class CompositeOptions:
     """A preset's name, its arguments as ``name=value``, and whether batch norms are merged into layers before them."""
 
     preset: str = "attnlrp"

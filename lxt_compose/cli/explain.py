@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from .. import heatmap
 from ..attribution import Attribution, attribute, blocks
 from ..attribution.targets import last_real, logits_of
 from .answer import Answer, Say
-from .composite_options import RulesWanted
+from .explanation import Explained, ExplainOptions, Task
 from .model_files import CheckpointError, Loaded, load_beside, load_model
 from .page import write_page
 from .result_text import data_of, picture_of, text_of
@@ -25,95 +24,42 @@ _SEQUENCES, _IMAGES = "ForSequenceClassification", "ForImageClassification"
 _TOP = 5
 
 
-@dataclass(frozen=True)
-class Task:
-    """What is explained: a checkpoint, the inputs, the names of its outputs, and for text the tokens."""
-
-    loaded: Loaded
-    inputs: dict[str, Any]
-    names: Labels | Vocabulary
-    source: str
-    tokens: list[str] | None = None
-    scheme: str | None = None
-    picture: Path | None = None
-
-
-@dataclass(frozen=True)
-class Explained:
-    """The answer: the attribution, what it is of, and what else the model thought of."""
-
-    task: Task
-    found: Attribution
-    preset: str
-    title: str
-    top: list[tuple[str, float, float]]
-    """Name, logit and probability of the first few."""
-    is_relevance: bool = True
-    """Whether the scores are in the unit of the output; a composite with ``picture="slot"`` shows ``x.grad``."""
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What is to be explained, and how.
-
-    ``text`` is what a causal language model goes on from, or a classifier of texts reads; ``image`` a file for a
-    classifier of images. ``target`` is a label, a token or a number, None what the model answers; ``against`` the same,
-    for the difference of the two ("others" is the mean of all others). ``rules`` says by which preset, ``ledger`` tells
-    where the relevance went, ``words`` adds up the pieces of each word. ``out`` is a file: .html for a page, .png, .pdf
-    or .svg for the heatmap, .pt for the attribution. ``color`` allows escape sequences in the text printed, ``width``
-    is that of the terminal.
-    """
-
-    text: str | None = None
-    image: Path | None = None
-    target: str | None = None
-    against: str | None = None
-    rules: RulesWanted = field(default_factory=RulesWanted)
-    dtype: torch.dtype = torch.float32
-    device: str = "cpu"
-    ledger: bool = False
-    words: bool = False
-    out: Path | None = None
-    color: bool = False
-    width: int = 100
-
-
-def explain(reference: str, wishes: Wishes, *, say: Say) -> Answer:
+def explain(reference: str, options: ExplainOptions, *, say: Say) -> Answer:
     """Explain one output of a checkpoint for a text or for an image.
 
     Args:
         reference: the checkpoint's folder.
-        wishes: what and how.
+        options: what and how.
         say: takes lines about the progress.
 
     Raises:
         CheckpointError: the model, its tokenizer or its image processor cannot be loaded, or is not for this.
         ValueError: an option makes no sense for this model.
     """
-    text, image, out, preset = wishes.text, wishes.image, wishes.out, str(wishes.rules)
+    text, image, out, preset = options.text, options.image, options.out, str(options.rules)
     if (text is None) == (image is None):
         raise ValueError("give either a text or an image")
-    if wishes.words and text is None:
+    if options.words and text is None:
         raise ValueError("--words is for texts")
-    composite = wishes.rules.composite()
+    composite = options.rules.composite()
     if out is not None:
         heatmap_suffix(out)
     say(f"loading {reference}")
-    loaded = load_model(reference, dtype=wishes.dtype)
+    loaded = load_model(reference, dtype=options.dtype)
     task = _of_text(loaded, text) if text is not None else _of_image(loaded, image)
-    aim = wanted(wishes.target, wishes.against, task.names)
-    model = _moved(loaded.model, wishes.device)
-    inputs = {name: value.to(wishes.device) for name, value in task.inputs.items()}
+    aim = wanted(options.target, options.against, task.names)
+    model = _moved(loaded.model, options.device)
+    inputs = {name: value.to(options.device) for name, value in task.inputs.items()}
     say(f"explaining {loaded.name} with {preset}")
     traced = out is not None and out.suffix in (".html", ".htm", ".pt") and task.tokens is not None
     layers = blocks(model) if traced else ()
-    found = attribute(model, inputs, target=aim.target, composite=composite, layers=layers, ledger=wishes.ledger)
+    found = attribute(model, inputs, target=aim.target, composite=composite, layers=layers, ledger=options.ledger)
     title, is_relevance = _title(task, found, aim), composite.picture == "relevance"
     explained = Explained(task, found, preset, title, _top(model, inputs, task), is_relevance)
     if out is not None:
-        _write(explained, out, wishes.words)
+        _write(explained, out, options.words)
         say(f"written: {out}")
-    return Answer(text_of(explained, wishes), data_of(explained, out), found.report.complete)
+    return Answer(text_of(explained, options), data_of(explained, out), found.report.complete)
 
 
 def _moved(model: nn.Module, device: str) -> nn.Module:

@@ -5,15 +5,11 @@ from __future__ import annotations
 import base64
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..heatmap import Picture, page, trace
 from ..heatmap.picture import visible
+from .explanation import Explained
 from .result_text import NO_RELEVANCE
-
-if TYPE_CHECKING:
-    from .explain import Explained
-
 
 _STYLE = """
 .lxt-wide{overflow-x:auto}

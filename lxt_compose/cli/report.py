@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attribution import attribute
 from ..autograd.trees import tensors_in
 from .answer import Answer, Say
-from .composite_options import RulesWanted
+from .composite_options import CompositeOptions
 from .model_files import Loaded, dummy_inputs, load_model
 
 
@@ -20,7 +20,7 @@ def report(
     reference: str,
     *,
     say: Say,
-    rules: RulesWanted | None = None,
+    rules: CompositeOptions | None = None,
     shapes: Sequence[tuple[int, ...]] = (),
     every_row: bool = False,
     ledger: bool = False,
@@ -41,7 +41,7 @@ def report(
         CheckpointError: the model cannot be loaded, or its inputs are unknown.
         ValueError: there is no such preset, or not with these arguments.
     """
-    rules = rules or RulesWanted()
+    rules = rules or CompositeOptions()
     composite = rules.composite()
     say(f"loading {reference}")
     loaded = load_model(reference, weights=False)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..heatmap.picture import number, visible
 from ..ledger.table import percent
-
-if TYPE_CHECKING:
-    from .explain import Explained, Wishes
-
+from .explanation import Explained, ExplainOptions
 
 NO_RELEVANCE = "not relevance: the gradient as the method changes it (x.grad, from a start of 1)"
 _REGIONS = 8
@@ -27,7 +24,7 @@ def picture_of(explained: Explained, words: bool = False) -> Any:
     return found.heatmap(sample=0, titles=explained.title)
 
 
-def text_of(explained: Explained, wishes: Wishes) -> str:
+def text_of(explained: Explained, options: ExplainOptions) -> str:
     """The answer as text."""
     task, found = explained.task, explained.found
     subject = f"the relevance for {explained.title}" if explained.is_relevance else f"for {explained.title}"
@@ -35,16 +32,16 @@ def text_of(explained: Explained, wishes: Wishes) -> str:
     scores = found.scores
     assert isinstance(scores, Tensor)
     if task.tokens is not None:
-        picture = picture_of(explained, wishes.words)
-        parts.append(picture.ansi() if wishes.color else str(picture))
+        picture = picture_of(explained, options.words)
+        parts.append(picture.ansi() if options.color else str(picture))
     elif scores.dim() == 3:
-        hint = " (--out picture.png draws every pixel)" if wishes.out is None else ""
+        hint = " (--out picture.png draws every pixel)" if options.out is None else ""
         parts.append(_table(regions(scores[0]), hint))
     parts.append(_reached(float(scores.sum()), float(found.output[0])) if explained.is_relevance else NO_RELEVANCE)
     answers = [f"{share:7.1%}  {logit:+9.4g}  {visible(name)}" for name, logit, share in explained.top]
     parts.append("\n".join(["what the model answers (probability, logit):", *answers]))
     if found.ledger is not None:
-        parts.append(found.ledger.to_string(width=wishes.width))
+        parts.append(found.ledger.to_string(width=options.width))
     return "\n\n".join(parts)
 
 

@@ -1,0 +1,67 @@
+"""What is to be explained by the command line, and the answer: plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..attribution import Attribution
+from .composite_options import CompositeOptions
+from .model_files import Loaded
+from .targets import Labels, Vocabulary
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is explained: a checkpoint, the inputs, the names of its outputs, and for text the tokens."""
+
+    loaded: Loaded
+    inputs: dict[str, Any]
+    names: Labels | Vocabulary
+    source: str
+    tokens: list[str] | None = None
+    scheme: str | None = None
+    picture: Path | None = None
+
+
+@dataclass(frozen=True)
+class Explained:
+    """The answer: the attribution, what it is of, and what else the model thought of."""
+
+    task: Task
+    found: Attribution
+    preset: str
+    title: str
+    top: list[tuple[str, float, float]]
+    """Name, logit and probability of the first few."""
+    is_relevance: bool = True
+    """Whether the scores are in the unit of the output; a composite with ``picture="slot"`` shows ``x.grad``."""
+
+
+@dataclass(frozen=True)
+class ExplainOptions:
+    """What is to be explained, and how.
+
+    ``text`` is what a causal language model goes on from, or a classifier of texts reads; ``image`` a file for a
+    classifier of images. ``target`` is a label, a token or a number, None what the model answers; ``against`` the same,
+    for the difference of the two ("others" is the mean of all others). ``rules`` says by which preset, ``ledger`` tells
+    where the relevance went, ``words`` adds up the pieces of each word. ``out`` is a file: .html for a page, .png, .pdf
+    or .svg for the heatmap, .pt for the attribution. ``color`` allows escape sequences in the text printed, ``width``
+    is that of the terminal.
+    """
+
+    text: str | None = None
+    image: Path | None = None
+    target: str | None = None
+    against: str | None = None
+    rules: CompositeOptions = field(default_factory=CompositeOptions)
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    ledger: bool = False
+    words: bool = False
+    out: Path | None = None
+    color: bool = False
+    width: int = 100
