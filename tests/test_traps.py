@@ -347,16 +347,35 @@ def test_trap_14_multi_head_attention_is_one_op(formulation, need_weights):
 
 
 @pytest.mark.parametrize("how", ["wrapped", "method", "part"])
-def test_trap_15_compiled_models_are_refused(how):
-    """torch.compile does not see hooks that are added later: registering on a compiled model is an error."""
-    model = mlp()
+def test_trap_15_compiled_models_run_eagerly_while_registered(how):
+    """torch.compile does not see hooks that are added later: the compiled parts run eagerly, and the report says so."""
+    model, x = mlp(), inputs(4, 6).requires_grad_()
+    with Composite().register(model):
+        y = model(x)
+        expected = torch.autograd.grad(y, x, y.detach())[0]
     compiled = torch.compile(model, backend="eager") if how == "wrapped" else model
     if how == "method":
         model.compile(backend="eager")
     elif how == "part":
         model.fc1.compile(backend="eager")
-    where = "'fc1' in Sequential" if how == "part" else "OptimizedModule" if how == "wrapped" else "Sequential"
-    with pytest.raises(RegistrationError, match=f"^{where} is compiled, .* register on the model before"):
+    before = compiled(x)
+    with Composite().register(compiled) as registration:
+        y = compiled(x)
+        assert torch.equal(torch.autograd.grad(y, x, y.detach())[0], expected)
+        assert registration.report().complete
+        assert "compiled, but run eagerly while registered" in registration.report().notes[0]
+    assert torch.equal(compiled(x), before)
+
+
+@pytest.mark.parametrize("how", ["wrapped", "method"])
+def test_trap_15_compiled_models_are_refused_where_torch_cannot_run_them_eagerly(how, monkeypatch):
+    """Versions of torch before 2.6 have no stance."""
+    monkeypatch.delattr(torch.compiler, "set_stance")
+    model = mlp()
+    compiled = torch.compile(model, backend="eager") if how == "wrapped" else model
+    if how == "method":
+        model.compile(backend="eager")
+    with pytest.raises(RegistrationError, match=r"is compiled, .* register on the model before"):
         Composite().register(compiled)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from ..errors import RuleError
 from ..torch_internals import preserve_version
 from .numerics import componentwise, over_stabilized, sum_to
 from .saved_values import save
@@ -89,24 +90,42 @@ class Bypass(RelevanceFunction):
 
     The operation's own graph is not used: `backward` is all that flows back. It holds no tensors itself; those
     that it needs are `saved`, so that freeing, checkpointing and reuse work as they do for PyTorch's own nodes.
+
+    It can be differentiated again (``create_graph=True``) where all that is saved has a history of its own: carriers.
+    What was computed from them on the side (an output, a statistic) has none, and its part would be lost.
     """
 
     @staticmethod
     def forward(ctx: Any, backward: Callable[..., Slots], z: Tensor, count: int, *tensors: Tensor) -> Tensor:
         ctx.slots, ctx.count = backward, count
+        ctx.differentiable = all(tensor.requires_grad for tensor in tensors[:count])
         save(ctx, *tensors[:count])
         return z.detach()
 
     @staticmethod
     def backward(ctx: Any, slot: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() and not ctx.differentiable:
+            raise RuleError(
+                f"create_graph=True: relevance cannot be differentiated here ({_name_of(ctx.slots)}), since the "
+                f"rule's backward has no derivative of its own, and part of it would be lost; call backward() or "
+                f"grad() without create_graph=True, or use rules that are the operation's own gradient, Epsilon(0.0) in "
+                f"the gradient formulation"
+            )
         slots = ctx.slots(slot, *ctx.saved_tensors)
         return (None, None, None, *([None] * ctx.count), *slots)
 
 
 def bypass(backward: Callable[..., Slots], z: Tensor, saved: tuple[Tensor, ...], carriers: list[Tensor]) -> Tensor:
     """Output z with `backward` as its only way back to the carriers (see :class:`Bypass`)."""
-    result: Tensor = Bypass.apply(backward, z.detach(), len(saved), *(t.detach() for t in saved), *carriers)
+    given = [t if t.requires_grad and any(t is x for x in carriers) else t.detach() for t in saved]
+    result: Tensor = Bypass.apply(backward, z.detach(), len(saved), *given, *carriers)
     return result
+
+
+def _name_of(backward: Any) -> str:
+    """Return the name of a rule's backward, for errors."""
+    function = getattr(backward, "func", backward)
+    return str(getattr(function, "__qualname__", type(function).__name__)).strip("_")
 
 
 class Graft(RelevanceFunction):

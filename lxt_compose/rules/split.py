@@ -83,8 +83,6 @@ class Split(Rule):
         return x, z
 
     def _back(self, layer: Layer, relevance: bool, slot: Tensor, x: Tensor, z: Tensor) -> Slots:
-        if slot.requires_grad and torch.is_grad_enabled():
-            raise RuntimeError(f"{self} cannot be differentiated twice: call backward() without create_graph=True")
         with torch.no_grad(), without_autocast(x):
             # Not in half precision, where R over a small sum overflows; and autocast gives x another dtype than W.
             wide, given = layer.dtype, x.dtype

@@ -19,9 +19,10 @@ from ..rules.defaults import drops
 from ..rules.linear_layers.layer import LAYERS
 from ..torch_internals import refuse_compiled
 from .call_stack import Frame
-from .decisions import Action, CallSite, Decision, FunctionInfo, call_site, decide
+from .decisions import Action, CallSite, Decision, call_site, decide
 from .observer import watch
 from .operations import before_change, check_unseen, is_cut, may_change, note_cut, record, run, run_body, run_unrecorded
+from .policy import FunctionInfo
 from .session import Session
 from .unseen import MARK, mark
 

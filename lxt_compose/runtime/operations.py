@@ -21,9 +21,10 @@ from ..rules import OpCall, Rule, Stop, find_carriers
 from ..torch_internals import checkpoint_hook, in_custom_function, in_transform
 from .call_stack import Frame
 from .checkpointing import rejoin
-from .decisions import STOP, Action, Decision, FunctionInfo, hold, written
+from .decisions import STOP, Action, Decision, hold, written
 from .decompositions import attention_body
 from .execution import enter, keep_values, leave, write_into
+from .policy import FunctionInfo
 from .session import Session
 from .unseen import unseen_behind
 

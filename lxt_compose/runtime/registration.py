@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
-import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from ..canonizers.base import Canonizer
 from ..coverage.report import CoverageReport
@@ -20,12 +18,12 @@ from ..ops import Family
 from ..rules import RELEVANCE, Epsilon, Pass
 from ..rules.defaults import Table
 from ..target_module import explained, target_names
-from ..torch_internals import is_compiled, pre_hooks_of
+from ..torch_internals import pre_hooks_of
 from .activation_modules import RULE as UNIT
 from .activation_modules import may_be_unit
 from .call_stack import Site
+from .checks import check_model, eager, run_eagerly
 from .copies import sweep
-from .frozen_weights import Frozen
 from .function_mode import FunctionMode
 from .module_hooks import install, is_our_hook
 from .session import Session
@@ -48,7 +46,8 @@ class Registration:
         strict: bool,
         canonizers: tuple[Canonizer, ...] = (),
     ) -> None:
-        _check_model(model)
+        given, model = model, eager(model)
+        check_model(explained(model))
         names = names_of(explained(model))
         bindings, self._unmatched = match(entries, names, explained(model))
         for entry in entries:
@@ -61,12 +60,13 @@ class Registration:
         self.session = session = Session(model, entries, formulation, defaults, strict=strict)
         session.mode = FunctionMode(session)
         with ExitStack() as stack:
-            self._canonized, self._notes = bool(canonizers), self._canonize(canonizers, names, bindings, stack)
+            self._notes = run_eagerly(given, stack) + self._canonize(canonizers, names, bindings, stack)
+            self._canonized = bool(canonizers)
             names |= target_names(model)
             self._sites = [self._site(module, mounted, bindings.get(module)) for module, mounted in names.items()]
             for site in self._sites:
                 install(session, site, stack)
-            _freeze(model, stack, session.policy.frozen)
+            _freeze(model, stack, session)
             session.installed = stack.pop_all()
 
     def _site(self, module: nn.Module, names: tuple[str, ...], binding: Binding | None) -> Site:
@@ -203,45 +203,13 @@ def remove(model: nn.Module) -> None:
         sweep(module)
 
 
-def _check_model(model: nn.Module) -> None:
-    """Raise if a composite cannot work on this model, or is there already."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"register() takes a torch.nn.Module, got {model!r} of type {type(model).__name__}")
-    kind = type(explained(model)).__name__
-    for name, module in explained(model).named_modules():
-        where = f"{name!r} in {kind}" if name else kind
-        if is_compiled(module) or type(module).__name__ == "OptimizedModule":
-            raise RegistrationError(
-                f"{where} is compiled, and compiled code does not run hooks; register on the model before "
-                f"torch.compile (model._orig_mod of a compiled one)"
-            )
-        if isinstance(module, torch.jit.ScriptModule):
-            raise RegistrationError(
-                f"{where} is a TorchScript module, whose operations cannot be seen; use the original"
-            )
-        if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
-            raise RegistrationError(
-                f"{where} has parameters that are not initialized yet; run a forward pass before you register"
-            )
-        if any(parameter.is_inference() for parameter in module.parameters(recurse=False)):
-            raise RegistrationError(
-                f"{where} has parameters that were made in inference mode, which autograd refuses; build or load the "
-                f"model outside torch.inference_mode()"
-            )
-        if any(is_our_hook(hook) for hook in pre_hooks_of(module)):
-            raise RegistrationError(
-                f"{where} has a composite registered already; call remove() on that registration, or "
-                f"lxt_compose.remove(model), or leave its with block first"
-            )
-
-
-def _freeze(model: nn.Module, stack: ExitStack, frozen: Frozen) -> None:
+def _freeze(model: nn.Module, stack: ExitStack, session: Session) -> None:
     """Make all parameters constants, and put what restores their flags on the stack."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
                 stack.callback(_thaw, module, name, parameter)
-                frozen.add(parameter)
+                session.policy.frozen.add(parameter)
                 parameter.requires_grad_(False)
 
 

@@ -25,8 +25,8 @@ from ..rules.linear_layers.weight_parts import Parts
 from ..target_module import explained
 from ..torch_internals import function_modes, next_node_number
 from .call_stack import CallStack, Site
-from .decisions import Policy
 from .observer import Observer
+from .policy import Policy
 from .unseen import made_since, mark
 
 
@@ -42,6 +42,7 @@ class Session:
         mode: the function mode, which is active while a module runs.
         active: whether the registration has not been removed.
         installed: what takes hooks off the model again, and restores its flags.
+        trainable: whether the model had parameters that require grad.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Session:
         self.observer: Observer | None = None
         self.mode = TorchFunctionMode()
         self.active, self.installed = True, ExitStack()
+        self.trainable = any(parameter.requires_grad for parameter in model.parameters())
         self._first_sites: set[Site] = set()
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -120,6 +122,20 @@ class Session:
                 self.tally.uncovered("", name, "run between parts of the model that were called on their own")
         mark(stack.root_inputs)
 
+    def _refuse_second_order(self, _: Any) -> None:
+        """Raise if the backward pass that begins is recorded: the parameters are constants, so it would lose them.
+
+        Raises:
+            RegistrationError: the backward pass was asked for with create_graph=True, and parameters are trainable.
+        """
+        if self.active and torch.is_grad_enabled():
+            raise RegistrationError(
+                f"create_graph=True: relevance cannot be differentiated by the parameters of "
+                f"{type(self.model).__name__}, since they are constants while a composite is registered, and their "
+                f"gradient would be None without a word; call backward() or grad() without create_graph=True, or, for "
+                f"derivatives by the inputs alone, call requires_grad_(False) on the model before register()"
+            )
+
     def takes_first_layer(self, site: Site, other: Assignment | None) -> bool:
         """Whether a layer in this module is the first that relevance reaches, and its key goes before `other`."""
         key, stack = self.policy.first_layer, self.stack
@@ -139,6 +155,9 @@ class Session:
         """
         stack = self.stack
         outputs = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
+        if self.trainable:
+            for node in {tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None}:
+                node.register_prehook(self._refuse_second_order)
         if module is not self.model or not torch.is_grad_enabled() or any(t.requires_grad for t in outputs):
             return output
         if not (stack.carriers_met or stack.root_inputs):

@@ -1,0 +1,69 @@
+"""What a model must be for a composite to work on it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from ..errors import RegistrationError
+from ..torch_internals import is_compiled, pre_hooks_of
+from .module_hooks import is_our_hook
+
+
+def check_model(model: nn.Module) -> None:
+    """Raise if a composite cannot work on this model, or is there already."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"register() takes a torch.nn.Module, got {model!r} of type {type(model).__name__}")
+    for name, module in model.named_modules():
+        where = f"{name!r} in {type(model).__name__}" if name else type(model).__name__
+        if isinstance(module, torch.jit.ScriptModule):
+            raise RegistrationError(
+                f"{where} is a TorchScript module, whose operations cannot be seen; use the original"
+            )
+        if any(is_lazy(parameter) for parameter in module.parameters(recurse=False)):
+            raise RegistrationError(
+                f"{where} has parameters that are not initialized yet; run a forward pass before you register"
+            )
+        if any(parameter.is_inference() for parameter in module.parameters(recurse=False)):
+            raise RegistrationError(
+                f"{where} has parameters that were made in inference mode, which autograd refuses; build or load the "
+                f"model outside torch.inference_mode()"
+            )
+        if any(is_our_hook(hook) for hook in pre_hooks_of(module)):
+            raise RegistrationError(
+                f"{where} has a composite registered already; call remove() on that registration, or "
+                f"lxt_compose.remove(model), or leave its with block first"
+            )
+
+
+def eager(model: nn.Module) -> nn.Module:
+    """Return the model behind ``torch.compile(model)``; any other model itself."""
+    original = getattr(model, "_orig_mod", None)
+    return original if isinstance(original, nn.Module) else model
+
+
+def run_eagerly(model: nn.Module, stack: ExitStack) -> list[str]:
+    """Have compiled modules run eagerly until the stack is closed, since compiled code runs neither hooks nor modes.
+
+    Returns:
+        What the report is to say of it.
+
+    Raises:
+        RegistrationError: there are some, and this version of torch has no ``torch.compiler.set_stance`` (before 2.6).
+    """
+    parts = model.named_modules()
+    compiled = [name for name, part in parts if is_compiled(part) or isinstance(part, torch._dynamo.OptimizedModule)]
+    if not compiled:
+        return []
+    where = ", ".join(repr(name) if name else type(eager(model)).__name__ for name in compiled)
+    stance = getattr(torch.compiler, "set_stance", None)
+    if stance is None:
+        raise RegistrationError(
+            f"{where} is compiled, and compiled code does not run hooks; register on the model before torch.compile "
+            f"(model._orig_mod of a compiled one), or use torch 2.6 or newer"
+        )
+    stack.enter_context(stance("force_eager"))
+    return [f"compiled, but run eagerly while registered, so that operations can be seen: {where}"]

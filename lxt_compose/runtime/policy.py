@@ -1,0 +1,150 @@
+"""What a composite says, and what is known of each function whatever it is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import nn
+
+from ..coverage.tally import Tally
+from ..keys import Assignment, first_layer
+from ..ops import Family, Op, can_mutate, display_name, op_of
+from ..rules import (
+    OpCall,
+    Rule,
+    default_rule,
+    default_rules,
+)
+from ..rules.defaults import CAN_DROP, Table, depends_on_call, rule_of_call
+from ..rules.linear_layers.layer import LAYERS
+from .decompositions import STEPS
+from .frozen_weights import Frozen, as_trained
+from .norm_gradients import with_right_gradient
+
+_GETTERS = ("__get__", "__set__")
+_CUTS = frozenset(
+    """
+    Tensor.detach Tensor.detach_ torch.detach torch.detach_copy Tensor.data
+    Tensor.item Tensor.tolist Tensor.numpy Tensor.__float__ Tensor.__array__
+""".split()
+)
+_METADATA = frozenset(
+    """
+    size dim ndimension stride numel nelement element_size storage_offset is_contiguous is_floating_point is_complex
+    get_device __len__
+""".split()
+)
+
+
+@dataclass(eq=False, slots=True)
+class FunctionInfo:
+    """What is known of one function, whatever it is called with; worked out once.
+
+    Attributes:
+        key: the user's key that is this function, if there is one.
+        ignored: it cannot carry relevance nor change a tensor (shape, dtype, ...).
+        inert: it moreover returns no tensor, so that nothing at all is to be done about it.
+        cuts: it hands its tensor on without its history, so relevance ends there because the model says so.
+        exact: its own gradient moves relevance exactly.
+        run: what is run for the function: itself, but for products with frozen weights.
+        can_mutate: it may change a tensor in place even when no keyword says so.
+        can_drop: it may be dropout, or contain it.
+        varies: its default rule depends on the arguments.
+        steps: by default it is taken apart into this.
+        own: the rule that it brings itself, as a drop-in.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    op: Op | None
+    key: Assignment | None
+    run: Callable[..., Any]
+    ignored: bool = False
+    inert: bool = False
+    cuts: bool = False
+    exact: bool = False
+    is_layer: bool = False
+    can_mutate: bool = False
+    can_drop: bool = False
+    varies: bool = False
+    steps: Callable[..., Any] | None = None
+    own: Rule | None = None
+
+
+class Where(Protocol):
+    """What a decision needs to know of the place: see :class:`~lxt_compose.runtime.call_stack.Context`."""
+
+    path: str
+    scope: Rule | None
+    scoped: bool
+    inside: str | None
+    shadowed_by: str | None
+
+    @property
+    def module(self) -> nn.Module:
+        """The module that runs."""
+
+
+@dataclass(eq=False)
+class Policy:
+    """What a composite says, and what is known of the functions that were met."""
+
+    entries: tuple[Assignment, ...]
+    formulation: str
+    table: Table
+    """The default rule of each family."""
+    defaults: bool
+    """Whether operations without a key take their default rule."""
+    tally: Tally
+    frozen: Frozen = field(default_factory=Frozen)
+    inert: set[Any] = field(default_factory=set)
+    """Functions that have run, return no tensor and change none: nothing at all is to be done about them."""
+
+    def __post_init__(self) -> None:
+        self.first_layer = next((entry for entry in self.entries if entry.key is first_layer), None)
+        self._infos: dict[Any, FunctionInfo] = {}
+        self._inside = self.table if self.defaults else default_rules(self.formulation)
+        """The default rules inside a module whose rule acts on the operations within."""
+
+    def info(self, function: Callable[..., Any]) -> FunctionInfo:
+        """Return what is known of a function."""
+        found = self._infos.get(function)
+        if found is None:
+            found = self._infos[function] = self._inform(function)
+            if found.inert:
+                self.inert.add(function)
+        return found
+
+    def _inform(self, function: Callable[..., Any]) -> FunctionInfo:
+        op = op_of(function)
+        name = op.name if op is not None else display_name(function)
+        key = next((entry for entry in self.entries if entry.serves(function, op)), None)
+        run = with_right_gradient(as_trained(function, name, self.frozen), name)
+        info = FunctionInfo(function, name, op, key, run)
+        info.can_mutate = can_mutate(function)
+        if op is not None:
+            info.can_drop = op.name in CAN_DROP
+            info.exact = op.family is Family.MOVEMENT
+            info.is_layer = op.name in LAYERS
+            info.varies = depends_on_call(op)
+            info.steps = STEPS[name] if op.family is Family.COMPOSED else None
+            return info
+        named = getattr(function, "__name__", "")
+        info.cuts = name in _CUTS and named != "__set__"
+        read = named == "__get__" and name != "Tensor.grad_fn" and not info.cuts
+        info.inert = name.startswith("Tensor.") and (named in _METADATA or read)
+        info.ignored = key is None and (info.inert or (named in _GETTERS and not info.cuts))
+        info.inert = info.ignored and info.inert
+        return info
+
+    def default(self, info: FunctionInfo, call: OpCall, where: Where) -> Rule | None:
+        """Return the rule of a call that no key and no rule around decides."""
+        assert info.op is not None
+        table = self._inside if where.scoped else self.table if self.defaults else None
+        if table is None:
+            return None
+        if info.varies:
+            return rule_of_call(info.op, table, call.args, call.kwargs, len(call.carriers), where.module)
+        return default_rule(info.op, table)
