@@ -106,10 +106,9 @@ class Bypass(RelevanceFunction):
     def backward(ctx: Any, slot: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() and not ctx.differentiable:
             raise RuleError(
-                f"create_graph=True: relevance cannot be differentiated here ({_name_of(ctx.slots)}), since the "
-                f"rule's backward has no derivative of its own, and part of it would be lost; call backward() or "
-                f"grad() without create_graph=True, or use rules that are the operation's own gradient, Epsilon(0.0) in "
-                f"the gradient formulation"
+                f"create_graph=True: relevance cannot be differentiated here ({_name_of(ctx.slots)}), since the rule's "
+                f"backward has no derivative, and part of it would be lost; call backward() or grad() without "
+                f"create_graph=True, or use rules that are the operation's own gradient"
             )
         slots = ctx.slots(slot, *ctx.saved_tensors)
         return (None, None, None, *([None] * ctx.count), *slots)

@@ -44,7 +44,7 @@ class Count:
 
     def watch(self, outputs: Iterable[Tensor]) -> None:
         """Note it when relevance arrives at what one call made."""
-        nodes = {tensor.grad_fn for tensor in outputs if tensor.requires_grad} - {None}
+        nodes = {tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None}
         self.watched += bool(nodes)
         for node in nodes:
             node.register_prehook(self._arrived)
