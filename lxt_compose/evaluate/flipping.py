@@ -72,25 +72,31 @@ def flip(
     *,
     target: Any = None,
     baseline: Any = "zero",
-    patch: int | tuple[int, int] | None = None,
+    patch: int | tuple[int, ...] | None = None,
     steps: int | None = None,
     batch_size: int | None = None,
+    dims: Any = None,
+    input: str | None = None,
 ) -> Flip:
-    """Remove tokens, pixels, patches or features in the order of their scores, and in the opposite order.
+    """Remove tokens, pixels, points in time or features in the order of their scores, and in the opposite order.
 
     Args:
         model: any module, in ``eval()`` mode.
         inputs: what :func:`attribute` takes; padding (by the attention mask) is never removed.
-        scores: one for each unit: [n, tokens], [n, height, width] for pixels or for patches, [n, features]; or an
-            :class:`Attribution`. Pixel scores are summed over patches. Ties are broken by the order of the units.
+        scores: one for each unit: [n, tokens], [n, height, width] for pixels or for patches, [n, features], as
+            the ``scores`` of an :class:`Attribution`, or one itself. Pixel scores are summed over
+            patches. Ties are broken by the order of the units.
         target: what :func:`attribute` takes; None is the arg-max of the unchanged input.
         baseline: what takes the place of the removed: "zero"; "mean" (of an image each channel's mean, of a sequence
             the mean of its tokens, of a table the mean over samples); "blur" (images); a number; a tensor that
             broadcasts to the input. For token ids an integer is the id of a mask token, and all else is put in the
             place of embeddings.
-        patch: size of patches in pixels, one number or (height, width); None for single pixels.
+        patch: size of patches in pixels, one number or (height, width); of series one number, of volumes and videos
+            one number or as many as there are dimensions; None for single pixels or points.
         steps: how many steps from nothing to everything; None: one for each unit.
         batch_size: how many forward passes to run at a time; results do not depend on it.
+        dims: what :func:`attribute` takes.
+        input: the name of the input that parts are removed from; None is the first.
 
     Returns:
         The curves, as a :class:`Flip`.
@@ -101,7 +107,7 @@ def flip(
     Source: Samek et al. 2017 (region perturbation); areas of both orders: Ali et al. 2022, Bluecher et al. 2024.
     """
     with torch.inference_mode(False):
-        probe = Probe(model, inputs, target, batch_size)
+        probe = Probe(model, inputs, target, batch_size, dims=dims, input=input)
         removal = Removal(probe, baseline, patch)
         values, real = removal.scores_of(scores), removal.real()
         steps = removal.count if steps is None else steps

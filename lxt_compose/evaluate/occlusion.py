@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..attribution.axes import BATCH
 from .probe import Probe
 from .removal import Removal
 
@@ -17,8 +18,10 @@ def leave_one_out(
     *,
     target: Any = None,
     baseline: Any = "zero",
-    patch: int | tuple[int, int] | None = None,
+    patch: int | tuple[int, ...] | None = None,
     batch_size: int | None = None,
+    dims: Any = None,
+    input: str | None = None,
 ) -> Tensor:
     """How much the explained number falls when one token, pixel, patch or feature is removed alone.
 
@@ -29,11 +32,15 @@ def leave_one_out(
         inputs: what :func:`attribute` takes.
         target: what :func:`attribute` takes; None is the arg-max of the unchanged input.
         baseline: what takes the place of the removed; see :func:`flip`.
-        patch: size of patches in pixels, one number or (height, width); None for single pixels.
+        patch: size of patches in pixels, one number or (height, width); of series one number, of volumes and videos
+            one number or as many as there are dimensions; None for single pixels or points.
         batch_size: how many forward passes to run at a time; results do not depend on it.
+        dims: what :func:`attribute` takes.
+        input: the name of the input that parts are removed from; None is the first.
 
     Returns:
-        A tensor in the units of the explained number: [n, tokens], [n, height, width] or [n, features].
+        A tensor in the units of the explained number: [n, tokens], [n, height, width] or [n, features], as ``scores``
+        of an :class:`Attribution` are.
 
     Raises:
         ValueError: shapes do not fit, or the baseline is unknown.
@@ -41,7 +48,7 @@ def leave_one_out(
     Source: Zeiler and Fergus 2014 (occlusion); Li et al. 2016 (erasure of words).
     """
     with torch.inference_mode(False):
-        probe = Probe(model, inputs, target, batch_size)
+        probe = Probe(model, inputs, target, batch_size, dims=dims, input=input)
         removal = Removal(probe, baseline, patch)
         real = removal.real()
         samples, units = real.nonzero(as_tuple=True)
@@ -49,4 +56,5 @@ def leave_one_out(
         found = probe.values[samples] - probe.of(samples, **removal.changes(samples, removed))
     effects = found.new_zeros(real.shape)
     effects[samples, units] = found
-    return effects.reshape(len(effects), *removal.shape)
+    effects = effects.reshape(len(effects), *removal.shape)
+    return effects if BATCH in removal.dims else effects[0]

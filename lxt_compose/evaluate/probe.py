@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attribution.arrangement import arrangement_of
-from ..attribution.axes import embedded, summed
+from ..attribution.axes import BATCH, embedded, kept_dims, place_of, summed
 from ..attribution.inputs import Inputs, read_inputs, telling
 from ..attribution.taps import find_embeddings, orders_of
 from ..attribution.targets import Goal, choose, read_target
@@ -28,35 +28,54 @@ class Probe:
         inputs: what :func:`attribute` takes; the first input that can carry relevance is the one that is changed.
         target: what :func:`attribute` takes; the arg-max is that of the unchanged inputs.
         batch_size: how many forward passes to run at a time; None: as many as there are samples.
+        dims: the names of the inputs' dimensions; see :func:`attribute`.
+        input: the name of the input that is changed.
 
     Raises:
         TypeError: the model is no module, or inputs or target are of a wrong kind.
         ValueError: the batch size is below 1, or inputs or target do not fit.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any, target: Any, batch_size: int | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        target: Any,
+        batch_size: int | None,
+        *,
+        dims: Any = None,
+        input: str | None = None,
+    ) -> None:
         if batch_size is not None:
             check_count("batch_size", batch_size)
         self.model = model
-        self.given = read_inputs(model, inputs)
+        self.given = read_inputs(model, inputs, dims)
         carriers = {**self.given.ids, **self.given.carriers}
-        self.name, self.x = next(iter(carriers.items()))
+        self.name = next(iter(carriers)) if input is None else input
+        if self.name not in carriers:
+            raise ValueError(f"there is no input {input!r} that could be changed; there are {', '.join(carriers)}")
+        self.chosen = input is not None
+        self.x = carriers[self.name]
         self.is_ids = self.name in self.given.ids
+        self.dims = embedded(self.given.dims[self.name]) if self.is_ids else self.given.dims[self.name]
+        """The names of the dimensions of what is changed: of the input, or of the embeddings of its ids."""
         self.size = self.given.count if batch_size is None else batch_size
+        if place_of(self.given.dims[self.name], BATCH) is None:
+            self.size = 1  # what has no batch is changed one way at a time
         self._embeddings = find_embeddings(model, self.given).modules if self.is_ids else []
         goal = read_target(target, self.given.count)
         self.values, self.goal = self._unchanged(goal)
 
     def summed(self, relevance: Tensor) -> Tensor:
         """Relevance of the input, or of the embeddings of its ids, summed over channels and features."""
-        dims = self.given.dims[self.name]
-        return summed(relevance, embedded(dims) if self.is_ids else dims, self.name)
+        return summed(relevance, self.dims, self.name)
 
     @property
     def mask(self) -> Tensor | None:
         """[n, tokens], 0 for padding; None if the inputs have none."""
-        mask = self.given.mask_of(self.name)
-        return mask if mask is not None and mask.shape == self.x.shape[:2] else None
+        mask, kept = self.given.mask_of(self.name), kept_dims(self.dims)
+        sizes = [size for size, dim in zip(self.x.shape, self.dims, strict=False) if dim in kept and dim != BATCH]
+        return mask if mask is not None and list(mask.shape) == [self.given.count, *sizes] else None
 
     def of(self, samples: Tensor, change: Change | None = None, *, embedded: Change | None = None) -> Tensor:
         """The explained number of changed samples: [m], on the CPU.
@@ -121,9 +140,10 @@ class Probe:
         given = self.given
 
         def rows(value: Any, change: Change | None = change) -> Any:
-            if not (isinstance(value, Tensor) and value.dim() and value.shape[0] == given.count):
+            batch = given.batch_of(value)
+            taken = value if batch is None else value.index_select(batch, samples.to(value.device))
+            if value is not self.x and batch is None:
                 return value
-            taken = value[samples.to(value.device)]
             return change(taken, group.to(value.device)) if value is self.x and change is not None else taken
 
         return replace(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..attribution.axes import BATCH, UNKNOWN, kept_dims, place_of
 from ..attribution.inputs import pair
 from .probe import Change, Probe
 
@@ -21,24 +22,46 @@ class Removal:
     Args:
         probe: the model and its inputs.
         baseline: see :func:`~lxt_compose.evaluate.flip`.
-        patch: height and width of a patch in pixels, or None for single pixels.
+        patch: the size of a patch, of images its height and width in pixels; None for single pixels.
 
     Raises:
         ValueError: the baseline or the patch does not fit the input.
     """
 
-    def __init__(self, probe: Probe, baseline: Any, patch: int | tuple[int, int] | None) -> None:
+    def __init__(self, probe: Probe, baseline: Any, patch: int | tuple[int, ...] | None) -> None:
         self.probe, self.baseline, x = probe, baseline, probe.x
-        self.is_image = not probe.is_ids and x.dim() == 4
-        if x.dim() > 4:
+        self.dims = probe.dims
+        if UNKNOWN in self.dims:
             raise ValueError(
-                f"tokens, features, pixels and patches can be removed, not parts of an input of shape {list(x.shape)}"
+                f"tokens, features, pixels and patches can be removed, not parts of an input of shape {list(x.shape)} "
+                f"whose dimensions are not known; pass dims=, such as 'batch channel depth height width'"
             )
+        kept = kept_dims(self.dims)
+        self.places = [place for place, dim in enumerate(self.dims) if dim in kept and dim != BATCH]
+        """The dimensions of the input that the units lie along."""
+        self.units = tuple(self.dims[place] for place in self.places)
+        self.is_image = self.units == ("height", "width")
         self._check_baseline()
-        if patch is not None and not self.is_image:
-            raise ValueError(f"patches are of images [n, channels, height, width], got an input of {list(x.shape)}")
-        self.patch = None if patch is None else pair(patch)
+        self.patch = None if patch is None else self._patch(patch)
         self.shape = self._shape()
+
+    def _patch(self, patch: int | tuple[int, ...]) -> tuple[int, ...]:
+        """The size of a patch along each of the units' dimensions."""
+        spatial = [dim in ("time", "depth", "height", "width") for dim in self.units]
+        if not any(spatial) or self.probe.is_ids:
+            raise ValueError(
+                f"patches are of images [n, channels, height, width], series and volumes, got an input of "
+                f"{list(self.probe.x.shape)}"
+            )
+        if self.is_image:
+            return pair(patch)
+        if isinstance(patch, int) and not isinstance(patch, bool):
+            return tuple(patch if along else 1 for along in spatial)
+        if isinstance(patch, (tuple, list)) and len(patch) == len(spatial):
+            return tuple(patch)
+        raise TypeError(
+            f"the size of a patch is a whole number or one for each of {', '.join(self.units)}, got {patch!r}"
+        )
 
     def _check_baseline(self) -> None:
         baseline, x = self.baseline, self.probe.x
@@ -58,13 +81,12 @@ class Removal:
 
     def _shape(self) -> tuple[int, ...]:
         """The shape of the units of one sample."""
-        x = self.probe.x
-        if self.is_image:
-            height, width = self.patch or (1, 1)
-            if min(height, width) < 1 or x.shape[2] % height or x.shape[3] % width:
-                raise ValueError(f"patches of {height} x {width} do not tile images of {list(x.shape[2:])}")
-            return (x.shape[2] // height, x.shape[3] // width)
-        return tuple(x.shape[1:2])
+        sizes = [self.probe.x.shape[place] for place in self.places]
+        patch = self.patch or (1,) * len(sizes)
+        if min(patch, default=1) < 1 or any(size % part for size, part in zip(sizes, patch, strict=True)):
+            what = "images" if self.is_image else " x ".join(self.units)
+            raise ValueError(f"patches of {' x '.join(map(str, patch))} do not tile {what} of {sizes}")
+        return tuple(size // part for size, part in zip(sizes, patch, strict=True))
 
     @property
     def count(self) -> int:
@@ -74,7 +96,12 @@ class Removal:
     def real(self) -> Tensor:
         """Which units can be removed, [n, units]: all but padding."""
         mask, n = self.probe.mask, self.probe.given.count
-        return torch.ones(n, self.count, dtype=torch.bool) if mask is None else mask.cpu() != 0
+        if mask is None:
+            return torch.ones(n, self.count, dtype=torch.bool)
+        real = mask.cpu() != 0
+        for dim, size in enumerate(self.patch or (), 1):
+            real = real.unflatten(dim, (-1, size)).any(dim + 1)
+        return real.flatten(1)
 
     def scores_of(self, scores: Any) -> Tensor:
         """Scores for each unit, [n, units]: those of pixels are summed over patches.
@@ -84,16 +111,20 @@ class Removal:
         """
         scores = getattr(scores, "scores", scores)
         if isinstance(scores, dict):
-            raise TypeError(
-                f"the attribution has several inputs; pass the scores of the one removed, {self.probe.name!r}"
-            )
+            if not self.probe.chosen:
+                raise TypeError(
+                    f"the attribution has several inputs; pass the scores of the one removed, {self.probe.name!r}, or "
+                    f"its name as input="
+                )
+            scores = scores[self.probe.name]
         if not isinstance(scores, Tensor):
             raise TypeError(f"scores must be a tensor or an Attribution of one input, got {type(scores).__name__}")
         n = self.probe.given.count
         scores = scores.detach().cpu().double()
-        if self.is_image and self.patch is not None and scores.shape == (n, *self.probe.x.shape[2:]):
-            height, width = self.patch
-            scores = scores.unfold(1, height, height).unfold(2, width, width).sum((-1, -2))
+        scores = scores if BATCH in self.dims else scores.reshape(1, *scores.shape)
+        if self.patch is not None and scores.shape == (n, *(self.probe.x.shape[place] for place in self.places)):
+            for dim, size in enumerate(self.patch, 1):
+                scores = scores.unflatten(dim, (-1, size)).sum(dim + 1)
         if scores.shape != (n, *self.shape) and scores.shape != (n, self.count):
             what = "patches" if self.patch else "pixels" if self.is_image else "tokens or features"
             wanted = [n, *self.shape]
@@ -108,45 +139,53 @@ class Removal:
 
         def exchanged(values: Tensor, group: Tensor) -> Tensor:
             gone, start = removed[group.cpu()].to(values.device), samples[group.cpu()]
-            if self.probe.is_ids and values.shape[:2] != gone.shape:
+            if self.probe.is_ids and values.shape[:-1] != (len(gone), *self.shape):
                 return values  # an embedding of something else
-            return torch.where(self._spread(gone, values), self._stand_in(values, start), values)
+            return torch.where(self._spread(gone), self._stand_in(values, start), values)
 
         def masked(ids: Tensor, group: Tensor) -> Tensor:
-            return ids.masked_fill(removed[group.cpu()].to(ids.device), self.baseline)
+            return ids.masked_fill(removed[group.cpu()].to(ids.device).reshape(ids.shape), self.baseline)
 
         if not self.probe.is_ids:
             return {"change": exchanged}
         is_id = isinstance(self.baseline, int) and not isinstance(self.baseline, bool)
         return {"change": masked} if is_id else {"embedded": exchanged}
 
-    def _spread(self, removed: Tensor, x: Tensor) -> Tensor:
+    def _spread(self, removed: Tensor) -> Tensor:
         """The removed units as a mask that broadcasts to the input."""
-        if not self.is_image:
-            return removed.reshape(len(x), -1, *[1] * (x.dim() - 2))
-        grid = removed.reshape(len(x), 1, *self.shape)
-        for dim, size in zip((2, 3), self.patch or (1, 1), strict=True):
+        grid = removed.reshape(len(removed), *self.shape)
+        for dim, size in enumerate(self.patch or (), 1):
             grid = grid.repeat_interleave(size, dim)
+        batch = place_of(self.dims, BATCH)
+        if batch is None:
+            grid = grid[0]
+        else:
+            grid = grid.movedim(0, sum(place < batch for place in self.places))
+        for place, name in enumerate(self.dims):
+            if place not in self.places and name != BATCH:
+                grid = grid.unsqueeze(place)
         return grid
 
     def _stand_in(self, values: Tensor, samples: Tensor) -> Tensor:
         """What takes the place of removed units in these values, which are of these samples."""
+        batch = place_of(self.dims, BATCH)
         if isinstance(self.baseline, Tensor):
             given = self.baseline.to(values)
-            each = given.dim() == values.dim() and len(given) == self.probe.given.count
-            return given[samples.to(given.device)] if each else given
+            each = batch is not None and given.dim() == values.dim() and given.shape[batch] == self.probe.given.count
+            return given.index_select(batch, samples.to(given.device)) if each and batch is not None else given
         if self.baseline == "mean":
-            if values.dim() == 2:
-                return self.probe.x.mean(0)
-            return values.mean((2, 3), keepdim=True) if self.is_image else self._mean_token(values, samples)
+            if self.units == ("feature",) and batch is not None:
+                return self.probe.x.mean(batch, keepdim=True)
+            mask = self.probe.mask
+            return values.mean(self.places, keepdim=True) if mask is None else self._mean_token(values, samples)
         if self.baseline == "blur":
             return blurred(values)
         return values.new_full((), 0.0 if self.baseline == "zero" else float(self.baseline))
 
     def _mean_token(self, values: Tensor, samples: Tensor) -> Tensor:
-        """The mean of each sequence's tokens without its padding, [m, 1, features]."""
-        weights = self.real()[samples.cpu()].to(values.device, torch.float64)[..., None]
-        mean = (values.double() * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
+        """The mean of each sequence's tokens without its padding."""
+        weights = self._spread(self.real()[samples.cpu()]).to(values.device, torch.float64)
+        mean = (values.double() * weights).sum(self.places, keepdim=True) / weights.sum(self.places, keepdim=True)
         return mean.to(values.dtype)
 
 
