@@ -79,7 +79,13 @@ def _parsed(dims: Any) -> Dims:
 
 
 def find_dims(
-    model: nn.Module, inputs: Mapping[str, Tensor], given: Mapping[str, Dims], args: Any = (), kwargs: Any = None
+    model: nn.Module,
+    inputs: Mapping[str, Tensor],
+    given: Mapping[str, Dims],
+    args: Any = (),
+    kwargs: Any = None,
+    *,
+    graph: bool = False,
 ) -> dict[str, Dims]:
     """The names of the dimensions of each input; token ids have none for the features of their embeddings.
 
@@ -91,13 +97,14 @@ def find_dims(
         given: what the user said.
         args: what the model is called with.
         kwargs: its keyword arguments.
+        graph: whether they are nodes and edges of a graph.
 
     Raises:
         ValueError: the user named more or fewer dimensions than an input has.
     """
     found: dict[str, Dims] = {}
     for name, x in inputs.items():
-        known = given.get(name) or _by_name(name, x, inputs, model) or _by_convention(x, model)
+        known = given.get(name) or _by_name(name, x, model, graph=graph) or _by_convention(x, model)
         if known:
             found[name] = _fitting(name, x, known)
     asked = {name: x for name, x in inputs.items() if name not in found}
@@ -128,14 +135,19 @@ def embedded(dims: Dims) -> Dims:
 # ---- by the names of arguments ---------------------------------------------------------------------------------------
 
 
-def _by_name(name: str, x: Tensor, inputs: Mapping[str, Tensor], model: nn.Module) -> Dims | None:
+def is_graph(names: Iterable[str]) -> bool:
+    """Whether arguments of these names are those of a net for graphs, whose first dimension counts nodes."""
+    return not {"edge_index", "adj", "adj_t"}.isdisjoint(names)
+
+
+def _by_name(name: str, x: Tensor, model: nn.Module, *, graph: bool) -> Dims | None:
     """The dimensions of an argument of a model of transformers, or of a net for graphs."""
     n = x.dim()
+    if graph and n in (1, 2):
+        first = "edge" if name.startswith("edge") else "node"
+        return (first, "feature" if x.is_floating_point() else "column")[:n]
     if not x.is_floating_point():
         return _of_ids(name, n, model)
-    if "edge_index" in inputs or "adj" in inputs:
-        first = "edge" if name.startswith("edge") else "node"
-        return {1: (first,), 2: (first, "feature")}.get(n) if name in ("x", "edge_attr", "edge_weight") else None
     if name in ("pixel_values", "pixel_values_videos", "pixel_values_images"):
         video = "video" in name or _is_video(model)
         several = (BATCH, "frame" if video else "image", *_IMAGE[1:])

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from ..errors import AttributionError, CompositeError
 from ..target_module import explained
-from .axes import BATCH, Dims, embedded, find_dims, parse_dims, place_of
+from .axes import BATCH, Dims, embedded, find_dims, is_graph, parse_dims, place_of
 
 # Inputs that say how to read the others. They are constants, whatever their dtype.
 _CONSTANT = re.compile(r"mask|position|label|type_ids|bias|cache|length|past_key")
 _CONSTANT_FLOAT = re.compile(r"(^|_)(mask|bias|labels?)$|cache|past_key")
+# Which nodes are neighbors, and which graph each belongs to.
+_OF_GRAPHS = re.compile(r"^(edge_(index|type|label_index)|adj(_t)?|batch|ptr)$")
 _MASKS = ("attention_mask", "input_mask", "mask")
 
 
@@ -121,6 +123,8 @@ def read_inputs(model: nn.Module, inputs: Any, dims: Any = None) -> Inputs:
     carriers = {name: x for name, x in tensors.items() if x.is_floating_point() and not _CONSTANT_FLOAT.search(name)}
     ids = {name: x for name, x in tensors.items() if is_integer(x) and not _CONSTANT.search(name)}
     ids = {name: x for name, x in ids.items() if name.endswith("input_ids")} or ids
+    if graph := is_graph(named):
+        carriers, ids = ({name: x for name, x in of.items() if not _OF_GRAPHS.search(name)} for of in (carriers, ids))
     if not carriers and not ids:
         given = ", ".join(f"{name}: {_kind(value)}" for name, value in named.items()) or "nothing"
         raise TypeError(
@@ -132,7 +136,7 @@ def read_inputs(model: nn.Module, inputs: Any, dims: Any = None) -> Inputs:
     mask = next((tensors[name] for name in _MASKS if name in tensors), None)
     wanted = {**ids, **carriers}
     said = parse_dims(dims, wanted)
-    known = find_dims(model, wanted, said, args, kwargs)
+    known = find_dims(model, wanted, said, args, kwargs, graph=graph)
     count = _count(wanted, known)
     found = Inputs(args, kwargs, carriers, ids, mask, count, _hint(model, named, main), dims=known, said=said)
     if _has_decoder(model):

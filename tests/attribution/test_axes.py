@@ -195,3 +195,45 @@ def test_ids_of_any_shape():
     for shape, expected in (((4,), "batch"), ((2, 4), "batch token"), ((2, 3, 4), "batch sequence token")):
         x = torch.zeros(shape, dtype=torch.long)
         assert " ".join(find_dims(model, {"input_ids": x}, {}, (), {})["input_ids"]) == expected
+
+
+class Neighbors(nn.Module):
+    """A net for graphs, with the arguments that such nets have."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x, edge_index, edge_weight=None, batch=None):
+        source, into = edge_index
+        messages = self.a(x)[source]
+        if edge_weight is not None:
+            messages = messages * edge_weight[:, None]
+        return self.b(F.relu(torch.zeros(len(x), 6, dtype=x.dtype).index_add(0, into, messages)))
+
+
+def test_nodes_of_a_graph_are_no_samples():
+    torch.manual_seed(0)
+    model, x = Neighbors().double().eval(), torch.randn(7, 3, dtype=torch.float64)
+    edges = torch.tensor([[0, 1, 2, 3, 4], [1, 2, 3, 4, 5]])
+    found = attribute(model, {"x": x, "edge_index": edges}, target=lambda out: out[3, 1], composite=EXACT)
+    assert found.dims == {"x": ("node", "feature")}
+    assert len(found) == 1
+    assert found.scores.shape == (7,)
+    assert found.scores.nonzero().flatten().tolist() == [2]  # the one neighbor
+    whole = attribute(model, (x, edges), target=lambda out: out[:, 1].sum(), composite=EXACT)
+    assert whole.scores.nonzero().flatten().tolist() == [0, 1, 2, 3, 4]
+    weights = {"x": x, "edge_index": edges, "edge_weight": torch.rand(5, dtype=torch.float64)}
+    weights["batch"] = torch.zeros(7, dtype=torch.long)
+    both = attribute(model, weights, target=lambda out: out[3, 1], composite=EXACT)
+    assert both.dims == {"x": ("node", "feature"), "edge_weight": ("edge",)}
+    assert both.scores["edge_weight"].nonzero().flatten().tolist() == [2]
+
+
+def test_instances_of_a_bag_are_no_samples():
+    torch.manual_seed(0)
+    model = Fn(lambda self, x: self.a(x.amax(0))[None], a=nn.Linear(3, 2)).eval()
+    found = attribute(model, torch.randn(6, 3), dims="instance feature", target=1, composite=EXACT)
+    assert len(found) == 1
+    assert found.scores.shape == (6,)
+    assert float(found.scores.sum()) == pytest.approx(float((found.output - model.a.bias[1]).detach()), abs=1e-6)
