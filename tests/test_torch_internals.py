@@ -1,0 +1,249 @@
+"""Each trick on torch's private parts still works on this version of torch; when one breaks, its test names it."""
+
+import sys
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+
+from lxt_compose import torch_internals as internals
+
+
+class Seen(TorchFunctionMode):
+    """Notes the names of the functions that it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.names.append(getattr(func, "__name__", ""))
+        return func(*args, **(kwargs or {}))
+
+
+class Double(torch.autograd.Function):
+    """Twice the input; `note` is called in its forward."""
+
+    note = staticmethod(lambda: None)
+
+    @staticmethod
+    def forward(ctx, x):
+        Double.note()
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, slot):
+        return slot * 2
+
+
+def leaf(*shape):
+    return torch.randn(*shape or (3,), requires_grad=True)
+
+
+def test_no_function_mode_sees_what_runs_with_modes_off():
+    with Seen() as mode:
+        with internals.modes_off():
+            torch.ones(2).add(1)
+        torch.zeros(2).sub(1)
+        assert internals.function_modes() == [mode]
+    assert "add" not in mode.names
+    assert "sub" in mode.names
+    assert internals.function_modes() == []
+
+
+def test_compiled_code_is_known_while_it_runs():
+    found = []
+
+    @torch._dynamo.disable
+    def ask():
+        found.append(internals.is_compiled_code())
+
+    ask()
+    assert not internals.is_compiled_code()
+    internals.refuse_compiled("nothing")
+    assert found == [False]
+
+
+def test_the_frame_of_a_module_call_is_on_the_stack_for_as_long_as_it_runs():
+    frames = []
+    model = nn.Sequential(nn.Linear(2, 2))
+    model[0].register_forward_pre_hook(lambda *_: frames.append(internals.module_call()))
+    model[0].register_forward_hook(lambda *_: frames.append(internals.is_on_stack(frames[0])))
+    model(torch.randn(1, 2))
+    assert frames[1] is True
+    assert not internals.is_on_stack(frames[0])
+    assert internals.module_call() is None
+    assert internals.this_call() is sys._getframe()
+
+
+def test_the_forward_of_a_custom_autograd_function_is_known():
+    found = []
+    Double.note = lambda: found.append(internals.in_custom_function())
+    Double.apply(leaf())
+    Double.note = lambda: None
+    assert found == [True]
+    assert not internals.in_custom_function()
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_the_function_of_a_checkpoint_can_be_reached(reentrant):
+    found = []
+
+    def block(x):
+        if reentrant:
+            found.append(internals.reentrant_function_holder(None))
+        else:
+            hook = internals.checkpoint_hook()
+            found.append(internals.checkpoint_function_holder(hook))
+        return F.gelu(x)
+
+    checkpoint(block, leaf(), use_reentrant=reentrant).sum()
+    holder, name = found[0]
+    assert callable(getattr(holder, name))
+    assert internals.checkpoint_hook() is None
+    assert internals.reentrant_function_holder(None) is None
+
+
+def test_checkpoints_are_found_on_the_stack_where_torch_does_not_tell(monkeypatch):
+    monkeypatch.setattr(internals, "_innermost_hooks", None)
+    found = []
+    checkpoint(lambda x: found.append(internals.checkpoint_hook()) or x * 2, leaf(), use_reentrant=False)
+    assert hasattr(found[0], "recompute_fn")
+    assert internals.checkpoint_hook() is None
+    assert internals.packs_saved_tensors()
+
+
+def test_hooks_that_pack_saved_tensors_are_known():
+    assert not internals.packs_saved_tensors()
+    with torch.autograd.graph.save_on_cpu():
+        assert internals.packs_saved_tensors()
+
+
+def test_nodes_are_numbered_in_the_order_in_which_they_are_made():
+    x = leaf()
+    first = internals.next_node_number()
+    y = x * 2
+    z = y + 1
+    assert first <= internals.node_number(y.grad_fn) < internals.node_number(z.grad_fn) < internals.next_node_number()
+
+
+def test_marks_on_nodes_stay_while_the_graph_lives():
+    """`Node.metadata` is public; it belongs to the node, not to the Python object that stands for it."""
+    y = leaf() * 2
+    y.grad_fn.metadata["mark"] = 1
+    z = Double.apply(y)
+    z.grad_fn.metadata["mark"] = 2
+    assert y.grad_fn.metadata["mark"] == 1
+    assert z.grad_fn.metadata["mark"] == 2
+    assert "mark" not in (y + 1).grad_fn.metadata
+
+
+def test_a_backward_pass_is_known_while_it_runs():
+    x, found = leaf(), []
+    y = x * 2
+    y.register_hook(lambda slot: found.append(internals.in_backward()))
+    y.sum().backward()
+    assert found == [True]
+    assert not internals.in_backward()
+
+
+def test_changes_are_not_counted_where_the_version_is_preserved():
+    x = torch.zeros(2)
+    with internals.preserve_version(x):
+        x.add_(1)
+    assert x._version == 0
+
+
+def test_saved_tensors_can_be_exchanged_until_they_are_freed():
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            Square.ctx = ctx
+            return x * x
+
+        @staticmethod
+        def backward(ctx, slot):
+            return 2 * ctx.saved_tensors[0] * slot
+
+    x = leaf()
+    value = x.detach().clone()
+    y = Square.apply(x)
+    internals.exchange_saved(Square.ctx, 0, torch.clone)
+    with torch.no_grad():
+        x.zero_()
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, 2 * value)
+    internals.exchange_saved(Square.ctx, 0, torch.clone)  # it is freed: nothing is done
+
+
+def test_layer_norm_tells_its_statistic():
+    x = leaf(2, 5)
+    z = F.layer_norm(x, (5,))
+    expected = (x.var(1, correction=0, keepdim=True) + 1e-5).rsqrt()
+    torch.testing.assert_close(internals.layer_norm_rstd(z), expected.detach())
+    assert internals.layer_norm_rstd(x * 2) is None
+
+
+def test_views_have_the_memory_of_their_base():
+    x = torch.randn(4, 3)
+    assert internals.storage_of(x) == internals.storage_of(x[1:].t())
+    assert internals.storage_of(x) != internals.storage_of(x.clone())
+    sparse = x.to_sparse()
+    assert internals.storage_of(sparse) == id(sparse)
+
+
+def test_transforms_and_batches_of_slots_are_known():
+    found = []
+
+    def f(x):
+        found.append((internals.in_transform(), internals.is_batched(x)))
+        return x * 2
+
+    torch.func.vmap(f)(torch.randn(3, 2))
+    assert found == [(True, True)]
+    assert not internals.in_transform()
+    assert not internals.is_batched(torch.randn(2))
+
+
+def test_hooks_of_a_module_are_listed_and_removed():
+    def hook(*_):
+        return None
+
+    module = nn.Linear(2, 2)
+    module.register_forward_pre_hook(hook, with_kwargs=True)
+    module.register_forward_hook(hook, always_call=True, with_kwargs=True)
+    assert internals.pre_hooks_of(module) == [hook]
+    internals.remove_hooks(module, hook)
+    assert internals.pre_hooks_of(module) == []
+    assert not module._forward_hooks_always_called
+    assert not module._forward_hooks_with_kwargs
+
+
+def test_modules_that_were_compiled_in_place_are_known():
+    module = nn.Linear(2, 2)
+    assert not internals.is_compiled(module)
+    module.compile(backend="eager")
+    assert internals.is_compiled(module)
+
+
+def test_tables_of_buffers_are_those_of_all_parts():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
+    tables = list(internals.buffers_of(model))
+    assert [set(table) for table in tables] == [set(), {"running_mean", "running_var", "num_batches_tracked"}, set()]
+
+
+def test_the_call_stack_is_that_of_the_thread():
+    frames = []
+
+    def elsewhere(frame):
+        frames.append(internals.is_on_stack(frame))
+
+    thread = threading.Thread(target=elsewhere, args=(internals.this_call(),))
+    thread.start()
+    thread.join()
+    assert frames == [False]
