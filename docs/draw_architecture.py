@@ -1,7 +1,7 @@
 """Draw the rooms of the package and the imports between them: ``python docs/draw_architecture.py``.
 
-Everything is read off the code, so the picture (docs/architecture.svg) stays true; a test compares the two. An arrow goes
-from a room to one that it imports; those that follow from others are left out.
+Everything is read off the code, so the picture (docs/architecture.svg) stays true; a test compares the two. An arrow
+goes from a room to one that it imports; those that follow from others are left out.
 """
 
 from __future__ import annotations

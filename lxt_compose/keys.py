@@ -12,8 +12,9 @@ from typing import Any
 from torch import nn
 
 from .errors import MatchError
+from .lxt.rules import rule_of
 from .ops import Op, display_name, op_of, same_op
-from .rules import Rule, rule_of
+from .rules import Rule
 
 Predicate = Callable[[str, nn.Module], bool]
 

@@ -91,20 +91,19 @@ class Bypass(RelevanceFunction):
     The operation's own graph is not used: `backward` is all that flows back. It holds no tensors itself; those
     that it needs are `saved`, so that freeing, checkpointing and reuse work as they do for PyTorch's own nodes.
 
-    It can be differentiated again (``create_graph=True``) where all that is saved has a history of its own: carriers.
-    What was computed from them on the side (an output, a statistic) has none, and its part would be lost.
+    It can be differentiated again (``create_graph=True``) where nothing is saved: what is has no history, and its part
+    would be lost.
     """
 
     @staticmethod
     def forward(ctx: Any, backward: Callable[..., Slots], z: Tensor, count: int, *tensors: Tensor) -> Tensor:
         ctx.slots, ctx.count = backward, count
-        ctx.differentiable = all(tensor.requires_grad for tensor in tensors[:count])
         save(ctx, *tensors[:count])
         return z.detach()
 
     @staticmethod
     def backward(ctx: Any, slot: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() and not ctx.differentiable:
+        if torch.is_grad_enabled() and ctx.count:
             raise RuleError(
                 f"create_graph=True: relevance cannot be differentiated here ({_name_of(ctx.slots)}), since the rule's "
                 f"backward has no derivative, and part of it would be lost; call backward() or grad() without "
@@ -116,8 +115,7 @@ class Bypass(RelevanceFunction):
 
 def bypass(backward: Callable[..., Slots], z: Tensor, saved: tuple[Tensor, ...], carriers: list[Tensor]) -> Tensor:
     """Output z with `backward` as its only way back to the carriers (see :class:`Bypass`)."""
-    given = [t if t.requires_grad and any(t is x for x in carriers) else t.detach() for t in saved]
-    result: Tensor = Bypass.apply(backward, z.detach(), len(saved), *given, *carriers)
+    result: Tensor = Bypass.apply(backward, z.detach(), len(saved), *(t.detach() for t in saved), *carriers)
     return result
 
 

@@ -184,7 +184,7 @@ def _notes(run: Run) -> list[str]:
     silent = sum(operation.silent for operation in run.operations)
     if silent:
         notes.append(
-            f"{silent} ways back were not taken, and count as absorbed: the backward pass was asked for some inputs "
+            f"{silent} paths of the backward pass were not taken, and count as absorbed: it was asked for some inputs "
             f"only; call backward(), or name all inputs in torch.autograd.grad()"
         )
     return notes

@@ -1,15 +1,8 @@
 """Rules: how relevance passes through one operation. Each is a frozen dataclass with its equation and source."""
 
-from ..lxt.rules import (
-    DropIn,
-    EpsilonRule,
-    IdentityRule,
-    StopRelevanceRule,
-    TaylorDecompositionRule,
-    UniformEpsilonRule,
-    UniformRule,
-    rule_of,
-)
+from importlib import import_module
+from typing import Any
+
 from .alpha_beta import AlphaBeta, ZPlus
 from .attention import Attention, ValueAttention
 from .base import FORMULATIONS, GRADIENT, RELEVANCE, Call, OpCall, Rule, find_carriers, is_carrier
@@ -76,3 +69,16 @@ __all__ = [
     "is_carrier",
     "rule_of",
 ]
+
+_OF_LXT = frozenset(
+    """
+    DropIn EpsilonRule IdentityRule StopRelevanceRule TaylorDecompositionRule UniformEpsilonRule UniformRule rule_of
+""".split()
+)
+
+
+def __getattr__(name: str) -> Any:
+    """Return one of LXT's names of rules: they stand above the rules, in :mod:`lxt_compose.lxt.rules`."""
+    if name in _OF_LXT:
+        return getattr(import_module("..lxt.rules", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -144,7 +144,8 @@ class TestLists:
 
     def test_a_second_name_says_of_what(self, capsys):
         summaries = {row["name"]: row["summary"] for row in json.loads(run(capsys, "rules", "--json")[1])}
-        assert summaries["IdentityRule()"] == "Another name of Identity, as in LXT."
+        assert summaries["IdentityRule(zero_bias=True)"].startswith("Identity by the name that it has in LXT")
+        assert summaries["UniformRule()"] == "Another name of Uniform, as in LXT."
 
     def test_a_preset_with_arguments_is_described(self, capsys):
         code, out, _ = run(capsys, "presets", "epsilon_gamma_box")

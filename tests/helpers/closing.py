@@ -128,9 +128,7 @@ class Constants(TorchFunctionMode):
         if name == "baddbmm":
             if args[0].requires_grad:
                 return None
-            # The rule for the product halves what comes in here, and that share is the product's alone (prop. 3.3).
-            factors = sum(t.requires_grad for t in _tensors([*args[1:], *kwargs.values()]))
-            return factors * kwargs.get("beta", 1) * args[0].detach().clone()
+            return kwargs.get("beta", 1) * args[0].detach().clone()
         if name == "batch_norm" and not kwargs.get("training"):  # what the running mean takes off
             weight = kwargs.get("weight")
             scale = (args[2] + kwargs["eps"]).rsqrt() * (1 if weight is None else weight.detach())

@@ -687,7 +687,7 @@ def test_a_backward_pass_for_one_of_two_inputs_is_noted():
         with registration.ledger() as both:
             y = model(x, z)[:, 0]
             torch.autograd.grad(y, (x, z), y.detach())
-    assert "1 ways back were not taken" in str(half)
+    assert "1 paths of the backward pass were not taken" in str(half)
     assert "not taken" not in str(both)
 
 
