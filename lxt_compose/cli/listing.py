@@ -11,6 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from .. import presets, rules
+from ..lxt import rules as lxt_rules
 from ..rules import Rule
 from .answer import Answer
 
@@ -53,7 +54,7 @@ def list_rules(name: str | None = None, *, width: int = 100) -> Answer:
 
 
 def _rules() -> Iterator[tuple[str, type[Rule]]]:
-    for name, kind in sorted(vars(rules).items()):
+    for name, kind in sorted({**vars(rules), **vars(lxt_rules)}.items()):
         if isinstance(kind, type) and issubclass(kind, Rule) and kind is not Rule:
             yield name, kind
 
