@@ -11,7 +11,6 @@ from typing import Any
 from tabulate import tabulate
 
 from .. import presets, rules
-from ..lxt import rules as lxt_rules
 from ..rules import Rule
 from .answer import Answer
 
@@ -54,7 +53,8 @@ def list_rules(name: str | None = None, *, width: int = 100) -> Answer:
 
 
 def _rules() -> Iterator[tuple[str, type[Rule]]]:
-    for name, kind in sorted({**vars(rules), **vars(lxt_rules)}.items()):
+    for name in sorted(rules.__all__):
+        kind = getattr(rules, name)
         if isinstance(kind, type) and issubclass(kind, Rule) and kind is not Rule:
             yield name, kind
 

@@ -130,7 +130,7 @@ class TestLists:
         assert listed["Flat"]["formulations"] == "relevance"
         assert listed["Epsilon"]["formulations"] == "relevance, gradient"
         assert set(listed) == {
-            name for name, kind in vars(rules).items()
+            name for name in rules.__all__ for kind in (getattr(rules, name),)
             if isinstance(kind, type) and issubclass(kind, rules.Rule) and kind is not rules.Rule
         }  # fmt: skip
 
