@@ -1,5 +1,7 @@
 """Numbers and trees: the signed stabilizer, sums over broadcast dimensions, tensors inside nested containers."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 from collections.abc import Callable
@@ -11,12 +13,46 @@ from torch import Tensor
 from ..torch_internals import is_batched
 
 
-def at_least_resolution(epsilon: float, dtype: torch.dtype) -> float:
-    """Epsilon, raised to the decimal resolution of `dtype` (1e-15, 1e-6, 1e-3, 1e-2 for fp64, fp32, fp16, bf16).
+class DefaultEpsilon(float):
+    """An epsilon that nobody asked for: in half precision it is the decimal resolution, 1e-3 or 1e-2 (bfloat16).
 
-    A smaller one would vanish when it is added: 1e-8 is 0 in fp16, and R / (0 + 0) is not a number.
+    Sums that are rounded to three digits cancel to noise, or to 0, and a smaller epsilon would divide by that. In
+    float32 and float64 it is the number itself: 1e-6 of outputs around 1 is what float32 resolves.
     """
-    return max(epsilon, torch.finfo(dtype).resolution)
+
+
+EPSILON = DefaultEpsilon(1e-6)
+"""The default of all rules."""
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def epsilon_in(epsilon: float, dtype: torch.dtype) -> float:
+    """Epsilon as it acts in `dtype`: what was asked for, but at least the smallest normal number.
+
+    1e-308, 1e-38, 6e-5 and 1e-38 for float64, float32, float16 and bfloat16; a smaller one may be 0, and R / (0 + 0) is
+    not a number. 0 is no stabilizer; where one is needed, it stands for the decimal resolution: 1e-15, 1e-6, 1e-3 and
+    1e-2. So does the default in half precision (see :class:`DefaultEpsilon`).
+    """
+    info = torch.finfo(dtype)
+    if epsilon == 0 or (dtype in _HALF and isinstance(epsilon, DefaultEpsilon)):
+        return max(float(epsilon), info.resolution)
+    return max(float(epsilon), info.tiny)
+
+
+def _bounded(quotient: Tensor, epsilon: Stabilizing) -> Tensor:
+    """R / (z + epsilon) kept such that products with it are finite, where epsilon is so small that it could overflow.
+
+    The bound is the root of the largest number (1e19 in float32), and 2^14 in float16, for an epsilon below its inverse
+    (below the resolution in float16). With a larger epsilon nothing is done.
+    """
+    if not isinstance(epsilon, (int, float)):
+        return quotient
+    info = torch.finfo(quotient.dtype)
+    bound = 2.0**14 if quotient.dtype == torch.float16 else info.max**0.5
+    least = info.resolution if quotient.dtype == torch.float16 else 1 / bound
+    if epsilon_in(epsilon, quotient.dtype) >= least:
+        return quotient
+    return quotient.clamp_(-bound, bound) if may_write_over(quotient) else quotient.clamp(-bound, bound)
 
 
 Stabilizing = float | Callable[[Tensor], Tensor]
@@ -33,7 +69,8 @@ class Stabilizer:
     Any rule takes it, or a function of the denominator like it, as its `epsilon`.
 
     Args:
-        epsilon: e, > 0; at least the resolution of the dtype.
+        epsilon: e, > 0; at least the smallest normal number of the dtype, the default in half precision its decimal
+            resolution, and with `norm_scale` that in each dtype.
         clip: whether only what is smaller than e is moved.
         norm_scale: whether e is relative to the root mean square of z over `dim`.
         dim: the dimensions of that mean; all but the first if it is None.
@@ -42,7 +79,7 @@ class Stabilizer:
         ValueError: epsilon is not positive or not finite.
     """
 
-    epsilon: float = 1e-6
+    epsilon: float = EPSILON
     clip: bool = dataclasses.field(default=False, metadata={"quiet": True})
     norm_scale: bool = dataclasses.field(default=False, metadata={"quiet": True})
     dim: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"quiet": True})
@@ -56,7 +93,7 @@ class Stabilizer:
         """The stabilized denominator."""
         if z.is_complex():
             return torch.view_as_complex(self(torch.view_as_real(z)))
-        least = z.new_full((), torch.finfo(z.dtype).resolution)
+        least = z.new_full((), epsilon_in(0.0 if self.norm_scale else self.epsilon, z.dtype))
         epsilon = z.new_full((), self.epsilon)
         if self.norm_scale:
             dims = tuple(range(1, z.dim())) if self.dim is None else self.dim
@@ -67,7 +104,7 @@ class Stabilizer:
 
 
 def stabilize(z: Tensor, epsilon: Stabilizing) -> Tensor:
-    """``z + epsilon * sign(z)`` with ``sign(0) = +1``, so that it is never 0; epsilon is at least the resolution.
+    """``z + epsilon * sign(z)`` with ``sign(0) = +1``, so that it is never 0; epsilon as by :func:`epsilon_in`.
 
     A complex z is stabilized in its real and its imaginary part, each for itself. A function is taken at its word.
     """
@@ -75,7 +112,7 @@ def stabilize(z: Tensor, epsilon: Stabilizing) -> Tensor:
         return epsilon(z)
     if z.is_complex():
         return torch.view_as_complex(stabilize(torch.view_as_real(z), epsilon))
-    epsilon = at_least_resolution(epsilon, z.dtype)
+    epsilon = epsilon_in(epsilon, z.dtype)
     # copysign and not where: ten times faster on a CPU. It takes -0.0 for negative, but a sum of contributions is
     # -0.0 only if each of them is a zero, and then none of them gets any relevance.
     return torch.copysign(z.new_full((), epsilon), z.detach()).add_(z)
@@ -94,16 +131,17 @@ def over_stabilized(value: Tensor, z: Tensor, epsilon: Stabilizing) -> Tensor:
     denominator = stabilize(z, epsilon)
     fits = value.shape == z.shape and value.dtype == z.dtype and not z.is_complex()
     if fits and may_write_over(value):
-        return torch.div(value, denominator, out=denominator)
-    return componentwise(torch.div, value, denominator)
+        return _bounded(torch.div(value, denominator, out=denominator), epsilon)
+    quotient = componentwise(torch.div, value, denominator)
+    return quotient if quotient.is_complex() else _bounded(quotient, epsilon)
 
 
 def over_positive(value: Tensor, total: Tensor, epsilon: Stabilizing) -> Tensor:
     """``value / (total + epsilon)`` for a total that is never negative; takes its memory."""
     if not isinstance(epsilon, (int, float)):
         return value / epsilon(total)
-    total.add_(at_least_resolution(epsilon, total.dtype))
-    return torch.div(value, total, out=total) if may_write_over(value) else value / total
+    total.add_(epsilon_in(epsilon, total.dtype))
+    return _bounded(torch.div(value, total, out=total) if may_write_over(value) else value / total, epsilon)
 
 
 def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:

@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function
 
 from ..autograd.functions import Slots, bypass
-from ..autograd.numerics import Stabilizing, componentwise, over_stabilized
+from ..autograd.numerics import DefaultEpsilon, Stabilizing, componentwise, over_stabilized
 from ..autograd.trees import map_tensors, tensors_in
 from ..ops import op_named, op_of
 from ..rules.base import RELEVANCE, Call, Rule, exchange, find_carriers, only_output
 from ..rules.epsilon import Epsilon
 from ..rules.norm import Norm
 
+SMALL = DefaultEpsilon(1e-8)
+"""The default of LXT where two tensors are added or multiplied."""
 _ANYTHING = (None,)
 """An argument that no class overrides functions for, so that only a function mode can take a call over."""
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..autograd.numerics import EPSILON
 from ..autograd.trees import tensors_in
 from ..errors import RuleError
 from ..rules.epsilon import Epsilon
@@ -25,7 +26,7 @@ from ..rules.softmax import SoftmaxTaylor
 from ..rules.stop import Stop
 from ..rules.uniform import Uniform
 from ..rules.uniform_epsilon import UniformEpsilon
-from .drop_in import BlockEpsilon, NormIdentity, under
+from .drop_in import SMALL, BlockEpsilon, NormIdentity, under
 
 Operand = Tensor | float | int
 
@@ -34,7 +35,7 @@ def _constant(weight: Tensor | None) -> Tensor | None:
     return None if weight is None else weight.detach()
 
 
-def linear_epsilon(input: Tensor, weight: Tensor, bias: Tensor | None = None, epsilon: float = 1e-6) -> Tensor:
+def linear_epsilon(input: Tensor, weight: Tensor, bias: Tensor | None = None, epsilon: float = EPSILON) -> Tensor:
     """``F.linear`` under the epsilon rule.
 
     ``R_i = x_i * sum_j w_ji R_j / (z_j + epsilon * sign(z_j))``; the bias keeps its share.
@@ -43,7 +44,7 @@ def linear_epsilon(input: Tensor, weight: Tensor, bias: Tensor | None = None, ep
         input: [..., inputs].
         weight: [outputs, inputs], a constant.
         bias: [outputs], a constant, or None.
-        epsilon: stabilizer, at least the resolution of the dtype.
+        epsilon: stabilizer (see :class:`~lxt_compose.Epsilon`).
 
     Source: Bach et al. 2015, eq. 58; Achtibat et al. 2024 (AttnLRP), eq. 8.
     """
@@ -52,7 +53,7 @@ def linear_epsilon(input: Tensor, weight: Tensor, bias: Tensor | None = None, ep
 
 
 def add2(
-    input_a: Operand, input_b: Operand, inplace: bool = False, epsilon: float = 1e-8, *, alpha: float = 1
+    input_a: Operand, input_b: Operand, inplace: bool = False, epsilon: float = SMALL, *, alpha: float = 1
 ) -> Tensor:
     """``a + alpha * b`` under the epsilon rule, with broadcasting.
 
@@ -77,7 +78,7 @@ def mul2(input_a: Operand, input_b: Operand, inplace: bool = False) -> Tensor:
     return result
 
 
-def matmul(input_a: Tensor, input_b: Tensor, inplace: bool = False, epsilon: float = 1e-8) -> Tensor:
+def matmul(input_a: Tensor, input_b: Tensor, inplace: bool = False, epsilon: float = SMALL) -> Tensor:
     """``torch.matmul`` under the uniform epsilon rule, for all shapes that it takes.
 
     With ``s = R / (n * (z + epsilon * sign(z)))``: ``R_A = A * (s B^T)``, ``R_B = B * (A^T s)``; n = 2 if both factors
@@ -117,7 +118,7 @@ def mean(
     x: Tensor,
     dim: int | Sequence[int] | None = None,
     keep_dim: bool = False,
-    epsilon: float = 1e-6,
+    epsilon: float = EPSILON,
     *,
     keepdim: bool | None = None,
 ) -> Tensor:
@@ -129,7 +130,7 @@ def mean(
         x: any shape.
         dim: one dimension, several, or None for all.
         keep_dim: whether averaged dimensions stay, with size 1; `keepdim` is another name for it.
-        epsilon: stabilizer, at least the resolution of the dtype.
+        epsilon: stabilizer (see :class:`~lxt_compose.Epsilon`).
         keepdim: see `keep_dim`.
 
     Source: Bach et al. 2015, eq. 58, on the mean as a linear function.

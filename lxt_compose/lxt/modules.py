@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..autograd.numerics import EPSILON
 from ..rules.stop import Stop
 from . import functional as R
 from .drop_in import under
@@ -47,7 +48,7 @@ class LinearEpsilon(nn.Linear):
 
     Args:
         in_features: as of ``nn.Linear``, like the others not named here.
-        epsilon: stabilizer, at least the resolution of the dtype.
+        epsilon: stabilizer (see :class:`~lxt_compose.Epsilon`).
     """
 
     def __init__(
@@ -57,13 +58,13 @@ class LinearEpsilon(nn.Linear):
         bias: bool = True,
         device: Any = None,
         dtype: Any = None,
-        epsilon: float = 1e-6,
+        epsilon: float = EPSILON,
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
         self.epsilon = epsilon
 
     @classmethod
-    def from_torch(cls, module: nn.Module, epsilon: float = 1e-6) -> LinearEpsilon:
+    def from_torch(cls, module: nn.Module, epsilon: float = EPSILON) -> LinearEpsilon:
         """The same layer under the rule; TypeError for anything but ``nn.Linear``."""
         given = _expected(module, nn.Linear, cls)
         new = cls(given.in_features, given.out_features, given.bias is not None, device="meta", epsilon=epsilon)
@@ -190,18 +191,18 @@ class MultiheadAttentionCP(nn.MultiheadAttention):
 
     Args:
         args: those of ``nn.MultiheadAttention``.
-        epsilon: stabilizer, at least the resolution of the dtype.
+        epsilon: stabilizer (see :class:`~lxt_compose.Epsilon`).
         kwargs: those of ``nn.MultiheadAttention``.
 
     Source: Ali et al. 2022 (CP-LRP), section 3.2.
     """
 
-    def __init__(self, *args: Any, epsilon: float = 1e-6, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, epsilon: float = EPSILON, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.epsilon = epsilon
 
     @classmethod
-    def from_torch(cls, module: nn.Module, epsilon: float = 1e-6) -> MultiheadAttentionCP:
+    def from_torch(cls, module: nn.Module, epsilon: float = EPSILON) -> MultiheadAttentionCP:
         """The same attention under the rule; TypeError for anything but ``nn.MultiheadAttention``."""
         given = _expected(module, nn.MultiheadAttention, cls)
         new = cls(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autograd.functions import graft
+from ..autograd.numerics import EPSILON
 from ..autograd.trees import tensors_in
 from ..errors import RuleError, place
 from ..rules.attention import ValueAttention
@@ -27,13 +28,14 @@ from ..rules.uniform import Uniform
 from ..rules.uniform_epsilon import UniformEpsilon
 from ..torch_internals import modes_off
 from . import functional, modules
+from .drop_in import SMALL
 
 
 @dataclass(frozen=True)
 class EpsilonRule(Epsilon):
     """:class:`Epsilon` by the name, and with the stabilizer, that it has in LXT."""
 
-    epsilon: float = 1e-8
+    epsilon: float = SMALL
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def TaylorDecompositionRule(
     return TaylorDecomposition(ref, distribute_bias if bias and distribute_bias is not None else bias)
 
 
-def _add2(inplace: bool = False, epsilon: float = 1e-8) -> Rule:
+def _add2(inplace: bool = False, epsilon: float = SMALL) -> Rule:
     return Epsilon(epsilon)
 
 
@@ -69,7 +71,7 @@ def _mul2(inplace: bool = False) -> Rule:
     return Uniform()
 
 
-def _matmul(inplace: bool = False, epsilon: float = 1e-8) -> Rule:
+def _matmul(inplace: bool = False, epsilon: float = SMALL) -> Rule:
     return UniformEpsilon(epsilon)
 
 
@@ -77,7 +79,7 @@ def _softmax(dtype: Any = None, inplace: bool = False) -> Rule:
     return SoftmaxTaylor()
 
 
-def _linear(epsilon: float = 1e-6) -> Rule:
+def _linear(epsilon: float = EPSILON) -> Rule:
     return Epsilon(epsilon)
 
 
@@ -94,7 +96,7 @@ _RULES: dict[Any, Callable[..., Rule]] = {
     functional.normalize: Pass,
     functional.identity: lambda fn=None: IdentityRule(),
     functional.stop_relevance: lambda fn=None: Stop(),
-    functional.epsilon_lrp: lambda fn=None, epsilon=1e-8: Epsilon(epsilon),
+    functional.epsilon_lrp: lambda fn=None, epsilon=SMALL: Epsilon(epsilon),
     modules.LinearEpsilon: _linear,
     modules.SoftmaxDT: _softmax,
     modules.RMSNormIdentity: Pass,

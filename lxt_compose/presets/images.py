@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..autograd.numerics import EPSILON
 from ..composite import Composite
 from ..keys import first_layer
 from ..ops import Family
@@ -37,7 +38,7 @@ from ..rules import (
 Rules = Mapping[Any, Any] | Iterable[tuple[Any, Any]]
 
 
-def epsilon(rules: Rules = (), *, epsilon: float = 1e-6, **options: Any) -> Composite:
+def epsilon(rules: Rules = (), *, epsilon: float = EPSILON, **options: Any) -> Composite:
     """LRP-epsilon: :class:`Epsilon` for all layers with weights.
 
     Args:
@@ -54,7 +55,7 @@ def epsilon(rules: Rules = (), *, epsilon: float = 1e-6, **options: Any) -> Comp
     return _layers(rules, convolution=rule, dense=rule, **options)
 
 
-def epsilon_plus(rules: Rules = (), *, epsilon: float = 1e-6, **options: Any) -> Composite:
+def epsilon_plus(rules: Rules = (), *, epsilon: float = EPSILON, **options: Any) -> Composite:
     """:class:`ZPlus` for convolutions, :class:`Epsilon` for dense layers.
 
     Args:
@@ -67,7 +68,7 @@ def epsilon_plus(rules: Rules = (), *, epsilon: float = 1e-6, **options: Any) ->
     return _layers(rules, convolution=ZPlus(), dense=Epsilon(epsilon), **options)
 
 
-def epsilon_alpha2_beta1(rules: Rules = (), *, epsilon: float = 1e-6, **options: Any) -> Composite:
+def epsilon_alpha2_beta1(rules: Rules = (), *, epsilon: float = EPSILON, **options: Any) -> Composite:
     """``AlphaBeta(2, 1)`` for convolutions, :class:`Epsilon` for dense layers.
 
     Args:
@@ -80,7 +81,7 @@ def epsilon_alpha2_beta1(rules: Rules = (), *, epsilon: float = 1e-6, **options:
     return _layers(rules, convolution=AlphaBeta(2.0, 1.0), dense=Epsilon(epsilon), **options)
 
 
-def epsilon_plus_flat(rules: Rules = (), *, epsilon: float = 1e-6, **options: Any) -> Composite:
+def epsilon_plus_flat(rules: Rules = (), *, epsilon: float = EPSILON, **options: Any) -> Composite:
     """As :func:`epsilon_plus`, with :class:`Flat` for the first layer.
 
     Args:
@@ -93,7 +94,7 @@ def epsilon_plus_flat(rules: Rules = (), *, epsilon: float = 1e-6, **options: An
     return _layers(rules, first=Flat(), convolution=ZPlus(), dense=Epsilon(epsilon), **options)
 
 
-def epsilon_alpha2_beta1_flat(rules: Rules = (), *, epsilon: float = 1e-6, **options: Any) -> Composite:
+def epsilon_alpha2_beta1_flat(rules: Rules = (), *, epsilon: float = EPSILON, **options: Any) -> Composite:
     """As :func:`epsilon_alpha2_beta1`, with :class:`Flat` for the first layer.
 
     Args:
@@ -113,7 +114,7 @@ def epsilon_gamma_box(
     rules: Rules = (),
     *,
     gamma: float = 0.25,
-    epsilon: float = 1e-6,
+    epsilon: float = EPSILON,
     **options: Any,
 ) -> Composite:
     """:class:`ZBox` for the first layer, :class:`Gamma` for convolutions, :class:`Epsilon` for dense layers.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..autograd.numerics import Stabilizing, check_epsilon, check_number, over_positive
+from ..autograd.numerics import EPSILON, Stabilizing, check_epsilon, check_number, over_positive
 from .base import QUIET
 from .linear_layers.layer import Layer
 from .linear_layers.weight_parts import absolute, negative, positive, whole
@@ -39,8 +39,7 @@ class AlphaBeta(Split):
     Args:
         alpha: weight of the positive part, >= 1.
         beta: weight of the negative part, >= 0, with alpha - beta = 1.
-        epsilon: stabilizer of the sums, >= 0, signed, at least the resolution; or a function such as
-            :class:`Stabilizer`.
+        epsilon: stabilizer of the sums, >= 0, signed (see :class:`Epsilon`); or a function such as :class:`Stabilizer`.
         zero_bias: whether the bias is left out of the sums, so that it gets no relevance.
 
     Raises:
@@ -52,7 +51,7 @@ class AlphaBeta(Split):
 
     alpha: float = 2.0
     beta: float = 1.0
-    epsilon: Stabilizing = field(default=1e-6, metadata=QUIET)
+    epsilon: Stabilizing = field(default=EPSILON, metadata=QUIET)
     zero_bias: bool = field(default=False, metadata=QUIET)
 
     def __post_init__(self) -> None:
@@ -149,8 +148,7 @@ class ZPlus(Split):
     It is :class:`AlphaBeta` with alpha = 1 and beta = 0, and for inputs >= 0 excitation backpropagation.
 
     Args:
-        epsilon: stabilizer of the sums, >= 0, signed, at least the resolution; or a function such as
-            :class:`Stabilizer`.
+        epsilon: stabilizer of the sums, >= 0, signed (see :class:`Epsilon`); or a function such as :class:`Stabilizer`.
         zero_bias: whether the positive part of the bias is left out of the sums, so that it gets no relevance.
 
     Raises:
@@ -160,7 +158,7 @@ class ZPlus(Split):
     Source: Montavon et al. 2017, eq. 11; excitation backpropagation: Zhang et al. 2016, eq. 6.
     """
 
-    epsilon: Stabilizing = field(default=1e-6, metadata=QUIET)
+    epsilon: Stabilizing = field(default=EPSILON, metadata=QUIET)
     zero_bias: bool = field(default=False, metadata=QUIET)
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from ..autograd.numerics import EPSILON
 from ..ops import DROPOUTS, Family, Op
 from .attention import Attention
 from .base import RELEVANCE, Rule, find_carriers
@@ -38,7 +39,7 @@ def default_rules(formulation: str, epsilon: float | None = None) -> dict[Family
             and 0 in the gradient formulation, where linear operations then cost nothing.
     """
     if epsilon is None:
-        epsilon = 1e-6 if formulation == RELEVANCE else 0.0
+        epsilon = EPSILON if formulation == RELEVANCE else 0.0
     return {
         Family.LINEAR: Epsilon(epsilon),
         Family.ACTIVATION: Identity(),

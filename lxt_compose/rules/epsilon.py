@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import Slots, bypass
-from ..autograd.numerics import Stabilizing, at_least_resolution, narrowed, over_stabilized, stabilize
+from ..autograd.numerics import Stabilizing, epsilon_in, narrowed, over_stabilized, stabilize
 from ..errors import RuleError
 from .absorption import BIAS, STABILIZER, constant_part, kind_of_constant
 from .base import QUIET, Amount, Call
@@ -26,8 +26,12 @@ class Epsilon(Scaling):
     In the gradient formulation ``g = J^T (g_z * z / (z + epsilon * sign(z)))``; epsilon = 0 is the gradient itself.
 
     Args:
-        epsilon: stabilizer, >= 0; sign(0) = +1; where it divides, at least the decimal resolution of the dtype. Or a
-            function of z that gives the denominator, such as :class:`Stabilizer`.
+        epsilon: stabilizer, >= 0, with sign(0) = +1. It acts as given down to the smallest normal number of the dtype
+            of z (1e-38 in float32 and bfloat16, 6e-5 in float16). The default acts as 1e-6 in float32 and float64, as
+            the decimal resolution in half precision (1e-3 in float16, 1e-2 in bfloat16), whose sums cancel to noise of
+            that size; so does 0 in each dtype, where something must be divided by z (1e-15 and 1e-6 in float64 and
+            float32). Where R / z would be above 1e19 (2^14 in float16) it is cut to that, so that all relevance is
+            finite. Or a function of z that gives the denominator, such as :class:`Stabilizer`.
         zero_bias: whether the bias of a layer is left out of the denominator, so that it gets no relevance.
 
     Raises:
@@ -87,7 +91,7 @@ def through_layer(layer: Layer, epsilon: Stabilizing, zero_bias: bool, slot: Ten
 
     def pull(slot: Tensor, x: Tensor, z: Tensor) -> Tensor:
         given, x = x.dtype, x.to(layer.dtype)
-        least = epsilon if callable(epsilon) else at_least_resolution(epsilon, z.dtype)
+        least = epsilon if callable(epsilon) else epsilon_in(epsilon, z.dtype)
         s = over_stabilized(slot, layer.without_bias(x, z) if zero_bias else z, least)
         found = layer.transpose(s.to(layer.dtype), whole, x)
         return narrowed(found * x if torch.is_grad_enabled() else found.mul_(x), given)

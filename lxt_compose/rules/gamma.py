@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.numerics import (
+    EPSILON,
     Stabilizing,
     check_epsilon,
     check_number,
@@ -33,7 +34,7 @@ class Gamma(Split):
 
     Args:
         gamma: how much more the contributions of the output's sign weigh, >= 0.
-        epsilon: stabilizer of the denominator, >= 0, signed, at least the resolution; or a function such as
+        epsilon: stabilizer of the denominator, >= 0, signed (see :class:`Epsilon`); or a function such as
             :class:`Stabilizer`.
         zero_bias: whether the bias is left out of the denominators, so that it gets no relevance.
 
@@ -45,7 +46,7 @@ class Gamma(Split):
     """
 
     gamma: float = 0.25
-    epsilon: Stabilizing = field(default=1e-6, metadata=QUIET)
+    epsilon: Stabilizing = field(default=EPSILON, metadata=QUIET)
     zero_bias: bool = field(default=False, metadata=QUIET)
 
     def __post_init__(self) -> None:

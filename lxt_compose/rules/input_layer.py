@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..autograd.numerics import Stabilizing, broadcasts_to, check_epsilon, check_number, over_stabilized
+from ..autograd.numerics import EPSILON, Stabilizing, broadcasts_to, check_epsilon, check_number, over_stabilized
 from ..errors import RuleError
 from .base import QUIET, RELEVANCE, Call
 from .linear_layers.layer import Layer
@@ -24,7 +24,7 @@ class ZBox(Split):
     Args:
         low: the smallest value of each input: a number, or a tensor that broadcasts to the input.
         high: the largest value of each input, >= low.
-        epsilon: stabilizer of the denominator, >= 0, signed, at least the resolution; or a function such as
+        epsilon: stabilizer of the denominator, >= 0, signed (see :class:`Epsilon`); or a function such as
             :class:`Stabilizer`.
 
     Raises:
@@ -38,7 +38,7 @@ class ZBox(Split):
 
     low: float | Tensor
     high: float | Tensor
-    epsilon: Stabilizing = field(default=1e-6, metadata=QUIET)
+    epsilon: Stabilizing = field(default=EPSILON, metadata=QUIET)
 
     def __post_init__(self) -> None:
         for name, bound in (("low", self.low), ("high", self.high)):
@@ -124,8 +124,7 @@ class WSquare(_ByWeight):
     Needs the relevance formulation, since an input of 0 has relevance.
 
     Args:
-        epsilon: stabilizer of the denominator, >= 0, at least the resolution; or a function such as
-            :class:`Stabilizer`.
+        epsilon: stabilizer of the denominator, >= 0 (see :class:`Epsilon`); or a function such as :class:`Stabilizer`.
         zero_bias: whether the bias is left out of the denominators, so that it gets no relevance.
 
     Raises:
@@ -135,7 +134,7 @@ class WSquare(_ByWeight):
     Source: Montavon et al. 2017, eq. 12.
     """
 
-    epsilon: Stabilizing = field(default=1e-6, metadata=QUIET)
+    epsilon: Stabilizing = field(default=EPSILON, metadata=QUIET)
     zero_bias: bool = field(default=False, metadata=QUIET)
 
     def __post_init__(self) -> None:
@@ -162,8 +161,7 @@ class Flat(_ByWeight):
     0 has relevance.
 
     Args:
-        epsilon: stabilizer of the denominator, >= 0, at least the resolution; or a function such as
-            :class:`Stabilizer`.
+        epsilon: stabilizer of the denominator, >= 0 (see :class:`Epsilon`); or a function such as :class:`Stabilizer`.
 
     Raises:
         ValueError: epsilon is negative or not finite.
@@ -172,7 +170,7 @@ class Flat(_ByWeight):
     Source: Lapuschkin et al. 2019, supplementary note 2; Bach et al. 2016.
     """
 
-    epsilon: Stabilizing = field(default=1e-6, metadata=QUIET)
+    epsilon: Stabilizing = field(default=EPSILON, metadata=QUIET)
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..autograd.functions import Damp, OverOutput, Share, TimesInput
 from ..autograd.nodes import edge_of, scale_edges
-from ..autograd.numerics import Stabilizing, check_epsilon, componentwise, over_stabilized
+from ..autograd.numerics import EPSILON, Stabilizing, check_epsilon, componentwise, over_stabilized
 from ..autograd.saved_values import Kept, keep
 from ..autograd.trees import PLAIN, tensors_in
 from .absorption import (
@@ -33,7 +33,7 @@ class Scaling(Rule):
 
     knows_complex: ClassVar[bool] = True
 
-    epsilon: Stabilizing = 1e-6
+    epsilon: Stabilizing = EPSILON
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)

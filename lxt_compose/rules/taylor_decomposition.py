@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import Slots, bypass
-from ..autograd.numerics import Stabilizing, check_epsilon, check_number, over_stabilized, stabilize
+from ..autograd.numerics import EPSILON, Stabilizing, check_epsilon, check_number, over_stabilized, stabilize
 from ..autograd.trees import map_tensors
 from ..errors import RuleError
 from ..torch_internals import modes_off
@@ -48,7 +48,7 @@ class TaylorDecomposition(Rule):
 
     reference: Reference | Sequence[Reference] = 0.0
     bias: bool | Distribution = False
-    epsilon: Stabilizing = field(default=1e-6, metadata=QUIET)
+    epsilon: Stabilizing = field(default=EPSILON, metadata=QUIET)
 
     def __post_init__(self) -> None:
         for point in self._each():

@@ -134,7 +134,7 @@ def test_uniform_epsilon_of_three_factors_of_one_and_with_a_bias():
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("epsilon", [0.0, 1e-12, 1e-6])
-def test_trap_18_the_stabilizer_is_signed_and_no_smaller_than_the_resolution(dtype, epsilon):
+def test_trap_18_the_stabilizer_is_signed_and_never_0(dtype, epsilon):
     layer = nn.Linear(2, 1, bias=False).to(dtype)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[1.0, -1.0]]))
@@ -143,7 +143,8 @@ def test_trap_18_the_stabilizer_is_signed_and_no_smaller_than_the_resolution(dty
         with Epsilon(epsilon).register(layer):
             layer(x).backward(torch.ones(1, 1, dtype=dtype))
         assert torch.isfinite(x.grad).all()
-    e = max(epsilon, torch.finfo(dtype).resolution)
+    info = torch.finfo(dtype)
+    e = max(epsilon, info.tiny) if epsilon else info.resolution
     x = torch.tensor([[1.0, 1.0]], dtype=dtype, requires_grad=True)
     with Epsilon(epsilon).register(layer):
         layer(x).backward(torch.full((1, 1), e, dtype=dtype))

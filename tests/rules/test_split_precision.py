@@ -71,7 +71,7 @@ def test_epsilon_without_a_bias_in_half_precision(dtype, distance):
 # ---- bias ------------------------------------------------------------------------------------------------------------
 
 ALMOST_ALL_BIAS = [
-    (Epsilon(1e-9, zero_bias=True), oracles.epsilon(1e-6, bias=0)),
+    (Epsilon(1e-9, zero_bias=True), oracles.epsilon(1e-9, bias=0)),
     (Gamma(1.0, zero_bias=True), oracles.gamma(1.0, bias=0)),
     (AlphaBeta(zero_bias=True), oracles.alpha_beta(2.0, 1.0, bias=0)),
     (ZBox(-1e-3, 1e-3), oracles.zbox(-1e-3, 1e-3)),

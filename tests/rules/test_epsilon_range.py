@@ -1,0 +1,165 @@
+"""Epsilon acts as it was asked for, down to the smallest normal number of each dtype, and relevance stays finite."""
+
+import pytest
+import torch
+from support import both_formulations
+from torch import nn
+from torch.nn import functional as F
+
+from lxt_compose import (
+    AlphaBeta,
+    Attention,
+    Composite,
+    Epsilon,
+    Flat,
+    Gamma,
+    Stabilizer,
+    TaylorDecomposition,
+    UniformEpsilon,
+    WSquare,
+    ZBox,
+    ZPlus,
+)
+from lxt_compose import functional as lf
+from lxt_compose.autograd.numerics import EPSILON, DefaultEpsilon, over_positive, over_stabilized
+
+HALF = [torch.float16, torch.bfloat16]
+DTYPES = [torch.float64, torch.float32, *HALF]
+RULES = {
+    "Epsilon": Epsilon,
+    "Epsilon, no bias": lambda e: Epsilon(e, zero_bias=True),
+    "Gamma": lambda e: Gamma(0.5, e),
+    "Gamma 0": lambda e: Gamma(0.0, e),
+    "AlphaBeta": lambda e: AlphaBeta(2.0, 1.0, e),
+    "ZPlus": ZPlus,
+    "ZBox": lambda e: ZBox(-1.0, 1.0, e),
+    "WSquare": WSquare,
+    "Flat": Flat,
+    "TaylorDecomposition": lambda e: TaylorDecomposition(None, epsilon=e),
+    "Stabilizer": lambda e: Epsilon(Stabilizer(e)),
+}
+
+
+def epsilons(dtype):
+    """From large to the smallest normal number."""
+    least = torch.finfo(dtype).tiny
+    return [e for e in (1e-2, 1e-4, 1e-6, 1e-9, 1e-15, 1e-20, 1e-30, 1e-37, 1e-200) if e > least] + [least]
+
+
+def layer_of(dtype, weight=(1.0, -1.0)):
+    layer = nn.Linear(len(weight), 1, bias=False, dtype=dtype)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([weight]))
+    return layer
+
+
+def relevance(model, rows, composite, r=1.0):
+    x = rows.clone().requires_grad_()
+    with composite.register(model):
+        z = model(x)
+        gradient = composite.formulation == "gradient"
+        start = torch.full_like(z, r)
+        z.backward(torch.where(z == 0, start, start / z).detach() if gradient else start)
+    return x.grad * x.detach() if gradient else x.grad
+
+
+@both_formulations
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_is_finite_with_every_epsilon(name, dtype, formulation):
+    one_off = 1 + 2 * torch.finfo(dtype).eps
+    rows = torch.tensor([[1.0, 1.0], [0.0, 0.0], [1.0, one_off], [-1.0, -1.0], [1e-3, 0.0]], dtype=dtype)
+    for epsilon in epsilons(dtype):
+        rule = RULES[name](epsilon)
+        if formulation not in rule.formulations:
+            return
+        for weight in ((1.0, -1.0), (3.0, -3.0), (0.0, 0.0), (1.0, 1.0)):
+            layer = layer_of(dtype, weight)
+            assert torch.isfinite(relevance(layer, rows, Composite({nn.Linear: rule}, formulation=formulation))).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_epsilon_acts_as_it_was_asked_for(dtype):
+    # z = x_1 - x_2 is exact in each dtype, and near epsilon or far below it
+    for epsilon in epsilons(dtype):
+        for rows in ([2.0**-5, 0.0], [2.0**-12, 0.0], [1.0, 1.0 - 2.0**-7]):
+            z = rows[0] - rows[1]
+            wanted = torch.tensor([[rows[0] / (z + epsilon), -rows[1] / (z + epsilon)]], dtype=torch.float64)
+            x = torch.tensor([rows], dtype=dtype)
+            layer = layer_of(dtype)
+            for rule in (Epsilon(epsilon), Epsilon(epsilon, zero_bias=True), Gamma(0.0, epsilon)):
+                found = relevance(layer, x, Composite({nn.Linear: rule}))
+                torch.testing.assert_close(found.double(), wanted, rtol=4 * torch.finfo(dtype).eps, atol=0)
+            product = torch.tensor([rows], dtype=dtype, requires_grad=True)
+            lf.linear_epsilon(product, layer.weight, epsilon=epsilon).backward(torch.ones(1, 1, dtype=dtype))
+            torch.testing.assert_close(product.grad.double(), wanted, rtol=4 * torch.finfo(dtype).eps, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_epsilon_of_operations_acts_as_it_was_asked_for(dtype):
+    for epsilon in epsilons(dtype):
+        a = torch.tensor([2.0**-12], dtype=dtype, requires_grad=True)
+        b = torch.tensor([1.0], dtype=dtype, requires_grad=True)
+        z = 2.0**-12
+        one, half = torch.ones(1, dtype=dtype), z / (z + epsilon) / 2
+        outputs = [
+            (lf.add2(a, torch.zeros_like(a), epsilon=epsilon), 2 * half),
+            (lf.mean(a, 0, True, epsilon=epsilon), 2 * half),
+            (lf.epsilon_lrp(torch.neg, epsilon, a), 2 * half),
+            (lf.matmul(a[None], b[None], epsilon=epsilon).flatten(), half),
+        ]
+        for output, wanted in outputs:
+            (found,) = torch.autograd.grad(output, a, one)
+            assert found.item() == pytest.approx(wanted, rel=4 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_attention_is_finite_with_every_epsilon(dtype):
+    x = torch.zeros(1, 1, 3, 4, dtype=dtype)
+    x[..., 1, :] = torch.tensor([1.0, -1.0, 1.0, -1.0])
+
+    class Model(nn.Module):
+        def forward(self, t):
+            return F.scaled_dot_product_attention(t, t, t)
+
+    for epsilon in epsilons(dtype):
+        for rule in (Attention(epsilon), UniformEpsilon(epsilon)):
+            composite = Composite({F.scaled_dot_product_attention: rule})
+            assert torch.isfinite(relevance(Model(), x, composite)).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_default_is_the_resolution_in_half_precision_and_1e_6_above(dtype):
+    expected = torch.finfo(dtype).resolution if dtype in HALF else 1e-6
+    layer, x = layer_of(dtype), torch.tensor([[1.0, 1.0]], dtype=dtype)
+    found = relevance(layer, x, Composite({nn.Linear: Epsilon()}), r=expected)
+    torch.testing.assert_close(found, torch.tensor([[1.0, -1.0]], dtype=dtype))
+    by_default = relevance(layer, x, Composite(), r=expected)
+    torch.testing.assert_close(by_default, torch.tensor([[1.0, -1.0]], dtype=dtype))
+    stabilized = Stabilizer()(torch.zeros(1, dtype=dtype))
+    torch.testing.assert_close(stabilized, torch.full((1,), expected, dtype=dtype))
+
+
+def test_the_default_is_a_number_as_any_other():
+    assert DefaultEpsilon(1e-6) == 1e-6
+    assert Epsilon() == Epsilon(1e-6)
+    assert str(Epsilon()) == str(Epsilon(1e-6)) == "Epsilon(epsilon=1e-06)"
+    assert isinstance(EPSILON, float)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_quotients_are_bounded_and_only_where_they_could_overflow(dtype):
+    info = torch.finfo(dtype)
+    bound = 2.0**14 if dtype == torch.float16 else info.max**0.5
+    value, zero = torch.tensor([8.0], dtype=dtype), torch.zeros(1, dtype=dtype)
+    for quotient in (over_stabilized(value, zero, info.tiny), over_positive(value, zero.clone(), info.tiny)):
+        assert quotient.item() == pytest.approx(bound, rel=1e-2)
+    assert over_stabilized(-value, zero, info.tiny).item() == pytest.approx(-bound, rel=1e-2)
+    assert over_stabilized(value, zero, info.resolution).item() == pytest.approx(8 / info.resolution, rel=2e-2)
+
+
+def test_relevance_that_is_not_a_number_is_not_hidden():
+    x = torch.tensor([[1.0, 1.0]], requires_grad=True)
+    with Composite({nn.Linear: Epsilon(1e-38)}).register(layer := layer_of(torch.float32)):
+        layer(x).backward(torch.tensor([[torch.nan]]))
+    assert x.grad.isnan().all()
