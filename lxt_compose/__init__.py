@@ -4,6 +4,7 @@ from . import command_start  # noqa: F401, I001 - before torch is imported
 from . import baselines, evaluate, functional, heatmap, kinds, modules, old_paths, presets
 from .attribution import Attribution, attribute, blocks
 from .autograd.numerics import Stabilizer
+from .autograd.trees import register_container
 from .canonizers.base import Canonizer
 from .canonizers.merge_batch_norm import MergeBatchNorm
 from .composite import Composite
@@ -23,6 +24,7 @@ from .errors import (
 from .keys import first_layer, where
 from .ledger import Ledger
 from .ops import Family
+from .ops import register as register_operation
 from .rules import (
     AlphaBeta,
     Attention,
@@ -33,6 +35,7 @@ from .rules import (
     GatedEpsilon,
     Identity,
     Norm,
+    OpCall,
     Pass,
     Ratio,
     ReLUBetaSmooth,
@@ -85,6 +88,7 @@ __all__ = [
     "MergeBatchNorm",
     "Norm",
     "NotFiniteError",
+    "OpCall",
     "Pass",
     "Ratio",
     "ReLUBetaSmooth",
@@ -122,6 +126,8 @@ __all__ = [
     "kinds",
     "modules",
     "presets",
+    "register_container",
+    "register_operation",
     "remove",
     "where",
     "with_target",

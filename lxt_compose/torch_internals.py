@@ -31,6 +31,12 @@ modes_off = torch._C.DisableTorchFunction
 Unnecessary once `torch.overrides` has a public context that switches off all function modes.
 """
 
+plain_torch_function = torch._C._disabled_torch_function_impl
+"""The `__torch_function__` of a subclass of tensor whose operations give plain tensors.
+
+Public in all but its name: the documentation of `torch.Tensor` subclasses uses it.
+"""
+
 function_modes = _get_current_function_mode_stack
 """The function modes that are active in this thread, outermost first: an interrupt may leave one there.
 
@@ -262,6 +268,13 @@ def remove_hooks(module: nn.Module, unwanted: Any) -> None:
         for number in [number for number, hook in hooks.items() if hook is unwanted]:
             for kept in (hooks, *marks):
                 kept.pop(number, None)
+
+
+def clear_hooks(module: nn.Module) -> None:
+    """Take all forward hooks off a copy of a module: handles that could remove them belong to the original."""
+    for part in module.modules():
+        part._forward_hooks.clear()
+        part._forward_pre_hooks.clear()
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -115,6 +115,30 @@ def test_no_cycles():
     assert set(order) == set(MODULES)
 
 
+PRIVATE = {"_getframe", "f_back", "f_locals", "_sequence_nr", "_raw_saved_tensors", "_forward_pre_hooks", "_C"}
+"""Attributes of torch and Python that no one promises to keep."""
+
+
+def private_parts(source):
+    """The lines where a file leans on such attributes, of `torch._C` in the imports too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in PRIVATE:
+            yield node.lineno, node.attr
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch._"):
+            yield node.lineno, node.module
+
+
+@pytest.mark.parametrize("module", sorted(set(MODULES) - {f"{PACKAGE}.torch_internals"}))
+def test_tricks_on_private_parts_stand_in_one_file(module):
+    found = list(private_parts(MODULES[module].read_text("utf-8")))
+    assert not found, f"{MODULES[module].relative_to(ROOT)}: {found}: put it into torch_internals.py, with its reason"
+
+
+def test_a_trick_outside_that_file_is_found():
+    assert list(private_parts("import torch\nx = torch._C.DisableTorchFunction()")) == [(2, "_C")]
+    assert list(private_parts("from torch._C import _autograd")) == [(1, "torch._C")]
+
+
 @pytest.mark.parametrize("path", FILES, ids=IDS)
 def test_files_and_functions_are_short(path):
     source = path.read_text("utf-8")

@@ -224,6 +224,14 @@ def test_hooks_of_a_module_are_listed_and_removed():
     assert not module._forward_hooks_with_kwargs
 
 
+def test_all_hooks_of_a_copy_are_cleared():
+    model = nn.Sequential(nn.Linear(2, 2))
+    model[0].register_forward_hook(lambda *_: pytest.fail("it ran"))
+    model.register_forward_pre_hook(lambda *_: pytest.fail("it ran"))
+    internals.clear_hooks(model)
+    assert model(torch.randn(1, 2)).shape == (1, 2)
+
+
 def test_modules_that_were_compiled_in_place_are_known():
     module = nn.Linear(2, 2)
     assert not internals.is_compiled(module)

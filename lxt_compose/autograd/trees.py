@@ -12,6 +12,42 @@ PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device}
 """Types without tensors in them."""
 
 
+_CONTAINERS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {}
+"""Classes that users have registered: how to take what is inside, and how to make a copy with something else inside."""
+
+
+def register_container(
+    kind: type, flatten: Callable[[Any], Any], unflatten: Callable[[Any, Any], Any] | None = None
+) -> None:
+    """Have tensors found in objects of a class: modules may take and return them then.
+
+    Tuples, lists, dicts and dataclasses need no registration.
+
+    Args:
+        kind: the class; subclasses are meant too.
+        flatten: gives what is inside, as a tuple, list or dict.
+        unflatten: makes a new object of the old one and of the same with other tensors; by default a shallow copy whose
+            attributes are set, so `flatten` must give a dict of attributes.
+
+    Raises:
+        TypeError: `kind` is no class.
+    """
+    if not isinstance(kind, type):
+        raise TypeError(f"register_container() takes a class, got {kind!r}")
+    _CONTAINERS[kind] = flatten, unflatten or _with_attributes
+
+
+def _with_attributes(old: Any, values: dict[str, Any]) -> Any:
+    new = copy.copy(old)
+    for name, value in values.items():
+        setattr(new, name, value)
+    return new
+
+
+def _registered(tree: Any) -> tuple[Callable[[Any], Any], Callable[[Any, Any], Any]] | None:
+    return next((_CONTAINERS[kind] for kind in type(tree).__mro__ if kind in _CONTAINERS), None)
+
+
 def tensors_in(tree: Any) -> Iterator[Tensor]:
     """Every tensor in nested tuples, lists, dicts and dataclasses, in a fixed order; repeats are repeated."""
     if isinstance(tree, Tensor):
@@ -25,6 +61,8 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
     elif hasattr(tree, "__dataclass_fields__") and not isinstance(tree, type):
         for field in dataclasses.fields(tree):
             yield from tensors_in(getattr(tree, field.name, None))
+    elif _CONTAINERS and (found := _registered(tree)) is not None:
+        yield from tensors_in(found[0](tree))
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
@@ -54,6 +92,10 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
         return type(tree)(items)
     if hasattr(tree, "__dataclass_fields__") and not isinstance(tree, type):
         return _map_dataclass(function, tree)
+    if _CONTAINERS and (found := _registered(tree)) is not None:
+        inside = found[0](tree)
+        changed = map_tensors(function, inside)
+        return tree if changed is inside else found[1](tree, changed)
     return tree
 
 

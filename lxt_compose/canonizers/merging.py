@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from ..errors import RegistrationError
+from ..torch_internals import plain_torch_function
 
 _SOURCES = (("layer", ("weight", "bias")), ("norm", ("weight", "bias", "running_mean", "running_var")))
 
@@ -58,7 +59,7 @@ def _scale_outputs(layer: Any, weight: Tensor, scale: Tensor) -> Tensor:
 class StandIn(Tensor):
     """A tensor that a module finds in place of its own; copies and pickles of it are the module's own."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = plain_torch_function  # type: ignore[assignment]
     original: Tensor | None
 
     @staticmethod

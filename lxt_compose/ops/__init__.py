@@ -1,7 +1,7 @@
 """Op families: which functions are the same operation, its family, and what its arguments are to each other."""
 
 from .families import DROPOUTS, KNOWINGLY_UNCOVERED, Family, Op
-from .lookup import can_mutate, display_name, is_reversed, mutates, op_named, op_of, same_op
+from .lookup import can_mutate, display_name, is_reversed, mutates, op_named, op_of, register, same_op
 from .traits import Argument, Elements, Elementwise, LayerKind, NormKind, StateSpaceRole, Traits
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "mutates",
     "op_named",
     "op_of",
+    "register",
     "same_op",
 ]

@@ -128,7 +128,7 @@ def find_carriers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]
                 found.append(value)
         elif type(value) in PLAIN:  # what most arguments are that are no tensors
             continue
-        elif isinstance(value, (tuple, list, dict)) or hasattr(value, "__dataclass_fields__"):
+        else:
             found += [tensor for tensor in tensors_in(value) if tensor.requires_grad]
     return found
 

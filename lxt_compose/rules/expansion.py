@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autograd.trees import map_tensors, tensors_in
+from ..torch_internals import clear_hooks, modes_off
 
 POINTS = (0.0, 1.0, 0.5)
 """Points of expansion: the first at which f and its derivative are finite (logarithms have 1, logit has 1/2)."""
@@ -35,7 +36,7 @@ class Expansion(NamedTuple):
 
 def _expand(f: Callable[[Tensor], Tensor], like: Tensor) -> Expansion | None:
     """Expand f at the first of `POINTS` at which it is finite and differentiable from the right."""
-    with torch.no_grad(), torch._C.DisableTorchFunction():
+    with torch.no_grad(), modes_off():
         for at in POINTS:
             points = [torch.full_like(like, at + step) for step in (0, _STEP / 100, _STEP, 2 * _STEP)]
             value, nearest, near, far = (f(point).detach() for point in points)
@@ -140,9 +141,7 @@ def expand_module(module: nn.Module, x: Tensor, z: Tensor) -> Expansion | None:
 def _evaluate(module: nn.Module, x: Tensor, z: Tensor) -> Expansion | None:
     try:
         twin = copy.deepcopy(module).to("cpu", torch.float64).eval()
-        for part in twin.modules():  # hooks are not copied: those of the user would run once more
-            part._forward_hooks.clear()
-            part._forward_pre_hooks.clear()
+        clear_hooks(twin)  # those of the user would run once more
         like = torch.zeros(x.shape, dtype=torch.float64)
         expansion = _expand(twin, like)
         if expansion is None or expansion.value.shape != like.shape or not _is_elementwise(twin, expansion, x, z):
@@ -157,7 +156,7 @@ def _is_elementwise(twin: nn.Module, expansion: Expansion, x: Tensor, z: Tensor)
     changed = (torch.arange(x.numel()) % 2 == 0).view(x.shape)
     given = x.detach().to("cpu", torch.float64)
     expected = torch.where(changed, expansion.value, z.detach().reshape(x.shape).to("cpu", torch.float64))
-    with torch.no_grad(), torch._C.DisableTorchFunction():
+    with torch.no_grad(), modes_off():
         found = twin(torch.where(changed, expansion.at, given))
     tolerance = torch.finfo(x.dtype).eps ** 0.5
     return torch.allclose(found, expected, tolerance, tolerance, equal_nan=True)

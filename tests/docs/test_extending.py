@@ -1,0 +1,84 @@
+"""The how-tos for what users write themselves run as they stand, and are short."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lxt_compose import Composite, Epsilon, Family, register_container, register_operation
+from lxt_compose.autograd.trees import map_tensors, tensors_in
+
+PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "extending.md"
+BLOCKS = dict(re.findall(r"^## ([^\n]+)\n.*?^```python\n(.*?)^```", PAGE.read_text("utf-8"), flags=re.M | re.S))
+FORMULATIONS = ("relevance", "gradient")
+
+
+@pytest.mark.parametrize("heading", BLOCKS)
+def test_every_block_runs_and_is_short(heading):
+    block = BLOCKS[heading]
+    assert sum(bool(line.strip()) for line in block.splitlines()) <= 20
+    exec(compile(block, f"{PAGE.name}: {heading}", "exec"), {"__name__": "extending"})
+
+
+def test_there_are_four_how_tos():
+    assert list(BLOCKS) == ["A rule", "An operation of a family", "A canonizer", "A container of outputs"]
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_a_rule_of_the_page_has_its_relevance_and_its_books(formulation):
+    names = {}
+    exec(BLOCKS["A rule"], names)
+    model = nn.Bilinear(3, 3, 2, bias=False).double()
+    a, b = (torch.randn(4, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    rule = names["FirstTakesAll"](0.0)
+    with Composite({nn.Bilinear: rule}, formulation=formulation).register(model) as registration:
+        with registration.ledger() as ledger:
+            y = model(a, b)
+            y.backward(y.detach() if formulation == "relevance" else torch.ones_like(y))
+        row = registration.report().rows[0]
+    relevance = a.grad if formulation == "relevance" else a * a.grad
+    torch.testing.assert_close(relevance.sum(1), y.detach().sum(1))
+    assert b.grad is None or not b.grad.any()
+    assert ledger.unaccounted < 1e-9
+    assert "FirstTakesAll" in row.rule
+
+
+def test_an_operation_of_torch_cannot_be_registered_anew():
+    with pytest.raises(ValueError, match=r"torch.add is an operation of torch, whose family is known"):
+        register_operation(torch.add, Family.PRODUCT)
+    with pytest.raises(TypeError, match="takes a function and a Family"):
+        register_operation(3, Family.PRODUCT)
+
+
+def test_a_registered_container_is_taken_apart_and_made_anew():
+    class Pair:
+        def __init__(self, left, right):
+            self.left, self.right = left, right
+
+    class Child(Pair):
+        pass
+
+    register_container(Pair, lambda pair: (pair.left, pair.right), lambda old, new: type(old)(*new))
+    pair = Child(torch.ones(1), [torch.zeros(2)])
+    assert [tuple(t.shape) for t in tensors_in(pair)] == [(1,), (2,)]
+    assert map_tensors(lambda t: t, pair) is pair
+    doubled = map_tensors(lambda t: t + 1, pair)
+    assert type(doubled) is Child
+    assert doubled.left.item() == 2
+    assert doubled.right[0].tolist() == [1, 1]
+    with pytest.raises(TypeError, match="takes a class"):
+        register_container(3, vars)
+
+
+def test_a_registered_operation_is_a_key_and_has_the_familys_default():
+    names = {}
+    exec(BLOCKS["An operation of a family"].replace("readme::", "readme2::"), names)
+    x = torch.tensor([1.0, -2.0], requires_grad=True)
+    with Composite({names["double"]: Epsilon(0.5)}).register(names["Doubled"]()) as registration:
+        y = registration.model(x)
+        y.backward(y.detach())
+        (row,) = registration.report().rows
+    assert row.rule == "Epsilon(epsilon=0.5)"
+    torch.testing.assert_close(x.grad, x.detach() * 2 * y.detach() / (y.detach() + 0.5 * y.detach().sign()))
