@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from ..errors import MatchError, RegistrationError
 from ..text.folding import fold_names
-from .merging import Pair, StandIn, own
+from .affine import is_layer, is_norm, norms_inside
+from .merging import Pair
 from .module_order import followed_by
 
 
@@ -23,14 +23,20 @@ class MergeBatchNorm:
 
     ``y = (W x + b - mu) / sigma * gamma + beta`` with ``sigma = sqrt(var + eps)`` is the layer ``y = W' x + b'`` with
     ``W' = W * gamma / sigma`` for each output channel and ``b' = (b - mu) * gamma / sigma + beta``; the batch norm
-    becomes the identity. For Linear on [batch, features], Conv1d-3d and ConvTranspose1d-3d. Parameters and buffers stay
-    as they are, in ``state_dict()`` too: the two modules find the merged values in their place. A weight that changes
-    meanwhile is merged anew.
+    becomes the identity. Parameters and buffers stay as they are, in ``state_dict()`` too: the two modules find the
+    merged values in their place. A weight that changes meanwhile is merged anew.
+
+    What a module is, is told by what it computes, not by its class: copies of the layer and the norm are run on numbers
+    with their own and with merged values, and are merged if both give the same. So this serves linear layers on [batch,
+    features], convolutions and transposed ones, with padding of their own (timm's "SAME" padding), norms that are
+    frozen, and norms with an activation inside (timm's BatchNormAct2d), which keeps its own rule. Layers whose weight
+    is computed from others (parametrizations, weight norm, adapters) stay as they are.
 
     Args:
         pairs: names of layers and their batch norms, ``[("conv1", "bn1"), ...]``; ``("*.conv", "*.bn")`` is each layer
             of that kind of name with the batch norm beside it, where there is one. None: found by running order, from
-            a symbolic trace of the model or its parts; what cannot be merged stays, and the report says why.
+            a symbolic trace of the model or its parts; what cannot be merged stays, and the report says why. There is a
+            warning where nothing at all is merged.
 
     Raises:
         TypeError: pairs are not pairs of names.
@@ -63,16 +69,25 @@ class MergeBatchNorm:
         if self.pairs is not None:
             names = [pair for patterns in self.pairs for pair in _expanded(model, *patterns)]
             return Merged([_named_pair(model, *pair, names) for pair in names], {})
-        found, reasons = followed_by(model, is_mergeable_layer, is_batch_norm)
+        found, reasons = followed_by(model, is_layer, is_norm)
+        names = {module: name for name, module in model.named_modules()}
+        for name, layer in model.named_modules():  # a norm that its layer holds and calls itself
+            for norm in norms_inside(layer)[:1]:
+                found.append((name, names[norm]))
+                reasons.pop(names[norm], None)
         pairs = []
         for layer_name, norm_name in found:
-            layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
-            reason = _misfit(layer, norm)
-            if reason:
-                reasons[norm_name] = reason
-            else:
+            try:
+                layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
                 pairs.append(Pair(layer, norm, layer_name, norm_name))
-        return Merged(pairs, reasons)
+            except ValueError as reason:
+                reasons[norm_name] = str(reason)
+        merged = Merged(pairs, reasons)
+        if reasons and not pairs:
+            warnings.warn(
+                f"MergeBatchNorm merges nothing in {type(model).__name__}; {'; '.join(merged.notes)}", stacklevel=2
+            )
+        return merged
 
 
 class Merged:
@@ -85,7 +100,7 @@ class Merged:
                 f"a batch norm in train mode uses the statistics of the batch and cannot be merged: "
                 f"{', '.join(map(repr, fold_names(training)))}; call model.eval() first"
             )
-        self.identities = tuple(pair.norm for pair in pairs)
+        self.identities = tuple(pair.norm for pair in pairs if pair.is_identity)
         self.notes = _notes(pairs, reasons)
         with ExitStack() as stack:
             for pair in pairs:
@@ -107,43 +122,6 @@ def _notes(pairs: list[Pair], reasons: dict[str, str]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_METHODS = ("forward", "_conv_forward")
-
-
-def _computes_as(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> bool:
-    """Whether it is of one of these classes, with their forward and with parameters of its own, not computed ones."""
-    for kind in kinds:
-        if isinstance(module, kind):
-            same = all(getattr(type(module), name, None) is getattr(kind, name, None) for name in _METHODS)
-            plain = {"weight", "bias"} <= module._parameters.keys() and "forward" not in module.__dict__
-            return same and plain and not any(map(is_lazy, module.parameters(recurse=False)))
-    return False
-
-
-def is_mergeable_layer(module: nn.Module) -> bool:
-    """Whether a batch norm could be merged into this module."""
-    return _computes_as(module, _LAYERS)
-
-
-def is_batch_norm(module: nn.Module) -> bool:
-    """Whether the module is a batch norm as torch computes it."""
-    return _computes_as(module, _NORMS)
-
-
-def _misfit(layer: Any, norm: Any) -> str:
-    """Why a layer and a batch norm that follow each other cannot be merged; empty if they can."""
-    if own(norm, "running_mean") is None or own(norm, "running_var") is None:
-        return "no running statistics, so each batch is normalized by its own"
-    channels = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-    if channels != norm.num_features:
-        return f"it normalizes {norm.num_features} channels, but the layer before has {channels} outputs"
-    if isinstance(layer.__dict__.get("weight"), StandIn):
-        return "it is merged already"
-    return ""
-
-
 def _expanded(model: nn.Module, layer: str, norm: str) -> list[tuple[str, str]]:
     """The names that two patterns stand for: what ``*`` is in the first is filled into the second."""
     if "*" not in layer:
@@ -163,17 +141,19 @@ def _expanded(model: nn.Module, layer: str, norm: str) -> list[tuple[str, str]]:
 
 def _named_pair(model: nn.Module, layer_name: str, norm_name: str, pairs: list[tuple[str, str]]) -> Pair:
     layer, norm = _submodule(model, layer_name), _submodule(model, norm_name)
-    if not is_mergeable_layer(layer):
-        reason = f"{type(layer).__name__} is no Linear, Conv1d-3d or ConvTranspose1d-3d that computes as torch's does"
-    elif not is_batch_norm(norm):
-        reason = f"{type(norm).__name__} is no BatchNorm1d-3d that computes as torch's does"
+    reason = ""
+    if not is_norm(norm):
+        reason = f"{type(norm).__name__} has no running_mean and running_var"
+    elif not is_layer(layer) and not norms_inside(layer):
+        reason = f"{type(layer).__name__} has no weight of two or more dimensions"
     elif sum(module in (layer, norm) for pair in pairs for module in map(model.get_submodule, pair)) > 2:
         reason = "one of them is in several pairs, and a module can be merged once"
-    else:
-        reason = _misfit(layer, norm)
-    if reason:
-        raise RegistrationError(f"the batch norm {norm_name!r} cannot be merged into {layer_name!r}: {reason}")
-    return Pair(layer, norm, layer_name, norm_name)
+    try:
+        if not reason:
+            return Pair(layer, norm, layer_name, norm_name)
+    except ValueError as misfit:
+        reason = str(misfit)
+    raise RegistrationError(f"the batch norm {norm_name!r} cannot be merged into {layer_name!r}: {reason}")
 
 
 def _submodule(model: nn.Module, name: str) -> nn.Module:

@@ -15,20 +15,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
 from ..errors import RegistrationError
-from ..torch_internals import plain_torch_function
+from ..torch_internals import plain_torch_function, pre_hooks_of
+from .affine import Layout, Trial, groups_of, layouts_of, outputs_of, own
 
-_SOURCES = (("layer", ("weight", "bias")), ("norm", ("weight", "bias", "running_mean", "running_var")))
-
-
-def own(module: nn.Module, name: str) -> Tensor | None:
-    """A parameter or buffer of the module itself, whatever stands in for it."""
-    return module._parameters.get(name) if name in module._parameters else module._buffers.get(name)
+Values = dict[str, Tensor]
 
 
-def merged(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
+def merged(layer: nn.Module, norm: nn.Module, layout: Layout) -> Values:
     """Weight and bias of the layer that computes ``norm(layer(x))`` for a norm with its running statistics.
 
     ``W' = W * gamma / sigma`` for each output channel, ``b' = (b - mu) * gamma / sigma + beta``,
@@ -42,18 +37,24 @@ def merged(layer: nn.Module, norm: nn.Module) -> tuple[Tensor, Tensor]:
         value = own(module, name)
         return weight.new_tensor(default, dtype=wide) if value is None else value.detach().to(wide)
 
-    eps: Any = norm.eps
-    scale = widened(norm, "weight", 1.0) / (widened(norm, "running_var", 1.0) + eps).sqrt()
+    scale = widened(norm, "weight", 1.0) / (widened(norm, "running_var", 1.0) + eps_of(norm)).sqrt()
     shift = (widened(layer, "bias", 0.0) - widened(norm, "running_mean", 0.0)) * scale + widened(norm, "bias", 0.0)
-    return _scale_outputs(layer, weight.detach().to(wide), scale).to(weight.dtype), shift.to(weight.dtype)
+    scaled = layout(weight.detach().to(wide), scale, groups_of(layer))
+    return {"weight": scaled.to(weight.dtype), "bias": shift.to(weight.dtype)}
 
 
-def _scale_outputs(layer: Any, weight: Tensor, scale: Tensor) -> Tensor:
-    """The weight times a factor for each output channel."""
-    if isinstance(layer, _ConvTransposeNd):  # [in, out / groups, ...]: the inputs of a group lead to its outputs
-        grouped = weight.unflatten(0, (layer.groups, -1))
-        return (grouped * scale.reshape(layer.groups, 1, -1, *[1] * (weight.dim() - 2))).flatten(0, 1)
-    return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
+def neutral(norm: nn.Module) -> Values:
+    """Values with which the norm computes ``z / sqrt(1 + eps) * sqrt(1 + eps) + 0``."""
+    given = own(norm, "running_var")
+    assert given is not None
+    zero = torch.zeros_like(given)
+    return {"weight": zero + (1 + eps_of(norm)) ** 0.5, "bias": zero, "running_mean": zero, "running_var": zero + 1}
+
+
+def eps_of(norm: nn.Module) -> float:
+    """The eps of a norm; where it is written into its forward, it is most likely torch's default."""
+    eps: Any = getattr(norm, "eps", 1e-5)
+    return float(eps)
 
 
 class StandIn(Tensor):
@@ -115,17 +116,27 @@ class _Hook:
 
 
 class Pair:
-    """A layer and the batch norm that takes its output; merged from :meth:`install` until its stack is closed."""
+    """A layer and the batch norm that takes its output; merged from :meth:`install` until its stack is closed.
+
+    Raises:
+        ValueError: the two cannot be merged; the message is the reason.
+    """
 
     def __init__(self, layer: nn.Module, norm: nn.Module, layer_name: str, norm_name: str) -> None:
         self.layer, self.norm, self.layer_name, self.norm_name = layer, norm, layer_name, norm_name
+        self.nested = norm in layer.children()
+        for module in (layer, norm):
+            if isinstance(module.__dict__.get("weight"), StandIn) and pre_hooks_of(module):
+                raise ValueError("it is merged already")
+            drop_stand_ins(module)  # a copy of a merged model that has not run yet
+        self._layout, self.is_identity = self._tried()
         self._known = {id(tensor) for tensor in self._sources()}
         self._state: tuple[Any, ...] = ()
         self._last = threading.local()
 
     def __str__(self) -> str:
         layer, norm, block = self.layer_name.split("."), self.norm_name.split("."), []
-        while layer[0] == norm[0]:
+        while layer[1:] and layer[0] == norm[0]:
             block.append(layer.pop(0))
             norm.pop(0)
         names = f"{'.'.join(layer)} + {'.'.join(norm)}"
@@ -134,7 +145,6 @@ class Pair:
     def install(self, stack: ExitStack) -> None:
         """Merge, and put what takes it back on the stack."""
         for module in (self.layer, self.norm):
-            drop_stand_ins(module)  # a copy of a merged model that has not run yet
             stack.callback(drop_stand_ins, module)
         self._merge()
         before = self.layer.register_forward_pre_hook(_Hook(self._before_layer))
@@ -144,25 +154,58 @@ class Pair:
         between = self.norm.register_forward_pre_hook(_Hook(self._before_norm), with_kwargs=True)
         stack.callback(between.remove)
 
+    @torch.no_grad()
+    def _tried(self) -> tuple[Layout, bool]:
+        """The layout of the weight in which merging changes no value, and whether nothing is left of the norm."""
+        mean, weight = own(self.norm, "running_mean"), own(self.layer, "weight")
+        if mean is None or own(self.norm, "running_var") is None:
+            raise ValueError("no running statistics, so each batch is normalized by its own")
+        if weight is None:
+            raise ValueError(
+                f"the weight of {self.layer_name} is computed from others (a parametrization, an adapter); "
+                f"make it a parameter first, with torch.nn.utils.parametrize.remove_parametrizations or the like"
+            )
+        channels, tried = mean.numel(), "one of them is not affine"
+        layouts = layouts_of(self.layer, channels)
+        if not layouts:
+            raise ValueError(
+                f"it normalizes {channels} channels, but the layer before has "
+                f"{outputs_of(self.layer) or len(weight)} outputs"
+            )
+        if weight.is_meta:
+            return layouts[0][0], not self.nested
+        try:
+            trial = Trial(self.layer, self.norm)
+        except Exception as error:  # whatever the modules hold that cannot be copied
+            raise ValueError(f"they cannot be copied, to be tried: {type(error).__name__}: {error}") from error
+        for layout, inputs in layouts:
+            values = merged(trial.layer, trial.norm, layout), neutral(trial.norm)
+            tried = trial.reason_against(values, inputs)
+            if not tried:
+                return layout, trial.is_identity(values[1])
+        raise ValueError(tried)
+
     def _sources(self) -> list[Tensor]:
-        found = [own(getattr(self, role), name) for role, names in _SOURCES for name in names]
+        found: list[Tensor | None] = []
+        for module in (self.layer, self.norm):
+            if module._modules:
+                found += [*module.parameters(), *module.buffers()]
+            else:
+                found += [*module._parameters.values(), *module._buffers.values()]
         return [tensor for tensor in found if tensor is not None]
 
     def _fingerprint(self) -> tuple[Any, ...]:
         tensors = [
             (id(t), None if t.is_inference() else t._version, t.device, t.dtype, t.data_ptr()) for t in self._sources()
         ]
-        return (*tensors, self.norm.eps)
+        return (*tensors, eps_of(self.norm))
 
     @torch.no_grad()
     def _merge(self) -> None:
-        weight, bias = merged(self.layer, self.norm)
-        given = own(self.norm, "running_var")
-        assert given is not None
-        zero, eps = torch.zeros_like(given), float(self.norm.eps)  # type: ignore[arg-type]
-        # With these the batch norm computes z / sqrt(1 + eps) * sqrt(1 + eps) + 0.
-        neutral = {"weight": zero + (1 + eps) ** 0.5, "bias": zero, "running_mean": zero, "running_var": zero + 1}
-        for module, values in ((self.layer, {"weight": weight, "bias": bias}), (self.norm, neutral)):
+        for module, values in (
+            (self.layer, merged(self.layer, self.norm, self._layout)),
+            (self.norm, neutral(self.norm)),
+        ):
             for name, value in values.items():
                 module.__dict__[name] = StandIn.of(value, own(module, name))
         self._state = self._fingerprint()
@@ -182,20 +225,32 @@ class Pair:
                 f"a parameter of {self.layer_name!r} or {self.norm_name!r} carries relevance, but both are merged, and "
                 f"merged values are constants; name the pairs to be merged without these two"
             )
+        try:
+            for module in (self.layer, self.norm):
+                drop_stand_ins(module)
+            self._layout, _ = self._tried()
+        except ValueError as reason:
+            raise RegistrationError(
+                f"{self.norm_name!r} was merged into {self.layer_name!r}, and cannot be with their new values: "
+                f"{reason}; remove() the registration, and register again"
+            ) from None
         self._merge()
 
     def _after_layer(self, args: tuple[Any, ...], output: Tensor) -> None:
         self._last.output = weakref.ref(output)
 
     def _before_norm(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        given = args[0] if args else kwargs.get("input")
+        if self.nested:
+            return
+        given = args[0] if args else next(iter(kwargs.values()), None)
         last = getattr(self._last, "output", None)
         if last is None or last() is not given:
             raise RegistrationError(
                 f"{self.norm_name!r} is merged into {self.layer_name!r}, but takes something else than its output; "
                 f"name the pairs that follow each other: MergeBatchNorm(pairs=[...])"
             )
-        if isinstance(self.layer, nn.Linear) and given.dim() != 2:
+        weight = own(self.layer, "weight")
+        if weight is not None and weight.dim() == 2 and given.dim() != 2:
             raise RegistrationError(
                 f"{self.norm_name!r} normalizes dimension 1 of {tuple(given.shape)}, which is not the dimension of the "
                 f"outputs of {self.layer_name!r}, so they cannot be merged; leave the pair out"

@@ -77,7 +77,14 @@ def _uses_in(model: nn.Module, first: Test, second: Test) -> tuple[list[Use], bo
 def _scan(module: nn.Module, first: Test, second: Test, *, trace: bool) -> tuple[list[Use], bool]:
     if trace:
         try:
-            return list(_uses_of_trace(_Tracer().graph_of(module), module, first, second)), True
+            return list(
+                _uses_of_trace(
+                    _Tracer({part for part in module.modules() if first(part) or second(part)}).graph_of(module),
+                    module,
+                    first,
+                    second,
+                )
+            ), True
         except Exception:  # the model's own code, which was not written for this, may raise anything
             pass
     found: list[Use] = []
@@ -114,9 +121,9 @@ _ONE_AT_A_TIME = threading.Lock()
 class _Tracer(torch.fx.Tracer):
     """A symbolic tracer that keeps out of the way of other threads and of hooks."""
 
-    def __init__(self) -> None:
+    def __init__(self, leaves: set[nn.Module]) -> None:
         super().__init__(autowrap_modules=())  # type: ignore[arg-type]
-        self._thread = threading.get_ident()
+        self._thread, self._leaves = threading.get_ident(), leaves
 
     def graph_of(self, module: nn.Module) -> torch.fx.Graph:
         """The graph of the module's forward, optional arguments at their defaults."""
@@ -126,7 +133,9 @@ class _Tracer(torch.fx.Tracer):
             return self.trace(module, defaults)
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        """A module of torch, or a subclass that computes just what its parent in torch does."""
+        """One of a pair, a module of torch, or a subclass that computes just what its parent in torch does."""
+        if module in self._leaves:
+            return True
         inherited = type(module).forward.__module__.startswith("torch.nn.modules.")
         return super().is_leaf_module(module, name) or (inherited and not isinstance(module, nn.Sequential))
 
