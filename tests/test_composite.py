@@ -388,7 +388,7 @@ def test_parameters_of_rules_out_of_range(make_rule, message):
 
 def test_rules_for_operations_that_are_not_inside_raise_in_forward():
     for rule, families in (
-        (Norm(), "normalization, statistic"),
+        (Norm(), "homogeneous, normalization, statistic"),
         (SoftmaxTaylor(), "softmax"),
         (Attention(), "attention"),
     ):

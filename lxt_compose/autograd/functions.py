@@ -85,6 +85,20 @@ class Share(RelevanceFunction):
         return slot * ctx.share, None
 
 
+class FiniteAtZero(RelevanceFunction):
+    """x -> x; slot -> slot, but 0 where x is 0 and the slot is not finite: x has no derivative there."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        save(ctx, x)
+        return x.detach()
+
+    @staticmethod
+    def backward(ctx: Any, slot: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return slot.masked_fill((x == 0) & ~slot.isfinite(), 0)
+
+
 class Bypass(RelevanceFunction):
     """z -> z, computed from the carriers; the slots of the carriers are ``backward(slot, *saved)``.
 

@@ -6,12 +6,13 @@ import warnings
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..errors import UncoveredError, place
 from ..keys import Assignment
-from ..ops import NormKind, op_named
-from ..rules import Epsilon, Rule
+from ..ops import Family, NormKind, Op, forward_name, op_named
+from ..rules import Epsilon, Rule, Stop
 from ..text.folding import fold_names
 from .rows import Row, Status
 
@@ -119,8 +120,19 @@ class Tally:
         if self.cut:
             notes.append(f"cut off by the model itself, so no relevance passes: {', '.join(fold_names(self.cut))}")
         if self.all_stopped:
-            notes.append("every input got 0: all relevance ended at Stop rules, or at operands that are held constant")
+            said = "every input got 0: all relevance ended at Stop rules, or at operands that are held constant"
+            notes.append("; ".join(filter(None, (said, self.remedy_for_stops()))))
         return notes
+
+    def remedy_for_stops(self) -> str:
+        """Return where the default rules stopped relevance, and the keys that let it pass; empty if none did."""
+        keys = [count.key for count in self.counted() if isinstance(count.key.rule, Stop) and count.key.key is None]
+        ops = [op_named(key.name) for key in keys]
+        if not keys:
+            return ""
+        places = ", ".join(fold_names(dict.fromkeys(f"{key.name} in {key.path or '(model)'}" for key in keys)))
+        written = ", ".join(dict.fromkeys(_key_for(op) for op in ops if op is not None))
+        return f"by default that is {places}; to let it pass, give it a rule: {{{written}}}"
 
     def uncovered(self, path: str, name: str, note: str = "", outputs: Iterable[Tensor] = ()) -> None:
         """Count an operation that relevance passes through without a rule.
@@ -169,3 +181,10 @@ class Tally:
 def _is_batch_norm(name: str) -> bool:
     op = op_named(name)
     return op is not None and op.traits.norm is NormKind.BATCH
+
+
+def _key_for(op: Op) -> str:
+    """Return a key, and a rule that passes relevance through the operation."""
+    name = forward_name(op)
+    rule = "Identity()" if op.family in (Family.STATISTIC, Family.DIVISION) else "Epsilon()"
+    return f"{'torch' if hasattr(torch, name) else 'F'}.{name}: {rule}"

@@ -1,7 +1,17 @@
 """Op families: which functions are the same operation, its family, and what its arguments are to each other."""
 
 from .families import DROPOUTS, KNOWINGLY_UNCOVERED, Family, Op
-from .lookup import can_mutate, display_name, is_reversed, mutates, op_named, op_of, register, same_op
+from .lookup import (
+    can_mutate,
+    display_name,
+    forward_name,
+    is_reversed,
+    mutates,
+    op_named,
+    op_of,
+    register,
+    same_op,
+)
 from .traits import Argument, Elements, Elementwise, LayerKind, NormKind, StateSpaceRole, Traits
 
 __all__ = [
@@ -18,6 +28,7 @@ __all__ = [
     "Traits",
     "can_mutate",
     "display_name",
+    "forward_name",
     "is_reversed",
     "mutates",
     "op_named",

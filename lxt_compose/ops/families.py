@@ -22,6 +22,7 @@ class Family(str, Enum):
     PRODUCT = "product"
     CONTRACTION = "contraction"
     DIVISION = "division"
+    HOMOGENEOUS = "homogeneous"
     STATISTIC = "statistic"
     SOFTMAX = "softmax"
     NORMALIZATION = "normalization"
@@ -108,9 +109,11 @@ CONTRACTION = """
 
 DIVISION = "div rdiv reciprocal"  # div with a rounding_mode is piecewise constant: only the call says so
 
+HOMOGENEOUS = "hypot var std norm vector_norm matrix_norm nuclear_norm frobenius_norm norm_except_dim"
+
+# Powers are statistics where the exponent is negative: by its traits, or only the call says so.
 STATISTIC = """
-    sqrt rsqrt pow rpow float_power square hypot var std
-    norm vector_norm matrix_norm nuclear_norm frobenius_norm norm_except_dim
+    rsqrt pow rpow float_power sqrt square
     floor ceil round trunc sign sgn heaviside floor_divide rfloor_divide
     bernoulli poisson binomial normal uniform random exponential cauchy geometric log_normal
 """  # floor ... are piecewise constant, bernoulli ... draw at random: the gradient of both is 0
@@ -122,7 +125,8 @@ NORMALIZATION = "layer_norm rms_norm group_norm instance_norm normalize local_re
 ATTENTION = "scaled_dot_product_attention multi_head_attention_forward"
 
 COMPOSED = """
-    glu cosine_similarity var_mean std_mean lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
+    glu cosine_similarity var_mean std_mean lp_pool1d lp_pool2d lp_pool3d
+    lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
 """
 
 _UNCOVERED = {
@@ -141,7 +145,6 @@ _UNCOVERED = {
     "a kernel of one maker for recurrent nets: call torch.nn.LSTM and the like": "miopen_rnn",
     "a product over the elements of one tensor: their number is its degree": "prod cumprod",
     "reduces by sum, mean, maximum or product: only the call says which": "scatter_reduce index_reduce segment_reduce",
-    "a power mean: neither linear nor a selection": "lp_pool1d lp_pool2d lp_pool3d",
     "a smooth maximum of several terms": "logaddexp logaddexp2 logcumsumexp",
     "draws at random": "gumbel_softmax",
     "rescales by its own norm where that is too large": "renorm",
@@ -257,6 +260,7 @@ FAMILIES = {
     Family.PRODUCT: PRODUCT,
     Family.CONTRACTION: CONTRACTION,
     Family.DIVISION: DIVISION,
+    Family.HOMOGENEOUS: HOMOGENEOUS,
     Family.STATISTIC: STATISTIC,
     Family.SOFTMAX: SOFTMAX,
     Family.NORMALIZATION: NORMALIZATION,

@@ -157,6 +157,11 @@ def is_reversed(op: Op) -> bool:
     return op.name in _FORWARD
 
 
+def forward_name(op: Op) -> str:
+    """Return the name of an operation, or of the one that it is the reverse of."""
+    return _FORWARD.get(op.name, op.name)
+
+
 def same_op(a: Op, b: Op) -> bool:
     """Whether both answer to the same key: a reversed operator does to that of its forward form."""
     return _FORWARD.get(a.name, a.name) == _FORWARD.get(b.name, b.name)

@@ -99,6 +99,7 @@ class Traits:
         running_statistics: it may update some of its arguments in place while it runs.
         signs: it adds two operands, each with this sign.
         exponent: it is a power, with this exponent or with the exponent that this argument gives.
+        degree: p where ``f(t x) = t ** p * f(x)``, for functions of the homogeneous family.
         rectifier: it is ReLU.
         softmax_sign: it is a softmax over one dimension, of the input times this sign.
         elements: where the input's elements are in the output.
@@ -120,6 +121,7 @@ class Traits:
     running_statistics: bool = False
     signs: tuple[float, float] | None = None
     exponent: float | Argument | None = None
+    degree: float = 1.0
     rectifier: bool = False
     softmax_sign: float | None = None
     elements: Elements | None = None
@@ -180,6 +182,7 @@ _ROWS: tuple[tuple[str, Traits], ...] = (
     ("square", Traits(exponent=2.0, elementwise=_NONLINEAR)),
     ("sqrt", Traits(exponent=0.5, elementwise=_NONLINEAR)),
     ("rpow rsqrt min max minimum maximum fmin fmax", Traits(elementwise=_NONLINEAR)),
+    ("var", Traits(degree=2.0)),
     ("relu", Traits(rectifier=True)),
     ("softplus", Traits(state_space=StateSpaceRole.STEP_SIZE)),
     ("softmax", Traits(softmax_sign=1.0)),

@@ -10,6 +10,7 @@ from .defaults import default_rule, default_rules
 from .epsilon import Epsilon
 from .gamma import Gamma
 from .gated import Gated, GatedEpsilon, SignalTakesAll
+from .homogeneous import Homogeneous
 from .identity import Identity, Ratio
 from .input_layer import Flat, WSquare, ZBox
 from .norm import Norm
@@ -37,6 +38,7 @@ __all__ = [
     "Gamma",
     "Gated",
     "GatedEpsilon",
+    "Homogeneous",
     "Identity",
     "IdentityRule",
     "Norm",

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ..autograd.numerics import EPSILON
 from ..ops import DROPOUTS, Family, Op
@@ -13,6 +14,7 @@ from .base import RELEVANCE, Rule, find_carriers
 from .embedding import Lookup, is_for_training
 from .epsilon import Epsilon
 from .gated import Gated, GatedEpsilon, has_sigmoid_gate
+from .homogeneous import Homogeneous
 from .identity import Identity
 from .norm import Norm
 from .softmax import SoftmaxTaylor
@@ -21,7 +23,7 @@ from .stop import Stop
 from .uniform import Uniform
 from .uniform_epsilon import UniformEpsilon
 
-_POWERS = frozenset({"pow", "square", "float_power"})
+_POWERS = frozenset({"pow", "rpow", "float_power"})
 _SELECTIONS = frozenset({"split", "split_with_sizes", "softplus"})
 
 
@@ -46,6 +48,7 @@ def default_rules(formulation: str, epsilon: float | None = None) -> dict[Family
         Family.PRODUCT: Uniform(),
         Family.CONTRACTION: UniformEpsilon(epsilon),
         Family.DIVISION: Uniform(),
+        Family.HOMOGENEOUS: Homogeneous(epsilon),
         Family.STATISTIC: Stop(),
         Family.SOFTMAX: SoftmaxTaylor(),
         Family.NORMALIZATION: Norm(),
@@ -57,6 +60,8 @@ def default_rule(op: Op, table: Table) -> Rule | None:
     """The default rule of an operation; None for movement, and for what is uncovered."""
     if op.family is Family.PRODUCT and op.addends:
         return table.get(Family.CONTRACTION)  # addcmul: a product that something is added to
+    if isinstance(op.traits.exponent, float):  # a root, a square
+        return table.get(Family.ACTIVATION)
     return table.get(op.family)
 
 
@@ -77,7 +82,7 @@ def check_table(table: Any) -> None:
 
 def depends_on_call(op: Op) -> bool:
     """Whether :func:`rule_of_call` may give another rule than :func:`default_rule`."""
-    by_name = op.name in ("batch_norm", "embedding") or op.name in DROPOUTS | _POWERS | _SELECTIONS
+    by_name = op.name in ("abs", "batch_norm", "embedding") or op.name in DROPOUTS | _POWERS | _SELECTIONS
     return by_name or op.multiplies
 
 
@@ -92,6 +97,8 @@ def rule_of_call(
         return Lookup() if is_for_training(args, kwargs) else None
     if op.name in _POWERS:
         return table.get(Family.ACTIVATION if raises(op, args, kwargs) else Family.STATISTIC)
+    if op.name == "abs":
+        return table.get(Family.HOMOGENEOUS if any(map(torch.is_complex, find_carriers(args, kwargs))) else op.family)
     if op.name == "batch_norm":
         training = _flag(args, kwargs, 5, default=False)
         return table.get(Family.NORMALIZATION if training else Family.LINEAR)
@@ -126,13 +133,23 @@ def drops(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 def raises(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a power is ``x ** p`` with a number p >= 1.
+    """Whether a power passes relevance: ``x ** p`` with a constant p > 0, or ``b ** x`` with a constant b > 0.
 
-    Such a power may be a signal (``relu(x) ** 2``). Where it belongs to a statistic, a root, a power below 1 or a
-    division follows, and that is what holds the statistic constant.
+    The first is homogeneous, the second an exponential function. With a negative exponent it is a statistic, which
+    multiplies what it normalizes (``x * var ** -0.5``). Where a root is divided by, the division holds it constant.
     """
-    exponent = 2 if op.name == "square" else kwargs.get("exponent", args[1] if len(args) > 1 else None)
-    return isinstance(exponent, (int, float)) and exponent >= 1
+    given = [*args, *(kwargs[name] for name in ("input", "self", "exponent") if name in kwargs)]
+    if len(given) != 2:
+        return False
+    base, exponent = reversed(given) if op.name == "rpow" else given
+    carriers = [x for x in (base, exponent) if isinstance(x, Tensor) and x.requires_grad]
+    if len(carriers) != 1:
+        return False
+    constant = base if exponent is carriers[0] else exponent
+    if not isinstance(constant, Tensor):
+        return isinstance(constant, (int, float)) and constant > 0
+    shape = carriers[0].shape
+    return torch.broadcast_shapes(constant.shape, shape) == shape and bool((constant > 0).all())
 
 
 def dropout_is_active(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

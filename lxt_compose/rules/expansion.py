@@ -17,7 +17,7 @@ from ..autograd.trees import map_tensors, tensors_in
 from ..torch_internals import clear_hooks, modes_off
 
 POINTS = (0.0, 1.0, 0.5)
-"""Points of expansion: the first at which f and its derivative are finite (logarithms have 1, logit has 1/2)."""
+"""Points of expansion: the first at which f is finite (for logarithms that is 1, for logit 1/2)."""
 _STEP = 1e-5
 
 
@@ -35,16 +35,18 @@ class Expansion(NamedTuple):
 
 
 def _expand(f: Callable[[Tensor], Tensor], like: Tensor) -> Expansion | None:
-    """Expand f at the first of `POINTS` at which it is finite and differentiable from the right."""
+    """Expand f at the first of `POINTS` at which it is finite; None if it has no finite slope there."""
     with torch.no_grad(), modes_off():
         for at in POINTS:
             points = [torch.full_like(like, at + step) for step in (0, _STEP / 100, _STEP, 2 * _STEP)]
             value, nearest, near, far = (f(point).detach() for point in points)
             slope = (4 * near - far - 3 * value) / (2 * _STEP)
+            if not bool((value.isfinite() & slope.isfinite()).all()):
+                continue
             nearest = (nearest - value) / (_STEP / 100)
-            smooth = (nearest - slope).abs() <= 1e-3 + 1e-2 * slope.abs()  # not so for a root, as of acosh at 1
-            if bool((value.isfinite() & slope.isfinite() & smooth).all()):
-                return Expansion(at, value, slope)
+            smooth = bool(((nearest - slope).abs() <= 1e-3 + 1e-2 * slope.abs()).all())
+            # A root has no slope: sqrt(|x|) at 0, acosh at 1. If that is its bias, a bounded one is taken.
+            return Expansion(at, value, slope) if smooth or (at == 0 and bool(value.any())) else None
     return None
 
 

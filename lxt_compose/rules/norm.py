@@ -27,12 +27,12 @@ class Norm(Rule):
     that is a carrier gets ``R_b = b * R / z``; a weight that is a carrier shares its product with x, half each.
     In the gradient formulation the same with g in place of R / z. Covers layer_norm, rms_norm, group_norm,
     instance_norm, batch_norm in train mode, normalize and local_response_norm; on a module (any RMSNorm written by
-    hand) the square roots, powers and variances inside are held constant.
+    hand) the square roots, powers, variances and lengths inside are held constant.
 
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4; the centering as in Ali et al. 2022, eq. 10.
     """
 
-    families: ClassVar[frozenset[Family]] = frozenset({Family.NORMALIZATION, Family.STATISTIC})
+    families: ClassVar[frozenset[Family]] = frozenset({Family.NORMALIZATION, Family.HOMOGENEOUS, Family.STATISTIC})
 
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""
@@ -42,7 +42,7 @@ class Norm(Rule):
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
         """See :meth:`Rule.leave`."""
         assert call.op is not None
-        if call.op.family is Family.STATISTIC:
+        if call.op.family in (Family.STATISTIC, Family.HOMOGENEOUS):
             return [z.detach() for z in outputs]
         (z,) = outputs
         if not call.relevance and (quick := _of_layer_norm(call, z)) is not None:

@@ -38,7 +38,15 @@ def name_of_function(call: Call) -> str:
     """The name of the elementwise function that is called; empty if it is not known."""
     if call.module is not None:
         return function_of_module(type(call.module))
-    return call.op.name if call.op is not None else ""
+    if call.op is None or (call.op.family is Family.STATISTIC and _raises_a_constant(call)):
+        return ""
+    return call.op.name
+
+
+def _raises_a_constant(call: Call) -> bool:
+    """Whether this is ``b ** x``, an exponential function, and no power of x."""
+    exponent = call.kwargs.get("exponent", call.args[1] if len(call.args) > 1 else None)
+    return isinstance(exponent, Tensor) and exponent.requires_grad
 
 
 def has_own_slope(call: Call) -> bool:

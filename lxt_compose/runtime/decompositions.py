@@ -6,6 +6,7 @@ those that torch calls the kernel with. An entry in `STEPS` takes apart one more
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FunctionType
@@ -38,7 +39,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
 def _with_mean(
     spread: Callable[..., Tensor], input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
-    """A measure of spread, which is a statistic, and the mean, which is not."""
+    """A measure of spread, and the mean."""
     dim = kwargs.pop("axis", dim)
     if len(args) > 1:  # unbiased, keepdim
         args, keepdim = args[:1], args[1]
@@ -46,6 +47,21 @@ def _with_mean(
         return spread(input, dim), input.mean()
     mean = input.mean() if dim is None and not keepdim else input.mean(dim, keepdim=keepdim)
     return spread(input, dim, *args, keepdim=keepdim, **kwargs), mean
+
+
+def _lp_pool(
+    pool: Callable[..., Tensor],
+    dims: int,
+    input: Tensor,
+    norm_type: float,
+    kernel_size: Any,
+    stride: Any = None,
+    ceil_mode: bool = False,
+) -> Tensor:
+    """``(sum of x ** p) ** (1 / p)`` over windows, the sum as their mean times their size."""
+    size = math.prod(kernel_size) if isinstance(kernel_size, (tuple, list)) else kernel_size**dims
+    mean = pool(input.pow(norm_type), kernel_size, stride, 0, ceil_mode)
+    return (mean * size).pow(1.0 / norm_type)
 
 
 # ---- one position of a recurrent net; its weights are w_ih [gates * hidden, features], w_hh [gates * hidden, hidden],
@@ -163,6 +179,9 @@ STEPS: dict[str, Callable[..., Any]] = {
     "cosine_similarity": cosine_similarity,
     "var_mean": partial(_with_mean, torch.var),
     "std_mean": partial(_with_mean, torch.std),
+    "lp_pool1d": partial(_lp_pool, F.avg_pool1d, 1),
+    "lp_pool2d": partial(_lp_pool, F.avg_pool2d, 2),
+    "lp_pool3d": partial(_lp_pool, F.avg_pool3d, 3),
     "lstm": partial(_recurrent, _lstm_step),
     "gru": partial(_recurrent, _gru_step),
     "rnn_tanh": partial(_recurrent, _rnn_tanh),

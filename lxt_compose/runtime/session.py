@@ -182,7 +182,7 @@ class Session:
             return
         self.tally.all_stopped = True
         warnings.warn(
-            f"no input of {self.name} gets any relevance: all of it ends at rules that stop it "
-            f"(square roots, powers, norms by default) or at operands that are held constant; see the report",
+            f"no input of {self.name} gets any relevance: all of it ends at rules that stop it, or at operands that "
+            f"are held constant; {self.tally.remedy_for_stops() or 'see the report'}",
             stacklevel=2,
         )

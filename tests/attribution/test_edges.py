@@ -1,13 +1,18 @@
 """Inputs at the edge: given twice, oddly named, cut off by the model, or met by a model that is in train mode."""
 
+import re
+
 import pytest
 import torch
+from support import Fn
 from torch import nn
+from torch.nn import functional as F
 
 from lxt_compose import (
     AttributionError,
     Composite,
     Epsilon,
+    Identity,
     RegistrationError,
     UncoveredError,
     ValueAttention,
@@ -38,14 +43,14 @@ class Renamed(nn.Module):
 
 
 class Powers(nn.Module):
-    """Two to the power of a layer: by default what only a power leads to is a statistic."""
+    """A negative power of a layer: by default it is a statistic."""
 
     def __init__(self):
         super().__init__()
         self.layer = nn.Linear(8, 2)
 
     def forward(self, x):
-        return 2 ** self.layer(x)
+        return self.layer(x).abs().rsqrt()
 
 
 def test_a_tensor_given_twice_is_two_inputs():
@@ -80,14 +85,42 @@ def test_train_mode_leaves_the_statistics_of_batch_norm():
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
 
 
-def test_when_rules_stop_everything_it_is_said():
+def test_when_rules_stop_everything_it_is_said_with_the_remedy():
     x = torch.randn(3, 8, requires_grad=True)
+    remedy = r"by default that is rsqrt in \(model\); to let it pass, give it a rule: \{torch.rsqrt: Identity\(\)\}"
     with Composite().register(Powers()) as registration:
-        with pytest.warns(UserWarning, match="no input of Powers gets any relevance"):
+        with pytest.warns(UserWarning, match=f"no input of Powers gets any relevance.*{remedy}"):
             y = registration.model(x)
         y.backward(y.detach())
     assert torch.equal(x.grad, torch.zeros_like(x))
-    assert "every input got 0" in str(registration.report())
+    assert re.search(f"every input got 0.*{remedy}", " ".join(registration.report().notes))
+    assert attribute(Powers(), x.detach(), target=0, composite=Composite({torch.rsqrt: Identity()})).relevance.any()
+
+
+STOPPED = {
+    "torch.div": (lambda x: 1 / x, {torch.div: Identity()}),
+    "torch.reciprocal": (lambda x: x.reciprocal(), {torch.reciprocal: Identity()}),
+    "torch.pow": (lambda x: x**-2, {torch.pow: Identity()}),
+    "torch.round": (lambda x: (9 * x).round(), {torch.round: Identity()}),
+    "F.grid_sample": (
+        lambda x: F.grid_sample(torch.eye(4).expand(3, 1, 4, 4), x.tanh().view(3, 2, 2, 2), align_corners=True).flatten(
+            1
+        ),
+        {F.grid_sample: Epsilon()},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STOPPED)
+def test_the_key_that_the_warning_names_lets_relevance_pass(name):
+    function, rules = STOPPED[name]
+    torch.manual_seed(0)
+    model = Fn(lambda self, x: function(self.layer(x)), layer=nn.Linear(8, 8))
+    x = torch.randn(3, 8)
+    with Composite().register(model), pytest.warns(UserWarning, match=rf"give it a rule: \{{{name}: \w+\(\)\}}"):
+        model(x.clone().requires_grad_())
+    result = attribute(model, x, target=lambda y: y.sum(1), composite=Composite(rules))
+    assert result.relevance.any()
 
 
 def test_a_removed_registration_cannot_be_entered():

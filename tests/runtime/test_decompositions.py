@@ -347,12 +347,13 @@ MEANS = {
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 @pytest.mark.parametrize("function", [torch.var_mean, torch.std_mean], ids=["var", "std"])
 @pytest.mark.parametrize("name", MEANS)
-def test_a_mean_that_comes_with_a_statistic_is_a_mean(name, function, formulation):
-    """Whatever way it is called: the mean passes relevance, the statistic is a constant."""
+def test_a_mean_that_comes_with_a_spread(name, function, formulation):
+    """Whatever way it is called: as the mean and the spread, each by itself."""
     call, mean = MEANS[name]
+    spread = torch.var if function is torch.var_mean else torch.std
     x, composite = sequences(), exact(formulation, strict=True)
     together = Fn(lambda self, x: (lambda spread, m: (m * (1 + spread)).exp())(*call(function, x)))
-    apart = Fn(lambda self, x: (mean(x) * (1 + call(function, x)[0].detach())).exp())
+    apart = Fn(lambda self, x: (mean(x) * (1 + call(spread, x))).exp())
     plain = together(x)
     with composite.register(together):
         assert torch.equal(together(x.clone().requires_grad_()), plain)
