@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -12,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..autograd.trees import map_tensors
 from ..errors import AttributionError, CompositeError
 from ..target_module import explained
 from .axes import BATCH, Dims, embedded, find_dims, is_graph, parse_dims, place_of
+from .structure import fresh, names_of_arguments, read_arguments
 
 # Inputs that say how to read the others. They are constants, whatever their dtype.
-_CONSTANT = re.compile(r"mask|position|label|type_ids|bias|cache|length|past_key")
+_CONSTANT = re.compile(r"mask|position|label|type_ids|bias|cache|length|past_key|edge_index|offsets|(^|\.)(batch|ptr)$")
 _CONSTANT_FLOAT = re.compile(r"(^|_)(mask|bias|labels?)$|cache|past_key")
 # Which nodes are neighbors, and which graph each belongs to.
 _OF_GRAPHS = re.compile(r"^(edge_(index|type|label_index)|adj(_t)?|batch|ptr)$")
@@ -82,14 +83,24 @@ class Inputs:
 
         return replace(
             self,
-            args=tuple(map(cut, self.args)),
-            kwargs={name: cut(value) for name, value in self.kwargs.items()},
+            args=map_tensors(cut, self.args),
+            kwargs=map_tensors(cut, self.kwargs),
             carriers={name: cut(value) for name, value in self.carriers.items()},
             ids={name: cut(value) for name, value in self.ids.items()},
             mask=cut(self.mask),
             encoder_mask=cut(self.encoder_mask),
             count=part.stop - part.start,
         )
+
+    def copied(self) -> Inputs:
+        """The same for one forward pass, in which the model may change what is no carrier."""
+        memo: dict[int, Tensor] = {}
+
+        def copy_of(x: Tensor) -> Tensor:
+            return x if x.is_floating_point() else memo.setdefault(id(x), x.clone())
+
+        args, kwargs = fresh(self.args, copy_of), fresh(self.kwargs, copy_of)
+        return replace(self, args=args, kwargs=kwargs, ids={name: copy_of(x) for name, x in self.ids.items()})
 
     def dims_of_relevance(self) -> dict[str, tuple[torch.Size, Dims]]:
         """Shape and dimensions of the relevance of each input; the number of features of embeddings is not known."""
@@ -117,8 +128,8 @@ def read_inputs(model: nn.Module, inputs: Any, dims: Any = None) -> Inputs:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model must be a torch.nn.Module, got {model!r} of type {type(model).__name__}")
-    args, kwargs = _arguments(inputs)
-    named = {**_positional_names(model, args), **kwargs}
+    args, kwargs = read_arguments(model, inputs)
+    named = names_of_arguments(model, args, kwargs)
     tensors = {name: x for name, x in named.items() if isinstance(x, Tensor)}
     carriers = {name: x for name, x in tensors.items() if x.is_floating_point() and not _CONSTANT_FLOAT.search(name)}
     ids = {name: x for name, x in tensors.items() if is_integer(x) and not _CONSTANT.search(name)}
@@ -133,14 +144,15 @@ def read_inputs(model: nn.Module, inputs: Any, dims: Any = None) -> Inputs:
         )
     main = next(iter((*ids.values(), *carriers.values())))
     _check(carriers, main)
-    mask = next((tensors[name] for name in _MASKS if name in tensors), None)
+    last = {name.rpartition(".")[2]: x for name, x in tensors.items()}
+    mask = next((last[name] for name in _MASKS if name in last), None)
     wanted = {**ids, **carriers}
     said = parse_dims(dims, wanted)
     known = find_dims(model, wanted, said, args, kwargs, graph=graph)
     count = _count(wanted, known)
     found = Inputs(args, kwargs, carriers, ids, mask, count, _hint(model, named, main), dims=known, said=said)
     if _has_decoder(model):
-        return replace(found, mask=tensors.get("decoder_attention_mask"), has_decoder=True, encoder_mask=mask)
+        return replace(found, mask=last.get("decoder_attention_mask"), has_decoder=True, encoder_mask=mask)
     return found
 
 
@@ -181,34 +193,6 @@ def telling(model: nn.Module, inputs: Inputs) -> Iterator[None]:
             f"{type(explained(model)).__name__} (parameters: {', '.join(sorted(kinds)) or 'none'}) failed on the "
             f"inputs {inputs.described()}: {error}"
         ) from error
-
-
-def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(inputs, Tensor):
-        return (inputs,), {}
-    if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    if isinstance(inputs, tuple):
-        return inputs, {}
-    raise TypeError(
-        f"inputs must be a tensor, a tuple of arguments or a mapping of keyword arguments (what a tokenizer returns), "
-        f"got {type(inputs).__name__}"
-    )
-
-
-def _positional_names(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
-    """The arguments by the names that they have in the model's forward."""
-    try:
-        names = list(inspect.signature(model.forward).bind_partial(*args).arguments.items())
-    except (TypeError, ValueError):  # too many arguments, or no signature: the model itself will tell
-        names = []
-    found: dict[str, Any] = {}
-    for name, value in names:
-        if value is not None and isinstance(value, tuple) and all(any(v is a for a in args) for v in value):
-            found.update({f"{name}{index}": v for index, v in enumerate(value)})  # *inputs
-        else:
-            found[name] = value
-    return found or {f"input{index}": value for index, value in enumerate(args)}
 
 
 def pair(size: Any) -> tuple[int, int]:

@@ -40,7 +40,9 @@ def attribute(
 
     Args:
         model: any module, in ``eval()`` mode; afterwards it is as before, whatever happens.
-        inputs: a tensor, a tuple of arguments, or a mapping of keyword arguments, such as what a tokenizer returns.
+        inputs: a tensor, a tuple of arguments, or a mapping of keyword arguments, such as what a tokenizer returns;
+            arrays of numpy too. Arguments may be lists and dictionaries of tensors, whose parts have names such as
+            ``xs[0]`` and ``batch.input_ids``. Caches and lists that a model fills are copied for each pass.
             The first dimension counts samples. Floating point inputs carry relevance; integer ids are explained by the
             output of the model's embedding layer; masks, positions and labels pass through.
         target: what is explained. None: the arg-max of the class logits, at the last real token if the output is
@@ -263,6 +265,7 @@ class _Run:
         with ExitStack() as stack, torch.no_grad():
             for name, module in self.model.named_modules():
                 stack.callback(module.register_forward_hook(look(name, module)).remove)
+            batch = batch.copied()
             self.model(*batch.args, **batch.kwargs)
         if first:
             return f"{message}; the first module that put out NaN or infinite values is {first[0]}"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..autograd.trees import map_tensors
 from ..errors import AttributionError, RegistrationError
 from ..rules import GRADIENT, Epsilon
 from ..runtime.registration import Registration
@@ -53,8 +54,9 @@ class Taps:
         Raises:
             AttributionError: the ids went through no embedding layer, or through one inside a module with a rule.
         """
-        self._wanted, self.leaves, self._arranged = batch.ids, {}, {}
         self._orders = orders_of(model, batch)
+        batch = batch.copied()
+        self._wanted, self.leaves, self._arranged = batch.ids, {}, {}
         exchanged: dict[int, list[Tensor]] = {}  # a tensor that is given twice is two inputs
         for name, x in batch.carriers.items():
             leaf = _leaf(x)
@@ -65,8 +67,7 @@ class Taps:
             waiting = exchanged.get(id(value))
             return waiting.pop(0) if waiting else value
 
-        args = tuple(exchange(value) for value in batch.args)
-        kwargs = {name: exchange(value) for name, value in batch.kwargs.items()}
+        args, kwargs = map_tensors(exchange, batch.args), map_tensors(exchange, batch.kwargs)
         self._open = True
         try:
             with telling(model, batch):
@@ -161,6 +162,7 @@ class Taps:
 
 def orders_of(model: nn.Module, batch: Inputs) -> dict[str, list[int | None]]:
     """For ids whose values do not tell whether the model transposes them: the order in which it embeds them."""
+    batch = batch.copied()
     unclear = {name: x for name, x in batch.ids.items() if is_symmetric(x)}
     if not unclear:
         return {}
@@ -218,6 +220,7 @@ def find_embeddings(model: nn.Module, inputs: Inputs, *, ask: bool = True) -> Em
 
 
 def _first_to_run(model: nn.Module, inputs: Inputs, modules: list[nn.Module]) -> dict[str, nn.Module]:
+    inputs = inputs.copied()
     ran: list[tuple[nn.Module, Tensor]] = []
 
     def note(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:

@@ -63,6 +63,8 @@ def read_target(target: Any, count: int) -> Goal:
     """
     if target is None:
         return Goal()
+    if type(target).__module__ == "numpy" and getattr(target, "shape", ()):
+        target = torch.as_tensor(target)
     if isinstance(target, Tensor) and target.dim() == 2 and target.shape[1] == 2:
         return Goal(_indices(target[:, 0], count), _indices(target[:, 1], count))
     if isinstance(target, list) and target and all(isinstance(pair, (tuple, list)) for pair in target):
@@ -84,6 +86,8 @@ def read_target(target: Any, count: int) -> Goal:
 
 def _indices(value: Any, count: int) -> Tensor:
     """One index per sample."""
+    if hasattr(value, "__array__") and hasattr(value, "shape") and not isinstance(value, Tensor):
+        value = torch.as_tensor(value)
     if isinstance(value, Tensor):
         if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
             raise TypeError(f"a target must hold class indices, got a tensor of {value.dtype}; {_HELP}")

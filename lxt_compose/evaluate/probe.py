@@ -15,6 +15,7 @@ from ..attribution.axes import BATCH, embedded, kept_dims, place_of, summed
 from ..attribution.inputs import Inputs, read_inputs, telling
 from ..attribution.taps import find_embeddings, orders_of
 from ..attribution.targets import Goal, choose, read_target
+from ..autograd.trees import map_tensors
 
 Change = Callable[[Tensor, Tensor], Tensor]
 """From values [m, ...] and the indices [m] of what was asked for to other values of the same shape."""
@@ -148,13 +149,13 @@ class Probe:
 
         return replace(
             given,
-            args=tuple(map(rows, given.args)),
-            kwargs={name: rows(value) for name, value in given.kwargs.items()},
+            args=map_tensors(rows, given.args),
+            kwargs=map_tensors(rows, given.kwargs),
             ids={name: rows(value, None) for name, value in given.ids.items()},
             mask=rows(given.mask),
             encoder_mask=rows(given.encoder_mask),
             count=len(samples),
-        )
+        ).copied()
 
 
 def check_count(name: str, value: Any) -> None:

@@ -1,0 +1,144 @@
+"""What a model is called with, whatever its structure: names for the tensors in it, and copies for each pass."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..autograd.trees import PLAIN
+from ..errors import AttributionError
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def read_arguments(model: nn.Module, inputs: Any) -> Arguments:
+    """The arguments that the model is called with; arrays of numpy become tensors, floats those of the model's dtype.
+
+    Args:
+        model: the model.
+        inputs: a tensor, a tuple of arguments, or a mapping of keyword arguments. A mapping or a list may also be the
+            one argument of a model that takes no keywords of such names, or no such list of arguments.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
+    if isinstance(inputs, Tensor) or _is_array(inputs):
+        return (_tensors(inputs, dtype),), {}
+    if isinstance(inputs, tuple):
+        return tuple(_tensors(value, dtype) for value in inputs), {}
+    if isinstance(inputs, Mapping):
+        whole = _tensors(dict(inputs), dtype)
+        one = not _takes(model, (), whole) and _takes(model, (whole,), {})
+        return ((whole,), {}) if one else ((), whole)
+    several = _tensors(inputs, dtype) if isinstance(inputs, list) else []
+    if _holds_tensors(several):
+        return (tuple(several), {}) if len(several) > 1 and _takes(model, tuple(several), {}) else ((several,), {})
+    raise TypeError(
+        f"inputs must be a tensor, a tuple of arguments or a mapping of keyword arguments (what a tokenizer returns), "
+        f"with tensors, or lists and dictionaries of them; got {type(inputs).__name__}"
+    )
+
+
+def _is_array(value: Any) -> bool:
+    return type(value).__module__ == "numpy" and hasattr(value, "__array__") and hasattr(value, "shape")
+
+
+def _tensors(tree: Any, dtype: torch.dtype) -> Any:
+    """The same with tensors for arrays of numpy, and plain dictionaries for other mappings."""
+    if _is_array(tree):
+        found = torch.as_tensor(tree)
+        return found.to(dtype) if found.is_floating_point() else found
+    if type(tree) in (list, tuple):
+        return type(tree)(_tensors(value, dtype) for value in tree)
+    if isinstance(tree, Mapping) and (type(tree) is dict or not isinstance(tree, dict)):
+        return {key: _tensors(value, dtype) for key, value in tree.items()}
+    return tree
+
+
+def _takes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    try:
+        inspect.signature(model.forward).bind(*args, **kwargs)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def names_of_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What the arguments hold, by names: ``x``, ``xs[0]``, ``batch.input_ids``.
+
+    Of a model that takes one dictionary, the names are those in it.
+    """
+    if len(args) == 1 and not kwargs and type(args[0]) is dict:
+        return dict(_named("", args[0]))
+    return {
+        name: value
+        for whole, tree in {**_positional(model, args), **kwargs}.items()
+        for name, value in _named(whole, tree)
+    }
+
+
+def _named(name: str, tree: Any) -> Iterator[tuple[str, Any]]:
+    if type(tree) is dict:
+        for key, value in tree.items():
+            yield from _named(f"{name}.{key}" if name else str(key), value)
+    elif isinstance(tree, (list, tuple)) and any(_holds_tensors(value) for value in tree):
+        for place, value in enumerate(tree):
+            yield from _named(f"{name or 'input'}[{place}]", value)
+    else:
+        yield name, tree
+
+
+def _holds_tensors(tree: Any) -> bool:
+    if isinstance(tree, (list, tuple, dict)):
+        return any(_holds_tensors(value) for value in (tree.values() if isinstance(tree, dict) else tree))
+    return isinstance(tree, Tensor)
+
+
+def _positional(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
+    """The arguments by the names that they have in the model's forward."""
+    try:
+        names = list(inspect.signature(model.forward).bind_partial(*args).arguments.items())
+    except (TypeError, ValueError):  # too many arguments, or no signature: the model itself will tell
+        names = []
+    found: dict[str, Any] = {}
+    for name, value in names:
+        if value is not None and isinstance(value, tuple) and all(any(v is a for a in args) for v in value):
+            found.update({f"{name}{index}": v for index, v in enumerate(value)})  # *inputs
+        else:
+            found[name] = value
+    return found or {f"input{index}": value for index, value in enumerate(args)}
+
+
+def fresh(tree: Any, exchange: Callable[[Tensor], Tensor] = lambda x: x) -> Any:
+    """A copy for one forward pass: a model may fill a cache or a list that it is given. Tensors are exchanged.
+
+    Raises:
+        AttributionError: an object cannot be copied.
+    """
+    if isinstance(tree, Tensor):
+        return exchange(tree)
+    if type(tree) in PLAIN or isinstance(tree, (type, nn.Module)) or callable(tree):
+        return tree
+    if isinstance(tree, tuple):
+        items = [fresh(value, exchange) for value in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    if isinstance(tree, list):
+        return [fresh(value, exchange) for value in tree]
+    if isinstance(tree, dict):
+        found = copy.copy(tree)
+        for key, value in tree.items():
+            found[key] = fresh(value, exchange)
+        return found
+    try:
+        return copy.deepcopy(tree)
+    except Exception as error:
+        raise AttributionError(
+            f"an input of type {type(tree).__name__} may be changed by the model, so each pass needs a copy of it, but "
+            f"it cannot be copied ({error}); make it under torch.no_grad(), or leave it out"
+        ) from error

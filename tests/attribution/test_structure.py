@@ -1,0 +1,117 @@
+"""Inputs of any structure, each against the gradient times the input of a net that is linear in them."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from lxt_compose import Composite, attribute, baselines, evaluate
+
+
+class OfList(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 2, bias=False), nn.Linear(5, 2, bias=False)
+
+    def forward(self, xs):
+        return self.a(xs[0]) + self.b(xs[1])
+
+
+class OfNested(OfList):
+    def forward(self, scale, parts):
+        return scale * super().forward((parts["first"], parts["rest"][0]))
+
+
+class OfOneDict(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.linear = nn.Embedding(9, 3), nn.Linear(3, 2, bias=False)
+
+    def forward(self, batch):
+        return {"found": self.linear(self.embedding(batch["input_ids"]).sum(1))}
+
+
+class Graph(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(3, 2, bias=False)
+
+    def forward(self, x, edge_index):
+        source, target = edge_index
+        return torch.zeros(len(x), 2).index_add(0, target, self.linear(x)[source])
+
+
+EXACT = Composite()
+
+
+@pytest.mark.parametrize("size", [None, 1])
+@pytest.mark.parametrize(
+    "wrap", [lambda xs: (xs,), lambda xs: xs, lambda xs: {"xs": xs}], ids=["tuple", "list", "name"]
+)
+def test_a_list(wrap, size):
+    model, xs = OfList().eval(), [torch.randn(2, 3), torch.randn(2, 5)]
+    found = attribute(model, wrap(xs), target=1, composite=EXACT, batch_size=size)
+    assert list(found.relevances) == ["xs[0]", "xs[1]"]
+    for layer, x, relevance in zip((model.a, model.b), xs, found.relevances.values(), strict=True):
+        torch.testing.assert_close(relevance, x * layer.weight[1], rtol=1e-4, atol=1e-5)
+
+
+def test_nested_inputs_and_numbers():
+    model, first, rest = OfNested().eval(), torch.randn(2, 3), torch.randn(2, 5)
+    found = attribute(model, (2.0, {"first": first, "rest": [rest]}), target=0, composite=EXACT)
+    assert list(found.relevances) == ["parts.first", "parts.rest[0]"]
+    torch.testing.assert_close(found.relevances["parts.first"], 2 * first * model.a.weight[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("wrap", [lambda x: x, lambda x: (x,), lambda x: {"batch": x}], ids=["itself", "tuple", "name"])
+def test_a_model_that_takes_one_dict(wrap):
+    model, ids = OfOneDict().eval(), torch.tensor([[3, 4, 5]])
+    inputs = {"input_ids": ids, "attention_mask": torch.ones(1, 3)}
+    found = attribute(model, wrap(inputs), target=lambda output: output["found"][:, 0], composite=EXACT)
+    torch.testing.assert_close(found.relevance, model.embedding(ids) * model.linear.weight[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", [lambda o: o[3, 1], lambda o: o[3:4, 1]], ids=["a number", "one place"])
+def test_a_graph(target):
+    model, x, edges = Graph().eval(), torch.randn(7, 3), torch.tensor([[0, 1, 2, 3], [1, 3, 3, 4]])
+    found = attribute(model, (x, edges), target=target, composite=EXACT)
+    want = torch.zeros(7, 3)
+    want[[1, 2]] = x[[1, 2]] * model.linear.weight[1]
+    torch.testing.assert_close(found.relevance, want, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arrays(dtype):
+    model, x = nn.Linear(4, 5).eval(), np.random.default_rng(0).normal(size=(2, 4)).astype(dtype)
+    found = attribute(model, x, target=np.array([0, 3]), composite=EXACT)
+    want = attribute(model, torch.tensor(x, dtype=torch.float32), target=[0, 3], composite=EXACT)
+    torch.testing.assert_close(found.relevance, want.relevance, rtol=0, atol=0)
+
+
+class Filling(nn.Module):
+    """Fills what it is given, as language models fill caches; and changes its ids in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(9, 3)
+
+    def forward(self, input_ids, cache):
+        cache.kept.append(self.embedding(input_ids))
+        input_ids.zero_()
+        return torch.cat(cache.kept, 1).sum(1)
+
+
+class Cache:
+    def __init__(self):
+        self.kept = [torch.ones(1, 2, 3)]
+
+
+def test_what_a_model_fills_is_copied_for_each_pass():
+    model, inputs = Filling().eval(), {"input_ids": torch.tensor([[3, 8, 5]]), "cache": Cache()}
+    first, second = (attribute(model, inputs, target=1) for _ in range(2))
+    torch.testing.assert_close(first.output, second.output, rtol=0, atol=0)
+    want = model.embedding(torch.tensor([3, 8, 5]))[:, 1]
+    torch.testing.assert_close(baselines.gradient_x_input(model, inputs, target=1), want[None].detach())
+    torch.testing.assert_close(evaluate.leave_one_out(model, inputs, target=1), want[None].detach())
+    assert len(inputs["cache"].kept) == 1
+    assert inputs["input_ids"].tolist() == [[3, 8, 5]]
