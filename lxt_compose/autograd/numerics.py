@@ -85,9 +85,9 @@ class Stabilizer:
     dim: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"quiet": True})
 
     def __post_init__(self) -> None:
-        check_number("epsilon", self.epsilon, low=0.0)
-        if self.epsilon == 0:
-            raise ValueError("epsilon must be above 0, got 0")
+        check_positive("epsilon", self.epsilon)
+        check_flag("clip", self.clip)
+        check_flag("norm_scale", self.norm_scale)
 
     def __call__(self, z: Tensor) -> Tensor:
         """The stabilized denominator."""
@@ -191,6 +191,28 @@ def check_number(name: str, value: Any, *, low: float = -math.inf, high: float =
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
     if not (math.isfinite(value) and low <= value <= high):
         raise ValueError(f"{name} must be finite and in [{low:g}, {high:g}], got {value!r}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raise if `value` is not a finite number above 0.
+
+    Raises:
+        TypeError: it is not a number; True and False are none.
+        ValueError: it is 0, negative, infinite or not a number (NaN).
+    """
+    check_number(name, value)
+    if value <= 0:
+        raise ValueError(f"{name} must be above 0, got {value!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise if `value` is neither True nor False: a number given by position may be meant for another argument.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r} of type {type(value).__name__}")
 
 
 def check_epsilon(epsilon: Any) -> None:

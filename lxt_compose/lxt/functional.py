@@ -9,6 +9,7 @@ written over somebody's tensor. Results must not be changed in place themselves;
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..autograd.numerics import EPSILON
+from ..autograd.numerics import EPSILON, check_flag, check_number, check_positive
 from ..autograd.trees import tensors_in
 from ..errors import RuleError
 from ..rules.epsilon import Epsilon
@@ -62,6 +63,8 @@ def add2(
 
     Source: Achtibat et al. 2024 (AttnLRP), eq. 8.
     """
+    check_flag("inplace", inplace)
+    check_number("alpha", alpha)
     result: Tensor = under(Epsilon(epsilon), "add2", torch.add, input_a, input_b, alpha=alpha)
     return result
 
@@ -74,6 +77,7 @@ def mul2(input_a: Operand, input_b: Operand, inplace: bool = False) -> Tensor:
 
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.2.
     """
+    check_flag("inplace", inplace)
     result: Tensor = under(Uniform(), "mul2", torch.mul, input_a, input_b)
     return result
 
@@ -86,6 +90,7 @@ def matmul(input_a: Tensor, input_b: Tensor, inplace: bool = False, epsilon: flo
 
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.3.
     """
+    check_flag("inplace", inplace)
     result: Tensor = under(UniformEpsilon(epsilon), "matmul", torch.matmul, input_a, input_b)
     return result
 
@@ -102,11 +107,18 @@ def softmax(
         input: any shape.
         dim: the dimension along which s sums to 1.
         dtype: the dtype of the result; the relevance of x has that of x.
-        temperature: divides x, not 0.
+        temperature: divides x, > 0.
         inplace: changes nothing.
+
+    Raises:
+        TypeError: the temperature is no number; ``softmax(x, dim, dtype, inplace)`` was the order of older versions of
+            LXT, so True and False are refused.
+        ValueError: the temperature is not positive.
 
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.1.
     """
+    check_positive("temperature", temperature)
+    check_flag("inplace", inplace)
     x = input if dtype is None else input.to(dtype)
     if temperature != 1:
         x = under(Uniform(), "softmax", torch.div, x, temperature)
@@ -137,6 +149,7 @@ def mean(
     """
     dims = tuple(range(x.dim())) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
     kept = keep_dim if keepdim is None else keepdim
+    check_flag("keep_dim", kept)
     result: Tensor = under(Epsilon(epsilon), "mean", torch.mean, x, dims, kept)
     return result
 
@@ -163,6 +176,7 @@ def layer_norm(
 
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4; the centering as in Ali et al. 2022, eq. 10.
     """
+    check_number("variance_epsilon", variance_epsilon, low=0.0)
     shape = _normalized_shape(hidden_states, weight, normalized_shape)
     arguments = (hidden_states, shape, _constant(weight), _constant(bias), variance_epsilon)
     result: Tensor = under(Norm(), "layer_norm", F.layer_norm, *arguments)
@@ -187,6 +201,7 @@ def rms_norm_identity(hidden_states: Tensor, weight: Tensor | None, variance_eps
 
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4.
     """
+    check_number("variance_epsilon", variance_epsilon, low=0.0)
     arguments = (hidden_states, _normalized_shape(hidden_states, weight, None), _constant(weight), variance_epsilon)
     result: Tensor = under(NormIdentity(), "rms_norm_identity", _rms_norm, *arguments)
     return result
@@ -214,6 +229,9 @@ def normalize(
     """
     if out is not None:
         raise ValueError("normalize() takes no out=: relevance cannot flow back from a tensor that is written into")
+    if p not in (math.inf, -math.inf):
+        check_number("p", p)
+    check_number("eps", eps, low=0.0)
     result: Tensor = under(NormIdentity(), "normalize", F.normalize, input, p, dim, eps)
     return result
 

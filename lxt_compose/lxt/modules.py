@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..autograd.numerics import EPSILON
+from ..autograd.numerics import EPSILON, check_epsilon, check_flag, check_number, check_positive
 from ..rules.stop import Stop
 from . import functional as R
 from .drop_in import under
@@ -61,6 +61,7 @@ class LinearEpsilon(nn.Linear):
         epsilon: float = EPSILON,
     ) -> None:
         super().__init__(in_features, out_features, bias, device, dtype)
+        check_epsilon(epsilon)
         self.epsilon = epsilon
 
     @classmethod
@@ -90,6 +91,8 @@ class SoftmaxDT(nn.Softmax):
         self, dim: int, dtype: torch.dtype | None = None, temperature: float = 1.0, inplace: bool = False
     ) -> None:
         super().__init__(dim)
+        check_positive("temperature", temperature)
+        check_flag("inplace", inplace)
         self.dtype, self.temperature, self.inplace = dtype, temperature, inplace
 
     @classmethod
@@ -118,6 +121,7 @@ class RMSNormIdentity(nn.Module):
 
     def __init__(self, hidden_size: int | tuple[int, ...], eps: float = 1e-6) -> None:
         super().__init__()
+        check_number("eps", eps, low=0.0)
         self.weight: nn.Parameter | None = nn.Parameter(torch.ones(hidden_size))
         self.variance_epsilon = eps
 
@@ -199,6 +203,7 @@ class MultiheadAttentionCP(nn.MultiheadAttention):
 
     def __init__(self, *args: Any, epsilon: float = EPSILON, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_epsilon(epsilon)
         self.epsilon = epsilon
 
     @classmethod

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..autograd.numerics import EPSILON, Stabilizing, check_epsilon, check_number, over_positive
+from ..autograd.numerics import EPSILON, Stabilizing, check_epsilon, check_flag, check_number, over_positive
 from .base import QUIET
 from .linear_layers.layer import Layer
 from .linear_layers.weight_parts import absolute, negative, positive, whole
@@ -60,6 +60,7 @@ class AlphaBeta(Split):
         if abs(self.alpha - self.beta - 1) > 1e-9:
             raise ValueError(f"alpha - beta must be 1 to conserve relevance, got alpha={self.alpha}, beta={self.beta}")
         check_epsilon(self.epsilon)
+        check_flag("zero_bias", self.zero_bias)
 
     def terms(self, layer: Layer, x: Tensor, z: Tensor, bias: Tensor) -> list[Term]:
         """See :meth:`Split.terms`: ``D = z^+``, and ``D = z^-`` with the share -beta."""
@@ -163,6 +164,7 @@ class ZPlus(Split):
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
+        check_flag("zero_bias", self.zero_bias)
 
     def terms(self, layer: Layer, x: Tensor, z: Tensor, bias: Tensor) -> list[Term]:
         """See :meth:`Split.terms`: ``D = z^+``."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import Slots, bypass
-from ..autograd.numerics import Stabilizing, epsilon_in, narrowed, over_stabilized, stabilize
+from ..autograd.numerics import Stabilizing, check_flag, epsilon_in, narrowed, over_stabilized, stabilize
 from ..errors import RuleError
 from .absorption import BIAS, STABILIZER, constant_part, kind_of_constant
 from .base import QUIET, Amount, Call
@@ -42,6 +42,10 @@ class Epsilon(Scaling):
     """
 
     zero_bias: bool = field(default=False, metadata=QUIET)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_flag("zero_bias", self.zero_bias)
 
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""

@@ -9,6 +9,7 @@ from ..autograd.numerics import (
     EPSILON,
     Stabilizing,
     check_epsilon,
+    check_flag,
     check_number,
     may_write_over,
     over_positive,
@@ -52,6 +53,7 @@ class Gamma(Split):
     def __post_init__(self) -> None:
         check_number("gamma", self.gamma, low=0.0)
         check_epsilon(self.epsilon)
+        check_flag("zero_bias", self.zero_bias)
 
     def terms(self, layer: Layer, x: Tensor, z: Tensor, bias: Tensor) -> list[Term]:
         """See :meth:`Split.terms`: ``D = z + gamma z^s`` with the bias in both."""

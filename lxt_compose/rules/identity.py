@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import Slots, bypass
-from ..autograd.numerics import may_write_over, narrowed, stabilize
+from ..autograd.numerics import check_flag, may_write_over, narrowed, stabilize
 from ..errors import RuleError
 from ..ops.slopes import OPAQUE, THROUGH_ZERO
 from .absorption import BIAS, STABILIZER
@@ -106,6 +106,9 @@ class Identity(ElementwiseRule):
     """
 
     zero_bias: bool = field(default=False, metadata=QUIET)
+
+    def __post_init__(self) -> None:
+        check_flag("zero_bias", self.zero_bias)
 
     def idle(self, call: Call) -> bool:
         """See :meth:`Rule.idle`: piecewise linear functions through 0 have f(x) / x as their own derivative."""

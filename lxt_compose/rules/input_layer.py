@@ -6,7 +6,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..autograd.numerics import EPSILON, Stabilizing, broadcasts_to, check_epsilon, check_number, over_stabilized
+from ..autograd.numerics import (
+    EPSILON,
+    Stabilizing,
+    broadcasts_to,
+    check_epsilon,
+    check_flag,
+    check_number,
+    over_stabilized,
+)
 from ..errors import RuleError
 from .base import QUIET, RELEVANCE, Call
 from .linear_layers.layer import Layer
@@ -139,6 +147,7 @@ class WSquare(_ByWeight):
 
     def __post_init__(self) -> None:
         check_epsilon(self.epsilon)
+        check_flag("zero_bias", self.zero_bias)
 
     def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
         """See :meth:`Split.pull`."""

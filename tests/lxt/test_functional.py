@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from lxt_compose.autograd import saved_values as saving
 from lxt_compose.lxt import functional as R
+from lxt_compose.lxt.modules import LinearEpsilon, MultiheadAttentionCP, RMSNormIdentity, SoftmaxDT
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -420,3 +421,62 @@ def test_a_result_that_is_changed_in_place_is_an_error_of_torch_and_no_wrong_rel
     z.relu_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         z.sum().backward()
+
+
+class TestNumbersAndFlags:
+    """True and False are no numbers, numbers are no flags: an argument of another version's order is an error."""
+
+    @pytest.mark.parametrize("temperature", [False, True, "1", None])
+    def test_a_temperature_that_is_no_number(self, temperature):
+        for make in (lambda: R.softmax(leaf(2, 3), -1, None, temperature), lambda: SoftmaxDT(-1, None, temperature)):
+            with pytest.raises(TypeError, match="temperature must be a number, got"):
+                make()
+
+    @pytest.mark.parametrize("temperature", [0, 0.0, -1.0, float("nan"), float("inf")])
+    def test_a_temperature_that_is_not_positive(self, temperature):
+        for make in (lambda: R.softmax(leaf(2, 3), -1, None, temperature), lambda: SoftmaxDT(-1, None, temperature)):
+            with pytest.raises(ValueError, match="temperature must be"):
+                make()
+
+    @pytest.mark.parametrize(
+        ("call", "name"),
+        [
+            (lambda x: R.add2(x, x, 1e-6), "inplace"),
+            (lambda x: R.mul2(x, x, 1), "inplace"),
+            (lambda x: R.matmul(x, x, 1e-6), "inplace"),
+            (lambda x: R.softmax(x, -1, None, 1.0, 2.0), "inplace"),
+            (lambda x: R.mean(x, -1, 1e-6), "keep_dim"),
+            (lambda x: R.mean(x, -1, keepdim=1), "keep_dim"),
+            (lambda x: SoftmaxDT(-1, None, 1.0, 0), "inplace"),
+        ],
+    )
+    def test_numbers_are_no_flags(self, call, name):
+        with pytest.raises(TypeError, match=f"{name} must be True or False, got"):
+            call(leaf(3, 3))
+
+    @pytest.mark.parametrize(
+        ("call", "name"),
+        [
+            (lambda x, e: R.linear_epsilon(x, x, None, e), "epsilon"),
+            (lambda x, e: R.add2(x, x, False, e), "epsilon"),
+            (lambda x, e: R.add2(x, x, alpha=e), "alpha"),
+            (lambda x, e: R.matmul(x, x, False, e), "epsilon"),
+            (lambda x, e: R.mean(x, -1, False, e), "epsilon"),
+            (lambda x, e: R.layer_norm(x, None, None, e), "variance_epsilon"),
+            (lambda x, e: R.rms_norm_identity(x, None, e), "variance_epsilon"),
+            (lambda x, e: R.normalize(x, e), "p"),
+            (lambda x, e: R.normalize(x, 2.0, 1, e), "eps"),
+            (lambda x, e: R.epsilon_lrp(torch.tanh, e, x), "epsilon"),
+            (lambda x, e: LinearEpsilon(3, 3, epsilon=e), "epsilon"),
+            (lambda x, e: RMSNormIdentity(3, e), "eps"),
+            (lambda x, e: MultiheadAttentionCP(4, 2, epsilon=e), "epsilon"),
+        ],
+    )
+    def test_flags_are_no_numbers(self, call, name):
+        for flag in (True, False):
+            with pytest.raises(TypeError, match=f"{name} must be a number, got {flag}"):
+                call(leaf(3, 3), flag)
+
+    def test_norms_of_any_order(self):
+        x = leaf(2, 3)
+        assert torch.equal(R.normalize(x, float("inf"), 1), F.normalize(x, float("inf"), 1))
