@@ -63,10 +63,10 @@ def _picture(found: Attribution, name: str, samples: Sequence[int], tokens: Any,
     whole = found.dims_of(name)
     if dims == ("time",) and "mel" in whole:
         return heatmap.image(
-            _spectrogram(found.relevances[name], whole)[samples], **_over(found, name, samples, options)
+            _spectrogram(found.relevances[name], whole)[samples][:, None], **_over(found, name, samples, options)
         )
     if dims in _GRIDS:
-        return heatmap.image(scores[samples], **_over(found, name, samples, options))
+        return heatmap.image(scores[samples][:, None], **_over(found, name, samples, options))
     if len(dims) == 3 and dims[1:] in _GRIDS:
         return _slices(found, name, scores, dims, samples, titles, options)
     if dims == ("time",):
@@ -81,7 +81,7 @@ def _picture(found: Attribution, name: str, samples: Sequence[int], tokens: Any,
     if len(dims) <= 1:
         return heatmap.image(scores[samples].reshape(1, len(samples), -1), **options)
     if len(dims) == 2:
-        return heatmap.image(scores[samples], **options)
+        return heatmap.image(scores[samples][:, None], **options)
     raise ValueError(f"there is no picture for the dimensions {' '.join(whole)} of {name}; its scores are in .scores")
 
 
@@ -92,7 +92,7 @@ def _over(found: Attribution, name: str, samples: Sequence[int], options: dict[s
     if "image" in options or below is None or below.dim() != len(dims):
         return options
     shown = _spectrogram(below, dims) if "mel" in dims else _upright(below, dims)
-    return {"image": shown[samples], **options}
+    return {"image": shown[samples][:, None], **options}  # one channel: else three images might be one's colors
 
 
 def _upright(values: Tensor, dims: Dims) -> Tensor:
@@ -131,11 +131,11 @@ def _slices(
     places = torch.linspace(0, count - 1, min(count, _SLICES)).round().long().tolist()
     heads = titles or [""] * len(samples)
     named = [f"{head}\n{dims[0]} {place}".strip() for head in heads for place in places]
-    below = _over(found, name, samples, options).get("image")
+    own, below = "image" not in options, _over(found, name, samples, options).get("image")
     if below is not None:
         below = torch.as_tensor(below)
-        options = {**options, "image": below[:, places].flatten(0, 1) if "image" not in options else below}
-    maps = scores[samples][:, places].flatten(0, 1)
+        options = {**options, "image": below[:, 0, places].reshape(-1, 1, *below.shape[-2:]) if own else below}
+    maps = scores[samples][:, places].flatten(0, 1)[:, None]
     return heatmap.image(maps, **{"titles": named, "columns": len(places), "shared": True, **options})
 
 

@@ -99,6 +99,26 @@ def test_another_picture_under_the_relevance():
     assert_close(found.heatmap().below, found.inputs["x"].double().mean(1))
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("dims", "shape"),
+    [
+        ("batch channel height width", (1, 5, 6)),
+        ("batch height width", (5, 6)),
+        ("batch mel time", (5, 6)),
+        ("batch frequency time", (5, 6)),
+        ("batch frame channel height width", (1, 3, 5, 6)),
+        ("batch channel depth height width", (1, 4, 5, 6)),
+    ],
+)
+def test_samples_and_slices_are_not_taken_for_colors(dims, shape, count):
+    shown = classify(torch.randn(count, *shape), dims).heatmap()
+    frames = {"frame": 1, "depth": 4}
+    expected = count * next((frames[name] for name in frames if name in dims), 1)
+    assert shown.maps.shape == (expected, 5, 6)
+    assert shown.below.shape == (expected, 5, 6)
+
+
 @pytest.mark.parametrize(
     ("dims", "shape", "columns"),
     [
