@@ -63,7 +63,7 @@ def read_target(target: Any, count: int) -> Goal:
     """
     if target is None:
         return Goal()
-    if type(target).__module__ == "numpy" and getattr(target, "shape", ()):
+    if type(target).__module__ == "numpy" and getattr(target, "shape", None):
         target = torch.as_tensor(target)
     if isinstance(target, Tensor) and target.dim() == 2 and target.shape[1] == 2:
         return Goal(_indices(target[:, 0], count), _indices(target[:, 1], count))

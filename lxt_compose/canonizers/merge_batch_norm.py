@@ -67,8 +67,8 @@ class MergeBatchNorm:
     def apply(self, model: nn.Module) -> Merged:
         """Merge, all or nothing; ``remove()`` of what it returns takes the merging back."""
         if self.pairs is not None:
-            names = [pair for patterns in self.pairs for pair in _expanded(model, *patterns)]
-            return Merged([_named_pair(model, *pair, names) for pair in names], {})
+            named = [pair for patterns in self.pairs for pair in _expanded(model, *patterns)]
+            return Merged([_named_pair(model, *pair, named) for pair in named], {})
         found, reasons = followed_by(model, is_layer, is_norm)
         names = {module: name for name, module in model.named_modules()}
         for name, layer in model.named_modules():  # a norm that its layer holds and calls itself
