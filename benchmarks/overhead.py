@@ -12,7 +12,7 @@ import time
 
 import torch
 from measure import peak_memory, ratios, show, times
-from small_transformers import EmptyHooks, bert, llama
+from small_models import EmptyHooks, bert, llama
 from torch import Tensor, nn
 from torch.nn import functional as F
 

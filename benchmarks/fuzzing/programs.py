@@ -1,0 +1,234 @@
+"""Programs: random graphs of steps, as data that can be printed, shortened, spelled otherwise, and made a model."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import activations, arithmetic, layers, moves, norms  # noqa: F401 - they enter their steps
+from .steps import ADDS, LENGTH, PIECEWISE, STEPS, WIDTH, Draw, Function
+
+SAMPLES, CLASSES, WORDS = 3, 3, 20
+CALLS = ("positional", "keywords", "dict", "list")
+IDS = ("", "one table", "a table for each column", "looked up by a function")
+_LARGEST = 1e3
+
+
+@dataclass(frozen=True)
+class Line:
+    """One step of a program: values are counted from the first input on."""
+
+    name: str
+    spelling: str
+    operands: tuple[int, ...]
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.name}[{self.spelling}]({', '.join(map(str, self.operands))})"
+
+
+@dataclass(frozen=True)
+class Program:
+    """Inputs, lines, and how the model is called; the last value, averaged over positions, makes the logits.
+
+    ``ids`` says how integer ids are looked up that come as one more input after the `inputs` of floating point.
+    """
+
+    inputs: int
+    lines: tuple[Line, ...]
+    seed: int
+    call: str = "positional"
+    ids: str = ""
+
+    def __str__(self) -> str:
+        start = f"{self.inputs} inputs{self.ids and ' and ids, ' + self.ids}, {self.call}: "
+        return start + "; ".join(f"v{self.values + i} = {line}" for i, line in enumerate(self.lines))
+
+    @property
+    def values(self) -> int:
+        """How many values there are before the first line."""
+        return self.inputs + bool(self.ids)
+
+    def to_json(self) -> str:
+        """The program in one line."""
+        lines = [[line.name, line.spelling, line.operands, line.seed] for line in self.lines]
+        return json.dumps([self.inputs, lines, self.seed, self.call, self.ids])
+
+    @classmethod
+    def from_json(cls, text: str) -> Program:
+        """Read what :meth:`to_json` wrote."""
+        inputs, lines, seed, call, ids = json.loads(text)
+        return cls(inputs, tuple(Line(n, s, tuple(o), d) for n, s, o, d in lines), seed, call, ids)
+
+    def has(self, trait: str) -> bool:
+        """Whether a step has this trait."""
+        return any(trait in STEPS[line.name].traits for line in self.lines)
+
+    def all_have(self, trait: str) -> bool:
+        """Whether all steps have this trait."""
+        return all(trait in STEPS[line.name].traits for line in self.lines)
+
+    def spelled(self, generator: random.Random, keep: Iterable[str] = ()) -> Program:
+        """The same function in other spellings, but for the steps to keep."""
+        lines = [
+            line
+            if line.name in keep
+            else replace(line, spelling=generator.choice(sorted(STEPS[line.name].spellings(Draw(line.seed)))))
+            for line in self.lines
+        ]
+        return replace(self, lines=tuple(lines))
+
+    def without(self, place: int) -> Program:
+        """The program less one line: what used its value takes its first operand instead."""
+        dropped, gone = self.lines[place], self.values + place
+
+        def moved(operand: int) -> int:
+            operand = dropped.operands[0] if operand == gone else operand
+            return operand - (operand > gone)
+
+        lines = [
+            replace(line, operands=tuple(map(moved, line.operands)))
+            for number, line in enumerate(self.lines)
+            if number != place
+        ]
+        return replace(self, lines=tuple(lines))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Inputs by name."""
+        draw = Draw(self.seed)
+        given = {f"x{i}": draw(SAMPLES, LENGTH, WIDTH, scale=1.0) for i in range(self.inputs)}
+        if self.ids:
+            given["input_ids"] = torch.randint(0, WORDS, (SAMPLES, LENGTH), generator=draw.generator)
+        return given
+
+    def arguments(self, tensors: dict[str, Tensor]) -> Any:
+        """The tensors as :func:`lxt_compose.attribute` takes them for this way of calling."""
+        if self.call == "keywords" or (self.call == "positional" and self.ids):
+            return dict(tensors)
+        if self.call == "positional":
+            return tuple(tensors.values())
+        return {"batch": dict(tensors) if self.call == "dict" else list(tensors.values())}
+
+
+class Model(nn.Module):
+    """A program as a module in float64; inputs are positional or keywords."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__()
+        self.lines = program.lines
+        draw = Draw(program.seed + 1)
+        self.tables = nn.ModuleList()
+        self.by_function = program.ids == "looked up by a function"
+        for _ in range({"": 0, "a table for each column": LENGTH}.get(program.ids, 1)):
+            self.tables.append(nn.Embedding(WORDS, WIDTH, _weight=draw(WORDS, WIDTH, scale=1.0)))
+        makers = [STEPS[line.name].spellings(Draw(line.seed))[line.spelling] for line in program.lines]
+        self.steps = nn.ModuleList(make() for make in makers)
+        self.head = nn.Linear(WIDTH, CLASSES, bias=False, dtype=torch.float64)
+        self.head.weight.data.copy_(draw(CLASSES, WIDTH))
+        self.eval()
+
+    def forward(
+        self,
+        x0: Tensor | None = None,
+        x1: Tensor | None = None,
+        x2: Tensor | None = None,
+        input_ids: Tensor | None = None,
+    ) -> Tensor:
+        """Logits [samples, classes]."""
+        values = [x for x in (x0, x1, x2) if x is not None]
+        if input_ids is not None:
+            values.append(self.looked_up(input_ids))
+        for line, step in zip(self.lines, self.steps, strict=True):
+            operands = [values[place] for place in line.operands]
+            values.append(step.run(*operands) if isinstance(step, Function) else step(*operands))
+        return self.head(values[-1].mean(1))
+
+    def looked_up(self, ids: Tensor) -> Tensor:
+        """The rows of ids."""
+        if self.by_function:
+            return nn.functional.embedding(ids, self.tables[0].weight)
+        if len(self.tables) == 1:
+            return self.tables[0](ids)
+        return torch.stack([table(ids[:, column]) for column, table in enumerate(self.tables)], 1)
+
+
+class TakesOne(nn.Module):
+    """A model whose only argument is a dict or a list of its inputs."""
+
+    def __init__(self, model: nn.Module, names: Iterable[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, tuple(names)
+
+    def forward(self, batch: Any) -> Tensor:
+        """Logits."""
+        given = batch if isinstance(batch, dict) else dict(zip(self.names, batch, strict=True))
+        return self.model(**given)
+
+
+def model_of(program: Program) -> nn.Module:
+    """The model, called as the program says."""
+    model = Model(program)
+    return TakesOne(model, program.tensors()) if program.call in ("dict", "list") else model
+
+
+def random_program(seed: int, *, steps: Iterable[str] | None = None) -> Program:
+    """A program of 2 to 8 lines and what joins loose ends; all inputs are used, and values stay moderate.
+
+    Args:
+        seed: what it is made from.
+        steps: the names of the steps to choose from; by default, in turn, all, those that add nothing, and the
+            piecewise affine ones.
+    """
+    generator = random.Random(seed)
+    kind = generator.choice(["all", "all", "nothing added", "piecewise"])
+    known = sorted(STEPS if steps is None else steps)
+    if kind == "nothing added":
+        known = [name for name in known if ADDS not in STEPS[name].traits] or known
+    elif kind == "piecewise":
+        known = [name for name in known if PIECEWISE in STEPS[name].traits] or known
+    while True:
+        program = _drawn(generator, known)
+        if _is_moderate(program):
+            return program
+
+
+def _drawn(generator: random.Random, known: list[str]) -> Program:
+    inputs = generator.choice([1, 1, 1, 2, 3])
+    ids = generator.choice(IDS) if generator.random() < 0.2 else ""
+    call = generator.choice(CALLS) if generator.random() < 0.4 else "positional"
+    values = inputs + bool(ids)
+    loose, lines = list(range(values)), []
+
+    def add(name: str) -> None:
+        operands = []
+        for _ in range(STEPS[name].operands):
+            fresh = [value for value in loose if value not in operands]
+            others = [value for value in range(values + len(lines)) if value not in operands] or operands
+            operands.append(generator.choice(fresh if fresh and generator.random() < 0.75 else others))
+        seed = generator.randrange(10**6)
+        spelling = generator.choice(sorted(STEPS[name].spellings(Draw(seed))))
+        loose[:] = [value for value in loose if value not in operands] + [values + len(lines)]
+        lines.append(Line(name, spelling, tuple(operands), seed))
+
+    for _ in range(generator.randint(2, 8)):
+        add(generator.choice(known))
+    joining = [name for name in ("add", "concatenate", "subtract", "larger") if name in known] or ["add"]
+    while len(loose) > 1:
+        add(generator.choice(joining))
+    return Program(inputs, tuple(lines), generator.randrange(10**6), call, ids)
+
+
+def _is_moderate(program: Program) -> bool:
+    with torch.no_grad():
+        logits = Model(program)(**program.tensors())
+    return (
+        bool(logits.isfinite().all())
+        and float(logits[:, 1].abs().min()) > 1e-3
+        and float(logits.abs().max()) < _LARGEST
+    )
