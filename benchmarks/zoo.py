@@ -29,7 +29,7 @@ from tiny import OVERRIDES, configuration, inputs_for
 from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "zoo"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
 
 from closing import KeepDouble, close, sources_of
 
