@@ -98,7 +98,7 @@ class FunctionMode(TorchFunctionMode):
                 node.metadata[MARK] = None
                 return output
             if is_cut(output):
-                note_cut(self.session, frame, made)
+                note_cut(self.session, frame, made, args)
         else:
             output = self._run_decided(info, frame, made, site, args, kwargs, carriers)
         mark(tensors_in(output))

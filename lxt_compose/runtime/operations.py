@@ -104,7 +104,7 @@ def run_as_it_is(session: Session, frame: Frame, made: Decision, call: OpCall) -
     """Run an operation whose own gradient is what is wanted; name it if it has none after all."""
     output = made.info.run(*call.args, **call.kwargs)
     if is_cut(output):
-        note_cut(session, frame, made)
+        note_cut(session, frame, made, call.args)
     return output
 
 
@@ -116,8 +116,13 @@ def is_cut(output: Any) -> bool:
     return bool(found) and not any(tensor.requires_grad for tensor in found)
 
 
-def note_cut(session: Session, frame: Frame, made: Decision) -> None:
-    """Count an operation as uncovered whose kernel cuts relevance off, and no longer as covered."""
+def note_cut(session: Session, frame: Frame, made: Decision, args: tuple[Any, ...]) -> None:
+    """Count an operation as uncovered whose kernel cuts relevance off, and no longer as covered.
+
+    Not where a constant is moved and a carrier gave the shape or the dtype alone: ``constant.type_as(x)``.
+    """
+    if made.info.exact and args and isinstance(args[0], Tensor) and not args[0].requires_grad:
+        return
     if made.count is not None:
         made.count.calls -= 1
         if frame.unit is not None:
@@ -193,7 +198,7 @@ def _run_ruled(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
             call.target = next(written(call.args, call.kwargs), None)
         output = run(*args, **kwargs)
         if not getattr(output, "requires_grad", False) and any(x.requires_grad for x in call.inputs) and is_cut(output):
-            note_cut(session, frame, made)
+            note_cut(session, frame, made, call.args)
         return leave(rule, call, output)
     finally:
         frame.call = outer

@@ -211,3 +211,11 @@ def test_the_report_says_why_an_operation_is_uncovered(formulation):
     assert reasons == {name: KNOWINGLY_UNCOVERED[name] for name in ("cumprod", "cdist")}
     for text in (report.to_string(width=200), report.to_markdown(), report._repr_html_()):
         assert "uncovered cdist: a distance or a similarity of two tensors" in text
+
+
+def test_a_constant_that_takes_the_shape_or_the_dtype_of_a_carrier_is_no_gap():
+    constant = torch.ones(6)
+    model = Fn(lambda self, x: x * constant.type_as(x) + constant.to(x).expand_as(x))
+    with Composite(strict=True).register(model) as registration:
+        model(torch.randn(2, 6, dtype=torch.float64, requires_grad=True))
+        assert registration.report().complete
