@@ -3,25 +3,28 @@
     scores = baselines.integrated_gradients(model, inputs, target=3)
     evaluate.flip(model, inputs, scores, target=3).gain
 
-All take what :func:`attribute` takes, and leave the model as it was.
+All take what :func:`attribute` takes, and leave the model as it was. Of several inputs each is explained, and there is
+one tensor of scores for each, by the names of the inputs, as in :attr:`Attribution.scores`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..attribution.axes import summed
 from ..attribution.inputs import read_inputs
 from ..evaluate.probe import check_count
 from .attention_maps import attention_maps, read_rows
-from .points import points_of
+from .points import Around, Key, Place, Scores, points_of, unmoved
 
 
-def gradient_x_input(model: nn.Module, inputs: Any, *, target: Any = None, batch_size: int | None = None) -> Tensor:
+def gradient_x_input(model: nn.Module, inputs: Any, *, target: Any = None, batch_size: int | None = None) -> Scores:
     """Gradient times input, ``x * df/dx``, summed over features.
 
     Args:
@@ -31,12 +34,12 @@ def gradient_x_input(model: nn.Module, inputs: Any, *, target: Any = None, batch
         batch_size: how many samples to run at a time.
 
     Returns:
-        Scores [n, tokens], [n, height, width] or [n, features], on the CPU.
+        Scores [n, tokens], [n, height, width] or [n, features], on the CPU; for several inputs a dictionary of them.
 
     Source: Shrikumar et al. 2016.
     """
     points = points_of(model, inputs, target, batch_size)
-    return points.summed(torch.cat([x * gradient for x, gradient in points.gradients(lambda x: x)]))
+    return points.scores([{key: x[key] * slots[key] for key in x} for x, slots in points.gradients(unmoved)])
 
 
 def integrated_gradients(
@@ -44,45 +47,42 @@ def integrated_gradients(
     inputs: Any,
     *,
     target: Any = None,
-    baseline: float | Tensor = 0.0,
+    baseline: float | Tensor | Mapping[str, float | Tensor] = 0.0,
     steps: int = 32,
     batch_size: int | None = None,
-) -> Tensor:
+) -> Scores:
     """Integrated gradients, ``(x - b) * int_0^1 df/dx(b + a (x - b)) da``, by the midpoint rule.
 
     Args:
         model: any module, in ``eval()`` mode.
         inputs: what :func:`attribute` takes; token ids are explained by their embeddings.
         target: what :func:`attribute` takes; None is the arg-max of the inputs themselves.
-        baseline: b, a number or a tensor that broadcasts to the input (or to the embeddings).
+        baseline: b, a number or a tensor that broadcasts to the input (or to the embeddings); for several inputs a
+            number for all, or a dictionary by their names.
         steps: in how many points the gradient is taken.
         batch_size: how many samples to run at a time.
 
     Returns:
-        Scores [n, tokens], [n, height, width] or [n, features], on the CPU.
+        Scores [n, tokens], [n, height, width] or [n, features], on the CPU; for several inputs a dictionary of them.
 
     Raises:
-        ValueError: steps is below 1, or the baseline is neither a finite number nor a tensor.
+        ValueError: steps is below 1, or a baseline is neither a finite number nor a tensor, or it is a tensor for
+            several inputs, or a dictionary that does not name each of them.
 
     Source: Sundararajan et al. 2017.
     """
     check_count("steps", steps)
-    if not isinstance(baseline, Tensor):
-        _check_number("baseline", baseline)
     points = points_of(model, inputs, target, batch_size)
-    total: list[Tensor] = []
-    for step in range(steps):
-        part = (step + 0.5) / steps
+    starts = _baselines(baseline, [*points.given.ids, *points.given.carriers])
 
-        def between(x: Tensor, part: float = part) -> Tensor:
-            start = torch.as_tensor(baseline, dtype=x.dtype, device=x.device)
-            return start + part * (x - start)
+    def between(part: float, x: Tensor, key: Key) -> Tensor:
+        start = torch.as_tensor(starts[key[0]], dtype=x.dtype, device=x.device)
+        return start + part * (x - start)
 
-        found = [gradient / steps for _, gradient in points.gradients(between)]
-        total = found if not total else [a + b for a, b in zip(total, found, strict=True)]
-    start = torch.as_tensor(baseline)
+    total = points.mean_gradients([partial(between, (step + 0.5) / steps) for step in range(steps)])
     pairs = zip(points.starts(), total, strict=True)
-    return points.summed(torch.cat([(x - start.to(x)) * gradient for x, gradient in pairs]))
+    # between() at 0 is the baseline itself
+    return points.scores([{key: (x[key] - between(0.0, x[key], key)) * g[key] for key in x} for x, g in pairs])
 
 
 def smoothgrad(
@@ -95,7 +95,7 @@ def smoothgrad(
     times_input: bool = True,
     seed: int = 0,
     batch_size: int | None = None,
-) -> Tensor:
+) -> Scores:
     """SmoothGrad: the mean gradient at noisy copies of the input, times the input.
 
     Args:
@@ -109,7 +109,7 @@ def smoothgrad(
         batch_size: how many samples to run at a time; the noise does not depend on it.
 
     Returns:
-        Scores [n, tokens], [n, height, width] or [n, features], on the CPU.
+        Scores [n, tokens], [n, height, width] or [n, features], on the CPU; for several inputs a dictionary of them.
 
     Raises:
         ValueError: samples is below 1, or the noise is no number from 0 on.
@@ -119,23 +119,36 @@ def smoothgrad(
     check_count("samples", samples)
     _check_number("noise", noise, least=0.0)
     points = points_of(model, inputs, target, batch_size)
-    total: list[Tensor] = []
-    for draw in range(samples):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + draw)
-        found = [gradient / samples for _, gradient in points.gradients(_noisy(noise, generator))]
-        total = found if not total else [a + b for a, b in zip(total, found, strict=True)]
+    total = points.mean_gradients([_noisy(noise, seed * 1_000_003 + draw) for draw in range(samples)])
     pairs = zip(points.starts(), total, strict=True)
-    return points.summed(torch.cat([x * gradient if times_input else gradient for x, gradient in pairs]))
+    return points.scores([{key: x[key] * g[key] if times_input else g[key] for key in x} for x, g in pairs])
 
 
-def _noisy(noise: float, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-    def noisy(x: Tensor) -> Tensor:
+def _noisy(noise: float, seed: int) -> Place:
+    generators: dict[Key, torch.Generator] = {}  # one for each input, so that batches of any size draw the same
+
+    def noisy(x: Tensor, key: Key) -> Tensor:
+        if key not in generators:
+            generators[key] = torch.Generator().manual_seed(seed + 1_000_000_007 * len(generators))
         flat = x.flatten(1)
         spread = (flat.amax(1) - flat.amin(1)).reshape(-1, *[1] * (x.dim() - 1))
-        drawn = torch.stack([torch.randn(x.shape[1:], generator=generator) for _ in x])  # sample by sample
+        drawn = torch.stack([torch.randn(x.shape[1:], generator=generators[key]) for _ in x])  # sample by sample
         return x + noise * spread * drawn.to(x)
 
     return noisy
+
+
+def _baselines(baseline: Any, names: list[str]) -> dict[str, float | Tensor]:
+    """The baseline of each input."""
+    if isinstance(baseline, Tensor) and len(names) > 1:
+        raise ValueError(f"there are several inputs; give a baseline for each, as a dictionary of {', '.join(names)}")
+    found = dict(baseline) if isinstance(baseline, Mapping) else dict.fromkeys(names, baseline)
+    if found.keys() != set(names):
+        raise ValueError(f"baseline must have an entry for each of {', '.join(names)}, got {', '.join(found)}")
+    for value in found.values():
+        if not isinstance(value, Tensor):
+            _check_number("baseline", value)
+    return found
 
 
 def attention_rollout(
@@ -201,7 +214,7 @@ def gradient_x_attention_rollout(
     return torch.cat(rows)
 
 
-def random(model: nn.Module, inputs: Any, *, seed: int = 0) -> Tensor:
+def random(model: nn.Module, inputs: Any, *, seed: int = 0) -> Scores:
     """Scores drawn from a normal distribution: what any explanation must beat.
 
     Args:
@@ -210,40 +223,46 @@ def random(model: nn.Module, inputs: Any, *, seed: int = 0) -> Tensor:
         seed: of the draw.
 
     Returns:
-        Scores [n, tokens], [n, height, width] or [n, features], on the CPU.
+        Scores [n, tokens], [n, height, width] or [n, features], on the CPU; for several inputs a dictionary of them.
     """
-    given = read_inputs(model, inputs)
-    x = next(iter({**given.ids, **given.carriers}.values()))
-    shape = (x.shape[0], *x.shape[2:]) if x.dim() > 3 else x.shape[:2]
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    given, generator = read_inputs(model, inputs), torch.Generator().manual_seed(seed)
+    shapes = {name: x.shape for name, x in given.ids.items()}
+    shapes |= {name: summed(x, given.dims[name], name).shape for name, x in given.carriers.items()}
+    found = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return found if len(found) > 1 else next(iter(found.values()))
 
 
 def captum(
     method: str,
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Any,
     /,
     *,
     target: Any = None,
     options: dict[str, Any] | None = None,
     **call: Any,
-) -> Tensor:
+) -> Scores:
     """A method of Captum, by its name there: ``captum("DeepLift", model, x, target=3)``.
 
     Args:
         method: the name of a class in ``captum.attr`` that takes a model (or its forward function).
-        model: any module, in ``eval()`` mode, that returns one tensor of logits [n, classes].
-        inputs: a floating point tensor.
-        target: an index, a tensor of indices [n], or None for the arg-max.
+        model: any module, in ``eval()`` mode.
+        inputs: what :func:`attribute` takes; token ids are explained by their embeddings.
+        target: what :func:`attribute` takes; None is the arg-max.
         options: arguments of the class.
-        call: arguments of its ``attribute()``.
+        call: arguments of its ``attribute()``; what is given for each input, such as `baselines`, as a tuple in the
+            order of the inputs.
 
     Returns:
-        Scores [n, tokens], [n, height, width] or [n, features], on the CPU.
+        Scores [n, tokens], [n, height, width] or [n, features], on the CPU; for several inputs a dictionary of them.
 
     Raises:
         ImportError: Captum is not installed.
         ValueError: it has no such method.
+
+    Note:
+        A model of one floating point tensor that returns logits [n, classes] is handed over as it is. Any other goes in
+        a module around it, which is called with the inputs one by one; methods that look into the model meet it there.
     """
     try:
         from captum import attr
@@ -252,11 +271,15 @@ def captum(
     kind = getattr(attr, method, None)
     if kind is None:
         raise ValueError(f"Captum has no method {method!r} in captum.attr")
-    if target is None:
-        with torch.no_grad():
-            target = model(inputs).argmax(1)
-    found = kind(model, **(options or {})).attribute(inputs, target=target, **call)
-    return points_of(model, inputs, target, None).summed(found.detach().cpu())
+    points = points_of(model, inputs, target, None)
+    given, first = points.starts()[0], points.goal.first
+    if isinstance(inputs, Tensor) and not points.is_ids and first is not None and points.goal.second is None:
+        found = kind(model, **(options or {})).attribute(inputs, target=first.to(inputs.device), **call)
+        return points.scores([{key: found.detach().cpu() for key in given}])
+    around = Around(points, list(given))
+    device = points.x.device
+    found = kind(around, **(options or {})).attribute(tuple(x.to(device) for x in given.values()), **call)
+    return points.scores([{key: x.detach().cpu() for key, x in zip(given, found, strict=True)}])
 
 
 def _check_number(name: str, value: Any, least: float = -math.inf) -> None:

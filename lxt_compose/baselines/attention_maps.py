@@ -14,7 +14,7 @@ from ..attribution.inputs import Inputs
 from ..attribution.targets import last_real
 from ..ops import op_of
 from ..runtime.decompositions import attention_body
-from .points import Points
+from .points import Points, unmoved
 
 Map = tuple[Tensor, Tensor | None]
 """The weights of one layer [m, heads, tokens, tokens], and the gradient of the explained number there."""
@@ -89,7 +89,7 @@ def attention_maps(points: Points, *, gradients: bool) -> Iterator[tuple[Inputs,
         watch.maps.clear()
         return watch
 
-    for given, _, outputs, seeds in points.passes(lambda x: x, fresh):
+    for given, _, outputs, seeds in points.passes(unmoved, fresh):
         maps = watch.maps
         if not maps:
             raise ValueError(

@@ -2,41 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..attribution.axes import BATCH, Dims, embedded, place_of, summed
 from ..attribution.inputs import Inputs, telling
 from ..attribution.targets import choose
 from ..errors import AttributionError
 from ..evaluate.probe import Probe, rows_of_goal
 
-Place = Callable[[Tensor], Tensor]
+Key = tuple[str, int]
+"""The name of an input, and which of its embeddings it is: a model may have several for the same token ids."""
+Place = Callable[[Tensor, Key], Tensor]
 """From values [m, ...] of an input (of the embeddings, for token ids) to the point where the gradient is wanted."""
+Values = dict[Key, Tensor]
+
+
+Scores = Tensor | dict[str, Tensor]
+"""One number for each token, pixel or feature; of several inputs, by their names."""
 
 
 class Points(Probe):
-    """A :class:`Probe` that gives gradients too."""
+    """A :class:`Probe` of all inputs at once that gives gradients too."""
 
-    def gradients(self, place: Place) -> list[tuple[Tensor, Tensor]]:
+    def gradients(self, place: Place) -> list[tuple[Values, Values]]:
         """Points and the gradients there, for each batch, on the CPU."""
         found = []
-        for _, leaf, outputs, seeds in self.passes(place):
-            (gradient,) = torch.autograd.grad(outputs, leaf, seeds)
-            found.append((leaf.detach().cpu(), gradient.cpu()))
+        for _, leaves, outputs, seeds in self.passes(place):
+            slots = torch.autograd.grad(outputs, list(leaves.values()), seeds, allow_unused=True) if leaves else ()
+            if all(slot is None for slot in slots):
+                raise self._cut_off()
+            zipped = zip(leaves.items(), slots, strict=True)
+            gradients = {key: (torch.zeros_like(x) if slot is None else slot).cpu() for (key, x), slot in zipped}
+            found.append(({key: x.detach().cpu() for key, x in leaves.items()}, gradients))
         return found
 
-    def starts(self) -> list[Tensor]:
-        """The input itself, or its embeddings, for each batch, on the CPU."""
-        return [leaf.detach().cpu() for _, leaf, _, _ in self.passes(lambda x: x)]
+    def mean_gradients(self, places: Sequence[Place]) -> list[Values]:
+        """The mean of the gradients at several points, for each batch."""
+        total: list[Values] = []
+        for place in places:
+            parts = [{key: g / len(places) for key, g in slots.items()} for _, slots in self.gradients(place)]
+            pairs = zip(total, parts, strict=True)
+            total = [{key: a[key] + b[key] for key in a} for a, b in pairs] if total else parts
+        return total
+
+    def starts(self) -> list[Values]:
+        """The inputs themselves, or their embeddings, for each batch, on the CPU."""
+        passes = self.passes(unmoved)
+        return [{key: leaf.detach().cpu() for key, leaf in leaves.items()} for _, leaves, _, _ in passes]
+
+    def scores(self, batches: Sequence[Values]) -> Scores:
+        """What each input got, summed over features: one tensor, or if there are several inputs, one for each name."""
+        found: dict[str, Tensor] = {}
+        for name in dict.fromkeys(name for values in batches for name, _ in values):
+            dims = self.dims_of(name)
+            parts = []
+            for values in batches:
+                each = [summed(value, dims, name) for (owner, _), value in values.items() if owner == name]
+                parts.append(torch.stack(each).sum(0))
+            shared = place_of(dims, BATCH) is None  # what all samples share gets something from each of them
+            found[name] = torch.stack(parts).sum(0) if shared else torch.cat(parts)
+        return found if len(self.given.ids) + len(self.given.carriers) > 1 else next(iter(found.values()))
+
+    def dims_of(self, name: str) -> Dims:
+        """The names of the dimensions of an input, or of the embeddings of its ids."""
+        dims = self.given.dims[name]
+        return embedded(dims) if name in self.given.ids else dims
+
+    def _cut_off(self) -> AttributionError:
+        return AttributionError(
+            f"no output of {type(self.model).__name__} depends on its inputs: the model cuts them off "
+            f"(detach(), torch.no_grad()), so there is no gradient"
+        )
 
     def passes(
         self, place: Place, around: Callable[[], AbstractContextManager[Any]] = nullcontext
-    ) -> Iterator[tuple[Inputs, Tensor, list[Tensor], list[Tensor]]]:
-        """For each batch: what was given, the point as a leaf, the outputs that are explained, and their gradients.
+    ) -> Iterator[tuple[Inputs, Values, list[Tensor], list[Tensor]]]:
+        """For each batch: what was given, the points as leaves, the outputs that are explained, and their gradients.
 
         Args:
             place: where the model is run.
@@ -46,30 +93,70 @@ class Points(Probe):
             AttributionError: the model failed, or its outputs do not depend on its inputs.
         """
         for group in self.groups(self.given.count):
-            leaves: list[Tensor] = []
+            leaves: Values = {}
 
-            def moved(values: Tensor, _: Tensor, leaves: list[Tensor] = leaves) -> Tensor:
-                leaves.append(place(values.detach()).detach().requires_grad_())
-                return leaves[-1].clone()  # a model may change its input in place
+            def moved(name: str, values: Tensor, _: Tensor, leaves: Values = leaves) -> Tensor:
+                key = (name, sum(owner == name for owner, _ in leaves))
+                leaves[key] = place(values.detach(), key).detach().requires_grad_()
+                return leaves[key].clone()  # a model may change its input in place
 
             with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
-                given = self.rows(group, None if self.is_ids else moved, group)
-                if self.is_ids:
-                    self.embed(stack, given, moved, group)
+                given = self.rows(group, {name: partial(moved, name) for name in self.given.carriers}, group)
+                if given.ids:
+                    self.embed(stack, given, {name: partial(moved, name) for name in given.ids}, group)
                 with telling(self.model, given), around():
                     output = self.model(*given.args, **given.kwargs)
                 goal = rows_of_goal(self.goal, group)
                 chosen = choose(goal, output, self.model, count=len(group), mask=given.mask, times_output=False)
                 if not chosen.seeds:
-                    raise AttributionError(
-                        f"no output of {type(self.model).__name__} depends on its inputs: the model cuts them off "
-                        f"(detach(), torch.no_grad()), so there is no gradient"
-                    )
+                    raise self._cut_off()
                 outputs, seeds = (list(each) for each in zip(*chosen.seeds, strict=True))
-                yield given, leaves[0], outputs, seeds
+                yield given, leaves, outputs, seeds
+
+
+def unmoved(values: Tensor, _: Key) -> Tensor:
+    """The input itself."""
+    return values
 
 
 def points_of(model: nn.Module, inputs: Any, target: Any, batch_size: int | None) -> Points:
     """The points of these inputs."""
     with torch.inference_mode(False):
         return Points(model, inputs, target, batch_size)
+
+
+class Around(nn.Module):
+    """A model as a function of its floating point inputs and embeddings alone, whose output is the explained number.
+
+    Args:
+        points: the model with its inputs and target.
+        keys: the inputs, in the order in which they are given.
+    """
+
+    def __init__(self, points: Points, keys: Sequence[Key]) -> None:
+        super().__init__()
+        self.model, self.keys = points.model, list(keys)
+        self._points = points
+
+    def forward(self, *values: Tensor) -> Tensor:
+        """[m] from the values of each input [m, ...], where m is a multiple of the number of samples."""
+        points, count = self._points, self._points.given.count
+        rows = max(len(x) for x in values)
+        samples = torch.arange(count).repeat(max(1, rows // count))  # what is expanded is expanded block by block
+        waiting = {name: [x for (owner, _), x in zip(self.keys, values, strict=True) if owner == name]
+                   for name, _ in self.keys}  # fmt: skip
+
+        def given(name: str, _: Tensor, group: Tensor) -> Tensor:
+            return waiting[name].pop(0) if len(waiting[name]) > 1 else waiting[name][0]
+
+        changes = {name: partial(given, name) for name in waiting}
+        floats = {name: change for name, change in changes.items() if name in points.given.carriers}
+        inputs = points.rows(samples, floats, samples)
+        with ExitStack() as stack:
+            if inputs.ids:
+                points.embed(stack, inputs, {n: c for n, c in changes.items() if n in inputs.ids}, samples)
+            output = self.model(*inputs.args, **inputs.kwargs)
+        goal = rows_of_goal(points.goal, samples)
+        chosen = choose(goal, output, self.model, count=len(samples), mask=inputs.mask, times_output=False)
+        numbers: Tensor = torch.stack([(z * seed).reshape(len(samples), -1).sum(1) for z, seed in chosen.seeds]).sum(0)
+        return numbers

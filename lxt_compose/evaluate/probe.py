@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -112,48 +112,59 @@ class Probe:
         self, samples: Tensor, group: Tensor, change: Change | None, embedded: Change | None, goal: Goal | None = None
     ) -> tuple[Tensor, Tensor | None]:
         goal = self.goal if goal is None else goal
-        given = self.rows(samples, change, group)
+        given = self.rows(samples, {} if change is None else {self.name: change}, group)
         with torch.no_grad(), ExitStack() as stack:
             if embedded is not None:
-                self.embed(stack, given, embedded, group)
+                self.embed(stack, given, {self.name: embedded}, group)
             with telling(self.model, given):
                 output = self.model(*given.args, **given.kwargs)
             rows = rows_of_goal(goal, samples)
             chosen = choose(rows, output, self.model, count=len(samples), mask=given.mask, times_output=False)
         return chosen.value.cpu(), chosen.target
 
-    def embed(self, stack: ExitStack, given: Inputs, change: Change, group: Tensor) -> None:
-        """Have the embeddings of the token ids changed, until the stack is closed."""
-        ids, order = given.ids[self.name], orders_of(self.model, given).get(self.name)
+    def embed(self, stack: ExitStack, given: Inputs, changes: Mapping[str, Change], group: Tensor) -> None:
+        """Have the embeddings of token ids changed, input by input, until the stack is closed."""
+        orders = orders_of(self.model, given)
 
         def exchange(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Any:
             embedded = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
-            found = None if embedded is None else arrangement_of(embedded, ids, order, exact=True)
-            if found is None:
-                return None  # positions, or the ids of a decoder
-            return found.put(output, change(found.of_ids(output), group.to(output.device)))
+            if embedded is None:
+                return None
+            for name, change in changes.items():
+                found = arrangement_of(embedded, given.ids[name], orders.get(name), exact=True)
+                if found is not None:
+                    return found.put(output, change(found.of_ids(output), group.to(output.device)))
+            return None  # positions, or the ids of a decoder
 
         for module in self._embeddings:
             stack.callback(module.register_forward_hook(exchange, with_kwargs=True).remove)
 
-    def rows(self, samples: Tensor, change: Change | None, group: Tensor) -> Inputs:
-        """The arguments of a forward pass of these samples, with the change made."""
+    def rows(self, samples: Tensor, changes: Mapping[str, Change], group: Tensor) -> Inputs:
+        """The arguments of a forward pass of these samples, with the changes made, input by input."""
         given = self.given
+        inputs = {**given.ids, **given.carriers}
+        waiting: dict[int, list[Change]] = {}  # a tensor that is given twice may be two inputs
+        for name, change in changes.items():
+            waiting.setdefault(id(inputs[name]), []).append(change)
 
-        def rows(value: Any, change: Change | None = change) -> Any:
+        def taken(value: Any) -> Any:
             batch = given.batch_of(value)
-            taken = value if batch is None else value.index_select(batch, samples.to(value.device))
-            if value is not self.x and batch is None:
-                return value
-            return change(taken, group.to(value.device)) if value is self.x and change is not None else taken
+            return value if batch is None else value.index_select(batch, samples.to(value.device))
+
+        def rows(value: Any) -> Any:
+            queue = waiting.get(id(value))
+            if queue is None:
+                return taken(value)
+            change = queue.pop(0) if len(queue) > 1 else queue[0]
+            return change(taken(value), group.to(value.device))
 
         return replace(
             given,
             args=map_tensors(rows, given.args),
             kwargs=map_tensors(rows, given.kwargs),
-            ids={name: rows(value, None) for name, value in given.ids.items()},
-            mask=rows(given.mask),
-            encoder_mask=rows(given.encoder_mask),
+            ids={name: taken(value) for name, value in given.ids.items()},
+            mask=taken(given.mask),
+            encoder_mask=taken(given.encoder_mask),
             count=len(samples),
         ).copied()
 

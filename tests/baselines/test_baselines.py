@@ -6,7 +6,7 @@ from support import Fn, fingerprint, make
 from torch import nn
 from torch.nn import functional as F
 
-from lxt_compose import baselines
+from lxt_compose import Composite, Epsilon, Family, attribute, baselines
 from lxt_compose.baselines.attention_maps import attention_maps
 from lxt_compose.baselines.points import points_of
 
@@ -252,3 +252,140 @@ def test_captum_is_asked_for_by_name_where_it_is_missing(monkeypatch):
     model, x = make("mlp")
     with pytest.raises(ImportError, match="pip install captum"):
         baselines.captum("Saliency", model, x)
+
+
+class Several(nn.Module):
+    """A product of two inputs, a third in a dictionary that is added, and a constant mask."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 3, dtype=torch.float64))
+
+    def forward(self, a, b, extra=None, attention_mask=None):
+        z = a * b * (1.0 if attention_mask is None else attention_mask)
+        return (z if extra is None else z + extra["c"].square()) @ self.weight
+
+
+def several(seed=0):
+    torch.manual_seed(seed)
+    return (torch.randn(5, 4, dtype=torch.float64) for _ in range(3))
+
+
+class TestSeveralInputs:
+    @pytest.mark.parametrize("method", SCORES)
+    @pytest.mark.parametrize("batch_size", [None, 2])
+    def test_each_is_explained_by_the_name_that_attribute_gives_it(self, method, batch_size):
+        model, (a, b, c) = Several(), several()
+        for inputs in ((a, b, {"c": c}), {"a": a, "b": b, "extra": {"c": c}}):
+            found = method(model, inputs, target=1, batch_size=batch_size)
+            names = list(attribute(model, inputs, target=1).relevances)
+            assert list(found) == names == ["a", "b", "extra.c"]
+            assert all(scores.shape == (5, 4) for scores in found.values())
+            torch.testing.assert_close(found, method(model, inputs, target=1))
+
+    def test_gradient_x_input_by_hand(self):
+        model, (a, b, c) = Several(), several()
+        found = baselines.gradient_x_input(model, (a, b, {"c": c}), target=2)
+        w = model.weight.detach()[:, 2]
+        for name, expected in {"a": a * b * w, "b": a * b * w, "extra.c": 2 * c.square() * w}.items():
+            torch.testing.assert_close(found[name], expected)
+
+    def test_integrated_gradients_are_complete_over_all_inputs(self):
+        model, (a, b, c) = Several(), several()
+        start = {"a": 1.0, "b": torch.full((4,), -0.5, dtype=torch.float64), "extra.c": 0.0}
+        found = baselines.integrated_gradients(model, (a, b, {"c": c}), target=2, baseline=start, steps=200)
+        with torch.no_grad():
+            change = model(a, b, {"c": c}) - model(torch.ones_like(a), torch.full_like(b, -0.5), {"c": 0 * c})
+        torch.testing.assert_close(sum(x.sum(1) for x in found.values()), change[:, 2], rtol=1e-4, atol=1e-4)
+
+    def test_baselines_that_do_not_fit_are_told(self):
+        model, (a, b, _) = Several(), several()
+        with pytest.raises(ValueError, match="several inputs; give a baseline for each, as a dictionary of a, b"):
+            baselines.integrated_gradients(model, (a, b), baseline=torch.zeros(4))
+        with pytest.raises(ValueError, match="an entry for each of a, b, got a"):
+            baselines.integrated_gradients(model, (a, b), baseline={"a": 0.0})
+        with pytest.raises(ValueError, match="baseline must be a finite number, got nan"):
+            baselines.integrated_gradients(model, (a, b), baseline={"a": 0.0, "b": float("nan")})
+
+    def test_an_input_that_does_not_matter_gets_nothing_and_a_constant_is_none(self):
+        model, (a, b, c) = Fn(lambda self, a, b: a @ torch.ones(4, 2, dtype=a.dtype)), several()
+        _, unused = baselines.gradient_x_input(model, (a, b), target=0).values()
+        assert (unused == 0).all()
+        found = baselines.gradient_x_input(Several(), {"a": a, "b": b, "attention_mask": c.sign()}, target=0)
+        assert list(found) == ["a", "b"]
+
+    def test_the_same_tensor_twice_is_two_inputs(self):
+        model, (a, _, _) = Several(), several()
+        found = baselines.gradient_x_input(model, (a, a), target=0)
+        one = baselines.gradient_x_input(model, (a, a.clone()), target=0)
+        torch.testing.assert_close(found, one)
+
+    def test_an_input_that_all_samples_share_gets_something_from_each(self):
+        class Shared(nn.Module):
+            def forward(self, x, table):
+                return torch.stack([(x * table).sum(1), x.sum(1)], 1)
+
+        a, b, _ = several()
+        whole = baselines.gradient_x_input(Shared(), (a, b[:1].expand(5, -1)), target=0)
+        torch.testing.assert_close(whole["table"], a * b[0])
+
+    def test_two_kinds_of_token_ids(self):
+        class Translator(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.words, self.out = nn.Embedding(11, 6).double(), nn.Linear(6, 3).double()
+
+            def forward(self, input_ids, decoder_input_ids):
+                return self.out(self.words(input_ids).mean(1) * self.words(decoder_input_ids).mean(1))
+
+        torch.manual_seed(0)
+        model, ids, later = Translator(), torch.randint(0, 11, (3, 5)), torch.randint(0, 11, (3, 4))
+        inputs = {"input_ids": ids, "decoder_input_ids": later}
+        for method in SCORES:
+            found = method(model, inputs, target=1)
+            assert {name: scores.shape for name, scores in found.items()} == {
+                "input_ids": (3, 5), "decoder_input_ids": (3, 4)
+            }  # fmt: skip
+        found = baselines.gradient_x_input(model, inputs, target=1)
+        expected = attribute(model, inputs, target=1, composite=plain_gradient()).scores
+        torch.testing.assert_close(found, expected)
+        assert baselines.random(model, inputs)["decoder_input_ids"].shape == (3, 4)
+
+    def test_one_input_beside_token_ids(self):
+        class Both(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.words, self.out = nn.Embedding(11, 4).double(), nn.Linear(4, 3).double()
+
+            def forward(self, input_ids, pixel_values):
+                return self.out(self.words(input_ids).mean(1) + pixel_values.mean((2, 3)))
+
+        torch.manual_seed(0)
+        model, ids, pixels = Both(), torch.randint(0, 11, (2, 5)), torch.randn(2, 4, 6, 6, dtype=torch.float64)
+        inputs = {"input_ids": ids, "pixel_values": pixels}
+        found = baselines.integrated_gradients(model, inputs, target=1)
+        assert found["input_ids"].shape == (2, 5)
+        assert found["pixel_values"].shape == (2, 6, 6)
+        total = found["input_ids"].sum(1) + found["pixel_values"].sum((1, 2))
+        torch.testing.assert_close(total, (model(ids, pixels) - model.out.bias)[:, 1].detach())
+        assert baselines.random(model, inputs)["pixel_values"].shape == (2, 6, 6)
+
+
+def plain_gradient():
+    return Composite(defaults={family: Epsilon(0.0) for family in Family}, formulation="gradient")
+
+
+class TestCaptumOnAnyInputs:
+    @pytest.mark.parametrize("method", ["InputXGradient", "IntegratedGradients"])
+    def test_several_inputs_dicts_and_token_ids(self, method):
+        pytest.importorskip("captum")
+        ours = baselines.gradient_x_input if method == "InputXGradient" else baselines.integrated_gradients
+        model, (a, b, c) = Several(), several()
+        for inputs in ((a, b), {"a": a, "b": b, "extra": {"c": c}}):
+            for target in (1, None, (0, 2)):
+                found = baselines.captum(method, model, inputs, target=target)
+                torch.testing.assert_close(found, ours(model, inputs, target=target), rtol=1e-3, atol=1e-4)
+        words = nn.Sequential(nn.Embedding(11, 6), nn.Flatten(1), nn.Linear(30, 3)).double()
+        ids = torch.randint(0, 11, (3, 5))
+        found = baselines.captum(method, words, ids, target=1)
+        torch.testing.assert_close(found, ours(words, ids, target=1), rtol=1e-3, atol=1e-4)
