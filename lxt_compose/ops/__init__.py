@@ -1,6 +1,6 @@
 """Op families: which functions are the same operation, its family, and what its arguments are to each other."""
 
-from .families import DROPOUTS, KNOWINGLY_UNCOVERED, Family, Op
+from .families import KNOWINGLY_UNCOVERED, Family, Op
 from .lookup import (
     can_mutate,
     display_name,
@@ -15,7 +15,6 @@ from .lookup import (
 from .traits import Argument, Elements, Elementwise, LayerKind, NormKind, StateSpaceRole, Traits
 
 __all__ = [
-    "DROPOUTS",
     "KNOWINGLY_UNCOVERED",
     "Argument",
     "Elements",

@@ -82,10 +82,7 @@ MOVEMENT = """
     to_padded_tensor coalesce values sparse_mask sparse_mask_projection
     real imag complex view_as_real view_as_complex resolve_conj resolve_neg
     dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout
-"""
-
-DROPOUTS = frozenset(name for name, traits in TRAITS.items() if traits.dropout)
-"""Movement in eval mode only; while training they scale and drop at random."""
+"""  # dropouts are movement in eval mode; while training they scale and drop at random
 
 ACTIVATION = """
     relu relu6 elu selu celu gelu silu mish tanh sigmoid logsigmoid softplus softsign hardswish hardsigmoid hardtanh

@@ -15,12 +15,16 @@ class Argument(NamedTuple):
 
     position: int
     keyword: str
+    default: Any = None
+    other_keyword: str = ""
+    """What another form of the same operation calls it."""
 
-    def of(self, args: Any, kwargs: Any, default: Any = None) -> Any:
+    def of(self, args: Any, kwargs: Any) -> Any:
         """Return the argument of a call; the default where it is left out."""
-        if self.keyword in kwargs:
-            return kwargs[self.keyword]
-        return args[self.position] if len(args) > self.position else default
+        for keyword in (self.keyword, self.other_keyword):
+            if keyword in kwargs:
+                return kwargs[keyword]
+        return args[self.position] if len(args) > self.position else self.default
 
 
 class LayerKind(Enum):
@@ -99,6 +103,7 @@ class Traits:
         running_statistics: it may update some of its arguments in place while it runs.
         signs: it adds two operands, each with this sign.
         exponent: it is a power, with this exponent or with the exponent that this argument gives.
+        modulus: of complex numbers it is their length, and homogeneous.
         degree: p where ``f(t x) = t ** p * f(x)``, for functions of the homogeneous family.
         rectifier: it is ReLU.
         softmax_sign: it is a softmax over one dimension, of the input times this sign.
@@ -121,6 +126,7 @@ class Traits:
     running_statistics: bool = False
     signs: tuple[float, float] | None = None
     exponent: float | Argument | None = None
+    modulus: bool = False
     degree: float = 1.0
     rectifier: bool = False
     softmax_sign: float | None = None
@@ -133,6 +139,11 @@ class Traits:
     training: Argument | None = None
     state_space: StateSpaceRole | None = None
     has_projections: bool = False
+
+    @property
+    def has_weight(self) -> bool:
+        """Whether it is a layer of an input and a weight."""
+        return self.layer is not None and self.layer.has_weight
 
 
 _AFFINE, _NONLINEAR = Elementwise.AFFINE, Elementwise.NONLINEAR
@@ -167,7 +178,7 @@ _ROWS: tuple[tuple[str, Traits], ...] = (
      Traits(norm=NormKind.INSTANCE, weight=_weight(3), bias=_bias(4), per_channel=True, running_statistics=True)),
     ("batch_norm",
      Traits(LayerKind.BATCH_NORM, NormKind.BATCH, _weight(3), _bias(4), per_channel=True, running_statistics=True,
-            training=Argument(5, "training"))),
+            training=Argument(5, "training", default=False))),
     ("native_batch_norm",
      Traits(norm=NormKind.BATCH, weight=_weight(1), bias=_bias(2), per_channel=True, running_statistics=True)),
     ("native_instance_norm", Traits(norm=NormKind.INSTANCE, weight=_weight(1), bias=_bias(2), per_channel=True,
@@ -181,7 +192,9 @@ _ROWS: tuple[tuple[str, Traits], ...] = (
     ("pow float_power", Traits(exponent=Argument(1, "exponent"), elementwise=_NONLINEAR)),
     ("square", Traits(exponent=2.0, elementwise=_NONLINEAR)),
     ("sqrt", Traits(exponent=0.5, elementwise=_NONLINEAR)),
-    ("rpow rsqrt min max minimum maximum fmin fmax", Traits(elementwise=_NONLINEAR)),
+    ("rpow", Traits(exponent=Argument(0, "self"), elementwise=_NONLINEAR)),
+    ("rsqrt min max minimum maximum fmin fmax", Traits(elementwise=_NONLINEAR)),
+    ("abs", Traits(modulus=True)),
     ("var", Traits(degree=2.0)),
     ("relu", Traits(rectifier=True)),
     ("softplus", Traits(state_space=StateSpaceRole.STEP_SIZE)),
@@ -196,12 +209,16 @@ _ROWS: tuple[tuple[str, Traits], ...] = (
     ("cat", Traits(elements=Elements.JOINED)),
     ("split split_with_sizes", Traits(state_space=StateSpaceRole.PROJECTION)),
     ("embedding", Traits(lookup=True)),
-    ("dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout",
-     Traits(elements=Elements.SAME_PLACE, dropout=True, dropout_rate=Argument(1, "p"),
-            training=Argument(2, "training"))),
-    ("scaled_dot_product_attention", Traits(dropout_rate=Argument(4, "dropout_p"))),
+    ("dropout dropout1d dropout2d dropout3d feature_dropout",
+     Traits(elements=Elements.SAME_PLACE, dropout=True, dropout_rate=Argument(1, "p", 0.5),
+            training=Argument(2, "training", default=True, other_keyword="train"))),
+    ("alpha_dropout feature_alpha_dropout",
+     Traits(elements=Elements.SAME_PLACE, dropout=True, dropout_rate=Argument(1, "p", 0.5),
+            training=Argument(2, "training", default=False, other_keyword="train"))),
+    ("scaled_dot_product_attention", Traits(dropout_rate=Argument(4, "dropout_p", 0.0))),
     ("multi_head_attention_forward",
-     Traits(dropout_rate=Argument(10, "dropout_p"), training=Argument(13, "training"), has_projections=True)),
+     Traits(dropout_rate=Argument(10, "dropout_p", 0.0), training=Argument(13, "training", default=True),
+            has_projections=True)),
 )  # fmt: skip
 
 NO_TRAITS = Traits()

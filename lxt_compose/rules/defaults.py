@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autograd.numerics import EPSILON
-from ..ops import DROPOUTS, Family, Op
+from ..ops import Argument, Family, Op, is_reversed
 from .attention import Attention
 from .base import RELEVANCE, Rule, find_carriers
 from .embedding import Lookup, is_for_training
@@ -22,10 +22,6 @@ from .state_space import StateSpace, is_state_space, makes_parameters
 from .stop import Stop
 from .uniform import Uniform
 from .uniform_epsilon import UniformEpsilon
-
-_POWERS = frozenset({"pow", "rpow", "float_power"})
-_SELECTIONS = frozenset({"split", "split_with_sizes", "softplus"})
-
 
 Table = Mapping[Family, Rule]
 """The rule of each family of operations."""
@@ -82,28 +78,34 @@ def check_table(table: Any) -> None:
 
 def depends_on_call(op: Op) -> bool:
     """Whether :func:`rule_of_call` may give another rule than :func:`default_rule`."""
-    by_name = op.name in ("abs", "batch_norm", "embedding") or op.name in DROPOUTS | _POWERS | _SELECTIONS
-    return by_name or op.multiplies
+    known = op.traits
+    alone = known.lookup or known.modulus or known.dropout or known.state_space is not None
+    return op.multiplies or alone or isinstance(known.exponent, Argument) or _has_modes(op)
+
+
+def _has_modes(op: Op) -> bool:
+    """Whether it is a normalization in train mode, and a linear layer in eval mode."""
+    return op.traits.norm is not None and op.traits.training is not None
 
 
 def rule_of_call(
     op: Op, table: Table, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: int, module: nn.Module
 ) -> Rule | None:
     """The default rule where it depends on the arguments of the call, or on the module that makes it."""
-    if op.name in _SELECTIONS:
-        selects = is_state_space(module) and makes_parameters(op.name, args, kwargs)
+    known = op.traits
+    if known.state_space is not None:
+        selects = is_state_space(module) and makes_parameters(op, args, kwargs)
         return StateSpace() if selects else table.get(op.family)
-    if op.name == "embedding":
+    if known.lookup:
         return Lookup() if is_for_training(args, kwargs) else None
-    if op.name in _POWERS:
+    if isinstance(known.exponent, Argument):
         return table.get(Family.ACTIVATION if raises(op, args, kwargs) else Family.STATISTIC)
-    if op.name == "abs":
+    if known.modulus:
         return table.get(Family.HOMOGENEOUS if any(map(torch.is_complex, find_carriers(args, kwargs))) else op.family)
-    if op.name == "batch_norm":
-        training = _flag(args, kwargs, 5, default=False)
-        return table.get(Family.NORMALIZATION if training else Family.LINEAR)
-    if op.name in DROPOUTS:
-        return table.get(Family.LINEAR) if dropout_is_active(args, kwargs) else None
+    if _has_modes(op):
+        return table.get(Family.NORMALIZATION if _is_training(op, args, kwargs) else Family.LINEAR)
+    if known.dropout:
+        return table.get(Family.LINEAR) if drops(op, args, kwargs) else None
     return _of_product(op, table, args, kwargs, carriers)
 
 
@@ -118,18 +120,16 @@ def _of_product(op: Op, table: Table, args: tuple[Any, ...], kwargs: dict[str, A
     return rule
 
 
-_RATES = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}
-"""Where attention operations take the rate of their dropout, ``dropout_p``."""
-CAN_DROP = DROPOUTS | set(_RATES)
+def drops(op: Op | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call drops elements at random."""
+    if op is None or op.traits.dropout_rate is None:
+        return False
+    return bool(op.traits.dropout_rate.of(args, kwargs)) and _is_training(op, args, kwargs)
 
 
-def drops(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call of one of the operations in `CAN_DROP` drops elements at random."""
-    if name in DROPOUTS:
-        return dropout_is_active(args, kwargs)
-    place = _RATES[name]
-    training = name != "multi_head_attention_forward" or _flag(args, kwargs, 13, default=True)
-    return bool(kwargs.get("dropout_p", args[place] if len(args) > place else 0.0)) and training
+def _is_training(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a call is in train mode, as those are that know no other."""
+    return op.traits.training is None or bool(op.traits.training.of(args, kwargs))
 
 
 def raises(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -141,7 +141,7 @@ def raises(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     given = [*args, *(kwargs[name] for name in ("input", "self", "exponent") if name in kwargs)]
     if len(given) != 2:
         return False
-    base, exponent = reversed(given) if op.name == "rpow" else given
+    base, exponent = reversed(given) if is_reversed(op) else given
     carriers = [x for x in (base, exponent) if isinstance(x, Tensor) and x.requires_grad]
     if len(carriers) != 1:
         return False
@@ -150,16 +150,3 @@ def raises(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         return isinstance(constant, (int, float)) and constant > 0
     shape = carriers[0].shape
     return torch.broadcast_shapes(constant.shape, shape) == shape and bool((constant > 0).all())
-
-
-def dropout_is_active(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call of a dropout function drops anything."""
-    rate = kwargs.get("p", args[1] if len(args) > 1 else 0.5)
-    return bool(rate) and _flag(args, kwargs, 2, default=True)
-
-
-def _flag(args: tuple[Any, ...], kwargs: dict[str, Any], place: int, *, default: bool) -> bool:
-    for name in ("training", "train"):
-        if name in kwargs:
-            return bool(kwargs[name])
-    return bool(args[place]) if len(args) > place else default

@@ -47,8 +47,7 @@ class Split(Rule):
 
     def serves(self, op: Op, carriers: int) -> bool:
         """See :meth:`Rule.serves`: operations of one input and a constant weight, no products of two carriers."""
-        layer = op.traits.layer
-        return layer is not None and layer.has_weight and (carriers == 1 or op.traits.weight is not None)
+        return op.traits.has_weight and (carriers == 1 or op.traits.weight is not None)
 
     def takes_whole(self, module: nn.Module) -> bool:
         """See :meth:`Rule.takes_whole`: a layer that is no known one, and no block of layers."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..ops import Op, StateSpaceRole
 from .base import Call, Rule
 
 
@@ -36,9 +37,9 @@ def is_state_space(module: nn.Module) -> bool:
     return {"A_log", "D"} <= module._parameters.keys()
 
 
-def makes_parameters(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+def makes_parameters(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether a call in such a module makes delta, or splits off B and C: two last parts of the same size."""
-    if name == "softplus":
+    if op.traits.state_space is StateSpaceRole.STEP_SIZE:
         return True
     sizes = kwargs.get("split_sizes", kwargs.get("split_size_or_sections", args[1] if len(args) > 1 else None))
     return isinstance(sizes, (tuple, list)) and len(sizes) > 2 and sizes[-1] == sizes[-2]

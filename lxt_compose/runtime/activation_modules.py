@@ -16,15 +16,11 @@ from torch import Tensor, nn
 from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
 from ..coverage.tally import Count, Tally
-from ..ops import Family, Op
+from ..ops import Elementwise, Family, Op
 from ..rules import Call, Identity
 
 RULE = Identity()
 _ELEMENTWISE = frozenset({Family.ACTIVATION, Family.PRODUCT, Family.DIVISION})
-_NONLINEAR = frozenset("pow rpow square float_power sqrt rsqrt min max minimum maximum fmin fmax".split())
-_LINEAR = frozenset(
-    "add sub rsub neg positive where masked_fill clone contiguous to float double half bfloat16 type type_as".split()
-)
 
 
 def may_be_unit(module: nn.Module) -> bool:
@@ -65,8 +61,9 @@ class Unit:
         if op is None:
             return
         self._steps += 1
-        self._nonlinear |= op.family is Family.ACTIVATION or op.name in _NONLINEAR or len(derived) > 1
-        known = op.family in _ELEMENTWISE or op.name in _NONLINEAR | _LINEAR
+        kind = op.traits.elementwise
+        self._nonlinear |= op.family is Family.ACTIVATION or kind is Elementwise.NONLINEAR or len(derived) > 1
+        known = op.family in _ELEMENTWISE or kind is not None
         sizes = {tensor.numel() for tensor in given if id(tensor) not in self._derived} - {1}
         sizes |= {tensor.numel() for tensor in tensors_in(output)} - {self.x.numel()}
         self._elementwise = known and not sizes

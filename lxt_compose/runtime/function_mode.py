@@ -16,7 +16,6 @@ from ..lxt.drop_in import under
 from ..ops import mutates, op_of
 from ..rules import OpCall, Rule, find_carriers
 from ..rules.defaults import drops
-from ..rules.linear_layers.layer import LAYERS
 from ..torch_internals import refuse_compiled
 from .call_stack import Frame
 from .decisions import Action, CallSite, Decision, call_site, decide
@@ -69,14 +68,14 @@ class FunctionMode(TorchFunctionMode):
             inside = frame.within(frame.site.context_in(frame.path, None))
             info.run = partial(run_body, self.session, inside, function)
         else:
-            info.is_layer = info.op.name in LAYERS
+            info.is_layer = info.op.traits.has_weight
         return info
 
     def _run_recorded(self, info: FunctionInfo, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function while autograd records it."""
         if may_change(info, kwargs) and mutates(info.function, args, kwargs):
             before_change(self.session, args, kwargs)
-        if info.can_drop and drops(info.name, args, kwargs):
+        if info.can_drop and drops(info.op, args, kwargs):
             self.session.tally.warn_dropout(frame.context.path)
         carriers = find_carriers(args, kwargs)
         if not carriers:

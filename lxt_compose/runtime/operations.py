@@ -30,7 +30,6 @@ from .unseen import unseen_behind
 
 BARE = "in a checkpointed function that is no module"
 NO_BACKWARD = "its kernel has no backward, so relevance ends there"
-_HOLDS_PROJECTIONS = "multi_head_attention_forward"
 
 
 def before_change(session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -64,7 +63,7 @@ def run(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
         record(session, frame, made)
         return run_as_it_is(session, frame, made, call)
     if action is Action.SHADOWED:
-        if made.info.name == _HOLDS_PROJECTIONS:
+        if made.info.has_projections:
             return run_body(session, frame, attention_body(), *call.args, **call.kwargs)
         return made.info.run(*call.args, **call.kwargs)
     if made.served:
@@ -183,7 +182,7 @@ def _run_ruled(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
     if idle:
         return run_as_it_is(session, frame, made, call)
     run = info.run
-    if info.name == _HOLDS_PROJECTIONS:
+    if info.has_projections:
         site, within = frame.site, rule if Family.ATTENTION in rule.families else None
         inside = None if within is None else frame.context.inside
         context = site.context_in(frame.path if within is None else inside, within, keys_inside=made.key is None)

@@ -17,8 +17,7 @@ from ..rules import (
     default_rule,
     default_rules,
 )
-from ..rules.defaults import CAN_DROP, Table, depends_on_call, rule_of_call
-from ..rules.linear_layers.layer import LAYERS
+from ..rules.defaults import Table, depends_on_call, rule_of_call
 from .decompositions import STEPS
 from .frozen_weights import Frozen, as_trained
 from .norm_gradients import with_right_gradient
@@ -51,6 +50,7 @@ class FunctionInfo:
         run: what is run for the function: itself, but for products with frozen weights.
         can_mutate: it may change a tensor in place even when no keyword says so.
         can_drop: it may be dropout, or contain it.
+        has_projections: it is attention with projections, whose body is run in its place.
         varies: its default rule depends on the arguments.
         steps: by default it is taken apart into this.
         own: the rule that it brings itself, as a drop-in.
@@ -68,6 +68,7 @@ class FunctionInfo:
     is_layer: bool = False
     can_mutate: bool = False
     can_drop: bool = False
+    has_projections: bool = False
     varies: bool = False
     steps: Callable[..., Any] | None = None
     own: Rule | None = None
@@ -125,9 +126,10 @@ class Policy:
         info = FunctionInfo(function, name, op, key, run)
         info.can_mutate = can_mutate(function)
         if op is not None:
-            info.can_drop = op.name in CAN_DROP
+            info.can_drop = op.traits.dropout_rate is not None
             info.exact = op.family is Family.MOVEMENT
-            info.is_layer = op.name in LAYERS
+            info.is_layer = op.traits.has_weight
+            info.has_projections = op.traits.has_projections
             info.varies = depends_on_call(op)
             info.steps = STEPS[name] if op.family is Family.COMPOSED else None
             return info

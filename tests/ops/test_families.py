@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode, get_overridable_functions, get_testing_overrides
 
-from lxt_compose.ops import DROPOUTS, KNOWINGLY_UNCOVERED, Family, Op, display_name, mutates, op_of, same_op
+from lxt_compose.ops import KNOWINGLY_UNCOVERED, Family, Op, display_name, mutates, op_of, same_op
 from lxt_compose.ops.families import FAMILIES, parse
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # half of what is tried here is deprecated or experimental
@@ -186,7 +186,6 @@ def test_the_checks_themselves_notice():
 def test_no_name_is_listed_twice_and_none_needlessly():
     names = " ".join(FAMILIES.values()).split()
     assert len(names) == len(set(names))
-    assert set(FAMILIES[Family.MOVEMENT].split()) >= DROPOUTS
     assert op_of(torch.prod) == Op("prod", Family.UNCOVERED)
     assert KNOWINGLY_UNCOVERED["prod"].startswith("a product over the elements of one tensor")
     assert not {name_of(func) for func in FUNCTIONS if op_of(func)} & LISTED
@@ -455,7 +454,7 @@ def moves_exactly(inputs: tuple[Tensor, ...], output: Tensor) -> bool | None:
 def test_movement_copies_elements():
     moved = set()
     for func, op in once_each(Family.MOVEMENT):
-        for shape in ((2, 3), (6,), (3, 3)) if op.name not in DROPOUTS else ():
+        for shape in ((2, 3), (6,), (3, 3)) if not op.traits.dropout else ():
             # distinct integers: exact in every dtype, and none of them is in the patterns
             values = 10.0 + torch.randperm(2 * torch.Size(shape).numel(), dtype=torch.float64).view(2, *shape)
             for _, outputs, a, b in calls(func, *values):

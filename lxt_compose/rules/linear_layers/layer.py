@@ -14,14 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...ops.traits import TRAITS
 from .weight_parts import Part, Parts, ones, whole
 
 Apply = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 Back = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-LAYERS = frozenset(name for name, traits in TRAITS.items() if traits.layer is not None and traits.layer.has_weight)
-"""Operations of an input and a weight: what a split rule on a block of layers acts on."""
 LAYER_TYPES = (nn.Linear, nn.modules.conv._ConvNd)
 
 _PIECE = 2**23
