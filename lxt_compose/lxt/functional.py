@@ -29,6 +29,21 @@ from ..rules.uniform import Uniform
 from ..rules.uniform_epsilon import UniformEpsilon
 from .drop_in import SMALL, BlockEpsilon, NormIdentity, under
 
+__all__ = [
+    "add2",
+    "epsilon_lrp",
+    "identity",
+    "layer_norm",
+    "linear_epsilon",
+    "matmul",
+    "mean",
+    "mul2",
+    "normalize",
+    "rms_norm_identity",
+    "softmax",
+    "stop_relevance",
+]
+
 Operand = Tensor | float | int
 
 

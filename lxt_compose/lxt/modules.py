@@ -18,6 +18,15 @@ from ..rules.stop import Stop
 from . import functional as R
 from .drop_in import under
 
+__all__ = [
+    "LayerNormEpsilon",
+    "LinearEpsilon",
+    "MultiheadAttentionCP",
+    "MultiheadAttention_CP",
+    "RMSNormIdentity",
+    "SoftmaxDT",
+]
+
 Kind = TypeVar("Kind", bound=nn.Module)
 
 

@@ -5,6 +5,14 @@ Each is a tuple of classes; subclasses match too.
 
 from torch import nn
 
+__all__ = [
+    "ACTIVATIONS",
+    "AVERAGE_POOLS",
+    "BATCH_NORMS",
+    "CONVOLUTIONS",
+    "LAYERS",
+]
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 """Convolutions, transposed ones too."""
 

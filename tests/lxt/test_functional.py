@@ -1,5 +1,7 @@
 """Drop-in functions against the papers' equations, written out index by index in float64."""
 
+import importlib
+import inspect
 from itertools import product
 
 import pytest
@@ -480,3 +482,11 @@ class TestNumbersAndFlags:
     def test_norms_of_any_order(self):
         x = leaf(2, 3)
         assert torch.equal(R.normalize(x, float("inf"), 1), F.normalize(x, float("inf"), 1))
+
+
+def test_the_public_paths_export_what_they_define_and_nothing_else():
+    for name in ("functional", "modules", "kinds"):
+        public = importlib.import_module(f"lxt_compose.{name}")
+        names = {n for n in vars(public) if not n.startswith("_")}
+        assert names == set(public.__all__), name
+        assert not any(inspect.ismodule(getattr(public, n)) for n in names)
