@@ -1,6 +1,6 @@
 """Op families: which functions are the same operation, its family, and what its arguments are to each other."""
 
-from .families import KNOWINGLY_UNCOVERED, Family, Op
+from .families import Family, Op
 from .lookup import (
     can_mutate,
     display_name,
@@ -12,10 +12,10 @@ from .lookup import (
     register,
     same_op,
 )
+from .other_functions import cuts_history, is_attribute, returns_no_tensor
 from .traits import Argument, Elements, Elementwise, LayerKind, NormKind, StateSpaceRole, Traits
 
 __all__ = [
-    "KNOWINGLY_UNCOVERED",
     "Argument",
     "Elements",
     "Elementwise",
@@ -26,12 +26,15 @@ __all__ = [
     "StateSpaceRole",
     "Traits",
     "can_mutate",
+    "cuts_history",
     "display_name",
     "forward_name",
+    "is_attribute",
     "is_reversed",
     "mutates",
     "op_named",
     "op_of",
     "register",
+    "returns_no_tensor",
     "same_op",
 ]

@@ -19,7 +19,6 @@ Names = tuple[str | None, ...]
 """One name for each dimension; None where the operation does not say."""
 
 _SLIDING = ("conv", "avg_pool", "max_pool", "dropout", "max_unpool")
-_RECURRENT = frozenset("lstm gru rnn_tanh rnn_relu".split())
 _CHANNELS_SECOND = frozenset("batch_norm native_batch_norm instance_norm native_instance_norm group_norm".split())
 _FEATURES_LAST = frozenset("linear matmul mm layer_norm rms_norm".split())
 
@@ -34,9 +33,9 @@ def dimensions_of(op: Op, x: Tensor, args: Sequence[Any], kwargs: Mapping[str, A
         kwargs: its keyword arguments.
     """
     n = x.dim()
-    if op.name in _RECURRENT and n == 3:
+    if op.traits.recurrent and n == 3:
         return _recurrent(args)
-    if op.name == "multi_head_attention_forward":
+    if op.traits.has_projections:
         return {3: ("token", "batch", "feature"), 2: ("token", "feature")}.get(n)
     if op.name == "conv_tbc":
         return ("time", "batch", "channel")
@@ -76,7 +75,7 @@ def new_dimensions(op: Op, names: Sequence[str | None]) -> set[int]:
         op: an operation that :func:`dimensions_of` knows.
         names: what it says of the dimensions of `x`.
     """
-    if op.name.startswith(("conv", "linear", "matmul", "mm", "multi_head")) or op.name in _RECURRENT:
+    if op.name.startswith(("conv", "linear", "matmul", "mm", "multi_head")) or op.traits.recurrent:
         mixed = {"channel", "feature"}
     else:
         mixed = set()

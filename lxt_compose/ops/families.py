@@ -40,6 +40,7 @@ class Op:
     held: arguments that are held constant under the default rule (the divisor of a division).
     multiplies: the tensor arguments that are neither addends nor held are multiplied with each other.
     traits: what else is known of it.
+    reason: why it has no rule, where that is so.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Op:
     held: frozenset[int | str] = frozenset()
     multiplies: bool = False
     traits: Traits = field(default=NO_TRAITS, repr=False)
+    reason: str = field(default="", repr=False, compare=False)
 
 
 LINEAR = """
@@ -160,8 +162,7 @@ _UNCOVERED = {
         miopen_convolution_add_relu""",
 }
 
-KNOWINGLY_UNCOVERED: dict[str, str] = {name: reason for reason, names in _UNCOVERED.items() for name in names.split()}
-"""Operations that carry relevance and have no rule: canonical name -> why."""
+_REASONS = {name: reason for reason, names in _UNCOVERED.items() for name in names.split()}
 
 # canonical name: other names of the same operation
 ALIASES = """
@@ -263,7 +264,7 @@ FAMILIES = {
     Family.NORMALIZATION: NORMALIZATION,
     Family.ATTENTION: ATTENTION,
     Family.COMPOSED: COMPOSED,
-    Family.UNCOVERED: " ".join(KNOWINGLY_UNCOVERED),
+    Family.UNCOVERED: " ".join(_REASONS),
 }
 
 
@@ -280,6 +281,7 @@ def build_ops() -> dict[str, Op]:
             held.get(name, nothing),
             name in MULTIPLIES,
             TRAITS.get(name, NO_TRAITS),
+            _REASONS.get(name, ""),
         )
         for family, names in FAMILIES.items()
         for name in names.split()

@@ -111,6 +111,9 @@ class Traits:
         elementwise: how it is elementwise; activations, products and divisions are without saying so.
         reads_strides: it depends on how its argument lies in memory.
         lookup: it reads rows of a table by index.
+        folds_batch: its kernel depends on whether the matrix requires grad: one product of the whole batch, or many.
+        mask: the argument that is a mask; its kernel depends on whether that requires grad.
+        recurrent: it is a whole recurrent net: layers, directions, positions.
         dropout: it is dropout: it scales and drops elements at random while training.
         dropout_rate: the argument that says how much it drops.
         training: the argument that says whether it does.
@@ -134,6 +137,9 @@ class Traits:
     elementwise: Elementwise | None = None
     reads_strides: bool = False
     lookup: bool = False
+    folds_batch: bool = False
+    mask: Argument | None = None
+    recurrent: bool = False
     dropout: bool = False
     dropout_rate: Argument | None = None
     training: Argument | None = None
@@ -158,14 +164,15 @@ def _weight(position: int) -> Argument:
 
 
 _ROWS: tuple[tuple[str, Traits], ...] = (
-    ("linear", Traits(LayerKind.LINEAR, weight=_weight(1), bias=_bias(2))),
+    ("linear", Traits(LayerKind.LINEAR, weight=_weight(1), bias=_bias(2), folds_batch=True)),
     ("conv1d conv2d conv3d",
      Traits(LayerKind.CONVOLUTION, weight=_weight(1), bias=_bias(2), per_channel=True)),
     ("conv_transpose1d conv_transpose2d conv_transpose3d",
      Traits(LayerKind.TRANSPOSED_CONVOLUTION, weight=_weight(1), bias=_bias(2), per_channel=True)),
     ("bilinear", Traits(weight=_weight(2), bias=_bias(3))),
     ("addmm", Traits(LayerKind.ADDMM, bias=Argument(0, "input"))),
-    ("matmul mm bmm mv", Traits(LayerKind.MATRIX_PRODUCT)),
+    ("matmul", Traits(LayerKind.MATRIX_PRODUCT, folds_batch=True)),
+    ("mm bmm mv", Traits(LayerKind.MATRIX_PRODUCT)),
     ("einsum", Traits(LayerKind.EINSUM)),
     ("avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d sum mean",
      Traits(LayerKind.AVERAGE, elements=Elements.AVERAGED)),
@@ -215,7 +222,8 @@ _ROWS: tuple[tuple[str, Traits], ...] = (
     ("alpha_dropout feature_alpha_dropout",
      Traits(elements=Elements.SAME_PLACE, dropout=True, dropout_rate=Argument(1, "p", 0.5),
             training=Argument(2, "training", default=False, other_keyword="train"))),
-    ("scaled_dot_product_attention", Traits(dropout_rate=Argument(4, "dropout_p", 0.0))),
+    ("lstm gru rnn_tanh rnn_relu", Traits(recurrent=True)),
+    ("scaled_dot_product_attention", Traits(mask=Argument(3, "attn_mask"), dropout_rate=Argument(4, "dropout_p", 0.0))),
     ("multi_head_attention_forward",
      Traits(dropout_rate=Argument(10, "dropout_p", 0.0), training=Argument(13, "training", default=True),
             has_projections=True)),

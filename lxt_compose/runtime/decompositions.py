@@ -1,7 +1,7 @@
 """Kernels that are several operations, written out by functions that each have a family of their own.
 
 The values that a model goes on with are the kernel's; the way back is that of what stands here. The arguments are
-those that torch calls the kernel with. An entry in `STEPS` takes apart one more kernel.
+those that torch calls the kernel with. An entry in `_KERNELS` takes apart one more kernel.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..autograd.functions import NoRelevance
+from ..ops import op_of
 
 State = tuple[Tensor, ...]
 """What a recurrent net hands from one position to the next: h [samples, hidden], for an LSTM c too."""
@@ -174,24 +175,33 @@ def _cell(step: Step, input: Tensor, hx: Any, *weights: Tensor | None, **named: 
 
 _rnn_tanh, _rnn_relu = partial(_rnn_step, torch.tanh), partial(_rnn_step, torch.relu)
 
-STEPS: dict[str, Callable[..., Any]] = {
-    "glu": glu,
-    "cosine_similarity": cosine_similarity,
-    "var_mean": partial(_with_mean, torch.var),
-    "std_mean": partial(_with_mean, torch.std),
-    "lp_pool1d": partial(_lp_pool, F.avg_pool1d, 1),
-    "lp_pool2d": partial(_lp_pool, F.avg_pool2d, 2),
-    "lp_pool3d": partial(_lp_pool, F.avg_pool3d, 3),
-    "lstm": partial(_recurrent, _lstm_step),
-    "gru": partial(_recurrent, _gru_step),
-    "rnn_tanh": partial(_recurrent, _rnn_tanh),
-    "rnn_relu": partial(_recurrent, _rnn_relu),
-    "lstm_cell": partial(_cell, _lstm_step),
-    "gru_cell": partial(_cell, _gru_step),
-    "rnn_tanh_cell": partial(_cell, _rnn_tanh),
-    "rnn_relu_cell": partial(_cell, _rnn_relu),
+_KERNELS: dict[Callable[..., Any], Callable[..., Any]] = {
+    F.glu: glu,
+    F.cosine_similarity: cosine_similarity,
+    torch.var_mean: partial(_with_mean, torch.var),
+    torch.std_mean: partial(_with_mean, torch.std),
+    F.lp_pool1d: partial(_lp_pool, F.avg_pool1d, 1),
+    F.lp_pool2d: partial(_lp_pool, F.avg_pool2d, 2),
+    F.lp_pool3d: partial(_lp_pool, F.avg_pool3d, 3),
+    torch.lstm: partial(_recurrent, _lstm_step),
+    torch.gru: partial(_recurrent, _gru_step),
+    torch.rnn_tanh: partial(_recurrent, _rnn_tanh),
+    torch.rnn_relu: partial(_recurrent, _rnn_relu),
+    torch.lstm_cell: partial(_cell, _lstm_step),
+    torch.gru_cell: partial(_cell, _gru_step),
+    torch.rnn_tanh_cell: partial(_cell, _rnn_tanh),
+    torch.rnn_relu_cell: partial(_cell, _rnn_relu),
 }
-"""What kernels are made of, by the names of their operations."""
+
+
+def _by_operation() -> dict[str, Callable[..., Any]]:
+    """The kernels by their operations, so that each is found under all of its names."""
+    found = ((op_of(kernel), steps) for kernel, steps in _KERNELS.items())
+    return {op.name: steps for op, steps in found if op is not None}
+
+
+STEPS = _by_operation()
+"""What the operations of the composed family are made of."""
 
 
 def attention_body() -> Callable[..., Any]:

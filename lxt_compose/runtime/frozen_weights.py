@@ -14,10 +14,9 @@ from weakref import WeakValueDictionary
 from torch import Tensor
 
 from ..autograd.functions import graft
+from ..ops import Argument, LayerKind, Op
 
-_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
-_BATCH_FIRST = 8  # the last argument of those, for a batch that is not packed
-_MASK = 3  # of scaled_dot_product_attention
+_BATCH_FIRST = 8  # the last argument of a recurrent net, for a batch that is not packed
 
 
 class Frozen:
@@ -45,15 +44,15 @@ class Frozen:
         return any(id(each) in self._parameters or id(each) in self._computed for each in known)
 
 
-def as_trained(function: Callable[..., Any], name: str, frozen: Frozen) -> Callable[..., Any]:
+def as_trained(function: Callable[..., Any], op: Op | None, frozen: Frozen) -> Callable[..., Any]:
     """The function itself, or for products with weights one with the values that they have with trained weights."""
-    if name == "linear":
-        return partial(_linear, function, frozen)
-    if name == "matmul":
-        return partial(_matmul, function, frozen)
-    if name == "scaled_dot_product_attention":
-        return partial(_attention, function, frozen)
-    if name in _RECURRENT:
+    if op is None:
+        return function
+    if op.traits.folds_batch:
+        return partial(_linear if op.traits.layer is LayerKind.LINEAR else _matmul, function, frozen)
+    if op.traits.mask is not None:
+        return partial(_masked, function, op.traits.mask, frozen)
+    if op.traits.recurrent:
         return partial(_recurrent, function, frozen)
     return function
 
@@ -106,9 +105,9 @@ def _matmul(function: Callable[..., Any], frozen: Frozen, *args: Any, **kwargs: 
     return function(*args, **kwargs)
 
 
-def _attention(function: Callable[..., Any], frozen: Frozen, *args: Any, **kwargs: Any) -> Any:
-    mask = kwargs.get("attn_mask", args[_MASK] if len(args) > _MASK else None)
-    return _twice(function, frozen, args, kwargs) if _was_trained(mask, frozen) else function(*args, **kwargs)
+def _masked(function: Callable[..., Any], mask: Argument, frozen: Frozen, *args: Any, **kwargs: Any) -> Any:
+    trained = _was_trained(mask.of(args, kwargs), frozen)
+    return _twice(function, frozen, args, kwargs) if trained else function(*args, **kwargs)
 
 
 def _recurrent(function: Callable[..., Any], frozen: Frozen, *args: Any, **kwargs: Any) -> Any:

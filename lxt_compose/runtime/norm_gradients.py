@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..ops import Family, NormKind, Op
 from ..torch_internals import in_transform, is_batched
 
-_NORMS = ("batch_norm", "instance_norm")
 
-
-def with_right_gradient(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+def with_right_gradient(function: Callable[..., Any], op: Op | None) -> Callable[..., Any]:
     """Return a function of torch as it is, or for batch and instance norm one whose gradient is right in any layout."""
-    if name not in _NORMS:
+    kind = None if op is None or op.family is Family.UNCOVERED else op.traits.norm
+    if kind not in (NormKind.BATCH, NormKind.INSTANCE):
         return function
 
     @wraps(function)
@@ -34,7 +34,7 @@ def with_right_gradient(function: Callable[..., Any], name: str) -> Callable[...
         x = args[0] if args else kwargs["input"]
         if z.requires_grad and z.device.type == "cpu" and not in_transform():
             # instance norm looks at a view of its input in which all samples are channels of one
-            layout = torch.preserve_format if name == "batch_norm" else torch.contiguous_format
+            layout = torch.preserve_format if kind is NormKind.BATCH else torch.contiguous_format
             strides = torch.empty_like(x, device="meta", memory_format=layout).stride()
             z.register_hook(partial(_laid_out, strides))
         return z

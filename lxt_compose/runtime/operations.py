@@ -16,7 +16,7 @@ from ..coverage.rows import Status
 from ..coverage.tally import OpKey
 from ..errors import RegistrationError, place
 from ..lxt.drop_in import in_formulation
-from ..ops import KNOWINGLY_UNCOVERED, Family, is_reversed, mutates
+from ..ops import Family, is_reversed, mutates
 from ..rules import OpCall, Rule, Stop, find_carriers
 from ..torch_internals import checkpoint_hook, in_custom_function, in_transform
 from .call_stack import Frame
@@ -142,7 +142,7 @@ def run_uncovered(session: Session, frame: Frame, made: Decision, call: OpCall, 
     output = info.run(*call.args, **call.kwargs)
     if any(t.requires_grad and (info.op is not None or id(t) not in given) for t in tensors_in(output)):
         frame.others = True
-        note = note or KNOWINGLY_UNCOVERED.get(info.name, "")
+        note = note or (info.op.reason if info.op is not None else "")
         session.tally.uncovered(frame.path, info.name, note, list(tensors_in(output)))
     return output
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..coverage.tally import Tally
 from ..keys import Assignment, first_layer
-from ..ops import Family, Op, can_mutate, display_name, op_of
+from ..ops import Family, Op, can_mutate, cuts_history, display_name, is_attribute, op_of, returns_no_tensor
 from ..rules import (
     OpCall,
     Rule,
@@ -21,20 +21,6 @@ from ..rules.defaults import Table, depends_on_call, rule_of_call
 from .decompositions import STEPS
 from .frozen_weights import Frozen, as_trained
 from .norm_gradients import with_right_gradient
-
-_GETTERS = ("__get__", "__set__")
-_CUTS = frozenset(
-    """
-    Tensor.detach Tensor.detach_ torch.detach torch.detach_copy Tensor.data
-    Tensor.item Tensor.tolist Tensor.numpy Tensor.__float__ Tensor.__array__
-""".split()
-)
-_METADATA = frozenset(
-    """
-    size dim ndimension stride numel nelement element_size storage_offset is_contiguous is_floating_point is_complex
-    get_device __len__
-""".split()
-)
 
 
 @dataclass(eq=False, slots=True)
@@ -122,7 +108,7 @@ class Policy:
         op = op_of(function)
         name = op.name if op is not None else display_name(function)
         key = next((entry for entry in self.entries if entry.serves(function, op)), None)
-        run = with_right_gradient(as_trained(function, name, self.frozen), name)
+        run = with_right_gradient(as_trained(function, op, self.frozen), op)
         info = FunctionInfo(function, name, op, key, run)
         info.can_mutate = can_mutate(function)
         if op is not None:
@@ -131,14 +117,12 @@ class Policy:
             info.is_layer = op.traits.has_weight
             info.has_projections = op.traits.has_projections
             info.varies = depends_on_call(op)
-            info.steps = STEPS[name] if op.family is Family.COMPOSED else None
+            info.steps = STEPS.get(op.name)
             return info
-        named = getattr(function, "__name__", "")
-        info.cuts = name in _CUTS and named != "__set__"
-        read = named == "__get__" and name != "Tensor.grad_fn" and not info.cuts
-        info.inert = name.startswith("Tensor.") and (named in _METADATA or read)
-        info.ignored = key is None and (info.inert or (named in _GETTERS and not info.cuts))
-        info.inert = info.ignored and info.inert
+        info.cuts = cuts_history(function)
+        tells = returns_no_tensor(function)
+        info.ignored = key is None and (tells or (is_attribute(function) and not info.cuts))
+        info.inert = info.ignored and tells
         return info
 
     def default(self, info: FunctionInfo, call: OpCall, where: Where) -> Rule | None:

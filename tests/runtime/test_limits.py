@@ -19,7 +19,7 @@ from support import (
 from torch import nn
 
 from lxt_compose import Composite, Epsilon, Gamma, RegistrationError, RuleError, Stop, UncoveredError
-from lxt_compose.ops import KNOWINGLY_UNCOVERED
+from lxt_compose.ops import op_of
 
 
 def test_no_grad_is_plain(model):
@@ -208,7 +208,7 @@ def test_the_report_says_why_an_operation_is_uncovered(formulation):
         model(x6().requires_grad_())
         report = registration.report()
     reasons = {row.target: row.note for row in report.uncovered}
-    assert reasons == {name: KNOWINGLY_UNCOVERED[name] for name in ("cumprod", "cdist")}
+    assert reasons == {name: op_of(getattr(torch, name)).reason for name in ("cumprod", "cdist")}
     for text in (report.to_string(width=200), report.to_markdown(), report._repr_html_()):
         assert "uncovered cdist: a distance or a similarity of two tensors" in text
 

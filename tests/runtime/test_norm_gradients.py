@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lxt_compose import Composite, Epsilon
+from lxt_compose.ops import op_of
 from lxt_compose.rules import default_rules
 from lxt_compose.runtime.norm_gradients import with_right_gradient
 
@@ -109,14 +110,14 @@ def test_gradients_inside_a_module_with_a_rule_are_those_of_a_batch_of_two(name,
 
 
 def test_what_is_no_such_norm_is_left_alone():
-    assert with_right_gradient(F.layer_norm, "layer_norm") is F.layer_norm
+    assert with_right_gradient(F.layer_norm, op_of(F.layer_norm)) is F.layer_norm
 
 
 def test_a_batch_that_is_expanded_and_several_gradients_at_once():
     torch.manual_seed(0)
     mean, var = torch.zeros(CHANNELS, dtype=torch.float64), torch.rand(CHANNELS, dtype=torch.float64) + 0.5
     x = torch.randn(1, CHANNELS, 3, 4, dtype=torch.float64, requires_grad=True)
-    norm = with_right_gradient(F.batch_norm, "batch_norm")
+    norm = with_right_gradient(F.batch_norm, op_of(F.batch_norm))
     slots = torch.randn(5, 2, 12, CHANNELS, dtype=torch.float64)
     z = moved(norm(x.expand(2, -1, -1, -1), mean, var), TOKENS)
     expected = torch.stack([torch.autograd.grad(z, x, slot, retain_graph=True)[0] for slot in slots])

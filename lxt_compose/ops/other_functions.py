@@ -1,0 +1,40 @@
+"""Functions of torch that are no operations: what hands a tensor on without its history, and what reads metadata."""
+
+from collections.abc import Callable
+from typing import Any
+
+from .lookup import display_name
+
+_CUTS = frozenset(
+    """
+    Tensor.detach Tensor.detach_ torch.detach torch.detach_copy Tensor.data
+    Tensor.item Tensor.tolist Tensor.numpy Tensor.__float__ Tensor.__array__
+""".split()
+)
+_METADATA = frozenset(
+    """
+    size dim ndimension stride numel nelement element_size storage_offset is_contiguous is_floating_point is_complex
+    get_device __len__
+""".split()
+)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return str(getattr(function, "__name__", ""))
+
+
+def is_attribute(function: Callable[..., Any]) -> bool:
+    """Whether it gets or sets an attribute of a tensor (``Tensor.shape.__get__``)."""
+    return _name(function) in ("__get__", "__set__")
+
+
+def cuts_history(function: Callable[..., Any]) -> bool:
+    """Whether it hands its tensor on, or the numbers in it, without their history."""
+    return display_name(function) in _CUTS and _name(function) != "__set__"
+
+
+def returns_no_tensor(function: Callable[..., Any]) -> bool:
+    """Whether it is a method or an attribute that only tells something of a tensor: its shape, its dtype."""
+    name = display_name(function)
+    reads = _name(function) == "__get__" and name != "Tensor.grad_fn" and not cuts_history(function)
+    return name.startswith("Tensor.") and (_name(function) in _METADATA or reads)
