@@ -10,9 +10,10 @@ from torch import Tensor
 from ..autograd.functions import Slots, bypass
 from ..autograd.numerics import check_flag, may_write_over, narrowed, stabilize
 from ..errors import RuleError
-from ..ops.slopes import OPAQUE, THROUGH_ZERO
+from ..ops.slopes import OPAQUE, THROUGH_ZERO, function_of_module
 from .absorption import BIAS, STABILIZER
 from .base import QUIET, Amount, Call, Rule, only_output
+from .expansion import kind_of_module
 from .slopes import Slope, has_own_slope, name_of_function, slope_of
 
 
@@ -128,8 +129,11 @@ class Identity(ElementwiseRule):
 
 
 def _name_of(call: Call) -> str:
-    """The name of a function, for :func:`activation_behind`: its operation's, or its module's in small letters."""
-    return call.op.name if call.op is not None else type(call.module).__name__.lower()
+    """The name of a function, for :func:`activation_behind`: its operation's, or one that does the same to a signal."""
+    if call.op is not None or call.module is None:
+        return call.op.name if call.op is not None else ""
+    known = function_of_module(type(call.module))
+    return known or kind_of_module(call.module) or type(call.module).__name__.lower()
 
 
 def _passed_on(_: str, shape: torch.Size, slot: Tensor) -> Slots:

@@ -2,14 +2,14 @@
 
 What such a module computes may be written out (``0.5 * x * (1 + tanh(...))``), and the default rules of its steps
 would not add up to the identity rule. It is recognized while it runs, by what it does and not by its name: a module
-without children or weights, with one input that carries relevance, all of whose steps are elementwise, with numbers as
-constants.
+without weights, with one input that carries relevance, all of whose steps are elementwise, with numbers as constants.
+Steps that run in modules inside of it are steps of it; a module inside of it that is a unit itself is one step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -20,31 +20,49 @@ from ..ops import Elementwise, Family, Op
 from ..rules import Call, Identity
 
 RULE = Identity()
+
+
+class Site(Protocol):
+    """A module of the model, and how often it turned out to be a unit."""
+
+    units: int
+
+
 _ELEMENTWISE = frozenset({Family.ACTIVATION, Family.PRODUCT, Family.DIVISION})
 
 
-def may_be_unit(module: nn.Module) -> bool:
-    """Whether a module can be one elementwise function: it has no children, and no parameter of more than one element.
+def may_be_unit(module: nn.Module, bound: Set[nn.Module]) -> bool:
+    """Whether a module can be one elementwise function: it has no parameter of more than one element.
 
     Activations of torch itself are one operation, and the rules of operations serve them.
+
+    Args:
+        module: the module.
+        bound: the modules that a key of the user's matches; where one is inside, its own rule goes first.
     """
-    if type(module).__module__.startswith("torch.nn.") or next(module.children(), None) is not None:
+    if type(module).__module__.startswith("torch.nn.") or any(p.numel() != 1 for p in module.parameters()):
         return False
-    return all(parameter.numel() == 1 for parameter in module.parameters())
+    return bound.isdisjoint(module.modules())
 
 
 class Unit:
-    """What is known of such a module while it runs."""
+    """What is known of such a module while it runs.
 
-    __slots__ = ("_derived", "_elementwise", "_nonlinear", "_steps", "_version", "counts", "x")
+    Args:
+        x: its input.
+        around: the unit that it runs inside of, if there is one.
+    """
 
-    def __init__(self, x: Tensor) -> None:
-        self.x = x
+    __slots__ = ("_derived", "_elementwise", "_inside", "_nonlinear", "_steps", "_version", "around", "counts", "x")
+
+    def __init__(self, x: Tensor, around: Unit | None = None) -> None:
+        self.x, self.around = x, around
         self.counts: list[Count] = []
         """The rows that its steps were counted in, once for each time."""
         self._version = x._version
         self._derived = {id(x): x}
         self._elementwise, self._nonlinear, self._steps = True, False, 0
+        self._inside: list[Site] = []
 
     def see(
         self, op: Op | None, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, *, drop_in: bool = False
@@ -80,9 +98,34 @@ class Unit:
         call = Call(formulation, where, (self.x,), {}, module=module, carriers=[self.x], values=[self.x])
         return RULE.leave(call, [output])[0]
 
+    def end(self, output: Any, unit_of: Site | None) -> None:
+        """Make what ran here a part of the unit around, if there is one.
+
+        Args:
+            output: what the module hands on.
+            unit_of: the module, if it turned out to be a unit: then it is one step, else each of its steps is.
+        """
+        around = self.around
+        if around is None:
+            return
+        around._elementwise &= self._elementwise and id(self.x) in around._derived
+        around._nonlinear |= self._nonlinear
+        around.counts += self.counts
+        around._inside += self._inside
+        if unit_of is None:
+            around._steps += self._steps
+            around._derived |= self._derived
+        else:
+            around._steps += 1
+            around._inside.append(unit_of)
+            around._derived[id(output)] = output
+
     def uncount(self, tally: Tally, path: str) -> None:
         """Take the steps off the counts; those that a key of the user's matches are counted as shadowed by the unit."""
         for count in self.counts:
             count.calls -= 1
             if count.key.key is not None:
                 tally.count(count.key._replace(status=Status.SHADOWED, note=f"inside {path}")).calls += 1
+        for site in self._inside:
+            site.units -= 1
+        self.counts, self._inside = [], []

@@ -97,12 +97,13 @@ class Frame:
         call: the call that a rule for the whole module was applied to.
         whole: the module as one call, for a rule that takes it so if it is made of operations that it does not serve.
         unit: what is known of the module so far, if it may turn out to be one elementwise function.
+        part_of: the unit, itself or around it, whose steps are what runs in it.
         seen: what an observer saw begin, if there is one and the module is taken as one unit.
     """
 
     __slots__ = (
-        "alone", "call", "checkpoint", "context", "in_force", "others", "owner", "python", "seen", "served",
-        "unit", "whole",
+        "alone", "call", "checkpoint", "context", "in_force", "others", "owner", "part_of", "python", "seen",
+        "served", "unit", "whole",
     )  # fmt: skip
 
     def __init__(self, context: Context, python: FrameType | None, checkpoint: Any, *, owner: bool) -> None:
@@ -111,6 +112,7 @@ class Frame:
         self.call: OpCall | None = None
         self.whole: OpCall | None = None
         self.unit: Unit | None = None
+        self.part_of: Unit | None = None
         self.seen: Seen | None = None
 
     @property
@@ -126,7 +128,7 @@ class Frame:
     def within(self, context: Context) -> Frame:
         """Return a frame for what an operation of this module is made of, in another context."""
         inner = Frame(context, self.python, self.checkpoint, owner=False)
-        inner.served, inner.others = self.served, self.others
+        inner.served, inner.others, inner.part_of = self.served, self.others, self.part_of
         return inner
 
 

@@ -57,8 +57,8 @@ class FunctionMode(TorchFunctionMode):
             output = run_unrecorded(self.session, frame, info, args, kwargs)
         else:
             output = self._run_recorded(info, frame, args, kwargs)
-        if frame.unit is not None:
-            frame.unit.see(info.op, args, kwargs, output, drop_in=info.own is not None)
+        if frame.part_of is not None:
+            frame.part_of.see(info.op, args, kwargs, output, drop_in=info.own is not None)
         return output
 
     def _drop_in(self, frame: Frame, rule: Rule, name: str, function: Callable[..., Any]) -> FunctionInfo:

@@ -67,6 +67,8 @@ class BeforeHook:
             session.begin(args, kwargs)
         if alone:
             session.check_between()
+        if outer is not None:
+            frame.part_of = outer.part_of
         if site.may_be_unit and recorded and context.shadowed_by is None:
             self._begin_unit(frame, args, kwargs)
         return None if site.binding is None else self._apply_rule(frame, args, kwargs)
@@ -74,7 +76,7 @@ class BeforeHook:
     def _begin_unit(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         carriers = find_carriers(args, kwargs)
         if len(carriers) == 1:
-            frame.unit = Unit(carriers[0])
+            frame.unit = frame.part_of = Unit(carriers[0], frame.part_of)
             self._show(frame, UNIT, Status.DEFAULT, args, kwargs, carriers)
 
     def _apply_rule(
@@ -194,11 +196,13 @@ class AfterHook:
         """Take a module that turned out to be one elementwise function as a unit; else its steps stand."""
         if not unit.holds(output):
             frame.seen = None
+            unit.end(output, None)
             return output
         unit.uncount(self.session.tally, self.site.path)
         self.site.units += 1
         output = unit.leave(self.session.formulation, self.site.label, self.site.module, output)
         mark([output])
+        unit.end(output, self.site)
         return output
 
     def _leave_rule(self, frame: Frame, output: Any) -> Any:

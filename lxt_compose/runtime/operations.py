@@ -95,8 +95,8 @@ def record(session: Session, frame: Frame, made: Decision, rule: Rule | None = N
     if rule is not None and rule is not made.rule:
         count = session.tally.count(count.key._replace(rule=rule))
     count.calls += 1
-    if frame.unit is not None:
-        frame.unit.counts.append(count)
+    if frame.part_of is not None:
+        frame.part_of.counts.append(count)
 
 
 def run_as_it_is(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
@@ -124,8 +124,8 @@ def note_cut(session: Session, frame: Frame, made: Decision, args: tuple[Any, ..
         return
     if made.count is not None:
         made.count.calls -= 1
-        if frame.unit is not None:
-            frame.unit.counts.remove(made.count)
+        if frame.part_of is not None:
+            frame.part_of.counts.remove(made.count)
     if session.stack.seen is not None:
         session.stack.seen.told(None, Status.UNCOVERED)
     session.tally.uncovered(frame.path, made.info.name, NO_BACKWARD)
@@ -242,8 +242,8 @@ def _run_steps(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
     if frame.context.scope is None:
         count = session.tally.count(OpKey(frame.path, info.name, "(taken apart)", None, Status.DEFAULT))
         count.calls += 1
-        if frame.unit is not None:
-            frame.unit.counts.append(count)
+        if frame.part_of is not None:
+            frame.part_of.counts.append(count)
     backward = iter(steps)
     return map_tensors(lambda value: graft(value, next(backward)), info.run(*call.args, **call.kwargs))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
@@ -63,16 +63,17 @@ class Registration:
             self._notes = run_eagerly(given, stack) + self._canonize(canonizers, names, bindings, stack)
             self._canonized = bool(canonizers)
             names |= target_names(model)
-            self._sites = [self._site(module, mounted, bindings.get(module)) for module, mounted in names.items()]
+            self._sites = [self._site(module, mounted, bindings) for module, mounted in names.items()]
             for site in self._sites:
                 install(session, site, stack)
             _freeze(model, stack, session)
             session.installed = stack.pop_all()
 
-    def _site(self, module: nn.Module, names: tuple[str, ...], binding: Binding | None) -> Site:
+    def _site(self, module: nn.Module, names: tuple[str, ...], bindings: Mapping[nn.Module, Binding]) -> Site:
         policy = self.session.policy
         by_identity = policy.defaults and policy.table.get(Family.ACTIVATION) == UNIT
-        return Site(module, names, binding, may_be_unit=binding is None and by_identity and may_be_unit(module))
+        unit = by_identity and may_be_unit(module, bindings.keys())
+        return Site(module, names, bindings.get(module), may_be_unit=unit)
 
     @property
     def active(self) -> bool:

@@ -289,7 +289,8 @@ class Program(nn.Module):
 
     def __init__(self, steps):
         super().__init__()
-        self.start = nn.Identity()  # with a child it is no activation written out, which would be taken as one unit
+        self.start = nn.Identity()
+        self.weight = nn.Parameter(torch.ones(2))  # so that it is no activation written out, which would be one unit
         self.steps = [(STEPS[kind](number), a, b) for number, (kind, a, b) in enumerate(steps)]
 
     def run(self, x):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers.activations import ACT2CLS, ACT2FN
 
-from lxt_compose import Composite, Epsilon, Identity, Stop
+from lxt_compose import Composite, Epsilon, Identity, Stop, presets
 from lxt_compose.coverage.rows import Status
 
 SQRT = math.sqrt(2 / math.pi)
@@ -163,7 +163,7 @@ def test_steps_alone_would_give_another_result():
     class Inline(nn.Module):
         def __init__(self):
             super().__init__()
-            self.other = nn.Identity()  # a child: no leaf, so no unit
+            self.other = nn.Linear(2, 2)  # with weights, so no unit
 
         def forward(self, x):
             return 0.5 * x * (1.0 + torch.tanh(SQRT * (x + 0.044715 * torch.pow(x, 3.0))))
@@ -183,6 +183,140 @@ def test_a_unit_is_one_row_with_all_its_names():
     (row,) = [row for row in registration.report().rows if row.kind == "module"]
     assert (row.path, row.aliases, row.target, row.rule) == ("a", ("b",), "NewGELUActivation", "Identity()")
     assert (row.calls, row.status, row.key) == (2, Status.DEFAULT, "")
+
+
+class HardSigmoid(nn.Module):
+    """As published with MobileNetV3; the child works in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU6(inplace=True)
+
+    def forward(self, x):
+        return self.relu(x + 3) / 6
+
+
+class HardSwish(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.sigmoid = HardSigmoid()
+
+    def forward(self, x):
+        return x * self.sigmoid(x)
+
+
+class OwnHardSwish(HardSwish):
+    """A subclass."""
+
+
+class Mish(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = nn.Softplus(), nn.Tanh()
+
+    def forward(self, x):
+        return x * self.outer(self.inner(x))
+
+
+class Lambda(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Twice(nn.Module):
+    """A child that is called twice, once on its own output."""
+
+    def __init__(self):
+        super().__init__()
+        self.act = Lambda(lambda x: torch.tanh(x) / 2)
+
+    def forward(self, x):
+        return x * (self.act(self.act(x)) + 0.5)
+
+
+NESTED = {
+    "hard sigmoid": (HardSigmoid, nn.Hardsigmoid),
+    "hard swish": (HardSwish, nn.Hardswish),
+    "a subclass": (OwnHardSwish, nn.Hardswish),
+    "mish": (Mish, nn.Mish),
+    "a function in a child": (lambda: Lambda(Lambda(lambda x: 0.5 * (torch.tanh(x / 2) + 1))), nn.Sigmoid),
+    "twice": (Twice, lambda: Lambda(lambda x: x * (torch.tanh(torch.tanh(x) / 2) / 2 + 0.5))),
+}
+
+
+@pytest.mark.parametrize("formulation", ["relevance", "gradient"])
+@pytest.mark.parametrize("name", NESTED)
+def test_an_activation_made_of_modules_is_the_function_that_it_is(name, formulation):
+    x = torch.linspace(-5, 5, 60, dtype=torch.float64).view(2, 30)
+    own, torchs = (relevance_through(make(), x, Composite(formulation=formulation)) for make in NESTED[name])
+    torch.testing.assert_close(own[0], torchs[0], rtol=1e-10, atol=1e-12)
+    assert own[2].complete
+    assert [row.path for row in own[2].rows if row.rule == "Identity()"] == ["1"] or name == "a function in a child"
+
+
+class Excite(nn.Module):
+    """Squeeze and excitation, with a gate of one's own."""
+
+    def __init__(self, gate):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.gate = nn.Linear(6, 6), gate
+
+    def forward(self, x):
+        return x * self.gate(self.layer(x.mean((2, 3))))[:, :, None, None]
+
+
+GATES = {
+    "hard sigmoid": (HardSigmoid, nn.Hardsigmoid),
+    "by tanh": (lambda: Lambda(lambda x: 0.5 * (torch.tanh(x / 2) + 1)), nn.Sigmoid),
+    "by exp": (lambda: Lambda(lambda x: 1 / (1 + torch.exp(-x))), nn.Sigmoid),
+    "tanh by sigmoid": (lambda: Lambda(lambda x: 2 * torch.sigmoid(2 * x) - 1), nn.Tanh),
+}
+
+
+@pytest.mark.parametrize("preset", ["attnlrp", "cp_lrp", "relp", "res_lrp", "epsilon_plus"])
+@pytest.mark.parametrize("name", GATES)
+def test_a_gate_that_is_a_unit_is_the_gate_that_it_is(name, preset):
+    x = torch.randn(2, 6, 3, 3, dtype=torch.float64)
+    own, torchs = (relevance_through(Excite(make()), x, getattr(presets, preset)())[0] for make in GATES[name])
+    torch.testing.assert_close(own, torchs, rtol=1e-9, atol=1e-12)
+
+
+def test_a_key_for_a_module_inside_goes_first():
+    model = nn.Sequential(nn.Linear(3, 3), HardSwish()).double()
+    with Composite({nn.ReLU6: Stop()}, formulation="gradient").register(model) as registration:
+        model(torch.randn(2, 3, dtype=torch.float64, requires_grad=True))
+    rows = {(row.path, row.target, row.status) for row in registration.report().rows if row.path.startswith("1")}
+    assert ("1.sigmoid.relu", "ReLU6", Status.RULED) in rows
+    assert ("1", "mul", Status.DEFAULT) in rows
+
+
+def test_a_unit_inside_a_unit_is_counted_with_it_alone():
+    model = nn.Sequential(nn.Linear(3, 3), HardSwish()).double()
+    with Composite().register(model) as registration:
+        for _ in range(2):
+            model(torch.randn(2, 3, dtype=torch.float64, requires_grad=True))
+    rows = [(row.path, row.target, row.calls) for row in registration.report().rows if row.path.startswith("1")]
+    assert rows == [("1", "HardSwish", 2)]
+
+
+@pytest.mark.parametrize("formulation", ["relevance", "gradient"])
+def test_the_ledger_closes_over_units_inside_units(formulation):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(6, 6, 3), HardSwish(), Excite(HardSigmoid()), nn.Flatten(), nn.Linear(96, 1)
+    ).double()
+    x = torch.randn(2, 6, 6, 6, dtype=torch.float64, requires_grad=True)
+    with Composite(formulation=formulation).register(model) as registration, registration.ledger() as ledger:
+        y = model(x)
+        y.backward(y.detach() if formulation == "relevance" else torch.ones_like(y))
+    torch.testing.assert_close(ledger.seed, ledger.inputs + sum(ledger.absorbed.values()))
+    assert ledger.unaccounted < 1e-9
+    assert ledger.check.complete
 
 
 class Affine(nn.Module):
