@@ -13,7 +13,7 @@ from torch import nn
 
 from .errors import MatchError
 from .lxt.rules import rule_of
-from .ops import Op, display_name, op_of, same_op
+from .ops import Op, display_name, is_autograd_function, op_of, same_op
 from .rules import Rule
 
 Predicate = Callable[[str, nn.Module], bool]
@@ -101,7 +101,11 @@ class Assignment:
         """Whether the key is this function, or another name of the same operation."""
         if not self.of_function:
             return False
-        if self.key in (function, getattr(function, "overloadpacket", None)):
+        if self.key in (
+            function,
+            getattr(function, "overloadpacket", None),
+            getattr(function, "autograd_function", None),
+        ):
             return True
         return op is not None and self.op is not None and same_op(self.op, op)
 
@@ -143,6 +147,8 @@ def _checked_key(key: Any) -> Any:
     kinds = key if isinstance(key, tuple) else (key,)
     if kinds and all(isinstance(kind, type) and issubclass(kind, nn.Module) for kind in kinds):
         return kinds
+    if is_autograd_function(key):
+        return key
     if callable(key) and not isinstance(key, (type, nn.Module)):
         if op_of(key) is not None or _is_torch_function(key):
             return key

@@ -43,6 +43,12 @@ function_modes = _get_current_function_mode_stack
 Unnecessary once `torch.overrides` lists them publicly.
 """
 
+is_mode_on: Callable[[], bool] = torch._C._is_torch_function_mode_enabled
+"""Whether a function mode is active here and not switched off.
+
+Unnecessary once `torch.overrides.has_torch_function(())` answers for modes in all versions.
+"""
+
 
 # ---- compiled code ---------------------------------------------------------------------------------------------------
 

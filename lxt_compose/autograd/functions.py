@@ -152,9 +152,33 @@ class Graft(RelevanceFunction):
         return None, slot.to(ctx.dtype)
 
 
-def graft(value: Tensor, way: Tensor) -> Tensor:
-    """The value, with the way back of another computation of it, if that has one."""
-    grafted: Tensor = Graft.apply(value.detach(), way) if way.requires_grad else value.detach()
+class GraftRounded(RelevanceFunction):
+    """z, other -> z; relevance R goes to `other` as ``R * other / z``, which keeps the gradient ``R / z``.
+
+    For another computation that gives nearly the same values. The difference, ``R * (z - other) / z``, is rounding.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, other: Tensor) -> Tensor:
+        ctx.save_for_backward(z, other.detach())
+        return z.detach()
+
+    @staticmethod
+    def backward(ctx: Any, slot: Tensor) -> tuple[None, Tensor]:
+        z, other = ctx.saved_tensors
+        return None, torch.where(z == 0, slot, slot * (other / z)).to(other.dtype)
+
+
+def graft(value: Tensor, way: Tensor, *, rounded: bool = False) -> Tensor:
+    """The value, with the backward of another computation of it, if that has one.
+
+    Args:
+        value: the value.
+        way: the other computation.
+        rounded: what flows back is relevance, and the other computation gives nearly the same values only.
+    """
+    kind = GraftRounded if rounded else Graft
+    grafted: Tensor = kind.apply(value.detach(), way) if way.requires_grad else value.detach()
     return grafted
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
-from ..ops import Family, op_named
+from ..ops import Family, op_named, registered
 from ..torch_internals import IDENTITY
 from .functions import RelevanceFunction
 
@@ -28,12 +28,18 @@ def kind_of_node(node: Any) -> str:
     """What a node is by itself: exact (it moves gradients, or is a rule's own), custom, a checkpoint, or anything."""
     function = function_of_node(node)
     if function is not None:
-        if issubclass(function, (RelevanceFunction, IDENTITY)):
+        own = registered(function)
+        if issubclass(function, (RelevanceFunction, IDENTITY)) or (own is not None and own.family is Family.MOVEMENT):
             return EXACT
         return CHECKPOINT if function.__module__ == "torch.utils.checkpoint" else CUSTOM
     name = _plain(node)
     op = op_named(_CAPITALS.sub("_", name).lower())
     return EXACT if name in _BOOKKEEPING or (op is not None and op.family is Family.MOVEMENT) else OTHER
+
+
+def has_backward(x: Tensor) -> bool:
+    """Whether gradients pass what made a tensor: kernels of libraries without a backward have a node all the same."""
+    return x.requires_grad and (x.grad_fn is None or not x.grad_fn.name().endswith("::WarnNotImplemented"))
 
 
 def name_of_node(node: Any) -> str:

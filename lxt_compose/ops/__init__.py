@@ -9,10 +9,11 @@ from .lookup import (
     mutates,
     op_named,
     op_of,
-    register,
     same_op,
 )
 from .other_functions import cuts_history, is_attribute, returns_no_tensor
+from .register import register
+from .registry import autograd_functions, is_autograd_function, is_operator, registered
 from .traits import Argument, Elements, Elementwise, LayerKind, NormKind, StateSpaceRole, Traits
 
 __all__ = [
@@ -25,16 +26,20 @@ __all__ = [
     "Op",
     "StateSpaceRole",
     "Traits",
+    "autograd_functions",
     "can_mutate",
     "cuts_history",
     "display_name",
     "forward_name",
     "is_attribute",
+    "is_autograd_function",
+    "is_operator",
     "is_reversed",
     "mutates",
     "op_named",
     "op_of",
     "register",
+    "registered",
     "returns_no_tensor",
     "same_op",
 ]

@@ -4,8 +4,10 @@ Names only, no attribute of torch is looked up: a name that this version of torc
 An operation has one canonical name; prefixes of namespaces, in-place underscores and dunders come off in `resolve`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Any
 
 from .traits import NO_TRAITS, TRAITS, Traits
 
@@ -41,6 +43,7 @@ class Op:
     multiplies: the tensor arguments that are neither addends nor held are multiplied with each other.
     traits: what else is known of it.
     reason: why it has no rule, where that is so.
+    steps: the same operation in torch's own: relevance goes through those, and values stay the operation's.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Op:
     multiplies: bool = False
     traits: Traits = field(default=NO_TRAITS, repr=False)
     reason: str = field(default="", repr=False, compare=False)
+    steps: Callable[..., Any] | None = field(default=None, repr=False)
 
 
 LINEAR = """

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from .families import ALIASES, PYTHON_OPERATORS, Family, Op, build_ops, parse
-from .traits import NO_TRAITS, Traits
+from .families import ALIASES, PYTHON_OPERATORS, Op, build_ops, parse
+from .registry import is_autograd_function, registered
 
 # Where torch keeps its functions -> how that is written. What is kept elsewhere is not torch's, whatever its name.
 _PLACES = {
@@ -88,43 +88,6 @@ def _look_up(name: str) -> Op | None:
     return next((op for shorter in plainer if shorter != name and (op := _look_up(shorter))), None)
 
 
-_REGISTERED: dict[Any, Op] = {}
-"""The operations that users have registered, by function."""
-
-
-def register(function: Callable[..., Any], family: Family, *, traits: Traits = NO_TRAITS, name: str = "") -> Op:
-    """Say which family an operation belongs to that torch does not have: it then has that family's default rule.
-
-    The operation is one that torch dispatches: ``torch.ops.<library>.<name>``, or what
-    ``torch.library.custom_op`` made. It can be a key, and report, ledger and conservation check know it.
-
-    Args:
-        function: the operation.
-        family: what kind of operation it is.
-        traits: what else is known of it.
-        name: how the report calls it; by default as a user would write it.
-
-    Returns:
-        The operation.
-
-    Raises:
-        TypeError: the function cannot be called, or the family is none.
-        ValueError: the function is one of torch, whose family is known.
-    """
-    function = getattr(function, "_opoverload", function)  # what torch.library.custom_op makes
-    if not callable(function) or not isinstance(family, Family):
-        raise TypeError(f"register() takes a function and a Family, got {function!r} and {family!r}")
-    if function not in _REGISTERED and op_of(function) is not None:
-        raise ValueError(f"{display_name(function)} is an operation of torch, whose family is known: bind it by a key")
-    multiplies = family in (Family.PRODUCT, Family.CONTRACTION)
-    op = Op(name or display_name(function), family, multiplies=multiplies, traits=traits)
-    packet = getattr(function, "overloadpacket", function)
-    overloads = packet.overloads() if hasattr(packet, "overloads") else ()
-    for form in (function, packet, *(getattr(packet, overload) for overload in overloads)):
-        _REGISTERED[form] = op
-    return op
-
-
 def op_of(func: Callable[..., Any]) -> Op | None:
     """The operation that `func` is, or None.
 
@@ -135,8 +98,8 @@ def op_of(func: Callable[..., Any]) -> Op | None:
     require grad. Some things only a call can tell: div with a rounding_mode is piecewise constant, and batch_norm and
     the dropouts do something else while training.
     """
-    if func in _REGISTERED:
-        return _REGISTERED[func]
+    if (own := registered(func)) is not None:
+        return own
     attribute = _getter(func)
     if attribute is not None:
         return _OPS[attribute] if attribute in _GETTERS and func.__name__ == "__get__" else None
@@ -220,6 +183,9 @@ def display_name(func: Callable[..., Any]) -> str:
     attribute = _getter(func)
     if attribute is not None:
         return f"Tensor.{attribute}"
+    func = getattr(func, "autograd_function", func)
+    if is_autograd_function(func):
+        return f"{func.__name__}.apply"
     place_and_name = _place_and_name(func)
     if place_and_name is None:
         name = str(getattr(func, "__qualname__", None) or getattr(func, "__name__", None) or type(func).__qualname__)

@@ -125,9 +125,14 @@ def decide(call: OpCall, info: FunctionInfo, where: Where, policy: Policy, *, fi
         made.rule = key.rule
     elif info.own is not None:
         made.rule = info.own
-    elif info.op is not None and scope is not None and scope.serves(info.op, len(call.carriers)):
+    elif (
+        info.op is not None
+        and info.op.steps is None
+        and scope is not None
+        and scope.serves(info.op, len(call.carriers))
+    ):
         made.rule, made.served = scope, True
-    elif info.op is not None:
+    elif info.op is not None and info.op.steps is None:
         made.rule = policy.default(info, call, where)
     if first and policy.first_layer is not None:
         made.rule, made.key = policy.first_layer.rule, policy.first_layer

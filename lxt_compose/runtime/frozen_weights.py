@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..autograd.functions import graft
 from ..ops import Argument, LayerKind, Op
+from ..rules.linear_layers.weight_parts import dequantized, is_quantized
 
 _BATCH_FIRST = 8  # the last argument of a recurrent net, for a batch that is not packed
 
@@ -84,12 +85,22 @@ def _folded(x: Tensor, matrix: Tensor) -> Tensor:
 def _linear(
     function: Callable[..., Any], frozen: Frozen, input: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Any:
+    if is_quantized(weight):
+        return _quantized(function, input, weight, bias)
     if not (_is_scattered(input) and _was_trained(weight, frozen)):
         return function(input, weight, bias)
     if weight.dim() != 2:
         return _twice(function, frozen, (input, weight, bias), {})
     product = _folded(input, weight.t())
     return product if bias is None else product + bias
+
+
+def _quantized(function: Callable[..., Any], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The values of a kernel for quantized weights; where it has no backward, with that of the dequantized weight."""
+    output: Tensor = function(input, weight, bias)
+    if output.requires_grad or not input.requires_grad:
+        return output
+    return graft(output, function(input, dequantized(weight).to(input.dtype), bias))
 
 
 def _matmul(function: Callable[..., Any], frozen: Frozen, *args: Any, **kwargs: Any) -> Any:

@@ -17,7 +17,7 @@ from ..coverage.tally import OpKey
 from ..errors import RegistrationError, place
 from ..lxt.drop_in import in_formulation
 from ..ops import Family, is_reversed, mutates
-from ..rules import OpCall, Rule, Stop, find_carriers
+from ..rules import RELEVANCE, OpCall, Rule, Stop, find_carriers
 from ..torch_internals import checkpoint_hook, in_custom_function, in_transform
 from .call_stack import Frame
 from .checkpointing import rejoin
@@ -65,7 +65,10 @@ def run(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
     if action is Action.SHADOWED:
         if made.info.has_projections:
             return run_body(session, frame, attention_body(), *call.args, **call.kwargs)
-        return made.info.run(*call.args, **call.kwargs)
+        output = made.info.run(*call.args, **call.kwargs)
+        if made.info.foreign and is_cut(output):
+            note_cut(session, frame, made, call.args)
+        return output
     if made.served:
         frame.others, frame.served = frame.others or frame.served, True
     else:
@@ -140,9 +143,10 @@ def run_uncovered(session: Session, frame: Frame, made: Decision, call: OpCall, 
         session.tally.cut[f"{info.name} in {frame.path or '(model)'}"] = None
     given = {id(tensor) for tensor in tensors_in((call.args, call.kwargs))}
     output = info.run(*call.args, **call.kwargs)
-    if any(t.requires_grad and (info.op is not None or id(t) not in given) for t in tensors_in(output)):
+    cut = info.foreign and is_cut(output)
+    if cut or any(t.requires_grad and (info.op is not None or id(t) not in given) for t in tensors_in(output)):
         frame.others = True
-        note = note or (info.op.reason if info.op is not None else "")
+        note = NO_BACKWARD if cut else note or (info.op.reason if info.op is not None else "")
         session.tally.uncovered(frame.path, info.name, note, list(tensors_in(output)))
     return output
 
@@ -245,7 +249,9 @@ def _run_steps(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
         if frame.part_of is not None:
             frame.part_of.counts.append(count)
     backward = iter(steps)
-    return map_tensors(lambda value: graft(value, next(backward)), info.run(*call.args, **call.kwargs))
+    values = (info.function if info.foreign else info.run)(*call.args, **call.kwargs)
+    rounded = info.foreign and session.formulation == RELEVANCE
+    return map_tensors(lambda value: graft(value, next(backward), rounded=rounded), values)
 
 
 def run_body(session: Session, frame: Frame, body: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 from torch import nn
 
+from ..autograd.functions import graft
+from ..autograd.nodes import has_backward
+from ..autograd.trees import map_tensors, tensors_in
 from ..coverage.tally import Tally
 from ..keys import Assignment, first_layer
-from ..ops import Family, Op, can_mutate, cuts_history, display_name, is_attribute, op_of, returns_no_tensor
+from ..ops import (
+    Family,
+    Op,
+    can_mutate,
+    cuts_history,
+    display_name,
+    is_attribute,
+    is_operator,
+    op_of,
+    registered,
+    returns_no_tensor,
+)
 from ..rules import (
     OpCall,
     Rule,
@@ -38,6 +53,7 @@ class FunctionInfo:
         can_drop: it may be dropout, or contain it.
         has_projections: it is attention with projections, whose body is run in its place.
         varies: its default rule depends on the arguments.
+        foreign: it is of another library, or of the user's.
         steps: by default it is taken apart into this.
         own: the rule that it brings itself, as a drop-in.
     """
@@ -56,6 +72,7 @@ class FunctionInfo:
     can_drop: bool = False
     has_projections: bool = False
     varies: bool = False
+    foreign: bool = False
     steps: Callable[..., Any] | None = None
     own: Rule | None = None
 
@@ -72,6 +89,18 @@ class Where(Protocol):
     @property
     def module(self) -> nn.Module:
         """The module that runs."""
+
+
+def _kernel(function: Callable[..., Any], steps: Callable[..., Any] | None, *args: Any, **kwargs: Any) -> Any:
+    """Run a kernel of another library; if it has no backward, it gets that of its steps, or is seen to have none."""
+    output = function(*args, **kwargs)
+    has = [has_backward(tensor) for tensor in tensors_in(output)]
+    if all(has) or (steps is not None and any(has)):
+        return output
+    if steps is None:
+        return map_tensors(lambda tensor: tensor if has_backward(tensor) else tensor.detach(), output)
+    ways = iter(list(tensors_in(steps(*args, **kwargs))))
+    return map_tensors(lambda value: graft(value, next(ways)), output)
 
 
 @dataclass(eq=False)
@@ -110,6 +139,9 @@ class Policy:
         key = next((entry for entry in self.entries if entry.serves(function, op)), None)
         run = with_right_gradient(as_trained(function, op, self.frozen), op)
         info = FunctionInfo(function, name, op, key, run)
+        info.foreign = registered(function) is not None or is_operator(function)
+        if info.foreign:
+            info.run = partial(_kernel, function, None if op is None else op.steps)
         info.can_mutate = can_mutate(function)
         if op is not None:
             info.can_drop = op.traits.dropout_rate is not None
@@ -117,7 +149,7 @@ class Policy:
             info.is_layer = op.traits.has_weight
             info.has_projections = op.traits.has_projections
             info.varies = depends_on_call(op)
-            info.steps = STEPS.get(op.name)
+            info.steps = STEPS.get(op.name) or op.steps
             return info
         info.cuts = cuts_history(function)
         tells = returns_no_tensor(function)

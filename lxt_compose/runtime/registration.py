@@ -14,7 +14,7 @@ from ..coverage.rows import Row, Status
 from ..errors import RegistrationError
 from ..keys import Assignment, Binding, match, names_of
 from ..ledger import Ledger, Recorder
-from ..ops import Family
+from ..ops import Family, autograd_functions, is_autograd_function
 from ..rules import RELEVANCE, Epsilon, Pass
 from ..rules.defaults import Table
 from ..target_module import explained, target_names
@@ -24,6 +24,7 @@ from .activation_modules import may_be_unit
 from .call_stack import Site
 from .checks import check_model, eager, run_eagerly
 from .copies import sweep
+from .custom_functions import seen_by_modes
 from .function_mode import FunctionMode
 from .module_hooks import install, is_our_hook
 from .session import Session
@@ -66,6 +67,9 @@ class Registration:
             self._sites = [self._site(module, mounted, bindings) for module, mounted in names.items()]
             for site in self._sites:
                 install(session, site, stack)
+            own = (entry.key for entry in entries if is_autograd_function(entry.key))
+            for function in {*autograd_functions(), *own}:
+                stack.enter_context(seen_by_modes(function))
             _freeze(model, stack, session)
             session.installed = stack.pop_all()
 

@@ -11,19 +11,24 @@ from lxt_compose import Composite, Epsilon, Family, register_container, register
 from lxt_compose.autograd.trees import map_tensors, tensors_in
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "extending.md"
-BLOCKS = dict(re.findall(r"^## ([^\n]+)\n.*?^```python\n(.*?)^```", PAGE.read_text("utf-8"), flags=re.M | re.S))
+SECTIONS = re.split(r"^## ", PAGE.read_text("utf-8"), flags=re.M)[1:]
+ALL = [
+    (text.split("\n", 1)[0], block)
+    for text in SECTIONS
+    for block in re.findall(r"^```python\n(.*?)^```", text, flags=re.M | re.S)
+]
+BLOCKS = dict(reversed(ALL))
 FORMULATIONS = ("relevance", "gradient")
 
 
-@pytest.mark.parametrize("heading", BLOCKS)
-def test_every_block_runs_and_is_short(heading):
-    block = BLOCKS[heading]
+@pytest.mark.parametrize(("heading", "block"), ALL)
+def test_every_block_runs_and_is_short(heading, block):
     assert sum(bool(line.strip()) for line in block.splitlines()) <= 20
     exec(compile(block, f"{PAGE.name}: {heading}", "exec"), {"__name__": "extending"})
 
 
 def test_there_are_four_how_tos():
-    assert list(BLOCKS) == ["A rule", "An operation of a family", "A canonizer", "A container of outputs"]
+    assert list(dict(ALL)) == ["A rule", "An operation of a family", "A canonizer", "A container of outputs"]
 
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)

@@ -41,6 +41,16 @@ def ones(weight: Tensor) -> Tensor:
     return torch.ones_like(weight)
 
 
+def is_quantized(weight: Tensor) -> bool:
+    """Whether a weight is of a class that keeps it quantized, and can give it back as numbers."""
+    return getattr(type(weight), "dequantize", Tensor.dequantize) is not Tensor.dequantize
+
+
+def dequantized(weight: Tensor) -> Tensor:
+    """The weight as numbers."""
+    return weight.dequantize() if is_quantized(weight) else weight
+
+
 class Parts:
     """The parts of weights that the rules of one registration have asked for.
 
@@ -56,6 +66,9 @@ class Parts:
 
     def get(self, weight: Tensor, part: Part, dtype: torch.dtype) -> Tensor:
         """The part of this weight in this dtype."""
+        if is_quantized(weight):  # not kept: that would be what quantization saves
+            with torch.no_grad():
+                return part(dequantized(weight).to(dtype))
         if part is whole and dtype == weight.dtype:
             return weight
         stamp = (weight._version, weight.data_ptr(), weight.dtype)

@@ -1,0 +1,57 @@
+"""How users say what an operation is that torch does not have."""
+
+from collections.abc import Callable
+from typing import Any
+
+from .families import Family, Op
+from .lookup import display_name, op_of
+from .registry import is_autograd_function, registered, store
+from .traits import NO_TRAITS, Traits
+
+
+def register(
+    function: Callable[..., Any] | str,
+    family: Family,
+    *,
+    traits: Traits = NO_TRAITS,
+    name: str = "",
+    steps: Callable[..., Any] | None = None,
+) -> Op:
+    """Say which family an operation belongs to that torch does not have: it then has that family's default rule.
+
+    It can be a key, and report, ledger and conservation check know it. Of a subclass of
+    :class:`torch.autograd.Function` the calls ``function.apply(...)`` are seen while a composite is registered; not
+    those of an ``apply`` that was taken from the class before.
+
+    Args:
+        function: the operation: ``torch.ops.<library>.<name>``, what ``torch.library.custom_op`` made, or a subclass
+            of :class:`torch.autograd.Function`; or the dotted name of one, if its library may not be there.
+        family: what kind of operation it is: ``Family.LINEAR``, ``Family.MOVEMENT`` (also for an identity),
+            ``Family.ACTIVATION`` (elementwise), ...
+        traits: what else is known of it.
+        name: how the report calls it; by default as a user would write it.
+        steps: a function of the same arguments that computes the same with operations of torch. Relevance goes through
+            those, under their rules, and values stay the operation's: for kernels without a backward, say.
+
+    Returns:
+        The operation.
+
+    Raises:
+        TypeError: the function cannot be called, or the family is none.
+        ValueError: the function is one of torch, whose family is known.
+    """
+    function = getattr(function, "_opoverload", function)  # what torch.library.custom_op makes
+    if not (callable(function) or isinstance(function, str)) or not isinstance(family, Family):
+        raise TypeError(f"register() takes a function and a Family, got {function!r} and {family!r}")
+    if callable(function) and registered(function) is None and op_of(function) is not None:
+        raise ValueError(f"{display_name(function)} is an operation of torch, whose family is known: bind it by a key")
+    multiplies = family in (Family.PRODUCT, Family.CONTRACTION)
+    op = Op(name or _default_name(function), family, multiplies=multiplies, traits=traits, steps=steps)
+    store(function, op)
+    return op
+
+
+def _default_name(function: Any) -> str:
+    if isinstance(function, str):
+        return function if function.startswith("torch.ops.") else f"{function.rpartition('.')[2]}.apply"
+    return f"{function.__name__}.apply" if is_autograd_function(function) else display_name(function)

@@ -1,0 +1,96 @@
+"""What is known of the operations of other libraries: quantized layers, sharding, adapters.
+
+By dotted names, so none of the libraries is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..ops import Family, register
+
+
+def by_identity(kernel: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Compute a linear layer with the weight that its kernel turns out to have.
+
+    A kernel ``f(x) = x W^T + b`` over the last dimension gives ``b = f(0)`` and ``W^T = f(I) - b``. That costs what
+    a batch of as many rows as the layer has inputs does.
+    """
+    with torch.no_grad():
+        rows = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
+        bias = kernel(torch.zeros_like(rows[:1]), *args, **kwargs)[0]
+        weight = torch.cat([kernel(some, *args, **kwargs) - bias for some in rows.split(_ROWS)]).T
+    return F.linear(x, weight, bias if bias.any() else None)
+
+
+_ROWS = 256
+"""Rows of the identity that a kernel is given at a time."""
+
+
+def _four_bits(x: Tensor, packed: Tensor, out: Any = None, bias: Tensor | None = None, state: Any = None) -> Tensor:
+    """``bitsandbytes.autograd._functions.MatMul4Bit``, with its weight dequantized."""
+    weight = import_module("bitsandbytes.functional").dequantize_4bit(packed.reshape(-1, 1), state)
+    return F.linear(x, weight.to(x.dtype), bias)
+
+
+def _eight_bits(x: Tensor, weight: Tensor, out: Any = None, bias: Tensor | None = None, state: Any = None) -> Tensor:
+    """``bitsandbytes.autograd._functions.MatMul8bitLt``, with its weight dequantized: int8 times a scale per row."""
+    if state is None or state.CB is None:
+        return F.linear(x, weight.to(x.dtype), bias)
+    return F.linear(x, state.CB.to(x.dtype) * (state.SCB / 127).unsqueeze(1).to(x.dtype), bias)
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    """Return the function that calls an operator of a library, which may be loaded later."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        library, _, operator = name.removeprefix("torch.ops.").partition(".")
+        return getattr(getattr(torch.ops, library), operator)(*args, **kwargs)
+
+    return call
+
+
+_FUNCTIONS = "bitsandbytes.autograd._functions"
+_LAYERS: dict[str, Callable[..., Any]] = {
+    f"{_FUNCTIONS}.MatMul4Bit": _four_bits,
+    f"{_FUNCTIONS}.MatMul8bitLt": _eight_bits,
+    f"{_FUNCTIONS}.MatMul8bitFp": _eight_bits,
+} | {
+    name: partial(by_identity, _operator(name))
+    for name in (
+        "torch.ops.bitsandbytes.gemv_4bit",
+        "torch.ops.bitsandbytes.gemm_4bit",
+        "torch.ops.quantized.linear_dynamic",
+        "torch.ops.quantized.linear_dynamic_fp16",
+    )
+}
+_IDENTITIES = (
+    "torch.nn.parallel.distributed._DDPSink",
+    "torch.distributed.fsdp._fully_shard._fsdp_param_group.RegisterPostBackwardFunction",
+    "torch.distributed.tensor._api._ToTorchTensor",
+    "torch.distributed.tensor._api._FromTorchTensor",
+    "torch.distributed._functional_collectives._FromTorchTensor",
+)
+_LINEAR = (
+    "torch.distributed.nn.functional._AllReduce",
+    "torch.distributed.nn.functional._AllGather",
+    "torch.distributed.nn.functional._Reduce_Scatter",
+    "torch.distributed.nn.functional._Broadcast",
+)
+
+
+def register_known() -> None:
+    """Register the operations of the libraries that are known."""
+    for name, steps in _LAYERS.items():
+        register(name, Family.LINEAR, steps=steps)
+    for name in _IDENTITIES:
+        register(name, Family.MOVEMENT)
+    for name in _LINEAR:
+        register(name, Family.LINEAR)

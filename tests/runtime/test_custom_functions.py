@@ -1,0 +1,199 @@
+"""Autograd functions of the model's own: registered ones have the default of their family, and can be keys."""
+
+import threading
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lxt_compose import Composite, Epsilon, Family, Gamma, Identity, register_operation
+from lxt_compose.ops.registry import _BY_NAME, _BY_OBJECT, store
+
+FORMULATIONS = ("relevance", "gradient")
+
+
+@pytest.fixture(autouse=True)
+def _forgotten():
+    objects, names = dict(_BY_OBJECT), dict(_BY_NAME)
+    yield
+    for kept, before in ((_BY_OBJECT, objects), (_BY_NAME, names)):
+        kept.clear()
+        kept.update(before)
+
+
+def matrix_product():
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, weight):
+            ctx.save_for_backward(weight)
+            return x @ weight.T
+
+        @staticmethod
+        def backward(ctx, slot):
+            return slot @ ctx.saved_tensors[0], None
+
+    return Product
+
+
+def squashing():
+    class Squash(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return torch.tanh(x)
+
+        @staticmethod
+        def backward(ctx, slot):
+            return slot * (1 - torch.tanh(ctx.saved_tensors[0]) ** 2)
+
+    return Squash
+
+
+def turning():
+    class Turn(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.flip(-1)
+
+        @staticmethod
+        def backward(ctx, slot):
+            return slot.flip(-1)
+
+    return Turn
+
+
+class Net(nn.Module):
+    def __init__(self, function, *args):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4).double(), nn.Linear(4, 3).double()
+        self.function, self.args = function, args
+
+    def forward(self, x):
+        return self.last(self.function(self.first(x), *self.args))
+
+
+def explained(model, composite):
+    x = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    with composite.register(model) as registration, registration.ledger() as ledger:
+        y = model(x)
+        y.backward(y.detach() if composite.formulation == "relevance" else torch.ones_like(y))
+    return y.detach(), x.grad, registration.report(), ledger
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize(
+    ("make", "family", "same"),
+    [
+        (turning, Family.MOVEMENT, lambda x: x.flip(-1)),
+        (squashing, Family.ACTIVATION, torch.tanh),
+    ],
+)
+def test_a_registered_function_is_explained_as_the_operation_of_torch(make, family, same, formulation):
+    function = make()
+    register_operation(function, family)
+    torch.manual_seed(0)
+    model = Net(lambda x: function.apply(x))
+    y, relevance, report, ledger = explained(model, Composite(formulation=formulation))
+    assert report.complete, str(report)
+    assert ledger.unaccounted < 1e-9
+    assert ".apply" in str(report)
+    model.function = same
+    y_same, right, *_ = explained(model, Composite(formulation=formulation))
+    assert torch.equal(y, y_same)
+    torch.testing.assert_close(relevance, right)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("rules", [{}, {nn.Linear: Gamma(0.25), F.linear: Gamma(0.25)}])
+def test_a_registered_linear_function_with_steps_is_a_layer(rules, formulation):
+    function = matrix_product()
+    register_operation(function, Family.LINEAR, steps=F.linear)
+    torch.manual_seed(0)
+    weight = torch.randn(4, 4, dtype=torch.float64)
+    model = Net(lambda x, w: function.apply(x, w), weight)
+    y, relevance, report, ledger = explained(model, Composite(rules, formulation=formulation))
+    assert report.complete, str(report)
+    assert ledger.unaccounted < 1e-9
+    model.function = F.linear
+    y_same, right, *_ = explained(model, Composite(rules, formulation=formulation))
+    torch.testing.assert_close(y, y_same)
+    torch.testing.assert_close(relevance, right)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_a_function_that_is_not_registered_is_uncovered_until_it_is_a_key(formulation):
+    function = squashing()
+    torch.manual_seed(0)
+    model = Net(lambda x: function.apply(x))
+    *_, report, _ = explained(model, Composite(formulation=formulation))
+    assert not report.complete
+    assert "Squash.apply" in str(report)
+    _, relevance, report, _ = explained(model, Composite({function: Identity()}, formulation=formulation))
+    assert report.complete, str(report)
+    model.function = torch.tanh
+    torch.testing.assert_close(relevance, explained(model, Composite(formulation=formulation))[1])
+
+
+def test_apply_is_what_it_was_once_the_registrations_are_removed():
+    class Own(turning()):
+        @classmethod
+        def apply(cls, *args):
+            return super().apply(*args)
+
+    plain = turning()
+    own = vars(Own)["apply"]
+    register_operation(plain, Family.MOVEMENT)
+    register_operation(Own, Family.MOVEMENT)
+    first, second = Composite().register(nn.Linear(2, 2)), Composite().register(nn.Linear(2, 2))
+    assert "apply" in vars(plain)
+    first.remove()
+    assert "apply" in vars(plain)
+    second.remove()
+    assert "apply" not in vars(plain)
+    assert vars(Own)["apply"] is own
+
+
+def test_a_class_derived_from_a_registered_one_is_not_taken_for_it():
+    base = turning()
+    register_operation(base, Family.MOVEMENT)
+
+    class Derived(base):
+        @staticmethod
+        def forward(ctx, x):
+            return x.flip(-1) * 2
+
+    with Composite().register(nn.Linear(2, 2)):
+        x = torch.randn(3, requires_grad=True)
+        assert type(Derived.apply(x).grad_fn).__name__ == "DerivedBackward"
+
+
+def test_other_threads_and_models_without_a_registration_are_not_affected():
+    function = turning()
+    register_operation(function, Family.MOVEMENT)
+    x, found = torch.randn(3, requires_grad=True), []
+    with Composite().register(nn.Linear(2, 2)):
+        thread = threading.Thread(target=lambda: found.append(function.apply(x)))
+        thread.start()
+        thread.join()
+    assert torch.equal(found[0], x.flip(-1))
+
+
+def test_an_autograd_function_is_known_by_its_dotted_name():
+    function = turning()
+    store(f"{__name__}.Turn", register_operation(f"{__name__}.Turn", Family.MOVEMENT))
+    function.__qualname__ = "Turn"
+    globals()["Turn"] = function
+    try:
+        torch.manual_seed(0)
+        assert explained(Net(lambda x: function.apply(x)), Composite())[2].complete
+    finally:
+        del globals()["Turn"]
+
+
+def test_a_rule_that_finds_no_weight_is_bound_to_an_autograd_function_and_says_so():
+    function = matrix_product()
+    model = Net(lambda x, w: function.apply(x, w), torch.eye(4, dtype=torch.float64))
+    _, relevance, report, _ = explained(model, Composite({function: Epsilon(1e-9)}))
+    assert report.complete, str(report)
+    assert torch.isfinite(relevance).all()

@@ -1,0 +1,131 @@
+"""Kernels of other libraries: quantized layers, also where they have no backward."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lxt_compose import AlphaBeta, Composite, Epsilon, Gamma, ZPlus
+from lxt_compose.runtime.known_libraries import by_identity
+
+FORMULATIONS = ("relevance", "gradient")
+LIBRARY = torch.library.Library("quantized_tests", "DEF")
+LIBRARY.define("layer(Tensor x, Tensor codes, float scale) -> Tensor")
+LIBRARY.impl("layer", lambda x, codes, scale: torch.from_numpy(x.detach().numpy() @ (codes.numpy().T * scale)), "CPU")
+layer = torch.ops.quantized_tests.layer
+
+
+class Codes(torch.Tensor):
+    """A weight of integers times a scale, whose kernel has a backward or not."""
+
+    @staticmethod
+    def __new__(cls, codes, scale, *, backward):
+        return torch.Tensor._make_wrapper_subclass(cls, codes.shape, dtype=torch.float64)
+
+    def __init__(self, codes, scale, *, backward):
+        self.codes, self.scale, self.backward_known = codes, scale, backward
+
+    def dequantize(self):
+        return self.codes.double() * self.scale
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is F.linear:
+            x, weight, *bias = args
+            with torch._C.DisableTorchFunctionSubclass():
+                out = F.linear(x, weight.dequantize(), *bias)
+            return out if weight.backward_known else out.detach()
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return cls(args[0].codes, args[0].scale, backward=args[0].backward_known)
+        raise NotImplementedError(f"{func} of quantized weights")
+
+
+def quantized_and_plain(*, backward):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    quantized = copy.deepcopy(plain)
+    for place in (0, 2):
+        codes = torch.randint(-8, 8, plain[place].weight.shape)
+        quantized[place].weight = nn.Parameter(Codes(codes, 0.125, backward=backward), requires_grad=False)
+        plain[place].weight = nn.Parameter(codes.double() * 0.125)
+    return quantized, plain
+
+
+def explained(model, composite, x):
+    x = x.clone().requires_grad_()
+    with composite.register(model) as registration:
+        y = model(x)
+        y.backward(y.detach() if composite.formulation == "relevance" else torch.ones_like(y))
+    return y.detach(), x.grad, registration.report()
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("rule", [None, Epsilon(1e-6), Gamma(0.25), ZPlus(), AlphaBeta(2, 1)])
+@pytest.mark.parametrize("backward", [True, False])
+def test_a_quantized_weight_is_explained_as_the_dequantized_one(backward, rule, formulation):
+    quantized, plain = quantized_and_plain(backward=backward)
+    composite = Composite({} if rule is None else {nn.Linear: rule}, formulation=formulation)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    y, relevance, report = explained(quantized, composite, x)
+    y_plain, right, _ = explained(plain, composite, x)
+    assert report.complete, str(report)
+    torch.testing.assert_close(y, y_plain)
+    torch.testing.assert_close(relevance, right)
+
+
+class Kernel(nn.Module):
+    def __init__(self, plus=False):
+        super().__init__()
+        self.register_buffer("codes", torch.randint(-8, 8, (3, 4), generator=torch.Generator().manual_seed(2)).double())
+        self.plus = plus
+
+    def forward(self, x):
+        z = layer(x, self.codes, 0.125)
+        return z + F.linear(x, self.codes) if self.plus else z
+
+
+@pytest.mark.parametrize("rules", [{}, {Kernel: Epsilon()}])
+@pytest.mark.parametrize("plus", [False, True])
+def test_an_operator_without_a_backward_is_uncovered_wherever_it_runs(rules, plus):
+    x = torch.randn(2, 4, dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        *_, report = explained(Kernel(plus), Composite(rules), x)
+    assert not report.complete, str(report)
+    assert "its kernel has no backward" in str(report)
+
+
+def test_a_weight_is_found_by_what_its_kernel_makes_of_the_identity():
+    weight, bias, x = (torch.randn(*size, dtype=torch.float64) for size in ((3, 500), (3,), (2, 7, 500)))
+    torch.testing.assert_close(by_identity(F.linear, x, weight, bias), F.linear(x, weight, bias))
+    torch.testing.assert_close(by_identity(F.linear, x, weight), F.linear(x, weight))
+
+
+def test_a_dynamically_quantized_layer_of_torch_is_explained_as_the_dequantized_one():
+    engines = [name for name in torch.backends.quantized.supported_engines if name != "none"]
+    if not engines:
+        pytest.skip("this build of torch has no quantized kernels")
+    torch.backends.quantized.engine = engines[-1]
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        quantized = torch.ao.quantization.quantize_dynamic(copy.deepcopy(plain), {nn.Linear}, dtype=torch.qint8)
+    for place in (0, 2):
+        plain[place].weight.data = quantized[place].weight().dequantize()
+    x = torch.randn(5, 16)
+    y, gradient, report = explained(quantized, Composite(formulation="gradient"), x)
+    assert torch.equal(y, quantized(x).detach())
+    assert report.complete, str(report)
+    torch.testing.assert_close(gradient, explained(plain, Composite(formulation="gradient"), x)[1])
+    x = x.requires_grad_()
+    with Composite(formulation="relevance").register(quantized):
+        (relevance,) = torch.autograd.grad(quantized(x), x, y)  # R = y, so that R / y = 1 as for the gradient
+    torch.testing.assert_close(relevance, x.detach() * gradient, rtol=1e-3, atol=1e-4)
