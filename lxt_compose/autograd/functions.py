@@ -73,10 +73,10 @@ class Damp(RelevanceFunction):
 
 
 class Share(RelevanceFunction):
-    """x -> x; slot -> share * slot."""
+    """x -> x; slot -> share * slot, for a number or a tensor without a history."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, share: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, share: float | Tensor) -> Tensor:
         ctx.share = share
         return x.detach()
 

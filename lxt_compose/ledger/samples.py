@@ -88,6 +88,7 @@ def layouts_after(
     if elements is Elements.JOINED and _joins_beside(layouts, args, kwargs):
         return [layout] * len(outputs)
     if op.family is Family.MOVEMENT or elements is Elements.AVERAGED:
+        function = op.traits.element_sum or function
         return _by_codes(op, function, args, kwargs, known, outputs, samples)
     return [_kept(op, layouts, z) for z in outputs]
 

@@ -4,7 +4,7 @@ Names only, no attribute of torch is looked up: a name that this version of torc
 An operation has one canonical name; prefixes of namespaces, in-place underscores and dunders come off in `resolve`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -55,6 +55,23 @@ class Op:
     reason: str = field(default="", repr=False, compare=False)
     steps: Callable[..., Any] | None = field(default=None, repr=False)
 
+    def family_of_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Family:
+        """Return the family that it has in one call: an argument may say that it sums, selects or multiplies."""
+        if self.traits.reduction is None:
+            return self.family
+        return _REDUCTIONS.get(self.traits.reduction.of(args, kwargs), Family.UNCOVERED)
+
+
+_REDUCTIONS = {
+    "sum": Family.LINEAR,
+    "mean": Family.LINEAR,
+    "amax": Family.MOVEMENT,
+    "amin": Family.MOVEMENT,
+    "max": Family.MOVEMENT,
+    "min": Family.MOVEMENT,
+    "prod": Family.PRODUCT,
+}
+
 
 LINEAR = """
     add sub rsub sym_sum neg positive deg2rad rad2deg conj conj_physical
@@ -63,9 +80,11 @@ LINEAR = """
     bilinear addmm addbmm baddbmm addmv addr sspaddmm batch_norm embedding_bag
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     interpolate grid_sample affine_grid fold lerp ldexp addcdiv index_add scatter_add index_put put
+    scatter_reduce index_reduce segment_reduce
     solve solve_triangular triangular_solve cholesky_solve
     fft ifft rfft irfft hfft ihfft fft2 ifft2 rfft2 irfft2 hfft2 ihfft2 fftn ifftn rfftn irfftn hfftn ihfftn stft istft
-"""  # index_put and put are here because `accumulate=True` adds; solutions are linear in the right-hand side
+"""  # index_put and put are here because `accumulate=True` adds; solutions are linear in the right-hand side; whether
+# the reductions sum, select or multiply only the call says
 
 MOVEMENT = """
     view view_as reshape reshape_as resize resize_as flatten unflatten ravel squeeze unsqueeze expand expand_as
@@ -104,7 +123,7 @@ ACTIVATION = """
     fused_moving_avg_obs_fake_quant
 """
 
-PRODUCT = "mul addcmul"
+PRODUCT = "mul addcmul prod cumprod"  # the last two multiply the elements of one tensor
 
 CONTRACTION = """
     matmul mm bmm mv dot vdot inner outer einsum tensordot kron chain_matmul multi_dot vecdot cross smm hspmm grouped_mm
@@ -146,8 +165,6 @@ _UNCOVERED = {
         triplet_margin_with_distance_loss""",
     "a distance or a similarity of two tensors": "cdist pdist dist pairwise_distance cov corrcoef",
     "a kernel of one maker for recurrent nets: call torch.nn.LSTM and the like": "miopen_rnn",
-    "a product over the elements of one tensor: their number is its degree": "prod cumprod",
-    "reduces by sum, mean, maximum or product: only the call says which": "scatter_reduce index_reduce segment_reduce",
     "a smooth maximum of several terms": "logaddexp logaddexp2 logcumsumexp",
     "draws at random": "gumbel_softmax",
     "rescales by its own norm where that is too large": "renorm",
@@ -252,7 +269,7 @@ def _arguments(words: list[str]) -> frozenset[int | str]:
     return frozenset(int(word) if word.isdigit() else word for word in words)
 
 
-MULTIPLIES = frozenset(f"{PRODUCT} {CONTRACTION} embedding_bag {' '.join(parse(ADDENDS))}".split())
+MULTIPLIES = frozenset(f"mul {CONTRACTION} embedding_bag {' '.join(parse(ADDENDS))}".split())
 """Whatever has an addend multiplies the rest."""
 
 FAMILIES = {

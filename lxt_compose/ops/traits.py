@@ -5,9 +5,20 @@ Other packages ask for a trait and never for an operation's name. An operation w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from .reductions import (
+    sum_for_cumprod,
+    sum_for_index_reduce,
+    sum_for_prod,
+    sum_for_scatter_reduce,
+    sum_for_segment_reduce,
+)
 
 
 class Argument(NamedTuple):
@@ -105,10 +116,14 @@ class Traits:
         exponent: it is a power, with this exponent or with the exponent that this argument gives.
         modulus: of complex numbers it is their length, and homogeneous.
         degree: p where ``f(t x) = t ** p * f(x)``, for functions of the homogeneous family.
+        reduction: the argument that says in which way it reduces elements: "sum", "mean", "amax", "prod" ...
+        fill: the method of its first tensor that puts a number where it reduces to, by the same dimension and index.
+        element_sum: it reduces elements; this sums the same ones, and takes the same arguments.
         rectifier: it is ReLU.
         softmax_sign: it is a softmax over one dimension, of the input times this sign.
         elements: where the input's elements are in the output.
-        elementwise: how it is elementwise; activations, products and divisions are without saying so.
+        elementwise: how it is elementwise; activations, products (of several tensors) and divisions are without
+            saying so.
         reads_strides: it depends on how its argument lies in memory.
         lookup: it reads rows of a table by index.
         folds_batch: its kernel depends on whether the matrix requires grad: one product of the whole batch, or many.
@@ -131,6 +146,9 @@ class Traits:
     exponent: float | Argument | None = None
     modulus: bool = False
     degree: float = 1.0
+    reduction: Argument | None = None
+    fill: str = ""
+    element_sum: Callable[..., Tensor] | None = None
     rectifier: bool = False
     softmax_sign: float | None = None
     elements: Elements | None = None
@@ -203,6 +221,14 @@ _ROWS: tuple[tuple[str, Traits], ...] = (
     ("rsqrt min max minimum maximum fmin fmax", Traits(elementwise=_NONLINEAR)),
     ("abs", Traits(modulus=True)),
     ("var", Traits(degree=2.0)),
+    ("prod", Traits(element_sum=sum_for_prod, elements=Elements.AVERAGED)),
+    ("cumprod", Traits(element_sum=sum_for_cumprod, elements=Elements.AVERAGED)),
+    ("scatter_reduce", Traits(reduction=Argument(4, "reduce"), fill="scatter", element_sum=sum_for_scatter_reduce,
+                              elements=Elements.AVERAGED)),
+    ("index_reduce", Traits(reduction=Argument(4, "reduce"), fill="index_fill", element_sum=sum_for_index_reduce,
+                            elements=Elements.AVERAGED)),
+    ("segment_reduce", Traits(reduction=Argument(1, "reduce"), element_sum=sum_for_segment_reduce,
+                              elements=Elements.AVERAGED)),
     ("relu", Traits(rectifier=True)),
     ("softplus", Traits(state_space=StateSpaceRole.STEP_SIZE)),
     ("softmax", Traits(softmax_sign=1.0)),

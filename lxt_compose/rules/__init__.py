@@ -22,6 +22,7 @@ from .state_space import StateSpace
 from .stop import Stop
 from .taylor_decomposition import TaylorDecomposition
 from .uniform import Uniform
+from .uniform_elements import UniformElements
 from .uniform_epsilon import UniformEpsilon
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "TaylorDecomposition",
     "TaylorDecompositionRule",
     "Uniform",
+    "UniformElements",
     "UniformEpsilon",
     "UniformEpsilonRule",
     "UniformRule",

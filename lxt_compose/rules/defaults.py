@@ -21,6 +21,7 @@ from .softmax import SoftmaxTaylor
 from .state_space import StateSpace, is_state_space, makes_parameters
 from .stop import Stop
 from .uniform import Uniform
+from .uniform_elements import UniformElements
 from .uniform_epsilon import UniformEpsilon
 
 Table = Mapping[Family, Rule]
@@ -56,6 +57,8 @@ def default_rule(op: Op, table: Table) -> Rule | None:
     """The default rule of an operation; None for movement, and for what is uncovered."""
     if op.family is Family.PRODUCT and op.addends:
         return table.get(Family.CONTRACTION)  # addcmul: a product that something is added to
+    if op.family is Family.PRODUCT and op.traits.element_sum is not None:
+        return _of_elements(table)
     if isinstance(op.traits.exponent, float):  # a root, a square
         return table.get(Family.ACTIVATION)
     return table.get(op.family)
@@ -80,7 +83,8 @@ def depends_on_call(op: Op) -> bool:
     """Whether :func:`rule_of_call` may give another rule than :func:`default_rule`."""
     known = op.traits
     alone = known.lookup or known.modulus or known.dropout or known.state_space is not None
-    return op.multiplies or alone or isinstance(known.exponent, Argument) or _has_modes(op)
+    argued = isinstance(known.exponent, Argument) or known.reduction is not None
+    return op.multiplies or alone or argued or _has_modes(op)
 
 
 def _has_modes(op: Op) -> bool:
@@ -93,6 +97,9 @@ def rule_of_call(
 ) -> Rule | None:
     """The default rule where it depends on the arguments of the call, or on the module that makes it."""
     known = op.traits
+    if known.reduction is not None:
+        family = op.family_of_call(args, kwargs)
+        return _of_elements(table) if family is Family.PRODUCT else table.get(family)
     if known.state_space is not None:
         selects = is_state_space(module) and makes_parameters(op, args, kwargs)
         return StateSpace() if selects else table.get(op.family)
@@ -107,6 +114,11 @@ def rule_of_call(
     if known.dropout:
         return table.get(Family.LINEAR) if drops(op, args, kwargs) else None
     return _of_product(op, table, args, kwargs, carriers)
+
+
+def _of_elements(table: Table) -> Rule | None:
+    """The rule for the elements of one tensor as factors: they are all alike, so no table tells a signal among them."""
+    return UniformElements() if Family.PRODUCT in table else None
 
 
 def _of_product(op: Op, table: Table, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: int) -> Rule | None:

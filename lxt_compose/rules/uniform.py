@@ -48,6 +48,10 @@ class Uniform(Rule):
         if not call.relevance or any(x.is_complex() for x in call.carriers):
             return self.as_scaling.leave(self._product(call), outputs)
         z, sharers = only_output(self, call, outputs), self.sharers(call)
+        if call.op is not None and call.op.traits.element_sum is not None:
+            raise RuleError(
+                f"{self} shares relevance among tensors, but {call.where} multiplies elements; use UniformElements()"
+            )
         shapes = [x.shape for x in sharers]
         for shape in shapes:
             if not broadcasts_to(shape, z.shape):

@@ -81,7 +81,7 @@ class Unit:
         self._steps += 1
         kind = op.traits.elementwise
         self._nonlinear |= op.family is Family.ACTIVATION or kind is Elementwise.NONLINEAR or len(derived) > 1
-        known = op.family in _ELEMENTWISE or kind is not None
+        known = (op.family in _ELEMENTWISE and op.traits.element_sum is None) or kind is not None
         sizes = {tensor.numel() for tensor in given if id(tensor) not in self._derived} - {1}
         sizes |= {tensor.numel() for tensor in tensors_in(output)} - {self.x.numel()}
         self._elementwise = known and not sizes

@@ -17,7 +17,7 @@ from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
 from ..coverage.tally import Count, OpKey, Tally
 from ..keys import Assignment
-from ..ops import Op
+from ..ops import Family, Op
 from ..rules import (
     GRADIENT,
     Epsilon,
@@ -151,7 +151,7 @@ def _choose_action(made: Decision, call: OpCall, policy: Policy, where: Where) -
         made.action = Action.RULE if key.replacement is None else Action.REPLACE
     elif info.own is not None:
         made.status = Status.RULED
-    elif made.rule is None and info.exact:
+    elif made.rule is None and _is_exact(info, call):
         made.action, made.status = Action.RUN, Status.EXACT
     elif info.function in _DIFFERENTIATION:
         made.action = Action.REFUSE
@@ -163,6 +163,11 @@ def _choose_action(made: Decision, call: OpCall, policy: Policy, where: Where) -
         alone = op.multiplies and len(call.carriers) == 1 and made.rule in _OWN_GRADIENT_ALONE
         if alone or (made.rule == _OWN_GRADIENT and made.keep):
             made.action = Action.RUN
+
+
+def _is_exact(info: FunctionInfo, call: OpCall) -> bool:
+    """Whether the operation's own gradient moves relevance exactly, in this call."""
+    return info.exact or (info.op is not None and info.op.family_of_call(call.args, call.kwargs) is Family.MOVEMENT)
 
 
 def _varies(info: FunctionInfo, call: OpCall) -> bool:

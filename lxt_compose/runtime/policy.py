@@ -36,6 +36,7 @@ from ..rules.defaults import Table, depends_on_call, rule_of_call
 from .decompositions import STEPS
 from .frozen_weights import Frozen, as_trained
 from .norm_gradients import with_right_gradient
+from .selection_gradients import with_right_selection
 
 
 @dataclass(eq=False, slots=True)
@@ -138,6 +139,7 @@ class Policy:
         name = op.name if op is not None else display_name(function)
         key = next((entry for entry in self.entries if entry.serves(function, op)), None)
         run = with_right_gradient(as_trained(function, op, self.frozen), op)
+        run = with_right_selection(run, op)
         info = FunctionInfo(function, name, op, key, run)
         info.foreign = registered(function) is not None or is_operator(function)
         if info.foreign:

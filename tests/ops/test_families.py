@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode, get_overridable_functions, get_te
 
 from lxt_compose.ops import Family, Op, display_name, mutates, op_of, same_op
 from lxt_compose.ops.families import FAMILIES, parse
+from lxt_compose.ops.traits import TRAITS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # half of what is tried here is deprecated or experimental
 
@@ -186,8 +187,8 @@ def test_the_checks_themselves_notice():
 def test_no_name_is_listed_twice_and_none_needlessly():
     names = " ".join(FAMILIES.values()).split()
     assert len(names) == len(set(names))
-    assert op_of(torch.prod) == Op("prod", Family.UNCOVERED)
-    assert op_of(torch.prod).reason.startswith("a product over the elements of one tensor")
+    assert op_of(torch.det) == Op("det", Family.UNCOVERED)
+    assert op_of(torch.det).reason.startswith("a factorization, an inverse")
     assert not {name_of(func) for func in FUNCTIONS if op_of(func)} & LISTED
 
 
@@ -588,6 +589,8 @@ def test_linear_check_notices():
 
 # quantiles are linear between changes of the order only; the patterns meet addcmul and addcdiv in a deprecated order
 BY_HAND = {"quantile", "nanquantile", "addcmul", "addcdiv", "solve_triangular"}
+# products of elements, and what reduces as its argument says: see tests/rules/test_uniform_elements.py
+BY_HAND |= {name for name, traits in TRAITS.items() if traits.element_sum is not None}
 
 
 MORE_ACTIVATIONS = {
