@@ -1,20 +1,24 @@
-"""Secant slopes of elementwise functions: ``(f(x) - f(a)) / (x - a)`` in closed form, by the name of the operation.
+"""What is known of elementwise functions: secant slopes ``(f(x) - f(a)) / (x - a)`` in closed form, and f(0).
 
 The point a is 0, but where f is not finite there: 1 for logarithms, 1/2 for logit. No closed form loses digits near a.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-OWN_SLOPE = frozenset({"relu", "leaky_relu", "abs", "prelu", "rrelu", "positive", "neg"})
+from .families import Op
+from .traits import Argument
+
+_OWN_SLOPE = frozenset({"relu", "leaky_relu", "abs", "prelu", "rrelu", "positive", "neg"})
 """Piecewise linear with f(0) = 0 and no other kink: the derivative is f(x) / x, so autograd does it for nothing."""
 
-THROUGH_ZERO = OWN_SLOPE | frozenset(
+_THROUGH_ZERO = _OWN_SLOPE | frozenset(
     """
     silu gelu mish softsign hardswish tanh sin tan asin atan sinh asinh atanh erf expm1 log1p relu6 elu selu celu
     hardshrink softshrink tanhshrink pow float_power square sqrt
@@ -22,7 +26,7 @@ THROUGH_ZERO = OWN_SLOPE | frozenset(
 )
 """What has f(0) = 0 whatever its arguments; powers: those that are raised."""
 
-OPAQUE = frozenset(
+_OPAQUE = frozenset(
     """
     rrelu copysign nextafter frac remainder rremainder fmod fake_quantize_per_tensor_affine
     fake_quantize_per_channel_affine fused_moving_avg_obs_fake_quant
@@ -66,6 +70,15 @@ def power(x: Tensor, exponent: float | Tensor) -> Tensor:
     return found.masked_fill((x == 0) & found.isinf(), 0)
 
 
+def xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor) -> Tensor:
+    """``softplus(alpha_p) x + beta`` where x > 0, else ``(expm1(x) / x - 1) (beta + softplus(alpha_n)) + beta``.
+
+    Source: Huang 2024 (arXiv:2411.13010), eq. 5.
+    """
+    below = limited(torch.expm1, 1.0, x.clamp(max=0)) - 1
+    return torch.where(x > 0, F.softplus(alpha_p) * x, below * (beta + F.softplus(alpha_n))) + beta
+
+
 def log(base: float, x: Tensor) -> Tensor:
     """``log(x) / (x - 1)`` to this base."""
     return limited(torch.log1p, 1.0, x - 1) / math.log(base)
@@ -82,7 +95,7 @@ def _hardsigmoid(x: Tensor) -> Tensor:
     return torch.where(x > -3, limited(lambda x: (x / 6).clamp(-0.5, 0.5), 1 / 6, x), 0)
 
 
-CLOSED: dict[str, Callable[..., Tensor]] = {
+_CLOSED: dict[str, Callable[..., Tensor]] = {
     "silu": torch.sigmoid,
     "gelu": gelu,
     "mish": lambda x: torch.tanh(F.softplus(x)),
@@ -106,10 +119,14 @@ CLOSED: dict[str, Callable[..., Tensor]] = {
     "quick gelu": lambda x: torch.sigmoid(1.702 * x),
     "square": lambda x: x.clone(),
     "squared relu": F.relu,
+    "sqrt": partial(power, exponent=0.5),
+    "pow": power,
+    "float_power": power,
+    "xielu": xielu,
 }  # fmt: skip
 """Functions with f(0) = 0: f(x) / x."""
 
-CLOSED_WITH_BIAS: dict[str, Callable[..., Tensor]] = {
+_CLOSED_WITH_BIAS: dict[str, Callable[..., Tensor]] = {
     "sigmoid": partial(limited, lambda x: torch.tanh(x / 2) / 2, 0.25),
     "hardsigmoid": _hardsigmoid,
     "softplus": softplus,
@@ -126,6 +143,15 @@ CLOSED_WITH_BIAS: dict[str, Callable[..., Tensor]] = {
     "log10": partial(log, 10.0),
 }
 """Functions with a bias: another f(0), or none that is finite."""
+
+_OPTIONS = {
+    "gelu": (Argument(1, "approximate"),),
+    "softplus": (Argument(1, "beta"), Argument(2, "threshold")),
+    "pow": (Argument(1, "exponent"),),
+    "float_power": (Argument(1, "exponent"),),
+    "xielu": (Argument(1, "alpha_p"), Argument(2, "alpha_n"), Argument(3, "beta")),
+}
+"""Arguments of the function, or attributes of its module, that its closed form takes by the same keyword."""
 
 # Modules that are one elementwise function: from where the class stands and its name to the function.
 _MODULES = {
@@ -145,6 +171,44 @@ _MODULES = {
 }  # fmt: skip
 
 
-def function_of_module(kind: type) -> str:
-    """The name of the elementwise function that modules of this class are; empty if it is not known."""
-    return _MODULES.get(kind.__module__, {}).get(kind.__name__, "")
+@dataclass(frozen=True)
+class Curve:
+    """What is known of one elementwise function f.
+
+    Attributes:
+        name: the operation that it is, or another name where it is none; empty if it is not known.
+        slope: its secant slope in closed form, a function of x and its options.
+        has_bias: whether that is a slope from another value than f(0) = 0.
+        options: the arguments that the closed form takes too.
+        own_slope: its derivative is f(x) / x everywhere.
+        through_zero: f(0) is 0 whatever its arguments; of powers those that are raised.
+        opaque: it is not evaluated anywhere else than at x.
+    """
+
+    name: str = ""
+    slope: Callable[..., Tensor] | None = None
+    has_bias: bool = False
+    options: tuple[Argument, ...] = ()
+    own_slope: bool = False
+    through_zero: bool = False
+    opaque: bool = False
+
+
+def _curve(name: str) -> Curve:
+    slope = _CLOSED.get(name) or _CLOSED_WITH_BIAS.get(name)
+    known = (name in names for names in (_OWN_SLOPE, _THROUGH_ZERO, _OPAQUE))
+    return Curve(name, slope, name in _CLOSED_WITH_BIAS, _OPTIONS.get(name, ()), *known)
+
+
+UNKNOWN = Curve()
+_CURVES = {name: _curve(name) for name in (*_CLOSED, *_CLOSED_WITH_BIAS, *_THROUGH_ZERO, *_OPAQUE)}
+
+
+def curve_of(op: Op) -> Curve:
+    """What is known of an elementwise operation."""
+    return _CURVES.get(op.name, UNKNOWN)
+
+
+def curve_of_module(kind: type) -> Curve:
+    """What is known of the elementwise function that modules of this class are."""
+    return _CURVES.get(_MODULES.get(kind.__module__, {}).get(kind.__name__, ""), UNKNOWN)

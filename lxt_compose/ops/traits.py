@@ -114,6 +114,7 @@ class Traits:
         running_statistics: it may update some of its arguments in place while it runs.
         signs: it adds two operands, each with this sign.
         exponent: it is a power, with this exponent or with the exponent that this argument gives.
+        limits: its values lie between these; by default, where its arguments say which.
         modulus: of complex numbers it is their length, and homogeneous.
         degree: p where ``f(t x) = t ** p * f(x)``, for functions of the homogeneous family.
         reduction: the argument that says in which way it reduces elements: "sum", "mean", "amax", "prod" ...
@@ -144,6 +145,7 @@ class Traits:
     running_statistics: bool = False
     signs: tuple[float, float] | None = None
     exponent: float | Argument | None = None
+    limits: tuple[float, float] | None = None
     modulus: bool = False
     degree: float = 1.0
     reduction: Argument | None = None
@@ -220,6 +222,9 @@ _ROWS: tuple[tuple[str, Traits], ...] = (
     ("rpow", Traits(exponent=Argument(0, "self"), elementwise=_NONLINEAR)),
     ("rsqrt min max minimum maximum fmin fmax", Traits(elementwise=_NONLINEAR)),
     ("abs", Traits(modulus=True)),
+    ("sigmoid hardsigmoid", Traits(limits=(0.0, 1.0))),
+    ("tanh hardtanh softsign erf", Traits(limits=(-1.0, 1.0))),
+    ("relu6", Traits(limits=(0.0, 6.0))),
     ("var", Traits(degree=2.0)),
     ("prod", Traits(element_sum=sum_for_prod, elements=Elements.AVERAGED)),
     ("cumprod", Traits(element_sum=sum_for_cumprod, elements=Elements.AVERAGED)),

@@ -7,15 +7,16 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ..autograd.functions import Bypass, Rebind, RelevanceFunction, shared_evenly
+from ..ops.traits import TRAITS
 from .base import Call
 from .identity import _less_bias, _passed_on, _sloped, _through_ratio
 from .scaling import Scaling, addends_of
 from .uniform import Uniform
 
 # What opens and shuts between 0 and 1 ...
-_SIGMOIDS = frozenset({"sigmoid", "hardsigmoid"})
+_SIGMOIDS = frozenset(name for name, traits in TRAITS.items() if traits.limits == (0, 1))
 # ... and what is bounded at all.
-_BOUNDED = _SIGMOIDS | {"tanh", "relu6", "hardtanh", "softsign", "erf"}
+_BOUNDED = frozenset(name for name, traits in TRAITS.items() if traits.limits is not None)
 
 
 Kind = frozenset[str] | None

@@ -10,11 +10,11 @@ from torch import Tensor
 from ..autograd.functions import Slots, bypass
 from ..autograd.numerics import check_flag, may_write_over, narrowed, stabilize
 from ..errors import RuleError
-from ..ops.slopes import OPAQUE, THROUGH_ZERO, function_of_module
+from ..ops.slopes import curve_of_module
 from .absorption import BIAS, STABILIZER
 from .base import QUIET, Amount, Call, Rule, only_output
 from .expansion import kind_of_module
-from .slopes import Slope, has_own_slope, name_of_function, slope_of
+from .slopes import Slope, curve_called, slope_of
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,12 @@ class Identity(ElementwiseRule):
 
     def idle(self, call: Call) -> bool:
         """See :meth:`Rule.idle`: piecewise linear functions through 0 have f(x) / x as their own derivative."""
-        return not call.relevance and len(call.carriers) == 1 and has_own_slope(call)
+        return not call.relevance and len(call.carriers) == 1 and curve_called(call).own_slope
 
     def passes_whole(self, call: Call) -> bool:
         """Whether f(0) is 0, or its share passes too."""
-        return self.zero_bias or name_of_function(call) in THROUGH_ZERO | OPAQUE
+        curve = curve_called(call)
+        return self.zero_bias or curve.through_zero or curve.opaque
 
     def slope(self, call: Call, x: Tensor, z: Tensor) -> Slope:
         """What the gradient is multiplied with."""
@@ -132,7 +133,7 @@ def _name_of(call: Call) -> str:
     """The name of a function, for :func:`activation_behind`: its operation's, or one that does the same to a signal."""
     if call.op is not None or call.module is None:
         return call.op.name if call.op is not None else ""
-    known = function_of_module(type(call.module))
+    known = curve_of_module(type(call.module)).name
     return known or kind_of_module(call.module) or type(call.module).__name__.lower()
 
 
@@ -175,7 +176,7 @@ class Ratio(ElementwiseRule):
 
     def idle(self, call: Call) -> bool:
         """See :meth:`Rule.idle`."""
-        return not call.relevance and len(call.carriers) == 1 and has_own_slope(call)
+        return not call.relevance and len(call.carriers) == 1 and curve_called(call).own_slope
 
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
         """See :meth:`Rule.leave`."""

@@ -5,22 +5,11 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from ..autograd.numerics import stabilize
-from ..ops import Family
-from ..ops.slopes import (
-    CLOSED,
-    CLOSED_WITH_BIAS,
-    OPAQUE,
-    OWN_SLOPE,
-    function_of_module,
-    gelu,
-    limited,
-    power,
-    softplus,
-)
+from ..ops import Argument, Family
+from ..ops.slopes import UNKNOWN, Curve, curve_of, curve_of_module
 from .base import Call
 from .expansion import Expansion, expand_function, expand_module
 
@@ -34,24 +23,22 @@ class Slope(NamedTuple):
     """Whether a part of f(x) is constant, so that not all of the relevance passes."""
 
 
-def name_of_function(call: Call) -> str:
-    """The name of the elementwise function that is called; empty if it is not known."""
+def curve_called(call: Call) -> Curve:
+    """What is known of the elementwise function that is called."""
     if call.module is not None:
-        return function_of_module(type(call.module))
-    if call.op is None or (call.op.family is Family.STATISTIC and _raises_a_constant(call)):
-        return ""
-    return call.op.name
+        return curve_of_module(type(call.module))
+    if call.op is None or _raises_a_constant(call):
+        return UNKNOWN
+    return curve_of(call.op)
 
 
 def _raises_a_constant(call: Call) -> bool:
     """Whether this is ``b ** x``, an exponential function, and no power of x."""
-    exponent = call.kwargs.get("exponent", call.args[1] if len(call.args) > 1 else None)
-    return isinstance(exponent, Tensor) and exponent.requires_grad
-
-
-def has_own_slope(call: Call) -> bool:
-    """Whether the function's own derivative is f(x) / x everywhere."""
-    return name_of_function(call) in OWN_SLOPE
+    exponent = None if call.op is None else call.op.traits.exponent
+    if not isinstance(exponent, Argument):
+        return False
+    given = exponent.of(call.args, call.kwargs)
+    return isinstance(given, Tensor) and given.requires_grad
 
 
 def slope_of(call: Call, x: Tensor, z: Tensor, *, whole: bool = False) -> Slope:
@@ -63,13 +50,10 @@ def slope_of(call: Call, x: Tensor, z: Tensor, *, whole: bool = False) -> Slope:
         z: its output.
         whole: whether f(0) is left out, so that the slope is f(x) / x.
     """
-    name = name_of_function(call)
-    if name in CLOSED_WITH_BIAS and not whole:
-        return Slope(_with_options(CLOSED_WITH_BIAS[name], name, call), (x,), has_bias=True)
-    closed = _through_zero(name, call, x)
-    if closed is not None:
-        return closed
-    expansion = None if name in CLOSED_WITH_BIAS else expansion_of(call, x, z)
+    curve = curve_called(call)
+    if curve.slope is not None and not (curve.has_bias and whole):
+        return _closed(curve.slope, curve, call, x)
+    expansion = None if curve.has_bias else expansion_of(call, x, z)
     if expansion is None:
         return Slope(ratio, (x, z))
     at, value, slope = expansion
@@ -81,52 +65,33 @@ def slope_of(call: Call, x: Tensor, z: Tensor, *, whole: bool = False) -> Slope:
     return Slope(partial(secant, at, value=value, slope=slope), (x, z), has_bias=True)
 
 
-def _with_options(factor: Callable[..., Tensor], name: str, call: Call) -> Callable[..., Tensor]:
-    """A closed form with the arguments that the call gives it."""
-    if name != "softplus":
-        return partial(factor)
-    if isinstance(call.module, nn.Softplus):
-        return partial(softplus, beta=call.module.beta, threshold=call.module.threshold)
-    given = dict(zip(("beta", "threshold"), call.args[1:], strict=False))
-    return partial(softplus, **given, **{k: v for k, v in call.kwargs.items() if k in ("beta", "threshold")})
+def _closed(slope: Callable[..., Tensor], curve: Curve, call: Call, x: Tensor) -> Slope:
+    """A closed form with the options that the call, or its module, gives it; tensors among them are saved."""
+    if call.module is not None:
+        options = {name: getattr(call.module, name, None) for _, name, *_ in curve.options}
+    else:
+        options = {option.keyword: option.of(call.args, call.kwargs) for option in curve.options}
+    tensors = {name: value for name, value in options.items() if isinstance(value, Tensor)}
+    numbers = {name: value for name, value in options.items() if value is not None and name not in tensors}
+    factor = partial(slope, **numbers)
+    if tensors:
+        factor = partial(_with_tensors, factor, tuple(tensors))
+    return Slope(factor, (x, *tensors.values()), curve.has_bias)
 
 
-def _through_zero(name: str, call: Call, x: Tensor) -> Slope | None:
-    """The slope f(x) / x in closed form, if there is one."""
-    if name == "gelu":
-        module_form = getattr(call.module, "approximate", "none")
-        given = call.args[1] if len(call.args) > 1 and call.module is None else module_form
-        return Slope(partial(gelu, approximate=call.kwargs.get("approximate", given)), (x,))
-    if name in ("pow", "float_power"):
-        exponent = call.kwargs.get("exponent", call.args[1] if len(call.args) > 1 else 1)
-        if isinstance(exponent, Tensor):
-            return Slope(power, (x, exponent))
-        return Slope(partial(power, exponent=exponent), (x,))
-    if name == "sqrt":
-        return Slope(partial(power, exponent=0.5), (x,))
-    if name == "xielu":
-        return Slope(_xielu, (x, *(getattr(call.module, part) for part in ("alpha_p", "alpha_n", "beta"))))
-    return Slope(partial(CLOSED[name]), (x,)) if name in CLOSED else None
+def _with_tensors(slope: Callable[..., Tensor], names: tuple[str, ...], x: Tensor, *tensors: Tensor) -> Tensor:
+    return slope(x, **dict(zip(names, tensors, strict=True)))
 
 
 def expansion_of(call: Call, x: Tensor, z: Tensor) -> Expansion | None:
     """The point at which a function without a closed form is expanded; None if there is none, or it is unknown."""
     if call.module is not None:
         return expand_module(call.module, x, z) if len(call.args) == 1 and not call.kwargs else None
-    if call.op is None or call.function is None or call.op.name in OPAQUE:
+    if call.op is None or call.function is None or curve_of(call.op).opaque:
         return None
     if call.op.family not in (Family.ACTIVATION, Family.STATISTIC):
         return None
     return expand_function(call.function, call.args, call.kwargs, x)
-
-
-def _xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor) -> Tensor:
-    """``softplus(alpha_p) x + beta`` where x > 0, else ``(expm1(x) / x - 1) (beta + softplus(alpha_n)) + beta``.
-
-    Source: Huang 2024 (arXiv:2411.13010), eq. 5.
-    """
-    below = limited(torch.expm1, 1.0, x.clamp(max=0)) - 1
-    return torch.where(x > 0, F.softplus(alpha_p) * x, below * (beta + F.softplus(alpha_n))) + beta
 
 
 def secant(at: float, x: Tensor, z: Tensor, value: Any, slope: Any) -> Tensor:
