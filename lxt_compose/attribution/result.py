@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import operator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +11,12 @@ from torch import Tensor
 
 from ..coverage.report import CoverageReport
 from ..ledger import Ledger
-from .axes import BATCH, UNKNOWN, Dims, before_they_were_kept, check_known, kept_dims, summed, total
+from .axes import BATCH, UNKNOWN, kept_dims, total
+from .data import AttributionData
 from .inputs import Inputs, pair
 from .joining import join_inputs, join_layer
 from .latent import Neuron, top_units
+from .storage import load, save
 from .views import dataframe, html_of, picture, repr_of, tokens_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Attribution:
+class Attribution(AttributionData):
     """The relevance of n samples. Made by :func:`attribute`; all tensors are on the CPU.
 
     ``relevance`` has the shape of the input, or of its embeddings [n, tokens, features] if the input is token ids; if
@@ -36,16 +37,6 @@ class Attribution:
     explained, ``mask`` tells real tokens of the first of them from padding. ``dims`` names the dimensions of the
     relevance of each input, such as ``("batch", "channel", "time")``, and of each layer.
     """
-
-    relevance: Tensor | dict[str, Tensor]
-    output: Tensor
-    target: Tensor | None
-    report: CoverageReport
-    latent: dict[str, Tensor] = field(default_factory=dict)
-    ledger: Ledger | None = None
-    inputs: dict[str, Tensor] = field(default_factory=dict)
-    mask: Tensor | None = None
-    dims: dict[str, Dims] = field(default_factory=dict)
 
     @classmethod
     def joined(
@@ -70,38 +61,6 @@ class Attribution:
             mask=None if mask is None else mask.detach().cpu(),
             dims={name: dims for name, (_, dims) in given.dims_of_relevance().items()} | layer_dims,
         )
-
-    def __len__(self) -> int:
-        return len(self.output)
-
-    @property
-    def relevances(self) -> dict[str, Tensor]:
-        """The relevance by the names of the inputs, also if there is only one."""
-        if isinstance(self.relevance, dict):
-            return self.relevance
-        return {next(iter(self.inputs), "input"): self.relevance}
-
-    @property
-    def scores(self) -> Tensor | dict[str, Tensor]:
-        """Relevance summed over channels and features: one number per token [n, tokens], pixel [n, height, width], ...
-
-        The samples come first; a table [n, features] has one score for each of its features.
-
-        Raises:
-            ValueError: it is not known what the dimensions are; ``attribute(..., dims=)`` names them.
-        """
-        scores = {name: self._scores(name) for name in self.relevances}
-        return scores if isinstance(self.relevance, dict) else next(iter(scores.values()))
-
-    def dims_of(self, name: str) -> Dims:
-        """The names of the dimensions of the relevance of an input or a layer."""
-        found = {**self.latent, **self.relevances}[name]
-        return self.dims.get(name) or before_they_were_kept(found.dim())
-
-    def _scores(self, name: str) -> Tensor:
-        """The scores of one input or layer."""
-        relevance = self.relevances[name] if name in self.relevances else self.latent[name]
-        return summed(relevance, self.dims_of(name), name)
 
     def patches(self, size: int | tuple[int, int]) -> Tensor:
         """The relevance of each patch of images: [n, rows, columns]; a rest at the right or below is dropped.
@@ -192,24 +151,6 @@ class Attribution:
         """
         return tokens_of(self, self._sequences("tokens()", input)[0], self._place(sample), source)
 
-    def real(self, sample: int = 0, *, input: str | None = None) -> Tensor:
-        """Which positions of a sample are no padding: [tokens], true or false.
-
-        Args:
-            sample: which sample.
-            input: the name of an input, if several are sequences; by default the first that has tokens.
-
-        Raises:
-            IndexError: there is no such sample.
-            ValueError: the input is no sequence.
-        """
-        name, sample = self._sequences("real()", input)[0], self._place(sample)
-        count, mask = self._per_sample(name).shape[1], self.mask
-        of_other = name.startswith("decoder_") and not next(iter(self.relevances)).startswith("decoder_")
-        if mask is None or mask.dim() != 2 or mask.shape[1] != count or of_other:
-            return torch.ones(count, dtype=torch.bool)
-        return mask[sample] != 0
-
     def heatmap(
         self, tokens: Any = None, *, sample: int | None = None, input: str | None = None, **options: Any
     ) -> Any:
@@ -263,7 +204,6 @@ class Attribution:
             FileNotFoundError: the folder does not exist.
         """
         from ..heatmap.picture import writable
-        from .storage import save
 
         save(self, writable(path))
 
@@ -274,39 +214,7 @@ class Attribution:
         Raises:
             ValueError: it is no such file.
         """
-        from .storage import load
-
-        return load(Path(path))
-
-    def _place(self, sample: int) -> int:
-        """The number of a sample, which may count from the end."""
-        n = len(self)
-        if isinstance(sample, bool) or not hasattr(sample, "__index__"):
-            raise TypeError(f"sample must be a whole number, got {sample!r}")
-        place = operator.index(sample)
-        if not -n <= place < n:
-            raise IndexError(f"there is no sample {place}: there are {n}, from 0 to {n - 1}")
-        return place % n
-
-    def _sequences(self, what: str, name: str | None = None) -> list[str]:
-        """The names of the inputs that have one score for each place of a sequence, those with tokens first."""
-        self._check_input(name)
-        names = list(self.relevances) if name is None else [name]
-        unknown = [name for name in names if UNKNOWN in self.dims_of(name)]
-        found = [name for name in names if name not in unknown and self._per_sample(name).dim() == 2]
-        if found:
-            return sorted(found, key=lambda name: "token" not in self.dims_of(name))
-        first = names[0]
-        check_known(first, self.dims_of(first), self.relevances[first].shape)
-        raise ValueError(f"{what} is for sequences, but {first} has the shape {list(self.relevances[first].shape)}")
-
-    def _check_input(self, name: str | None) -> None:
-        if name is not None and name not in self.relevances:
-            raise KeyError(f"there is no input {name!r}; inputs: {', '.join(self.relevances)}")
-
-    def _per_sample(self, name: str) -> Tensor:
-        """The scores of an input or layer, samples first, also if there is only one."""
-        return self._scores(name) if BATCH in self.dims_of(name) else self._scores(name)[None]
+        return Attribution(**load(Path(path)))
 
     def _latent(self, layer: str) -> Tensor:
         try:

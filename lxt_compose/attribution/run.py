@@ -71,10 +71,7 @@ def attribute(
         AttributionError: the model failed on the inputs, or cannot be explained with them.
         MatchError: a layer's name, or a name in the composite, matches no module.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"attribute() takes a torch.nn.Module, got {model!r} of type {type(model).__name__}")
-    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"batch_size must be None or a whole number from 1 on, got {batch_size!r}")
+    _check(model, batch_size)
     with torch.inference_mode(False), torch.enable_grad(), _kept_buffers(model):
         given = read_inputs(model, inputs, dims)
         goal = read_target(target, given.count)
@@ -83,6 +80,13 @@ def attribute(
         run = _Run(model, composite_of(composite), given, watched)
         parts = run.batches(goal, batch_size, progress=progress, ledger=ledger)
     return Attribution.joined(parts, given, run.report, ledger=run.ledger)
+
+
+def _check(model: Any, batch_size: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"attribute() takes a torch.nn.Module, got {model!r} of type {type(model).__name__}")
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"batch_size must be None or a whole number from 1 on, got {batch_size!r}")
 
 
 @contextmanager

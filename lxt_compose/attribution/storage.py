@@ -11,13 +11,13 @@ import torch
 from ..coverage.report import CoverageReport
 from ..coverage.rows import Row, Status
 from ..ledger import Ledger
-from .result import Attribution
+from .data import AttributionData
 
 _FORMAT = "lxt_compose attribution"
 _VERSION = 1
 
 
-def save(attribution: Attribution, path: Path) -> None:
+def save(attribution: AttributionData, path: Path) -> None:
     """Write an attribution."""
     report = attribution.report
     content = {
@@ -52,8 +52,8 @@ def _compact(value: Any) -> Any:
     return value
 
 
-def load(path: Path) -> Attribution:
-    """Read an attribution.
+def load(path: Path) -> dict[str, Any]:
+    """Read the fields of an attribution, by name.
 
     Raises:
         ValueError: it is no such file, or one of a later version.
@@ -69,14 +69,10 @@ def load(path: Path) -> Attribution:
     report = dict(content["report"])
     rows = [Row(**{**r, "status": Status(r["status"]), "aliases": tuple(r["aliases"])}) for r in report.pop("rows")]
     ledger = content["ledger"]
-    return Attribution(
-        relevance=content["relevance"],
-        output=content["output"],
-        target=content["target"],
-        latent=content["latent"],
-        inputs=content["inputs"],
-        mask=content["mask"],
-        dims=content.get("dims", {}),  # not in files of the first version
-        ledger=None if ledger is None else Ledger.from_dict(ledger),
-        report=CoverageReport(rows, **report),
-    )
+    fields = {name: content[name] for name in ("relevance", "output", "target", "latent", "inputs", "mask")}
+    return {
+        **fields,
+        "dims": content.get("dims", {}),  # not in files of the first version
+        "ledger": None if ledger is None else Ledger.from_dict(ledger),
+        "report": CoverageReport(rows, **report),
+    }

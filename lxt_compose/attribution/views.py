@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from .axes import BATCH, Dims, kept_dims, place_of, total
+from .data import AttributionData
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
-
-    from .result import Attribution
 
 
 _COLUMNS = {"height": "row", "width": "column", "token": "position", "feature": "position"}
@@ -24,7 +23,7 @@ _STACKS = ("frame", "depth", "image")
 
 
 def picture(
-    found: Attribution, samples: Sequence[int], tokens: Any, *, alone: bool, name: str | None = None, **options: Any
+    found: AttributionData, samples: Sequence[int], tokens: Any, *, alone: bool, name: str | None = None, **options: Any
 ) -> Any:
     """The heatmap of some samples; see :meth:`Attribution.heatmap`.
 
@@ -52,7 +51,9 @@ def picture(
     return pictures[0] if len(pictures) == 1 else heatmap.several(pictures, titles=names)
 
 
-def _picture(found: Attribution, name: str, samples: Sequence[int], tokens: Any, *, alone: bool, **options: Any) -> Any:
+def _picture(
+    found: AttributionData, name: str, samples: Sequence[int], tokens: Any, *, alone: bool, **options: Any
+) -> Any:
     """The picture of one input."""
     from .. import heatmap
 
@@ -85,7 +86,7 @@ def _picture(found: Attribution, name: str, samples: Sequence[int], tokens: Any,
     raise ValueError(f"there is no picture for the dimensions {' '.join(whole)} of {name}; its scores are in .scores")
 
 
-def _over(found: Attribution, name: str, samples: Sequence[int], options: dict[str, Any]) -> dict[str, Any]:
+def _over(found: AttributionData, name: str, samples: Sequence[int], options: dict[str, Any]) -> dict[str, Any]:
     """The options with the input under the relevance, unless there is another picture or more than one to a place."""
     below = found.inputs.get(name)
     dims = found.dims_of(name)
@@ -121,7 +122,7 @@ def _signals(values: Tensor, dims: Dims) -> Tensor:
 
 
 def _slices(
-    found: Attribution, name: str, scores: Tensor, dims: Dims, samples: Sequence[int], titles: list[str],
+    found: AttributionData, name: str, scores: Tensor, dims: Dims, samples: Sequence[int], titles: list[str],
     options: dict[str, Any],
 ) -> Any:  # fmt: skip
     """A row of frames or slices for each sample, all of one scale; of many so many that are evenly apart."""
@@ -140,7 +141,7 @@ def _slices(
 
 
 def _texts(
-    found: Attribution, name: str, scores: Tensor, dims: Dims, samples: Sequence[int], tokens: Any, *, alone: bool,
+    found: AttributionData, name: str, scores: Tensor, dims: Dims, samples: Sequence[int], tokens: Any, *, alone: bool,
     **options: Any,
 ) -> Any:  # fmt: skip
     """Texts of token ids, embeddings and sequences; one for each choice if there are several."""
@@ -154,7 +155,7 @@ def _texts(
     if not (tokens is None or is_tokenizer or alone) and len(tokens) != len(samples):
         raise ValueError(f"there are {len(samples)} samples, but lists of tokens for {len(tokens)}")
     own = tokens is None or is_tokenizer or alone
-    texts = [found.tokens(tokens if own else tokens[place], index, input=name) for place, index in enumerate(samples)]
+    texts = [tokens_of(found, name, index, tokens if own else tokens[place]) for place, index in enumerate(samples)]
     rows = [scores[index][found.real(index, input=name)] for index in samples]
     if len(found) > 1 and not alone:
         options = {"titles": [f"sample {index}" for index in samples], **options}
@@ -162,7 +163,7 @@ def _texts(
 
 
 def _nested(
-    found: Attribution, name: str, scores: Tensor, dims: Dims, samples: Sequence[int], tokenizer: Any,
+    found: AttributionData, name: str, scores: Tensor, dims: Dims, samples: Sequence[int], tokenizer: Any,
     options: dict[str, Any],
 ) -> Any:  # fmt: skip
     """A text for each choice or sequence of each sample."""
@@ -180,7 +181,7 @@ def _nested(
     return heatmap.text(texts, rows, **{"titles": titles, **options})
 
 
-def tokens_of(found: Attribution, name: str, sample: int, source: Any) -> list[str]:
+def tokens_of(found: AttributionData, name: str, sample: int, source: Any) -> list[str]:
     """The tokens of one sample of an input without its padding; see :meth:`Attribution.tokens`.
 
     Raises:
@@ -202,7 +203,7 @@ def tokens_of(found: Attribution, name: str, sample: int, source: Any) -> list[s
     return [str(token) for token, keep in zip(tokens, real.tolist(), strict=True) if keep]
 
 
-def repr_of(found: Attribution) -> str:
+def repr_of(found: AttributionData) -> str:
     """One line: shapes, what was explained and its value, layers, coverage."""
     whole = ", ".join(f"{name} {list(r.shape)}" for name, r in found.relevances.items())
     layers = f", {len(found.latent)} layers" if found.latent else ""
@@ -218,7 +219,7 @@ def _few(values: list[Any]) -> str:
     return ", ".join(str(value) for value in values[:_FEW]) + more
 
 
-def html_of(found: Attribution) -> str:
+def html_of(found: AttributionData) -> str:
     """What a notebook shows: the first samples and the coverage."""
     more = f"<p>and {len(found) - _SHOWN} more samples</p>" if len(found) > _SHOWN else ""
     try:
@@ -228,7 +229,7 @@ def html_of(found: Attribution) -> str:
     return f'<div>{shown}<div style="overflow-x:auto">{found.report._repr_html_()}</div></div>'
 
 
-def dataframe(found: Attribution, tokens: Any) -> DataFrame:
+def dataframe(found: AttributionData, tokens: Any) -> DataFrame:
     """One row per score; see :meth:`Attribution.to_dataframe`.
 
     Raises:

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from .colors import over, strength
 from .picture import DARK, LIGHT, fonts, new_figure, number, text_width, visible
+from .tokens import Sentence
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from .texts import Sentence
 
 
 # All in points, 72 to the inch.

@@ -9,8 +9,9 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from .colors import AGAINST, FOR, STRONGEST, over, scale_of, strength
+from .layout import draw_texts
 from .picture import DARK, LIGHT, STYLE, Picture, headings, number, numbers_of, tip_of, visible
-from .tokens import Piece, pieces_of, words_of
+from .tokens import Piece, Sentence, pieces_of, words_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,21 +32,6 @@ _RAMPS = {
     (False, True): (224, 217, 210, 203),
     (False, False): (189, 153, 111, 75),
 }
-
-
-@dataclass(frozen=True)
-class Sentence:
-    """One text: pieces, the score of each, what full color means, a title (may be empty), the raw tokens."""
-
-    pieces: tuple[Piece, ...]
-    scores: tuple[float, ...]
-    scale: float
-    title: str
-    tokens: tuple[str, ...]
-
-    def raw(self, piece: Piece) -> str:
-        """The tokens behind a piece, as the tokenizer names them."""
-        return " ".join(self.tokens[number] for number in piece.tokens)
 
 
 def text(
@@ -185,8 +171,6 @@ class TextHeatmap(Picture):
 
     def figure(self, *, dark: bool = False) -> Figure:
         """The texts as a figure of 7 inches width."""
-        from .layout import draw_texts
-
         return draw_texts(self.sentences, self.scale, dark=dark)
 
 

@@ -40,6 +40,21 @@ class Piece:
         return "\u2423" * len(self.text) if self.blank else self.text
 
 
+@dataclass(frozen=True)
+class Sentence:
+    """One text: pieces, the score of each, what full color means, a title (may be empty), the raw tokens."""
+
+    pieces: tuple[Piece, ...]
+    scores: tuple[float, ...]
+    scale: float
+    title: str
+    tokens: tuple[str, ...]
+
+    def raw(self, piece: Piece) -> str:
+        """The tokens behind a piece, as the tokenizer names them."""
+        return " ".join(self.tokens[number] for number in piece.tokens)
+
+
 def _byte_table() -> dict[str, int]:
     """The bytes behind the characters of byte-level BPE: printable bytes are themselves, others 256, 257, ..."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]

@@ -1,8 +1,9 @@
 """The ledger: where the relevance of the output went. It adds up, or it says what is missing."""
 
 from ..rules.absorption import KINDS
-from .data import Amount, Entry, Ledger, ModuleEntry
+from .books import Amount, Entry, ModuleEntry
 from .graph_check import GraphCheck, GraphRow
+from .ledger import Ledger
 from .recorder import Recorder
 
 __all__ = ["KINDS", "Amount", "Entry", "GraphCheck", "GraphRow", "Ledger", "ModuleEntry", "Recorder"]

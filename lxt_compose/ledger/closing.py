@@ -12,7 +12,7 @@ import torch
 
 from ..text.folding import fold_names
 from .accounts import Run
-from .data import UNSEEN, Amount, Books, Entry, ModuleEntry, nothing
+from .books import UNSEEN, Amount, Books, Entry, ModuleEntry, nothing
 from .graph_check import GraphCheck, GraphRow
 from .journal import Balance
 from .operation import Operation

@@ -25,9 +25,9 @@ from ..rules.absorption import CONSTANT, UNCOVERED
 from ..torch_internals import in_backward, modes_off, next_node_number
 from .accounts import Graph, Key, Run
 from .closing import close
-from .data import Ledger
 from .edge import Edge
 from .graph_check import Interval, check_graph
+from .ledger import Ledger
 from .meters import Meter
 from .operation import Operation
 from .samples import Layout, in_front, layout_like, layouts_after

@@ -6,14 +6,11 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
 
-from ..coverage.rows import ROOT
+from ..coverage.rows import ROOT, Status
+from ..rules.absorption import UNCOVERED
 from ..text.folding import Column, fill, fold_paths, printable, shorten_list, shorten_middle, text_table
-
-if TYPE_CHECKING:
-    from .data import Ledger
-
+from .books import UNSEEN, Books
 
 _COLUMNS = (
     Column("where", shorten_middle, share=4.0),
@@ -50,11 +47,11 @@ class Line:
     @property
     def is_uncovered(self) -> bool:
         """Whether no rule is responsible for what happens there."""
-        return self.status in ("uncovered", "unseen")
+        return self.status in (Status.UNCOVERED.value, UNSEEN)
 
     def cells(self) -> tuple[str, ...]:
         """The texts of the columns."""
-        kind = self.status if self.status == "unseen" else self.kind
+        kind = self.status if self.status == UNSEEN else self.kind
         texts = (self.path or ROOT, self.name, kind, percent(self.share), percent(self.passes), str(self.calls))
         return tuple(map(printable, texts))
 
@@ -65,6 +62,16 @@ def percent(share: float) -> str:
         return "-"
     rounded = round(100 * share, 1) + 0.0  # no -0.0
     return f"{rounded:.1e} %" if abs(rounded) >= _LONG else f"{rounded:.1f} %"
+
+
+def lines_of(books: Books) -> list[Line]:
+    """The lines, unfolded: one for each place, operation and kind, the largest leak first."""
+    found = []
+    for entry in books.entries:
+        passes = books.share(entry.entered)
+        for kind, amount in (entry.absorbed or {UNCOVERED: entry.lost}).items():
+            found.append(Line(entry.path, entry.name, kind, books.share(amount), passes, entry.calls, entry.status))
+    return sorted(found, key=lambda line: -abs(line.share))
 
 
 def fold(lines: Iterable[Line]) -> list[Line]:
@@ -83,9 +90,9 @@ def fold(lines: Iterable[Line]) -> list[Line]:
     return sorted(folded, key=lambda line: -abs(line.share))
 
 
-def _shown(ledger: Ledger, rows: int | None) -> tuple[list[Line], str]:
+def _shown(books: Books, rows: int | None) -> tuple[list[Line], str]:
     """The lines that are worth printing, and a remark on the others."""
-    lines = ledger.lines()
+    lines = lines_of(books)
     if rows is None:
         return lines, ""
     lines = fold(lines)
@@ -96,64 +103,63 @@ def _shown(ledger: Ledger, rows: int | None) -> tuple[list[Line], str]:
     return worth, f"{len(others)} more, {percent(total)} together" if others else ""
 
 
-def summary(ledger: Ledger) -> str:
+def summary(books: Books) -> str:
     """One sentence: the seed, the inputs' part and the kinds' parts."""
-    books = ledger.books
     kinds: dict[str, float] = {}
-    for line in ledger.lines():
-        if line.status != "unseen":
+    for line in lines_of(books):
+        if line.status != UNSEEN:
             kinds[line.kind] = kinds.get(line.kind, 0.0) + line.share
     largest_first = sorted(kinds.items(), key=lambda item: -abs(item[1]))
-    parts = [f"inputs {percent(ledger.share(books.inputs))}"]
+    parts = [f"inputs {percent(books.share(books.inputs))}"]
     parts += [f"{kind} {percent(share)}" for kind, share in largest_first if abs(share) >= _SMALLEST]
     samples = len(books.seed.by_sample)
     whose = f" of {samples} samples" if samples > 1 else ""
     return f"relevance {books.seed.total:.4g}{whose} = {' + '.join(parts)}"
 
 
-def missing(ledger: Ledger) -> str:
+def missing(books: Books) -> str:
     """What the sentence lacks, in the unit of the seed."""
-    return f"unaccounted: {ledger.unaccounted:.1e}"
+    return f"unaccounted: {books.unaccounted:.1e}"
 
 
-def warnings_of(ledger: Ledger) -> list[str]:
+def warnings_of(books: Books) -> list[str]:
     """What a reader must know: operations without a rule, weighed; what the graph check found; notes."""
-    lines = [line for line in fold(ledger.lines()) if line.is_uncovered]
+    lines = [line for line in fold(lines_of(books)) if line.is_uncovered]
     found = [
         f"{line.name} in {line.path or ROOT}: {percent(line.passes)} of the relevance passes through it "
-        f"({'no rule covers it' if line.status == 'uncovered' else 'nothing saw it run'})"
+        f"({'no rule covers it' if line.status == Status.UNCOVERED.value else 'nothing saw it run'})"
         for line in lines
     ]
-    if not ledger.check.complete:
-        found.append(f"graph check: {shorten_list([str(row) for row in ledger.check.rows], 400)}")
-    return [printable(text) for text in (*found, *ledger.books.notes)]
+    if not books.check.complete:
+        found.append(f"graph check: {shorten_list([str(row) for row in books.check.rows], 400)}")
+    return [printable(text) for text in (*found, *books.notes)]
 
 
-def text_of(ledger: Ledger, width: int, rows: int | None) -> str:
+def text_of(books: Books, width: int, rows: int | None) -> str:
     """The ledger for a terminal."""
-    lines, others = _shown(ledger, rows)
-    parts = ["\n".join([*fill(summary(ledger).split(), width), missing(ledger)])]
+    lines, others = _shown(books, rows)
+    parts = ["\n".join([*fill(summary(books).split(), width), missing(books)])]
     if lines:
         parts.append("\n".join(text_table(_COLUMNS, [line.cells() for line in lines], width)))
     if others:
         parts.append(others)
-    parts += ["\n".join(fill(text.split(), width)) for text in warnings_of(ledger)]
+    parts += ["\n".join(fill(text.split(), width)) for text in warnings_of(books)]
     return "\n\n".join(parts)
 
 
-def html_of(ledger: Ledger, rows: int = 20) -> str:
+def html_of(books: Books, rows: int = 20) -> str:
     """The ledger for a notebook."""
-    lines, others = _shown(ledger, rows)
+    lines, others = _shown(books, rows)
     largest = max((abs(line.share) for line in lines if not math.isnan(line.share)), default=0.0) or 1.0
     head = "".join(f"<th{' class=lxt-n' if column.right else ''}>{escape(column.title)}</th>" for column in _COLUMNS)
     body = ""
     for line in lines:
         cells = "".join(_cell(column, cell, line, largest) for column, cell in zip(_COLUMNS, line.cells(), strict=True))
         body += f'<tr class="{"lxt-uncovered" if line.is_uncovered else ""}">{cells}</tr>'
-    parts = [f"<style>{_STYLE}</style>", f"<p><strong>{escape(summary(ledger))}</strong>; {missing(ledger)}</p>"]
+    parts = [f"<style>{_STYLE}</style>", f"<p><strong>{escape(summary(books))}</strong>; {missing(books)}</p>"]
     if lines:
         parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
-    parts += [f"<p>{escape(text)}</p>" for text in (others, *warnings_of(ledger)) if text]
+    parts += [f"<p>{escape(text)}</p>" for text in (others, *warnings_of(books)) if text]
     return f'<div class="lxt-ledger">{"".join(parts)}</div>'
 
 

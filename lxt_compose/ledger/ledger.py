@@ -3,102 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..coverage.rows import Status
-from ..rules.absorption import UNCOVERED
+from .books import UNSEEN, Amount, Books, Entry, ModuleEntry, nothing
 from .graph_check import GraphCheck, GraphRow
-from .table import Line, html_of, text_of
-
-UNSEEN = "unseen"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Amount:
-    """An amount of relevance: what belongs to each sample, and what cannot be told from one sample to another."""
-
-    by_sample: Tensor
-    """float64, one value for each sample."""
-    shared: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """Over all samples."""
-        return float(self.by_sample.sum()) + self.shared
-
-    @property
-    def per_sample(self) -> Tensor:
-        """One value for each sample; NaN for each if a part cannot be told apart."""
-        return torch.full_like(self.by_sample, torch.nan) if self.shared else self.by_sample.clone()
-
-    def __add__(self, other: Amount) -> Amount:
-        return Amount(self.by_sample + other.by_sample, self.shared + other.shared)
-
-    def __sub__(self, other: Amount) -> Amount:
-        return Amount(self.by_sample - other.by_sample, self.shared - other.shared)
-
-
-def nothing(samples: int) -> Amount:
-    """No relevance at all."""
-    return Amount(torch.zeros(samples, dtype=torch.float64))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Entry:
-    """One kind of operation at one place, over all its calls.
-
-    ``path`` is the dotted path of the innermost module that was running, ``status`` that of the coverage report, or
-    "unseen" for what only the autograd graph knows of, ``entered`` is the relevance that arrived at its outputs,
-    ``left`` what it sent to its inputs, ``absorbed`` the difference by kind (see :data:`~lxt_compose.ledger.KINDS`);
-    negative where relevance was created.
-    """
-
-    path: str
-    name: str
-    rule: str
-    status: str
-    calls: int
-    entered: Amount
-    left: Amount
-    absorbed: Mapping[str, Amount]
-
-    @property
-    def lost(self) -> Amount:
-        """All that it absorbed, of any kind."""
-        return self.entered - self.left
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ModuleEntry:
-    """One module, over all its calls: what arrived at its outputs, and what it and all in it absorbed."""
-
-    path: str
-    type: str
-    calls: int
-    entered: Amount
-    absorbed: Amount
-
-    @property
-    def left(self) -> Amount:
-        """What arrived less what was absorbed."""
-        return self.entered - self.absorbed
-
-
-@dataclass(frozen=True, eq=False)
-class Books:
-    """What a ledger is made of."""
-
-    seed: Amount
-    inputs: Amount
-    entries: tuple[Entry, ...]
-    modules: tuple[ModuleEntry, ...]
-    gaps: tuple[float, ...]
-    check: GraphCheck
-    notes: tuple[str, ...] = ()
+from .table import Line, html_of, lines_of, text_of
 
 
 class Ledger:
@@ -159,7 +72,7 @@ class Ledger:
     @property
     def unaccounted(self) -> float:
         """The largest ``|seed - inputs - absorbed|`` of a sample: 0 to rounding, or some operation was not seen."""
-        return max(self.books.gaps, default=0.0)
+        return self.books.unaccounted
 
     @property
     def uncovered(self) -> tuple[Entry, ...]:
@@ -168,21 +81,15 @@ class Ledger:
 
     def share(self, amount: Amount) -> float:
         """An amount as a part of the seed; over several samples the mean, each weighted by the size of its seed."""
-        return share_of(amount, self.books.seed)
+        return self.books.share(amount)
 
     def lines(self) -> list[Line]:
         """The table's lines, unfolded: one for each place, operation and kind, the largest leak first."""
-        found = []
-        for entry in self.entries:
-            kinds = entry.absorbed or {UNCOVERED: entry.lost}
-            for kind, amount in kinds.items():
-                passes = self.share(entry.entered)
-                found.append(Line(entry.path, entry.name, kind, self.share(amount), passes, entry.calls, entry.status))
-        return sorted(found, key=lambda line: -abs(line.share))
+        return lines_of(self.books)
 
     def to_string(self, *, width: int = 100, rows: int | None = 20) -> str:
         """Summary and table in lines of at most `width` columns; `rows` None for every line."""
-        return text_of(self, width, rows)
+        return text_of(self.books, width, rows)
 
     def __str__(self) -> str:
         return self.to_string()
@@ -193,7 +100,7 @@ class Ledger:
 
     def _repr_html_(self) -> str:
         """The table for a notebook: self-contained, for light and dark backgrounds."""
-        return html_of(self)
+        return html_of(self.books)
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Every entry as a dictionary of strings and numbers, ready for JSON; amounts are totals over samples."""
@@ -230,14 +137,6 @@ class Ledger:
                 notes=tuple(data["notes"]),
             )
         )
-
-
-def share_of(amount: Amount, seed: Amount) -> float:
-    """An amount as a part of the seed, weighted by the size of each sample's seed; NaN where the seed is 0."""
-    if amount.shared or seed.shared:
-        return amount.total / seed.total if seed.total else float("nan")
-    size = float(seed.by_sample.abs().sum())
-    return float((amount.by_sample * seed.by_sample.sign()).sum()) / size if size else float("nan")
 
 
 def _plain(value: Any) -> Any:
