@@ -112,7 +112,7 @@ LAYERS = {
 @pytest.mark.parametrize("rule", [Epsilon(1e-6), Gamma(0.5), AlphaBeta(2.0, 1.0)], ids=lambda rule: type(rule).__name__)
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_trap_22_relevance_is_that_of_the_merged_layer(name, bias, rule, formulation):
+def test_relevance_is_that_of_the_merged_layer(name, bias, rule, formulation):
     torch.manual_seed(0)
     build, norm, shape = LAYERS[name]
     layer = build(bias)
@@ -189,7 +189,7 @@ def report_of(model, x, **options):
         return registration.report()
 
 
-def test_trap_22_pairs_are_found_by_running_order_not_by_definition():
+def test_pairs_are_found_by_running_order_not_by_definition():
     model = randomize(Block())
     x = torch.randn(1, 4, 5, 5, dtype=torch.float64)
     plain = model(x)

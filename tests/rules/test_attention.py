@@ -198,7 +198,7 @@ def test_multi_head_attention(options, call):
 
 
 def test_self_attention_adds_up_and_the_module_that_is_never_called_is_told():
-    """Trap 13: out_proj hands its weight on and is not run as a module."""
+    """out_proj hands its weight on and is not run as a module."""
     module, x, r = multi_head(), tensor(BATCH, QUERIES, EMBED), tensor(BATCH, QUERIES, EMBED, seed=3)
     leaf = x.clone().requires_grad_()
     with Composite({nn.Linear: Epsilon()}, formulation="gradient").register(module) as registration:

@@ -151,12 +151,12 @@ def test_threads_share_parts():
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_trap_24_values_saved_before_an_in_place_activation(rule):
+def test_values_saved_before_an_in_place_activation(rule):
     assert torch.equal(attribute(net(inplace=True), image(), rule), attribute(net(), image(), rule))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_trap_1_a_layer_used_twice_is_two_layers_with_one_weight(rule):
+def test_a_layer_used_twice_is_two_layers_with_one_weight(rule):
     torch.manual_seed(3)
     layer = nn.Linear(3, 3).double()
     x = torch.randn(4, 3, dtype=torch.float64)
@@ -168,7 +168,7 @@ def test_trap_1_a_layer_used_twice_is_two_layers_with_one_weight(rule):
 
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize("rule", RULES, ids=str)
-def test_trap_27_checkpointed_layers(rule, reentrant):
+def test_checkpointed_layers(rule, reentrant):
     model, x = net(), image()
     first, last = model[:4], model[4:]
     block = Fn(lambda self, x: self.last(checkpoint(self.first, x, use_reentrant=reentrant)), first=first, last=last)

@@ -1,0 +1,51 @@
+"""Uniform and UniformEpsilon against the papers' equations, elementwise in float64, in both formulations."""
+
+import oracles
+import pytest
+import torch
+from support import FORMULATIONS, assert_close
+from torch import nn
+from under_rules import both, carrier, relevance, tensor
+
+from lxt_compose import Composite, RuleError, Uniform, UniformEpsilon
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_uniform_epsilon(formulation):
+    a, b, r = carrier(3, 4), carrier(4, 2), tensor(3, 2, seed=3)
+    wanted = oracles.matmul_uniform_epsilon(a.detach(), b.detach(), r, 1e-2)
+    for function in (torch.matmul, torch.mm, lambda a, b: torch.einsum("ij,jk->ik", a, b)):
+        rules = dict.fromkeys([torch.matmul, torch.mm, torch.einsum], UniformEpsilon(1e-2))
+        found = relevance(function, [a, b], rules, r, formulation)
+        for x, y in zip(found, wanted, strict=True):
+            assert_close(x, y)
+
+
+def test_uniform_epsilon_of_three_factors_of_one_and_with_a_bias():
+    a, b, c, r = carrier(3, 4), carrier(4, 2), carrier(2, 3), tensor(3, 3)
+    rule = {torch.einsum: UniformEpsilon(0.0), torch.matmul: UniformEpsilon(0.0), torch.addmm: UniformEpsilon(0.0)}
+    found = both(lambda a, b, c: torch.einsum("ij,jk,kl->il", a, b, c), [a, b, c], rule, r)
+    z = (a @ b @ c).detach()
+    for x, leaf, g in zip(found, [a, b, c], torch.autograd.grad(a @ b @ c, [a, b, c], r / z), strict=True):
+        assert_close(x, leaf.detach() * g / 3)
+    one = both(lambda a, b: a @ b, [a, b.detach()], rule, r[:, :2])[0]
+    z = (a @ b).detach()
+    assert_close(one, a.detach() * ((r[:, :2] / z) @ b.detach().T))
+    bias = carrier(2)
+    found = both(torch.addmm, [bias, a, b], rule, r[:, :2])
+    z = (bias + a @ b).detach()
+    assert_close(found[0], (bias.detach() / z * r[:, :2]).sum(0))
+    assert_close(found[1], a.detach() * ((r[:, :2] / z) @ b.detach().T) / 2)
+
+
+def test_uniform():
+    a, b, c, r = carrier(3, 4), carrier(4, seed=1), carrier(1, seed=2), tensor(3, 4)
+    found = both(lambda a, b, c: (a * b) * c, [a, b, c], {torch.mul: Uniform()}, r)
+    assert_close(found[2], (r / 2).sum().reshape(1))
+    assert_close(found[0], r / 4)
+    assert_close(found[1], (r / 4).sum(0))
+    assert_close(relevance(nn.Bilinear(4, 4, 4).double(), [a, tensor(3, 4)], Uniform(), r)[0], r)
+    with pytest.raises(RuleError, match=r"input of shape \(3, 4\) and an output of shape \(4, 3\).*UniformEpsilon"):
+        relevance(lambda a: a.T, [a], Uniform())
+    with pytest.raises(RuleError, match=r"on a module .* needs formulation='relevance'"):
+        Composite({nn.ReLU: Uniform()}, formulation="gradient").register(nn.ReLU())
