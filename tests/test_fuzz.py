@@ -14,7 +14,7 @@ from fuzzing.steps import STEPS, Draw, Function
 from lxt_compose import Composite, Epsilon
 
 # What the benchmark finds wrong today; a step or a way of calling leaves this list when it is mended.
-OPEN_STEPS: set[str] = {"softmax", "attention_pooling", "hardswish", "hardsigmoid", "scatter", "scatter_mean"}
+OPEN_STEPS: set[str] = {"product_of_three", "hardswish", "hardsigmoid", "scatter", "scatter_mean"}
 OPEN_IDS = {"a table for each column": "one table", "looked up by a function": "one table"}
 OPEN_CALLS = {"dict": "positional", "list": "positional"}
 OPEN_SPELLINGS = {("residual_block", "f(x) += x"): "x + f(x)"}

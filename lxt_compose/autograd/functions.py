@@ -227,7 +227,7 @@ def shared_evenly(shapes: list[torch.Size], slot: Tensor) -> Slots:
     return tuple(sum_to(part, shape) for shape in shapes)
 
 
-def taylor_softmax(dim: int, sign: float, slot: Tensor, x: Tensor, s: Tensor) -> Slots:
-    """``sign * x * (R - s * sum R)`` for ``s = softmax(sign * x)``, the sum along `dim`; 0 where x is infinite."""
-    relevance = sign * x * (slot - s * slot.sum(dim, keepdim=True)).to(x.dtype)
+def taylor_softmax(total: Callable[[Tensor], Tensor], sign: float, slot: Tensor, x: Tensor, s: Tensor) -> Slots:
+    """``sign * x * (R - s * sum R)`` for ``s = softmax(sign * x)``, the sum by `total`; 0 where x is infinite."""
+    relevance = sign * x * (slot - s * total(slot)).to(x.dtype)
     return (relevance.masked_fill(x.isinf(), 0),)

@@ -5,6 +5,7 @@ Other packages ask for a trait and never for an operation's name. An operation w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
@@ -122,6 +123,9 @@ class Traits:
         element_sum: it reduces elements; this sums the same ones, and takes the same arguments.
         rectifier: it is ReLU.
         softmax_sign: it is a softmax over one dimension, of the input times this sign.
+        base: it raises this number to the power of its input.
+        clips: it cuts its input off at a least or a largest value.
+        like: the argument of which it takes the shape or the dtype alone.
         elements: where the input's elements are in the output.
         elementwise: how it is elementwise; activations, products (of several tensors) and divisions are without
             saying so.
@@ -153,6 +157,9 @@ class Traits:
     element_sum: Callable[..., Tensor] | None = None
     rectifier: bool = False
     softmax_sign: float | None = None
+    base: float | None = None
+    clips: bool = False
+    like: Argument | None = None
     elements: Elements | None = None
     elementwise: Elementwise | None = None
     reads_strides: bool = False
@@ -172,6 +179,7 @@ class Traits:
         return self.layer is not None and self.layer.has_weight
 
 
+_OTHER = Argument(1, "other")
 _AFFINE, _NONLINEAR = Elementwise.AFFINE, Elementwise.NONLINEAR
 
 
@@ -238,11 +246,18 @@ _ROWS: tuple[tuple[str, Traits], ...] = (
     ("softplus", Traits(state_space=StateSpaceRole.STEP_SIZE)),
     ("softmax", Traits(softmax_sign=1.0)),
     ("softmin", Traits(softmax_sign=-1.0)),
-    ("clone contiguous to float double half bfloat16 type type_as masked_fill",
+    ("exp", Traits(base=math.e)),
+    ("exp2", Traits(base=2.0)),
+    ("clamp clamp_min", Traits(clips=True)),
+    ("clone contiguous to float double half bfloat16 type masked_fill",
      Traits(elements=Elements.SAME_PLACE, elementwise=_AFFINE)),
+    ("type_as", Traits(elements=Elements.SAME_PLACE, elementwise=_AFFINE, like=_OTHER)),
     ("alias", Traits(elements=Elements.SAME_PLACE)),
-    ("view view_as", Traits(elements=Elements.SAME_ORDER, reads_strides=True)),
-    ("reshape reshape_as flatten unflatten squeeze unsqueeze", Traits(elements=Elements.SAME_ORDER)),
+    ("view", Traits(elements=Elements.SAME_ORDER, reads_strides=True)),
+    ("view_as", Traits(elements=Elements.SAME_ORDER, reads_strides=True, like=_OTHER)),
+    ("reshape flatten unflatten squeeze unsqueeze", Traits(elements=Elements.SAME_ORDER)),
+    ("reshape_as", Traits(elements=Elements.SAME_ORDER, like=_OTHER)),
+    ("expand_as", Traits(like=_OTHER)),
     ("as_strided", Traits(reads_strides=True)),
     ("cat", Traits(elements=Elements.JOINED)),
     ("split split_with_sizes", Traits(state_space=StateSpaceRole.PROJECTION)),

@@ -1,5 +1,6 @@
 """The rule for softmax."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -7,13 +8,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..autograd.functions import Slots, bypass, taylor_softmax
+from ..autograd.functions import Slots, bypass, graft, taylor_softmax
 from ..ops import Family
 from .absorption import BIAS, SOFTMAX, left_over
 from .base import Amount, Call, Rule
 from .epsilon import Epsilon
 
 _TAYLOR = Epsilon(0.0)
+Total = Callable[[Tensor], Tensor]
+"""Sums over the terms of a softmax, in a shape that broadcasts to them: along a dimension, or in groups by an index."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,10 @@ class SoftmaxTaylor(Rule):
         if not self._is_softmax(call):
             return _TAYLOR.leave(call, outputs)
         (s,) = outputs
-        dim = softmax_dim(call)
-        sign = _sign(call)
+        total, sign = _total(call), _sign(call)
         if call.relevance:
-            return [bypass(partial(taylor_softmax, dim, sign), s, (call.values[0], s), call.carriers)]
-        return [bypass(partial(_own_gradient, dim, sign), s, (s,), call.carriers)]
+            return [bypass(partial(taylor_softmax, total, sign), s, (call.values[0], s), call.carriers)]
+        return [bypass(partial(_own_gradient, total, sign), s, (s,), call.carriers)]
 
     def idle(self, call: Call) -> bool:
         """See :meth:`Rule.idle`."""
@@ -68,12 +70,36 @@ class SoftmaxTaylor(Rule):
         return call.op is not None and call.op.traits.softmax_sign is not None
 
 
-def softmax_dim(call: Call) -> int:
-    """The dimension of a softmax call; where it is left out, the one that torch would take."""
-    dim: Any = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else None)
-    if dim is None:
-        return 0 if call.values[0].dim() in (0, 1, 3) else 1
-    return int(dim)
+def softmax_of(x: Tensor, total: Total, value: Tensor) -> Tensor:
+    """Return `value`, which is ``softmax(x)``, as a function of x: ``value * exp(d) / sum of (value * exp(d))``, d = 0.
+
+    It stands for a softmax that a model computes in several steps.
+
+    Args:
+        x: the scores; -inf where they are masked.
+        total: sums over the terms of one softmax.
+        value: what the model has computed.
+    """
+    if not x.requires_grad:
+        return value
+    d = _difference(x)
+    return graft(value, value * d.exp() / (1 + total(value * d.expm1())))
+
+
+def _difference(x: Tensor) -> Tensor:
+    """0, with the derivative of x; constant where x is infinite."""
+    masked = x.isinf()
+    return x.masked_fill(masked, 0) - x.detach().masked_fill(masked, 0)
+
+
+def _total(call: Call) -> Total:
+    """How to sum over the terms of a softmax; along the dimension that torch would take where none is given."""
+    given: Any = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else None)
+    if callable(given):
+        return given
+    if given is None:
+        given = 0 if call.values[0].dim() in (0, 1, 3) else 1
+    return partial(torch.sum, dim=int(given), keepdim=True)
 
 
 def _sign(call: Call) -> float:
@@ -82,14 +108,14 @@ def _sign(call: Call) -> float:
 
 def _in_bias(call: Call, slot: Tensor) -> Tensor:
     r, x, s = call.relevance_in(slot), _sign(call) * call.values[0], call.z
-    handed_on = x * (r - s * r.sum(softmax_dim(call), keepdim=True)).to(x.dtype)
+    handed_on = x * (r - s * _total(call)(r)).to(x.dtype)
     return r - torch.where(x.isinf(), 0, handed_on)
 
 
-def _own_gradient(dim: int, sign: float, slot: Tensor, s: Tensor) -> Slots:
+def _own_gradient(total: Total, sign: float, slot: Tensor, s: Tensor) -> Slots:
     weighted = s * slot
-    slot = weighted - s * weighted.sum(dim, keepdim=True)
-    lost = s.narrow(dim, 0, 1).isnan()  # all of a row was masked: -inf everywhere
-    if lost.any():
-        slot = slot.masked_fill(lost, 0)
+    mean = total(weighted)
+    slot = weighted - s * mean
+    if mean.isnan().any():
+        slot = slot.masked_fill(s.isnan(), 0)  # all of a row was masked: -inf everywhere
     return (slot if sign == 1 else -slot,)

@@ -16,6 +16,7 @@ from ..torch_internals import is_on_stack
 from .activation_modules import Unit
 from .decisions import CallSite, Decision
 from .observer import Seen
+from .powers import Notes
 
 
 class Site:
@@ -156,5 +157,7 @@ class CallStack(threading.local):
         self.first_layer_met = False
         self.stopped = False
         self.root_inputs: list[Tensor] = []
+        self.notes = Notes()
+        """What was noted of tensors that may become a softmax."""
         self.began = 0
         """The number of the first autograd node that the outermost module could make."""

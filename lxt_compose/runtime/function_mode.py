@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..autograd.trees import tensors_in
+from ..autograd.functions import rebind
+from ..autograd.trees import map_tensors, tensors_in
 from ..errors import place
 from ..lxt.drop_in import under
 from ..ops import mutates, op_of
@@ -18,12 +19,13 @@ from ..rules import OpCall, Rule, find_carriers
 from ..rules.defaults import drops
 from ..torch_internals import refuse_compiled
 from .call_stack import Frame
-from .decisions import Action, CallSite, Decision, call_site, decide
+from .decisions import Action, CallSite, Decision, call_site, decide, written
 from .observer import watch
 from .operations import before_change, check_unseen, is_cut, may_change, note_cut, record, run, run_body, run_unrecorded
 from .policy import FunctionInfo
 from .session import Session
 from .unseen import MARK, mark
+from .written_softmax import WrittenSoftmax
 
 
 class FunctionMode(TorchFunctionMode):
@@ -33,6 +35,7 @@ class FunctionMode(TorchFunctionMode):
         super().__init__()
         self.session = session
         self._inert, self._stack, self._info = session.policy.inert, session.stack, session.policy.info
+        self._softmax = WrittenSoftmax(session.policy)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -55,6 +58,8 @@ class FunctionMode(TorchFunctionMode):
             return func(*args, **kwargs)
         if not torch.is_grad_enabled():
             output = run_unrecorded(self.session, frame, info, args, kwargs)
+        elif (info.begins_softmax or self._stack.notes) and self._softmax.on and frame.context.shadowed_by is None:
+            output = self._run_part_of_softmax(info, frame, args, kwargs)
         else:
             output = self._run_recorded(info, frame, args, kwargs)
         if frame.part_of is not None:
@@ -70,6 +75,30 @@ class FunctionMode(TorchFunctionMode):
         else:
             info.is_layer = info.op.traits.has_weight
         return info
+
+    def _run_part_of_softmax(
+        self, info: FunctionInfo, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run a function that may be a step of a softmax that the model writes itself; its last one is that softmax."""
+        notes, keyed = self._stack.notes, info.key is not None and not frame.context.scoped
+        scores = None if keyed else self._softmax.scores(info, notes, args, kwargs)
+        if scores is None:
+            found = self._softmax.read(info, notes, args, kwargs, keyed=keyed)
+            output = self._run_recorded(info, frame, args, kwargs)
+            notes.enter(output, found)
+            return output
+        target = next(written(args, kwargs)) if mutates(info.function, args, kwargs) else None
+        if target is not None:
+            before_change(self.session, args, kwargs)
+        value = info.run(*map_tensors(torch.Tensor.detach, args))
+        output = self._run_recorded(self._softmax.info, frame, (*scores, value), {})
+        if target is None:
+            return output
+        if output.requires_grad or target._is_view():
+            rebind(target, output)
+        else:
+            target.detach_()  # a constant from now on
+        return output
 
     def _run_recorded(self, info: FunctionInfo, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function while autograd records it."""

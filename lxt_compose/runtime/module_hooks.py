@@ -150,6 +150,8 @@ class AfterHook:
         try:
             return None if output is None else self._leave(frame, output)
         finally:
+            if frame.checkpoint is not None:
+                session.stack.notes.clear()  # they would keep what the checkpoint is there to free
             if frame.owner:
                 session.end()
             elif frame.served and frames[-1].context.scope is frame.context.scope:

@@ -27,6 +27,8 @@ from ..ops import (
     returns_no_tensor,
 )
 from ..rules import (
+    GRADIENT,
+    Epsilon,
     OpCall,
     Rule,
     default_rule,
@@ -57,6 +59,7 @@ class FunctionInfo:
         foreign: it is of another library, or of the user's.
         steps: by default it is taken apart into this.
         own: the rule that it brings itself, as a drop-in.
+        begins_softmax: it may be the first step of a softmax that the model writes itself.
     """
 
     function: Callable[..., Any]
@@ -76,6 +79,7 @@ class FunctionInfo:
     foreign: bool = False
     steps: Callable[..., Any] | None = None
     own: Rule | None = None
+    begins_softmax: bool = False
 
 
 class Where(Protocol):
@@ -151,6 +155,9 @@ class Policy:
             info.is_layer = op.traits.has_weight
             info.has_projections = op.traits.has_projections
             info.varies = depends_on_call(op)
+            own_gradient = self.formulation == GRADIENT and key is None and self.table.get(op.family) == Epsilon(0.0)
+            shifts = op.traits.signs is not None and not own_gradient
+            info.begins_softmax = shifts or op.traits.base is not None or op.traits.exponent is not None
             info.steps = STEPS.get(op.name) or op.steps
             return info
         info.cuts = cuts_history(function)
