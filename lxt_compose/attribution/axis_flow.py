@@ -49,8 +49,7 @@ class AxisFlow(TorchFunctionMode):
         self._every_name = every_name
         self.dims = {name: [Dimension() for _ in x.shape] for name, x in inputs.items()}
         self.ids = {name for name, x in inputs.items() if not x.is_floating_point()}
-        self.orders: dict[str, list[int | None]] = {}
-        """For ids, which of their dimensions are those of what was embedded."""
+        self._embedded: set[str] = set()
         self.patient = patient
         self._known: dict[int, tuple[ref[Tensor], list[Dimension]]] = {}
         for name, x in inputs.items():
@@ -85,7 +84,7 @@ class AxisFlow(TorchFunctionMode):
         """Whether a layer has named each floating point input, and ids were embedded."""
         enough = all if self._every_name else any
         told = all(enough(dim.name for dim in dims) for name, dims in self.dims.items() if name not in self.ids)
-        return told and self.ids <= self.orders.keys()
+        return told and self.ids <= self._embedded
 
     def _after(
         self, func: Any, args: Any, kwargs: Any, known: list[tuple[Tensor, list[Dimension]]], out: Any
@@ -94,7 +93,7 @@ class AxisFlow(TorchFunctionMode):
         op, outputs = op_of(func), list(tensors_in(out))
         (x, dims), *others = known
         if op is not None and op.traits.lookup:
-            self._embedded(dims)
+            self._embedded |= {name for name in self.ids if not {*map(id, dims)}.isdisjoint(map(id, self.dims[name]))}
             return [[*dims, Dimension("feature")]]
         first = next(iter(tensors_in(args)), None)
         one = op is not None and x is first and not (others and op.family is Family.CONTRACTION)
@@ -119,13 +118,6 @@ class AxisFlow(TorchFunctionMode):
         if moved is not None and place < len(moved) and len(moved[place]) == y.dim():
             return moved[place]
         return same or _kept(y, x, dims)
-
-    def _embedded(self, dims: list[Dimension]) -> None:
-        for name in self.ids:
-            places = {id(dim): place for place, dim in enumerate(self.dims[name])}
-            order = [places.get(id(dim)) for dim in dims]
-            if any(place is not None for place in order):
-                self.orders.setdefault(name, order)
 
 
 def _moved(func: Any, args: Any, kwargs: Any, x: Tensor, dims: list[Dimension]) -> list[list[Dimension]] | None:

@@ -26,13 +26,19 @@ class AttributionData:
     inputs: dict[str, Tensor] = field(default_factory=dict)
     mask: Tensor | None = None
     dims: dict[str, Dims] = field(default_factory=dict)
+    beside: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.output)
 
     @property
     def relevances(self) -> dict[str, Tensor]:
-        """The relevance by the names of the inputs, also if there is only one."""
+        """The relevance by the names of the inputs, also if there is only one, and with those ``beside``."""
+        return {**self._main, **self.beside}
+
+    @property
+    def _main(self) -> dict[str, Tensor]:
+        """The relevance by the names of the inputs, without those beside."""
         if isinstance(self.relevance, dict):
             return self.relevance
         return {next(iter(self.inputs), "input"): self.relevance}
@@ -46,7 +52,7 @@ class AttributionData:
         Raises:
             ValueError: it is not known what the dimensions are; ``attribute(..., dims=)`` names them.
         """
-        scores = {name: self._scores(name) for name in self.relevances}
+        scores = {name: self._scores(name) for name in self._main}
         return scores if isinstance(self.relevance, dict) else next(iter(scores.values()))
 
     def dims_of(self, name: str) -> Dims:

@@ -15,10 +15,12 @@ from ..autograd.trees import map_tensors
 from ..errors import AttributionError, CompositeError
 from ..target_module import explained
 from .axes import BATCH, Dims, embedded, find_dims, is_graph, parse_dims, place_of
-from .structure import fresh, names_of_arguments, read_arguments
+from .structure import distinct, fresh, names_of_arguments, read_arguments
 
 # Inputs that say how to read the others. They are constants, whatever their dtype.
-_CONSTANT = re.compile(r"mask|position|label|type_ids|bias|cache|length|past_key|edge_index|offsets|(^|\.)(batch|ptr)$")
+_CONSTANT = re.compile(r"mask|label|bias|cache|length|past_key|edge_index|offsets|(^|\.)(batch|ptr)$")
+# They say where tokens are, or of which kind: what is looked up by them has a relevance of its own.
+_BESIDE = re.compile(r"position|type_ids")
 _CONSTANT_FLOAT = re.compile(r"(^|_)(mask|bias|labels?)$|cache|past_key")
 # Which nodes are neighbors, and which graph each belongs to.
 _OF_GRAPHS = re.compile(r"^(edge_(index|type|label_index)|adj(_t)?|batch|ptr)$")
@@ -29,10 +31,11 @@ _MASKS = ("attention_mask", "input_mask", "mask")
 class Inputs:
     """The arguments of a call of the model, and by name those that relevance is wanted of.
 
-    ``carriers`` are floating point tensors, ``ids`` integer tensors that the model embeds; ``mask`` [samples, tokens]
-    tells real tokens (not 0) of the output from padding (0), or is None; ``count`` is the number of samples. ``hint``
-    is what may be wrong with them, for the error if the model fails. If the model has an encoder and a decoder
-    (``has_decoder``), ``mask`` is that of the decoder, and ``encoder_mask`` the other one. ``dims`` names the
+    ``carriers`` are floating point tensors, ``ids`` integer tensors that the model embeds, ``beside`` others that it
+    may look up too, such as positions; ``mask`` [samples, tokens] tells real tokens (not 0) of the output from padding
+    (0), or is None; ``count`` is the number of samples. ``hint`` is what may be wrong with them, for the error if the
+    model fails. If the model has an encoder and a decoder (``has_decoder``), ``mask`` is that of the decoder, and
+    ``encoder_mask`` the other one. ``dims`` names the
     dimensions of each carrier and of ids.
     """
 
@@ -43,11 +46,17 @@ class Inputs:
     mask: Tensor | None
     count: int
     hint: str = ""
+    beside: dict[str, Tensor] = field(default_factory=dict)
     has_decoder: bool = False
     encoder_mask: Tensor | None = None
     dims: dict[str, Dims] = field(default_factory=dict)
     said: dict[str, Dims] = field(default_factory=dict)
     """What the user called the dimensions of inputs and layers."""
+
+    @property
+    def all(self) -> dict[str, Tensor]:
+        """All inputs that carry relevance, by name."""
+        return {**self.carriers, **self.ids, **self.beside}
 
     def mask_of(self, name: str) -> Tensor | None:
         """The mask that tells real tokens of this input from padding."""
@@ -67,7 +76,7 @@ class Inputs:
         """The dimension of a tensor that counts samples, or None if it has none, as what all samples share."""
         if not isinstance(value, Tensor):
             return None
-        named = next((name for name, x in (*self.carriers.items(), *self.ids.items()) if x is value), None)
+        named = next((name for name, x in self.all.items() if x is value), None)
         place = place_of(self.dims[named], BATCH) if named in self.dims else 0
         return place if place is not None and value.dim() > place and value.shape[place] == self.count else None
 
@@ -87,6 +96,7 @@ class Inputs:
             kwargs=map_tensors(cut, self.kwargs),
             carriers={name: cut(value) for name, value in self.carriers.items()},
             ids={name: cut(value) for name, value in self.ids.items()},
+            beside={name: cut(value) for name, value in self.beside.items()},
             mask=cut(self.mask),
             encoder_mask=cut(self.encoder_mask),
             count=part.stop - part.start,
@@ -100,12 +110,14 @@ class Inputs:
             return x if x.is_floating_point() else memo.setdefault(id(x), x.clone())
 
         args, kwargs = fresh(self.args, copy_of), fresh(self.kwargs, copy_of)
-        return replace(self, args=args, kwargs=kwargs, ids={name: copy_of(x) for name, x in self.ids.items()})
+        ids, beside = ({name: copy_of(x) for name, x in of.items()} for of in (self.ids, self.beside))
+        return replace(self, args=args, kwargs=kwargs, ids=ids, beside=beside)
 
     def dims_of_relevance(self) -> dict[str, tuple[torch.Size, Dims]]:
         """Shape and dimensions of the relevance of each input; the number of features of embeddings is not known."""
         whole = {name: (x.shape, self.dims[name]) for name, x in self.carriers.items()}
-        return whole | {n: (torch.Size((*x.shape, 0)), embedded(self.dims[n])) for n, x in self.ids.items()}
+        ids = {**self.ids, **self.beside}
+        return whole | {n: (torch.Size((*x.shape, 0)), embedded(self.dims[n])) for n, x in ids.items()}
 
     def described(self) -> str:
         """For errors: shapes, dtypes and devices of what is explained, how many samples that is, and the hint."""
@@ -128,14 +140,18 @@ def read_inputs(model: nn.Module, inputs: Any, dims: Any = None) -> Inputs:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"the model must be a torch.nn.Module, got {model!r} of type {type(model).__name__}")
-    args, kwargs = read_arguments(model, inputs)
+    args, kwargs = distinct(read_arguments(model, inputs))
     named = names_of_arguments(model, args, kwargs)
     tensors = {name: x for name, x in named.items() if isinstance(x, Tensor)}
     carriers = {name: x for name, x in tensors.items() if x.is_floating_point() and not _CONSTANT_FLOAT.search(name)}
-    ids = {name: x for name, x in tensors.items() if is_integer(x) and not _CONSTANT.search(name)}
-    ids = {name: x for name, x in ids.items() if name.endswith("input_ids")} or ids
+    integers = {name: x for name, x in tensors.items() if is_integer(x) and not _CONSTANT.search(name)}
     if graph := is_graph(named):
-        carriers, ids = ({name: x for name, x in of.items() if not _OF_GRAPHS.search(name)} for of in (carriers, ids))
+        carriers, integers = (
+            {name: x for name, x in of.items() if not _OF_GRAPHS.search(name)} for of in (carriers, integers)
+        )
+    ids = {name: x for name, x in integers.items() if not _BESIDE.search(name)}
+    ids = {name: x for name, x in ids.items() if name.endswith("input_ids")} or ids
+    beside = {name: x for name, x in integers.items() if name not in ids}
     if not carriers and not ids:
         given = ", ".join(f"{name}: {_kind(value)}" for name, value in named.items()) or "nothing"
         raise TypeError(
@@ -148,9 +164,9 @@ def read_inputs(model: nn.Module, inputs: Any, dims: Any = None) -> Inputs:
     mask = next((last[name] for name in _MASKS if name in last), None)
     wanted = {**ids, **carriers}
     said = parse_dims(dims, wanted)
-    known = find_dims(model, wanted, said, args, kwargs, graph=graph)
+    known = find_dims(model, {**wanted, **beside}, said, args, kwargs, graph=graph)
     count = _count(wanted, known)
-    found = Inputs(args, kwargs, carriers, ids, mask, count, _hint(model, named, main), dims=known, said=said)
+    found = Inputs(args, kwargs, carriers, ids, mask, count, _hint(model, named, main), beside, dims=known, said=said)
     if _has_decoder(model):
         return replace(found, mask=last.get("decoder_attention_mask"), has_decoder=True, encoder_mask=mask)
     return found

@@ -13,8 +13,7 @@ from ..coverage.report import CoverageReport
 from ..ledger import Ledger
 from .axes import BATCH, UNKNOWN, kept_dims, total
 from .data import AttributionData
-from .inputs import Inputs, pair
-from .joining import join_inputs, join_layer
+from .inputs import pair
 from .latent import Neuron, top_units
 from .storage import load, save
 from .views import dataframe, html_of, picture, repr_of, tokens_of
@@ -28,7 +27,8 @@ class Attribution(AttributionData):
     """The relevance of n samples. Made by :func:`attribute`; all tensors are on the CPU.
 
     ``relevance`` has the shape of the input, or of its embeddings [n, tokens, features] if the input is token ids; if
-    several inputs carry relevance it is a dictionary of such tensors by name. Its unit is that of ``output`` [n], the
+    several inputs carry relevance it is a dictionary of such tensors by name. ``beside`` is the relevance of integers
+    that were given beside them and were looked up too (positions, token types). Its unit is that of ``output`` [n], the
     number that is explained: summed, it gives the output less what biases, softmax and uncovered operations took (not
     for a composite with ``picture="slot"``). An input that all samples share has the sum of what they give it.
     ``target`` is the class index [n], pairs of them [n, 2] for a contrast (-1 stands for the mean of the others), or
@@ -37,30 +37,6 @@ class Attribution(AttributionData):
     explained, ``mask`` tells real tokens of the first of them from padding. ``dims`` names the dimensions of the
     relevance of each input, such as ``("batch", "channel", "time")``, and of each layer.
     """
-
-    @classmethod
-    def joined(
-        cls, parts: list[dict[str, Any]], given: Inputs, report: CoverageReport, *, ledger: Ledger | None = None
-    ) -> Attribution:
-        """The attribution that batches add up to.
-
-        Raises:
-            AttributionError: it cannot be told which part of a layer's output belongs to which sample.
-        """
-        inputs, relevance = {**given.carriers, **given.ids}, join_inputs(parts, given)
-        mask = given.mask_of(next(iter(relevance)))
-        layer_dims = {name: given.said.get(name, dims) for name, dims in parts[0]["layer_dims"].items()}
-        return cls(
-            relevance=next(iter(relevance.values())) if len(relevance) == 1 else relevance,
-            output=torch.cat([part["output"] for part in parts]),
-            target=None if parts[0]["target"] is None else torch.cat([part["target"] for part in parts]),
-            report=report,
-            latent={layer: join_layer(layer, parts, layer_dims[layer]) for layer in parts[0]["latent"]},
-            ledger=ledger,
-            inputs={name: x.detach().cpu() for name, x in inputs.items() if name in relevance},
-            mask=None if mask is None else mask.detach().cpu(),
-            dims={name: dims for name, (_, dims) in given.dims_of_relevance().items()} | layer_dims,
-        )
 
     def patches(self, size: int | tuple[int, int]) -> Tensor:
         """The relevance of each patch of images: [n, rows, columns]; a rest at the right or below is dropped.

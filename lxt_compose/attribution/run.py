@@ -17,10 +17,11 @@ from ..rules import GRADIENT, RELEVANCE, Stop
 from ..target_module import with_target
 from .axes import check_names
 from .inputs import Inputs, read_inputs
+from .joining import joined
 from .latent import Layer, Recorder, find_layers
 from .layer_dims import LayerDims
 from .result import Attribution
-from .taps import Embeddings, NotEmbeddedError, Taps, find_embeddings
+from .taps import Taps
 from .targets import Chosen, Goal, called, choose, chosen_by, read_target
 
 
@@ -43,8 +44,8 @@ def attribute(
         inputs: a tensor, a tuple of arguments, or a mapping of keyword arguments, such as what a tokenizer returns;
             arrays of numpy too. Arguments may be lists and dictionaries of tensors, whose parts have names such as
             ``xs[0]`` and ``batch.input_ids``. Caches and lists that a model fills are copied for each pass.
-            The first dimension counts samples. Floating point inputs carry relevance; integer ids are explained by the
-            output of the model's embedding layer; masks, positions and labels pass through.
+            The first dimension counts samples. Floating point inputs carry relevance; integers do by all that the model
+            looks up by them, in whatever tables, or computes with them; masks and labels pass through.
         target: what is explained. None: the arg-max of the class logits, at the last real token if the output is
             [samples, positions, classes]. An index; a list or an integer tensor with one per sample; a pair ``(a, b)``
             for the difference a - b, ``(a, "others")`` for a less the mean of all others; pairs per sample as a list or
@@ -79,7 +80,7 @@ def attribute(
         check_names(given.said, [*given.dims, *(layer.name for layer in watched)])
         run = _Run(model, composite_of(composite), given, watched)
         parts = run.batches(goal, batch_size, progress=progress, ledger=ledger)
-    return Attribution.joined(parts, given, run.report, ledger=run.ledger)
+    return Attribution(**joined(parts, given, run.report, ledger=run.ledger))
 
 
 def _check(model: Any, batch_size: Any) -> None:
@@ -138,20 +139,6 @@ class _Run:
 
     def batches(self, goal: Goal, size: int | None, *, progress: bool, ledger: bool) -> list[dict[str, Any]]:
         """What was found in each batch, as the arguments that an Attribution is joined from."""
-        first = next(self.given.batches(size))[1]
-        embeddings = find_embeddings(self.model, first)
-        try:
-            return self._all(goal, size, embeddings, progress=progress, ledger=ledger)
-        except NotEmbeddedError:
-            if not embeddings.known:
-                raise
-        # Some models name a layer that is never run, and have others for the encoder and the decoder.
-        embeddings = find_embeddings(self.model, first, ask=False)
-        return self._all(goal, size, embeddings, progress=progress, ledger=ledger)
-
-    def _all(
-        self, goal: Goal, size: int | None, embeddings: Embeddings, *, progress: bool, ledger: bool
-    ) -> list[dict[str, Any]]:
         parts = []
         target = goal.function
         self.called = self.model if target is None else with_target(self.model, self._target(target))
@@ -159,7 +146,7 @@ class _Run:
             self.registration, tally = registration, registration.session.tally
             tally.strict = False  # until it is known what lies between the explained output and the inputs
             books = stack.enter_context(registration.ledger()) if ledger else None
-            taps = stack.enter_context(Taps(registration, embeddings))
+            taps = stack.enter_context(Taps(registration))
             times_value = self.composite.formulation == GRADIENT and not self.as_it_is
             layer_dims = LayerDims(self.model, self.given.dims_of_relevance())
             recorder = stack.enter_context(Recorder(self.layers, registration, layer_dims, times_value=times_value))
@@ -227,32 +214,26 @@ class _Run:
             raise NotFiniteError(self._blame(batch, str(error))) from None
 
     def _backward(self, chosen: Chosen, taps: Taps) -> dict[str, Tensor]:
-        leaves = [leaf for group in taps.leaves.values() for leaf in group]
-        slots: dict[int, Tensor] = {}
+        leaves = taps.leaves
+        slots: list[Tensor | None] = [None] * len(leaves)
         if chosen.seeds:
             outputs, seeds = zip(*chosen.seeds, strict=True)
             try:
-                found = torch.autograd.grad(outputs, leaves, seeds, allow_unused=True)
+                slots = list(torch.autograd.grad(outputs, leaves, seeds, allow_unused=True))
             except RuntimeError as error:
                 if "heckpoint" in str(error):
                     raise AttributionError(
                         "reentrant activation checkpointing cannot be explained; use use_reentrant=False"
                     ) from error
                 raise
-            slots = {id(leaf): slot for leaf, slot in zip(leaves, found, strict=True) if slot is not None}
-        self.reached |= bool(slots)
-        return {name: self._relevance(group, slots, taps) for name, group in taps.leaves.items()}
+        self.reached |= any(slot is not None for slot in slots)
+        return taps.by_input([self._relevance(leaf, slot) for leaf, slot in zip(leaves, slots, strict=True)])
 
-    def _relevance(self, group: list[Tensor], slots: dict[int, Tensor], taps: Taps) -> Tensor:
-        """The relevance of one input; ids that were embedded several times have that of all of them."""
-        found = []
-        for leaf in group:
-            slot = slots.get(id(leaf))
-            if slot is None:
-                slot = torch.zeros_like(leaf, requires_grad=False)
-            as_it_is = self.composite.formulation == RELEVANCE or self.as_it_is
-            found.append(taps.of_input(leaf, slot if as_it_is else leaf.detach() * slot))
-        return sum(found[1:], found[0])
+    def _relevance(self, leaf: Tensor, slot: Tensor | None) -> Tensor:
+        """The relevance of a leaf."""
+        if slot is None:
+            return torch.zeros_like(leaf, requires_grad=False)
+        return slot if self.composite.formulation == RELEVANCE or self.as_it_is else leaf.detach() * slot
 
     def _blame(self, batch: Inputs, message: str) -> str:
         """The message, with the first module whose output is not finite."""

@@ -30,6 +30,7 @@ def save(attribution: AttributionData, path: Path) -> None:
         "inputs": attribution.inputs,
         "mask": attribution.mask,
         "dims": attribution.dims,
+        "beside": attribution.beside,
         "report": {
             "rows": report.to_dicts(),
             "unmatched": list(report.unmatched),
@@ -73,6 +74,7 @@ def load(path: Path) -> dict[str, Any]:
     return {
         **fields,
         "dims": content.get("dims", {}),  # not in files of the first version
+        "beside": content.get("beside", {}),
         "ledger": None if ledger is None else Ledger.from_dict(ledger),
         "report": CoverageReport(rows, **report),
     }

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..autograd.trees import PLAIN
+from ..autograd.trees import PLAIN, map_tensors
 from ..errors import AttributionError
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -43,6 +43,20 @@ def read_arguments(model: nn.Module, inputs: Any) -> Arguments:
         f"inputs must be a tensor, a tuple of arguments or a mapping of keyword arguments (what a tokenizer returns), "
         f"with tensors, or lists and dictionaries of them; got {type(inputs).__name__}"
     )
+
+
+def distinct(arguments: Arguments) -> Arguments:
+    """The same arguments where a tensor that is given twice is two tensors: each has a relevance of its own."""
+    met: set[int] = set()
+
+    def another(x: Tensor) -> Tensor:
+        if id(x) in met:
+            return x.detach()
+        met.add(id(x))
+        return x
+
+    found: Arguments = map_tensors(another, arguments)
+    return found
 
 
 def _is_array(value: Any) -> bool:

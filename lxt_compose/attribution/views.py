@@ -42,7 +42,7 @@ def picture(
     from .. import heatmap
 
     found._check_input(name)
-    names = list(found.relevances) if name is None else [name]
+    names = list(found._main) if name is None else [name]
     of_text = [name for name in names if "token" in found.dims_of(name)]
     if tokens is not None and len(names) > 1 and of_text:
         names = of_text if hasattr(tokens, "convert_ids_to_tokens") else of_text[:1]
@@ -205,7 +205,7 @@ def tokens_of(found: AttributionData, name: str, sample: int, source: Any) -> li
 
 def repr_of(found: AttributionData) -> str:
     """One line: shapes, what was explained and its value, layers, coverage."""
-    whole = ", ".join(f"{name} {list(r.shape)}" for name, r in found.relevances.items())
+    whole = ", ".join(f"{name} {list(r.shape)}" for name, r in found._main.items())
     layers = f", {len(found.latent)} layers" if found.latent else ""
     covered = "complete" if found.report.complete else "NOT complete"
     target = "chosen by a function" if found.target is None else _few(found.target.tolist())
@@ -245,7 +245,7 @@ def dataframe(found: AttributionData, tokens: Any) -> DataFrame:
     if isinstance(tokens, str) or not (tokens is None or is_tokenizer or isinstance(tokens, Sequence)):
         raise TypeError(f"to_dataframe() takes a tokenizer, got {type(tokens).__name__}")
     frames = []
-    for name in found.relevances:
+    for name in found._main:
         scores = found._per_sample(name)
         dims = tuple(dim for dim in kept_dims(found.dims_of(name)) if dim != BATCH)
         places = torch.cartesian_prod(*(torch.arange(size) for size in scores.shape)).reshape(-1, scores.dim())

@@ -75,6 +75,7 @@ class Tally:
         carried: whether relevance was carried to an output.
         alone: modules that were called on their own rather than by the model.
         cut: where the model itself cuts a carrier off from its history, as "Tensor.detach in encoder".
+        remarks: what else is to be noted under the report.
         all_stopped: whether rules stopped all relevance of a whole output, so that every input got 0.
     """
 
@@ -83,6 +84,7 @@ class Tally:
         self.executed = self.carried = self.all_stopped = False
         self.alone: dict[str, None] = {}
         self.cut: dict[str, None] = {}
+        self.remarks: dict[str, None] = {}
         self._counts: dict[OpKey, Count] = {}
         self._warned: set[str] = set()
 
@@ -122,7 +124,7 @@ class Tally:
         if self.all_stopped:
             said = "every input got 0: all relevance ended at Stop rules, or at operands that are held constant"
             notes.append("; ".join(filter(None, (said, self.remedy_for_stops()))))
-        return notes
+        return notes + list(self.remarks)
 
     def remedy_for_stops(self) -> str:
         """Return where the default rules stopped relevance, and the keys that let it pass; empty if none did."""

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attribution.arrangement import arrangement_of
 from ..attribution.axes import BATCH, embedded, kept_dims, place_of, summed
 from ..attribution.inputs import Inputs, read_inputs, telling
-from ..attribution.taps import find_embeddings, orders_of
+from ..attribution.lookups import Following, FollowingMode
 from ..attribution.targets import Goal, choose, read_target
 from ..autograd.trees import map_tensors
 
@@ -63,7 +62,6 @@ class Probe:
         self.size = self.given.count if batch_size is None else batch_size
         if place_of(self.given.dims[self.name], BATCH) is None:
             self.size = 1  # what has no batch is changed one way at a time
-        self._embeddings = find_embeddings(model, self.given).modules if self.is_ids else []
         goal = read_target(target, self.given.count)
         self.values, self.goal = self._unchanged(goal)
 
@@ -123,50 +121,99 @@ class Probe:
         return chosen.value.cpu(), chosen.target
 
     def embed(self, stack: ExitStack, given: Inputs, changes: Mapping[str, Change], group: Tensor) -> None:
-        """Have the embeddings of token ids changed, input by input, until the stack is closed."""
-        orders = orders_of(self.model, given)
-
-        def exchange(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Any:
-            embedded = next((x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)), None)
-            if embedded is None:
-                return None
-            for name, change in changes.items():
-                found = arrangement_of(embedded, given.ids[name], orders.get(name), exact=True)
-                if found is not None:
-                    return found.put(output, change(found.of_ids(output), group.to(output.device)))
-            return None  # positions, or the ids of a decoder
-
-        for module in self._embeddings:
-            stack.callback(module.register_forward_hook(exchange, with_kwargs=True).remove)
+        """Have all that is looked up by token ids changed, input by input, until the stack is closed."""
+        ids = {name: given.ids[name] for name in changes}
+        listener = _Exchange(self.model, ids, changes, group)
+        listener.following = Following(ids, (), listener)
+        stack.enter_context(FollowingMode(listener.following))
 
     def rows(self, samples: Tensor, changes: Mapping[str, Change], group: Tensor) -> Inputs:
         """The arguments of a forward pass of these samples, with the changes made, input by input."""
         given = self.given
-        inputs = {**given.ids, **given.carriers}
-        waiting: dict[int, list[Change]] = {}  # a tensor that is given twice may be two inputs
-        for name, change in changes.items():
-            waiting.setdefault(id(inputs[name]), []).append(change)
+        wanted = {id(given.all[name]): change for name, change in changes.items()}
+
+        met: dict[int, Tensor] = {}  # what is an argument and an input by name is one tensor
 
         def taken(value: Any) -> Any:
             batch = given.batch_of(value)
-            return value if batch is None else value.index_select(batch, samples.to(value.device))
+            if batch is None:
+                return value
+            if id(value) not in met:
+                met[id(value)] = value.index_select(batch, samples.to(value.device))
+            return met[id(value)]
 
         def rows(value: Any) -> Any:
-            queue = waiting.get(id(value))
-            if queue is None:
-                return taken(value)
-            change = queue.pop(0) if len(queue) > 1 else queue[0]
-            return change(taken(value), group.to(value.device))
+            change = wanted.get(id(value))
+            return taken(value) if change is None else change(taken(value), group.to(value.device))
 
         return replace(
             given,
             args=map_tensors(rows, given.args),
             kwargs=map_tensors(rows, given.kwargs),
             ids={name: taken(value) for name, value in given.ids.items()},
+            beside={name: taken(value) for name, value in given.beside.items()},
             mask=taken(given.mask),
             encoder_mask=taken(given.encoder_mask),
             count=len(samples),
         ).copied()
+
+
+class _Exchange:
+    """Puts other values in the place of what is looked up; see :class:`~lxt_compose.attribution.lookups.Listener`."""
+
+    following: Following
+
+    def __init__(
+        self, model: nn.Module, ids: Mapping[str, Tensor], changes: Mapping[str, Change], group: Tensor
+    ) -> None:
+        self._weights = {id(parameter) for parameter in model.parameters()}
+        self._ids, self._changes, self._group = ids, changes, group
+
+    def looked_up(self, values: Tensor, origins: Tensor, *, as_numbers: bool) -> Tensor:
+        """Return the changed values."""
+        for name, change in self._changes.items():
+            ids, places = self._ids[name], origins.flatten() - self.following.starts[name]
+            own = (places >= 0) & (places < ids.numel())
+            if not bool(own.any()):
+                continue
+            rows, at = values.reshape(origins.numel(), -1), (places[own], _turns(places[own]))
+            whole = rows.new_zeros(ids.numel(), int(at[1].max()) + 1, rows.shape[1])
+            whole[at] = rows[own]
+            whole = change(whole.reshape(*ids.shape, -1), self._group.to(values.device)).reshape(whole.shape)
+            rows = rows.clone()
+            rows[own] = whole[at]
+            values = rows.reshape(values.shape)
+        return values
+
+    def carries(self, x: Tensor) -> bool:
+        """Return whether a tensor was made of others than parameters that require grad."""
+        if x.grad_fn is None:
+            return x.requires_grad and id(x) not in self._weights
+        pending: list[Any] = [x.grad_fn]
+        met: set[Any] = set()
+        while pending:
+            node = pending.pop()
+            if hasattr(node, "variable") and id(node.variable) not in self._weights:
+                return True
+            found = {source for source, _ in node.next_functions if source is not None} - met
+            met |= found
+            pending += found
+        return False
+
+    def lost(self, func: Callable[..., Any]) -> None:
+        """Change nothing."""
+
+    def left(self, func: Callable[..., Any]) -> None:
+        """Change nothing."""
+
+
+def _turns(places: Tensor) -> Tensor:
+    """How often the same place was there before, for each of some places."""
+    order = places.argsort(stable=True)
+    ordered = places[order]
+    numbers = torch.arange(len(places), device=places.device)
+    is_new = torch.cat([ordered.new_ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])
+    return torch.empty_like(places).scatter_(0, order, numbers - torch.where(is_new, numbers, 0).cummax(0).values)
 
 
 def check_count(name: str, value: Any) -> None:

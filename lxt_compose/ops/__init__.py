@@ -1,6 +1,7 @@
 """Op families: which functions are the same operation, its family, and what its arguments are to each other."""
 
 from .families import Family, Op
+from .integers import Effect, Integers, integers_of
 from .lookup import (
     can_mutate,
     display_name,
@@ -18,9 +19,11 @@ from .traits import Argument, Elements, Elementwise, LayerKind, NormKind, StateS
 
 __all__ = [
     "Argument",
+    "Effect",
     "Elements",
     "Elementwise",
     "Family",
+    "Integers",
     "LayerKind",
     "NormKind",
     "Op",
@@ -31,6 +34,7 @@ __all__ = [
     "cuts_history",
     "display_name",
     "forward_name",
+    "integers_of",
     "is_attribute",
     "is_autograd_function",
     "is_operator",

@@ -178,6 +178,21 @@ def mutates(func: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[
     return bool(_given(func, "inplace", args, kwargs)) or _given(func, "out", args, kwargs) is not None
 
 
+def plain_name(func: Callable[..., Any]) -> str | None:
+    """The name of an operation, also of one that carries no relevance ("eq", "one_hot", "__and__"), or None.
+
+    None is for what is no function of torch, and for getters of attributes.
+    """
+    op = op_of(func)
+    if op is not None:
+        return op.name
+    place_and_name = None if _getter(func) is not None else _place_and_name(func)
+    if place_and_name is None:
+        return None
+    name = place_and_name[1]
+    return name if _is_dunder(name) else name.strip("_")
+
+
 def display_name(func: Callable[..., Any]) -> str:
     """How a user would write `func`: "torch.add", "F.gelu", "Tensor.add_", "Tensor.T", "operator.add"."""
     attribute = _getter(func)

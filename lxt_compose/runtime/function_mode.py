@@ -41,7 +41,11 @@ class FunctionMode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run one function; the mode is off meanwhile, so what it calls itself is not seen."""
-        kwargs = kwargs or {}
+        if self.session.following is None:
+            return self._run(func, args, kwargs or {})
+        return self.session.following.run(self._run, func, args, kwargs or {})
+
+    def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in self._inert:
             return func(*args, **kwargs)
         frame = self._stack.innermost()

@@ -1,4 +1,4 @@
-"""What watches a registered model at work: the one opening that the ledger and the conservation check look through.
+"""What watches a registered model at work: the opening that the ledger and the conservation check look through.
 
 An observer sees each operation with its carriers before it runs and with its output afterwards. It changes nothing: it
 wraps no tensor and adds no node to the autograd graph, but may hang hooks on the nodes that are there.
@@ -49,6 +49,13 @@ class Observer(Protocol):
 
     def module(self, path: str, kind: str, output: Any) -> None:
         """A module, with or without a rule, has ended well."""
+
+
+class Following(Protocol):
+    """Follows integers through the functions of a forward pass; see :attr:`Session.following`."""
+
+    def run(self, call: Callable[..., Any], func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run a function by ``call(func, args, kwargs)``; return its output, or others that carry relevance."""
 
 
 class Watched(Protocol):

@@ -25,7 +25,7 @@ from ..rules.linear_layers.weight_parts import Parts
 from ..target_module import explained
 from ..torch_internals import function_modes, next_node_number
 from .call_stack import CallStack, Site
-from .observer import Observer
+from .observer import Following, Observer
 from .policy import Policy
 from .unseen import made_since, mark
 
@@ -38,6 +38,7 @@ class Session:
         policy: what the composite says.
         tally: what has run.
         observer: who watches: a ledger or a conservation check.
+        following: what follows the integers that the model was given, if anything does.
         parts: the parts of weights that rules have made.
         mode: the function mode, which is active while a module runs.
         active: whether the registration has not been removed.
@@ -61,6 +62,7 @@ class Session:
         self.policy = Policy(entries, formulation, table, defaults is not False, self.tally)
         self.stack, self.parts = CallStack(), Parts()
         self.observer: Observer | None = None
+        self.following: Following | None = None
         self.mode = TorchFunctionMode()
         self.active, self.installed = True, ExitStack()
         self.trainable = any(parameter.requires_grad for parameter in model.parameters())

@@ -64,8 +64,13 @@ WRONG = {
     "NaN": (mlp, NAN, {}, ValueError, "the input input holds values that are not finite"),
     "ids": (mlp, X.long(), {}, AttributionError, "failed on the inputs input: .* int64 on cpu"),
     "no embedding": (
-        lambda: Fn(lambda self, ids: self.w(nn.functional.one_hot(ids, 6).double()), w=nn.Linear(6, 3).double()),
-        torch.tensor([[1, 2]]), {}, AttributionError, r"Fn ran no embedding layer .* on the integer input args0",
+        lambda: Fn(lambda self, ids: self.w((ids > 1).double()), w=nn.Linear(6, 3).double()),
+        torch.tensor([[1, 2, 3, 4, 5, 6]]), {}, AttributionError,
+        r"Fn looked up no table .* by the integer input args0, nor computed with it; pass",
+    ),
+    "numbers of Python": (
+        lambda: Fn(lambda self, ids: self.w(self.w.weight[ids.tolist()]), w=nn.Linear(6, 6).double()),
+        torch.tensor([1, 2]), {}, AttributionError, r"nor computed with it but by Tensor.tolist in the model itself",
     ),
     "shape": (mlp, X[:, :5], {}, AttributionError, r"failed on the inputs input: \[4, 5\] .* mat1 and"),
     "dtype": (
@@ -176,10 +181,10 @@ def test_a_rule_around_the_embedding():
     model = tokens_to()
     model.embed = nn.Sequential(nn.Embedding(10, 4), nn.Tanh()).double()
     ids = torch.tensor([[1, 2]])
-    message = "args0 is embedded inside 'embed', which has Identity() as a whole, so that rule would see no relevance"
+    message = "args0 is looked up inside 'embed', which has Identity() as a whole, so that rule would see no relevance"
     with pytest.raises(AttributionError, match=re.escape(message)):
         attribute(model, ids, composite=Composite({"embed": Identity()}, formulation="gradient"))
-    message = "embedded inside 'embed', which has Epsilon"
+    message = "looked up inside 'embed', which has Epsilon"
     with pytest.raises(AttributionError, match=message):
         attribute(model, ids, composite=Composite({"embed": Epsilon()}))
 
