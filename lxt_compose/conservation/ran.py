@@ -46,9 +46,18 @@ class Ran:
         done = self.operation
         self.rule, self.op, self.function = done.rule, done.op, done.function
         self.inputs = [edge for _, edge in done.carriers]
-        self._holes = {id(x): torch.empty(0) for x, _ in done.carriers}
-        known = {**self.before.copies, **self._holes}
-        self._args = map_tensors(lambda t: known.get(id(t), t), (done.args, done.kwargs))
+        self._holes = [torch.empty(0) for _ in done.carriers]
+        places: dict[int, list[Tensor]] = {}
+        for (x, _), hole in zip(done.carriers, self._holes, strict=True):
+            places.setdefault(id(x), []).append(hole)  # one tensor may stand in several places
+
+        def emptied(t: Tensor) -> Tensor:
+            holes = places.get(id(t))
+            if holes is None:
+                return self.before.copies.get(id(t), t)
+            return holes.pop(0) if len(holes) > 1 else holes[0]
+
+        self._args = map_tensors(emptied, (done.args, done.kwargs))
 
     @property
     def z(self) -> Tensor:
@@ -74,7 +83,7 @@ class Ran:
 
     def filled(self, carriers: Sequence[Tensor]) -> Any:
         """The arguments, positional and by keyword, with these tensors in the places of the carriers."""
-        given = {id(hole): x for hole, x in zip(self._holes.values(), carriers, strict=True)}
+        given = {id(hole): x for hole, x in zip(self._holes, carriers, strict=True)}
         return map_tensors(lambda t: given.get(id(t), t), self._args)
 
     def twin(self) -> nn.Module:

@@ -90,7 +90,16 @@ def layouts_after(
     if op.family is Family.MOVEMENT or elements is Elements.AVERAGED:
         function = op.traits.element_sum or function
         return _by_codes(op, function, args, kwargs, known, outputs, samples)
+    if elements is Elements.MIXED and not _keeps_rows(layouts, args):
+        return [None] * len(outputs)
     return [_kept(op, layouts, z) for z in outputs]
+
+
+def _keeps_rows(layouts: Sequence[tuple[Tensor, Layout]], args: tuple[Any, ...]) -> bool:
+    """Whether samples stay apart where rows are combined: before the last two dimensions, or with a constant."""
+    (x, layout), *others = layouts
+    first_of_two = bool(args) and x is args[0] and len(args) > 1 and isinstance(args[1], Tensor)
+    return all(layout.dim < x.dim() - 2 for x, layout in layouts) or (first_of_two and not others and layout.dim == 0)
 
 
 def layout_like(x: Tensor, sources: Sequence[Layout | None]) -> Layout | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from .traits import NO_TRAITS, TRAITS, Traits
+from .traits import NO_TRAITS, TRAITS, Argument, Traits
 
 
 class Family(str, Enum):
@@ -56,10 +56,15 @@ class Op:
     steps: Callable[..., Any] | None = field(default=None, repr=False)
 
     def family_of_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Family:
-        """Return the family that it has in one call: an argument may say that it sums, selects or multiplies."""
-        if self.traits.reduction is None:
+        """Return the family that it has in one call: an argument may say so."""
+        known = self.traits
+        if known.order is not None and known.order.of(args, kwargs) == 0:
+            return Family.STATISTIC  # it counts: piecewise constant
+        if isinstance(known.degree, Argument):
+            return Family.HOMOGENEOUS if known.degree.of(args, kwargs) > 0 else self.family
+        if known.reduction is None:
             return self.family
-        return _REDUCTIONS.get(self.traits.reduction.of(args, kwargs), Family.UNCOVERED)
+        return _REDUCTIONS.get(known.reduction.of(args, kwargs), Family.UNCOVERED)
 
 
 _REDUCTIONS = {
@@ -131,7 +136,10 @@ CONTRACTION = """
 
 DIVISION = "div rdiv reciprocal"  # div with a rounding_mode is piecewise constant: only the call says so
 
-HOMOGENEOUS = "hypot var std norm vector_norm matrix_norm nuclear_norm frobenius_norm norm_except_dim"
+HOMOGENEOUS = """
+    hypot var std cov norm vector_norm matrix_norm nuclear_norm frobenius_norm norm_except_dim
+    dist pairwise_distance cdist pdist
+"""
 
 # Powers are statistics where the exponent is negative: by its traits, or only the call says so.
 STATISTIC = """
@@ -140,14 +148,15 @@ STATISTIC = """
     bernoulli poisson binomial normal uniform random exponential cauchy geometric log_normal
 """  # floor ... are piecewise constant, bernoulli ... draw at random: the gradient of both is 0
 
-SOFTMAX = "softmax softmin log_softmax logsumexp"  # the last two: x * J^T (R / z), not softmax's closed form
+SOFTMAX = "softmax softmin log_softmax logsumexp logcumsumexp logaddexp logaddexp2"
+# all but the first two: x * J^T (R / z), not softmax's closed form
 
-NORMALIZATION = "layer_norm rms_norm group_norm instance_norm normalize local_response_norm"
+NORMALIZATION = "layer_norm rms_norm group_norm instance_norm normalize local_response_norm renorm"
 
 ATTENTION = "scaled_dot_product_attention multi_head_attention_forward"
 
 COMPOSED = """
-    glu cosine_similarity var_mean std_mean lp_pool1d lp_pool2d lp_pool3d
+    glu cosine_similarity xlogy xlog1py corrcoef polar var_mean std_mean lp_pool1d lp_pool2d lp_pool3d
     lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell
 """
 
@@ -156,21 +165,19 @@ _UNCOVERED = {
         cholesky cholesky_ex cholesky_inverse cond det logdet slogdet eig eigh eigvals eigvalsh geqrf
         householder_product orgqr ormqr inverse inv inv_ex pinverse pinv ldl_factor ldl_factor_ex ldl_solve lobpcg
         lstsq lu lu_factor lu_factor_ex lu_solve lu_unpack matrix_exp matrix_power matrix_rank pca_lowrank qr
-        solve_ex svd svdvals svd_lowrank symeig tensorinv tensorsolve vander""",
+        solve_ex svd svdvals svd_lowrank symeig tensorinv tensorsolve""",
+    "several powers of a vector in one matrix: write them out": "vander",
     "a loss: start the relevance at the output instead": """
         binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy cross_entropy_loss
         ctc_loss gaussian_nll_loss hinge_embedding_loss huber_loss kl_div l1_loss linear_cross_entropy
         margin_ranking_loss mse_loss multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss nll_loss
         nll_loss2d nll_loss_nd poisson_nll_loss smooth_l1_loss soft_margin_loss triplet_margin_loss
         triplet_margin_with_distance_loss""",
-    "a distance or a similarity of two tensors": "cdist pdist dist pairwise_distance cov corrcoef",
     "a kernel of one maker for recurrent nets: call torch.nn.LSTM and the like": "miopen_rnn",
-    "a smooth maximum of several terms": "logaddexp logaddexp2 logcumsumexp",
     "draws at random": "gumbel_softmax",
-    "rescales by its own norm where that is too large": "renorm",
-    "a phase, or made from one": "angle atan2 polar",
+    "a phase: its degree is 0, so what its inputs contribute adds up to nothing": "angle atan2",
     "splits a number into mantissa and exponent": "frexp",
-    "a function of two arguments that neither adds nor multiplies them": "xlogy xlog1py gammainc gammaincc zeta",
+    "a function of two arguments that neither adds nor multiplies them": "gammainc gammaincc zeta",
     "a step of synchronized batch norm": """
         batch_norm_stats batch_norm_elemt batch_norm_gather_stats batch_norm_gather_stats_with_counts
         batch_norm_backward_elemt batch_norm_backward_reduce batch_norm_update_stats""",
@@ -247,7 +254,7 @@ HELD = """
     trapezoid: 1 x  cumulative_trapezoid: 1 x       gradient: spacing               quantile: 1 q   nanquantile: 1 q
     stft: 4 window  istft: 4 window
     solve: 0 A input self           solve_triangular: 0 A input self                triangular_solve: 1 A
-    cholesky_solve: 1 L input2
+    cholesky_solve: 1 L input2      cov: fweights aweights
     batch_norm: 1 2 running_mean running_var
     fake_quantize_per_tensor_affine: 1 2 scale zero_point
     fake_quantize_per_channel_affine: 1 2 scale zero_point

@@ -71,6 +71,8 @@ class NormKind(Enum):
     """The p-norm along a dimension."""
     RESPONSE = "response"
     """The activity of neighboring channels."""
+    LIMITED = "limited"
+    """The p-norm of each slice, where it is above a limit."""
 
 
 class Elements(Enum):
@@ -86,6 +88,8 @@ class Elements(Enum):
     """Those of several tensors beside each other, along one dimension."""
     BROADCAST = "broadcast"
     """Operands of other shapes are aligned at the last dimension."""
+    MIXED = "mixed"
+    """Those of the last two dimensions are combined with each other."""
 
 
 class Elementwise(Enum):
@@ -117,7 +121,8 @@ class Traits:
         exponent: it is a power, with this exponent or with the exponent that this argument gives.
         limits: its values lie between these; by default, where its arguments say which.
         modulus: of complex numbers it is their length, and homogeneous.
-        degree: p where ``f(t x) = t ** p * f(x)``, for functions of the homogeneous family.
+        degree: p where ``f(t x) = t ** p * f(x)``, for homogeneous functions, or the argument that gives it.
+        order: the argument that gives the p of a p-norm.
         reduction: the argument that says in which way it reduces elements: "sum", "mean", "amax", "prod" ...
         fill: the method of its first tensor that puts a number where it reduces to, by the same dimension and index.
         element_sum: it reduces elements; this sums the same ones, and takes the same arguments.
@@ -151,7 +156,8 @@ class Traits:
     exponent: float | Argument | None = None
     limits: tuple[float, float] | None = None
     modulus: bool = False
-    degree: float = 1.0
+    degree: float | Argument = 1.0
+    order: Argument | None = None
     reduction: Argument | None = None
     fill: str = ""
     element_sum: Callable[..., Tensor] | None = None
@@ -172,6 +178,11 @@ class Traits:
     training: Argument | None = None
     state_space: StateSpaceRole | None = None
     has_projections: bool = False
+
+    @property
+    def decides_family(self) -> bool:
+        """Whether an argument of a call says which family it has in this call."""
+        return self.reduction is not None or self.order is not None or isinstance(self.degree, Argument)
 
     @property
     def has_weight(self) -> bool:
@@ -234,6 +245,14 @@ _ROWS: tuple[tuple[str, Traits], ...] = (
     ("tanh hardtanh softsign erf", Traits(limits=(-1.0, 1.0))),
     ("relu6", Traits(limits=(0.0, 6.0))),
     ("var", Traits(degree=2.0)),
+    ("cov", Traits(degree=2.0, elements=Elements.MIXED)),
+    ("matrix_power", Traits(degree=Argument(1, "n"), elements=Elements.MIXED)),
+    ("norm vector_norm", Traits(order=Argument(1, "p", 2.0, other_keyword="ord"))),
+    ("dist pairwise_distance", Traits(order=Argument(2, "p", 2.0))),
+    ("cdist", Traits(order=Argument(2, "p", 2.0), elements=Elements.MIXED)),
+    ("pdist", Traits(order=Argument(1, "p", 2.0), elements=Elements.MIXED)),
+    ("hypot logaddexp logaddexp2", Traits(elements=Elements.BROADCAST)),
+    ("renorm", Traits(norm=NormKind.LIMITED)),
     ("prod", Traits(element_sum=sum_for_prod, elements=Elements.AVERAGED)),
     ("cumprod", Traits(element_sum=sum_for_cumprod, elements=Elements.AVERAGED)),
     ("scatter_reduce", Traits(reduction=Argument(4, "reduce"), fill="scatter", element_sum=sum_for_scatter_reduce,

@@ -75,12 +75,28 @@ def constant_part(call: OpCall) -> Tensor:
 
 
 def expanded(call: OpCall, shares: Sequence[float]) -> Tensor:
-    """Return ``sum over the carriers of share * J x``, in the shape of the output."""
+    """Return ``sum over the carriers of share * J x``, in the shape of the output.
+
+    Where torch has no second derivative, or one that is not finite, by a central difference.
+    """
     points = [x.detach().clone().requires_grad_() for x in call.values]
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the kernel that can be differentiated twice
-        output = call.run_again(points)
-        values = [share * x.masked_fill(x.isinf(), 0) for x, share in zip(call.values, shares, strict=True)]
-        return linear_part(output, points, values)
+    values = [share * x.masked_fill(x.isinf(), 0) for x, share in zip(call.values, shares, strict=True)]
+    try:
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # the kernel that can be differentiated twice
+            found = linear_part(call.run_again(points), points, values)
+    except NotImplementedError:
+        found = None
+    return _difference(call, values) if found is None or not found.isfinite().all() else found
+
+
+def _difference(call: OpCall, values: Sequence[Tensor]) -> Tensor:
+    """Return ``(f(x + h v) - f(x - h v)) / 2 h``, which is ``J v`` up to the square of h, for h = eps ** (1 / 3)."""
+    step = torch.finfo(call.z.dtype).eps ** (1 / 3)
+    with torch.no_grad():
+        ahead, behind = (
+            call.run_again([x + h * v for x, v in zip(call.values, values, strict=True)]) for h in (step, -step)
+        )
+        return (ahead - behind) / (2 * step)
 
 
 def left_over(call: OpCall, shares: Sequence[float], epsilon: Stabilizing, slot: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def depends_on_call(op: Op) -> bool:
     """Whether :func:`rule_of_call` may give another rule than :func:`default_rule`."""
     known = op.traits
     alone = known.lookup or known.modulus or known.dropout or known.state_space is not None
-    argued = isinstance(known.exponent, Argument) or known.reduction is not None
+    argued = isinstance(known.exponent, Argument) or known.decides_family
     return op.multiplies or alone or argued or _has_modes(op)
 
 
@@ -97,7 +97,7 @@ def rule_of_call(
 ) -> Rule | None:
     """The default rule where it depends on the arguments of the call, or on the module that makes it."""
     known = op.traits
-    if known.reduction is not None:
+    if known.decides_family:
         family = op.family_of_call(args, kwargs)
         return _of_elements(table) if family is Family.PRODUCT else table.get(family)
     if known.state_space is not None:

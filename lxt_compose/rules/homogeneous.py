@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..autograd.functions import FiniteAtZero, Share, TimesInput
 from ..autograd.numerics import Stabilizing, check_number
+from ..ops import Argument
 from .absorption import CONSTANT, left_over
 from .base import QUIET, Amount, OpCall
 from .scaling import Scaling
@@ -19,8 +20,8 @@ class Homogeneous(Scaling):
     ``R_x = 1/p * x * J^T (R_z / (z + epsilon * sign(z)))``; in the gradient formulation ``g_x = 1/p * J^T g_z``. By
     Euler's theorem ``x * J^T = p * f(x)``, so nothing is lost. For the length of a vector ``R_i = R * x_i^2 / |x|^2``,
     for standard deviation and variance ``R_i = R * x_i (x_i - mean) / sum_k (x_k - mean)^2``: their degrees are 1 and
-    2. Several carriers (hypot) share by the same formula. Where all of x is 0, f may have no derivative: that is taken
-    for 0.
+    2. Several carriers (hypot, the distance of two points) share by the same formula: of a distance x gets
+    ``R_i = R * x_i (x_i - y_i) / |x - y|^2``. Where all of x is 0, f may have no derivative: that is taken for 0.
 
     Such functions are statistics only where something is divided by them, and a division holds its divisor constant.
 
@@ -46,7 +47,9 @@ class Homogeneous(Scaling):
 
     def shares(self, call: OpCall) -> list[float]:
         """1/p for each carrier."""
-        degree = self.degree or (call.op.traits.degree if call.op is not None else 1.0)
+        degree = self.degree or (1.0 if call.op is None else call.op.traits.degree)
+        if isinstance(degree, Argument):
+            degree = float(degree.of(call.args, call.kwargs))
         return [1.0 / degree] * len(call.carriers)
 
     def enter(self, call: OpCall, place: int) -> Tensor:

@@ -26,8 +26,8 @@ class Norm(Rule):
     ``R_x = x * (s - mean(s))``; without centering (RMSNorm, normalize) ``R_x = x * s``. Biases keep their share: one
     that is a carrier gets ``R_b = b * R / z``; a weight that is a carrier shares its product with x, half each.
     In the gradient formulation the same with g in place of R / z. Covers layer_norm, rms_norm, group_norm,
-    instance_norm, batch_norm in train mode, normalize and local_response_norm; on a module (any RMSNorm written by
-    hand) the square roots, powers, variances and lengths inside are held constant.
+    instance_norm, batch_norm in train mode, normalize, local_response_norm and renorm; on a module (any RMSNorm
+    written by hand) the square roots, powers, variances and lengths inside are held constant.
 
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4; the centering as in Ali et al. 2022, eq. 10.
     """
@@ -278,6 +278,13 @@ def _local_response_norm(call: Call, x: Tensor) -> Form:
     return Form(torch.where(x == 0, one, z / torch.where(x == 0, one, x)), None, x.shape, ())
 
 
+def _renorm(call: Call, x: Tensor) -> Form:
+    power, dim = _argument(call, 1, "p"), _argument(call, 2, "dim") % x.dim()
+    limit = _argument(call, 3, "maxnorm")
+    length = torch.linalg.vector_norm(_wide(x), power, [d for d in range(x.dim()) if d != dim], keepdim=True)
+    return Form(torch.where(length > limit, limit / (length + 1e-7), 1.0), None, x.shape, ())
+
+
 _FORMS = {
     NormKind.LAYER: _layer_norm,
     NormKind.RMS: _rms_norm,
@@ -286,4 +293,5 @@ _FORMS = {
     NormKind.BATCH: _batch_norm,
     NormKind.LENGTH: _normalize,
     NormKind.RESPONSE: _local_response_norm,
+    NormKind.LIMITED: _renorm,
 }

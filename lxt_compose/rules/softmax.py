@@ -25,7 +25,7 @@ class SoftmaxTaylor(Rule):
 
     ``R_x = x * (R_s - s * sum_i R_i)`` with ``s = softmax(x)``, the sum over the softmax dimension; inputs of -inf
     (masked ones) get 0. In the gradient formulation it is softmax's own gradient, ``g_x = s * (g - sum_i s_i g_i)``.
-    For log_softmax and logsumexp it is the same expansion, ``R_x = x * J^T (R_z / z)``.
+    For log_softmax, logsumexp, logaddexp and logcumsumexp it is the same expansion, ``R_x = x * J^T (R_z / z)``.
 
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.1.
     """
@@ -57,7 +57,7 @@ class SoftmaxTaylor(Rule):
         if not self._is_softmax(call):
             found = _TAYLOR.absorbed(call)
             if call.rerun is not None:
-                found = {SOFTMAX: partial(left_over, call, [1.0], 0.0), **found}
+                found = {SOFTMAX: partial(left_over, call, [1.0] * len(call.carriers), 0.0), **found}
                 found.pop(BIAS, None)
             return found
         return {} if call.rerun is None else {SOFTMAX: partial(_in_bias, call)}

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from ..autograd.functions import NoRelevance
 from ..ops import op_of
+from . import formulas
 
 State = tuple[Tensor, ...]
 """What a recurrent net hands from one position to the next: h [samples, hidden], for an LSTM c too."""
@@ -183,6 +184,10 @@ _KERNELS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.lp_pool1d: partial(_lp_pool, F.avg_pool1d, 1),
     F.lp_pool2d: partial(_lp_pool, F.avg_pool2d, 2),
     F.lp_pool3d: partial(_lp_pool, F.avg_pool3d, 3),
+    torch.xlogy: partial(formulas.times_log, torch.log, 1.0),
+    torch.special.xlog1py: partial(formulas.times_log, torch.log1p, 0.0),
+    torch.corrcoef: formulas.corrcoef,
+    torch.polar: formulas.polar,
     torch.lstm: partial(_recurrent, _lstm_step),
     torch.gru: partial(_recurrent, _gru_step),
     torch.rnn_tanh: partial(_recurrent, _rnn_tanh),

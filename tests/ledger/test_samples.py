@@ -92,3 +92,46 @@ def test_a_view_across_the_samples_is_not_told():
     args = (x, (SAMPLES, 2), (4, 1), 3)
     known, outputs = [(x, in_front(SAMPLES))], [torch.as_strided(*args)]
     assert layouts_after(op_of(torch.as_strided), torch.as_strided, args, {}, known, outputs, SAMPLES) == [None]
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "stays"),
+    [
+        (torch.cov, (SAMPLES, 5), False),
+        (torch.pdist, (SAMPLES, 5), False),
+        (torch.linalg.matrix_power, (SAMPLES, SAMPLES), False),
+        (torch.linalg.matrix_power, (SAMPLES, 3, 3), True),
+    ],
+)
+def test_rows_that_are_combined_belong_to_no_sample(function, shape, stays):
+    x = torch.rand(shape)
+    args = (x, 2) if function is torch.linalg.matrix_power else (x,)
+    (after,) = layouts_after(op_of(function), function, args, {}, [(x, in_front(SAMPLES))], [function(*args)], SAMPLES)
+    assert (after is not None) == stays
+
+
+def test_distances_to_constants_belong_to_the_sample():
+    x, c = torch.rand(SAMPLES, 3), torch.rand(SAMPLES, 3)
+    front = in_front(SAMPLES)
+    for args, known, stays in (
+        ((x, c), [(x, front)], True),
+        ((c, x), [(x, front)], False),  # its samples are in the last dimension
+        ((x, x), [(x, front), (x, front)], False),
+        ((x[:, None], x[:, None]), None, True),
+    ):
+        known = known or [(args[0], front), (args[1], front)]
+        (after,) = layouts_after(op_of(torch.cdist), torch.cdist, args, {}, known, [torch.cdist(*args)], SAMPLES)
+        assert (after is not None) == stays
+        assert after is None or after.dim == 0
+
+
+@pytest.mark.parametrize("way", ["sum", "mean", "amax", "prod"])
+def test_what_is_reduced_into_belongs_to_those_that_it_is_made_of(way):
+    x, into, index = torch.rand(SAMPLES, 3, 2), torch.ones(SAMPLES, 2, 2), torch.tensor([0, 1, 0])
+    index = index[None, :, None].expand(SAMPLES, 3, 2)
+    function, args = torch.scatter_reduce, (into, 1, index, x, way)
+    (after,) = layouts_after(op_of(function), function, args, {}, [(x, in_front(SAMPLES))], [function(*args)], SAMPLES)
+    assert after.same(in_front(SAMPLES))
+    across = (torch.ones(2, 3, 2), 0, torch.tensor([0, 1, 0, 1])[:, None, None].expand(SAMPLES, 3, 2), x, way)
+    z = function(*across)
+    assert layouts_after(op_of(function), function, across, {}, [(x, in_front(SAMPLES))], [z], SAMPLES) == [None]

@@ -20,6 +20,7 @@ from lxt_compose import (
     default_rules,
 )
 from lxt_compose import attribute as explain
+from lxt_compose.ops import op_of
 
 FORMULATIONS = ("relevance", "gradient")
 THREE = torch.tensor([3.0], dtype=torch.float64)
@@ -59,6 +60,10 @@ OF_DEGREE_ONE = {
     "modulus": lambda x: torch.complex(x[..., :4], x[..., 4:]).abs(),
     "modulus of a spectrum": lambda x: torch.fft.rfft(x, dim=-1).abs(),
     "modulus, a view": lambda x: torch.view_as_complex(x.reshape(3, 5, 4, 2)).abs(),
+    "distances of all pairs": lambda x: torch.cdist(x, x.flip(-1) + x.roll(1, 1), p=3.0),
+    "distances within": lambda x: F.pdist(x[0], 2.0),
+    "distance": lambda x: torch.dist(x, x.flip(-1) * 2),
+    "distances of pairs": lambda x: F.pairwise_distance(x[:2], x[1:].flip(-1), p=1.0, eps=0.0),
     "geometric mean of two": lambda x: (x[..., :4].abs() * x[..., 4:].abs()).sqrt(),
 }  # fmt: skip
 
@@ -96,6 +101,82 @@ def test_a_power_of_a_constant_is_an_exponential_function(formulation):
     x = draw(3, 4)
     for f in (lambda x: 2**x, lambda x: torch.pow(2.0, x), lambda x: torch.tensor(2.0).double() ** x):
         assert_close(attribute(Fn(lambda self, x, f=f: f(x)), x, exact(formulation)), 2**x - 1, 1e-8)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_a_covariance_is_of_degree_two_and_a_power_of_a_matrix_of_its_exponent(formulation):
+    """Each of the p factors of a product gets the same part."""
+    x, weight = draw(4, 4), draw(4, 4, seed=1)
+    centered = x - x.mean(1, keepdim=True)
+    expected = x * ((weight + weight.T) @ centered / 3) / 2
+    found = attribute(Fn(lambda self, x: torch.cov(x) * weight), x, exact(formulation))
+    assert_close(found, expected, 1e-7)
+    for n in (1, 2, 5):
+        power = Fn(lambda self, x, n=n: torch.linalg.matrix_power(x, n) * weight)
+        leaf = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(power(leaf).sum(), leaf)
+        assert_close(attribute(power, x, exact(formulation)), gradient * x / n, 1e-7)
+    with Composite(formulation=formulation).register(Fn(lambda self, x: torch.matrix_power(x, -1))) as registration:
+        registration.model(x.clone().requires_grad_())
+        assert [row.note for row in registration.report().uncovered] == [op_of(torch.linalg.inv).reason]
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("function", [torch.cdist, F.pairwise_distance])
+def test_a_point_that_is_a_constant_keeps_its_share_of_a_distance(function, formulation):
+    """``R_i = R x_i (x_i - c_i) / |x - c|^2``, and the rest is booked as constant."""
+    x, c = draw(6, 3), draw(6, 3, seed=1)
+    each = torch.einsum("ij,ij->i", x - c, x - c)[:, None]
+    model = Fn(lambda self, x: function(x, c).diagonal() if function is torch.cdist else function(x, c, eps=0.0))
+    y = model(x)
+    assert_close(attribute(model, x, exact(formulation)), y[:, None] * x * (x - c) / each, 1e-7)
+    leaf = x.clone().requires_grad_()
+    with exact(formulation).register(model) as registration, check_conservation(registration, rtol=1e-7) as check:
+        model(leaf).backward(y if formulation == "relevance" else torch.ones_like(y))
+    assert check.rows[0].absorbed["constant"].any()
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_distances_to_prototypes_are_booked_by_sample(formulation):
+    class Prototypes(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.points = nn.Linear(4, 3), nn.Parameter(torch.randn(5, 3))
+
+        def forward(self, x):
+            return torch.cdist(self.layer(x), self.points)
+
+    torch.manual_seed(0)
+    model, x = Prototypes().double(), draw(6, 4)
+    result = explain(model, x, target=2, composite=exact(formulation), ledger=True)
+    assert result.report.complete
+    assert result.ledger.unaccounted < 1e-9
+    absorbed = sum(result.ledger.absorbed.values())
+    assert_close(result.relevance.sum(1) + absorbed, result.output, 1e-7)
+    mixed = Fn(lambda self, x: torch.cdist(x * 2, x * 3)[:, 0])
+    assert explain(mixed, x, composite=exact(formulation), target=None, ledger=True).ledger.unaccounted < 1e-9
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        lambda x: torch.dist(x, x * 2, 0),
+        lambda x: torch.cdist(x, x * 2, p=0.0),
+        lambda x: F.pairwise_distance(x, x * 2, p=0.0, eps=0.0),
+        lambda x: F.pdist(x, 0.0),
+        lambda x: x.norm(0, dim=-1),
+        lambda x: torch.norm(x, p=0, dim=-1),
+        lambda x: torch.linalg.norm(x, 0, -1),
+        lambda x: torch.linalg.vector_norm(x, ord=0, dim=-1),
+    ],
+)
+def test_the_number_of_elements_that_differ_is_a_statistic(count):
+    x = draw(4, 3)
+    model = Fn(lambda self, x: count(x).sum() * 0 + x.sum(-1))
+    with Composite().register(model) as registration:
+        registration.model(x.clone().requires_grad_())
+    assert "Stop()" in {row.rule for row in registration.report().rows}
+    assert_close(attribute(model, x, exact("relevance")), x)
 
 
 # ---- where they divide, they are statistics -------------------------------------------------------------------------
@@ -170,13 +251,16 @@ def test_power_means_lose_nothing(seed, power, root, scale):
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=0)
 
 
+LACKING = ("modulus", "GeM with", "norm 1/2", "distances")  # torch has no such kernels in half precision
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 @pytest.mark.parametrize("name", [name for name in OF_DEGREE_ONE if name not in ("nuclear", "modulus of a spectrum")])
 def test_zeros_are_finite(name, formulation, dtype):
     """Lengths have no derivative at 0."""
-    if dtype in (torch.float16, torch.bfloat16) and name.startswith(("modulus", "GeM with", "norm 1/2")):
-        dtype = torch.float32  # torch has no complex numbers of these
+    if dtype in (torch.float16, torch.bfloat16) and name.startswith(LACKING):
+        dtype = torch.float32
     x = draw(3, 5, 8)
     x[0], x[1, :, ::2] = 0, 0
     x = x.to(dtype).requires_grad_()

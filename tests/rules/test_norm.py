@@ -40,6 +40,8 @@ NORMS = {
     "batch_norm, training": (lambda x: F.batch_norm(x, None, None, W, B, training=True), lambda x: scaled(
         x, sigma(x, (0, 2)), W[:, None], B[:, None], lambda u: u.mean((0, 2), keepdim=True))),
     "normalize": (lambda x: F.normalize(x, dim=1), lambda x: scaled(x, x.norm(dim=1, keepdim=True))),
+    "renorm": (lambda x: torch.renorm(x, 2.0, 0, 1.5), lambda x: scaled(x, x / torch.renorm(x, 2.0, 0, 1.5))),
+    "renorm_": (lambda x: (x * 1).renorm_(1.0, -1, 2.0), lambda x: scaled(x, x / torch.renorm(x, 1.0, 2, 2.0))),
     "local_response_norm": (lambda x: F.local_response_norm(x, 2, 0.1), lambda x: scaled(
         x, x / F.local_response_norm(x, 2, 0.1))),
 }  # fmt: skip

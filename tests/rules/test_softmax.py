@@ -1,5 +1,7 @@
 """SoftmaxTaylor against the equation of AttnLRP, over any dimension, and with masked scores."""
 
+import math
+
 import oracles
 import pytest
 import torch
@@ -56,3 +58,18 @@ def test_log_softmax_and_logsumexp():
     x, r = carrier(3, 4), tensor(3, 4, seed=1)
     for function, given in ((lambda x: F.log_softmax(x, 1), r), (lambda x: torch.logsumexp(x, 1), tensor(3))):
         assert_close(both(function, [x], {}, given)[0], oracles.epsilon_of(function, x, given, 0.0))
+
+
+def test_smooth_maxima_of_two_and_running_ones():
+    """``R_a = a * da z * R / z`` with ``da z = exp(a - z)``; by the same formula as logsumexp of both side by side."""
+    a, b, r = carrier(3, 4), carrier(3, 4, seed=2), tensor(3, 4, seed=1)
+    for function, base in ((torch.logaddexp, math.e), (torch.logaddexp2, 2.0)):
+        z = function(a, b).detach()
+        expected = [x.detach() * base ** (x.detach() - z) * r / z for x in (a, b)]
+        for found, wanted in zip(both(function, [a, b], {}, r), expected, strict=True):
+            assert_close(found, wanted, 1e-6)
+    beside = both(lambda a, b: torch.logsumexp(torch.stack([a, b]), 0), [a, b], {}, r)
+    for found, wanted in zip(both(torch.logaddexp, [a, b], {}, r), beside, strict=True):
+        assert_close(found, wanted, 1e-6)
+    found = both(lambda x: torch.logcumsumexp(x, 1), [a], {}, r)[0]
+    assert_close(found, oracles.epsilon_of(lambda x: torch.logcumsumexp(x, 1), a, r, 0.0), 1e-6)
