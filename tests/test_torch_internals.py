@@ -6,6 +6,7 @@ import threading
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
@@ -66,6 +67,28 @@ def test_compiled_code_is_known_while_it_runs():
     assert not internals.is_compiled_code()
     internals.refuse_compiled("nothing")
     assert found == [False]
+
+
+def test_it_is_known_that_a_graph_is_written_down_and_whether_for_all_shapes():
+    seen = []
+
+    def function(x):
+        seen.append((internals.is_traced(), internals.has_symbolic_shape(x)))
+        return x + 1
+
+    make_fx(function)(torch.ones(2))
+    make_fx(function, tracing_mode="symbolic")(torch.ones(2))
+    function(torch.ones(2))
+    assert seen == [(True, False), (True, True), (False, False)]
+
+
+def test_a_condition_is_an_operation_of_a_graph_with_both_ways_in_it():
+    def function(x):
+        return internals.cond(x.sum() > 0, lambda x: x.sin(), lambda x: x.cos().mul_(2), (x,))
+
+    graph = make_fx(function)(torch.ones(2))
+    for x in (torch.ones(2), -torch.ones(2)):
+        assert torch.equal(graph(x), x.sin() if x.sum() > 0 else x.cos() * 2)
 
 
 def test_the_frame_of_a_module_call_is_on_the_stack_for_as_long_as_it_runs():

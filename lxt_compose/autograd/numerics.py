@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..torch_internals import is_batched
+from ..torch_internals import is_batched, is_traced
 
 
 class DefaultEpsilon(float):
@@ -121,9 +121,10 @@ def stabilize(z: Tensor, epsilon: Stabilizing) -> Tensor:
 def may_write_over(slot: Tensor) -> bool:
     """Whether a backward may put its result into the memory of a temporary of its own.
 
-    Not where the backward is recorded itself, nor where vmap runs it for several slots at a time (is_grads_batched).
+    Not where the backward is recorded itself, or written down as a graph, nor where vmap runs it for several slots at a
+    time (is_grads_batched).
     """
-    return not (is_batched(slot) or torch.is_grad_enabled())
+    return not (is_batched(slot) or torch.is_grad_enabled() or is_traced())
 
 
 def over_stabilized(value: Tensor, z: Tensor, epsilon: Stabilizing) -> Tensor:

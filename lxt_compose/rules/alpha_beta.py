@@ -1,15 +1,27 @@
 """The alpha-beta rule and its special case ZPlus: positive and negative contributions are shared out apart."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ..autograd.numerics import EPSILON, Stabilizing, check_epsilon, check_flag, check_number, over_positive
+from ..autograd.numerics import (
+    EPSILON,
+    Stabilizing,
+    check_epsilon,
+    check_flag,
+    check_number,
+    may_write_over,
+    over_positive,
+)
 from .base import QUIET
+from .linear_layers.branches import choose, is_nonnegative, is_nowhere, without_bias
 from .linear_layers.layer import Layer
 from .linear_layers.weight_parts import absolute, negative, positive, whole
-from .split import Split, Term, is_anywhere, is_nonnegative, unless
+from .split import Split, Term, unless
+
+_PARTS = (whole, absolute, positive, negative)
 
 
 def _tolerance(layer: Layer) -> float:
@@ -74,46 +86,56 @@ class AlphaBeta(Split):
 
     def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
         """See :meth:`Split.pull`."""
-        if is_nonnegative(x):
-            # An input of 0 has no relevance; without it, the sum of no contributions would make its slot huge.
-            return self._of_nonnegative(layer, r, x, z).mul_(x if relevance else x.sign())
-        return self._of_signed(layer, r, x, z, relevance)
+        ways = partial(self._of_nonnegative, relevance), partial(self._of_signed, relevance)
+        return choose(is_nonnegative(x), *ways, layer, (r, x, z), _PARTS)
 
-    def _of_nonnegative(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        def added() -> Tensor:
-            return layer.product(x, positive, unless(self.zero_bias, positive))
+    def _of_nonnegative(self, relevance: bool, layer: Layer, r: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        slot = self._over_nonnegative(layer, r, x, z)
+        # An input of 0 has no relevance; without it, the sum of no contributions would make its slot huge.
+        return slot.mul_(x if relevance else x.sign())
 
+    def _over_nonnegative(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor) -> Tensor:
         if not self.beta:
-            return layer.transpose(self._share(r, added()), positive, x)
-        z = layer.without_bias(x, z) if self.zero_bias else z
+            return layer.transpose(self._share(r, self._sum_above(layer, x)), positive, x)
+        z = without_bias(layer, x, z) if self.zero_bias else z
         below = layer.product(x, negative, unless(self.zero_bias, negative))
         above = z - below
         # P is a difference that may cancel where z < 0; there P < tolerance * |N| tells it.
-        if is_anywhere(above.add_(below, alpha=_tolerance(layer)).clamp_(max=0), r):
-            above = added()
-        else:
-            above = torch.sub(z, below, out=above)
-        slot = layer.transpose(self._share(r, above.clamp_(min=0)), positive, x)
+        exact = is_nowhere(torch.add(above, below, alpha=_tolerance(layer)).clamp_(max=0), r)
+        above = choose(
+            exact,
+            lambda layer, x, above: above.clamp_(min=0) if may_write_over(above) else above.clamp(min=0),
+            lambda layer, x, above: self._sum_above(layer, x),
+            layer, (x, above), _PARTS,
+        )  # fmt: skip
+        slot = layer.transpose(self._share(r, above), positive, x)
         return slot.add_(layer.transpose(self._other_share(r, below), negative, x))
 
-    def _of_signed(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
-        z = layer.without_bias(x, z) if self.zero_bias else z
+    def _sum_above(self, layer: Layer, x: Tensor) -> Tensor:
+        return layer.product(x, positive, unless(self.zero_bias, positive)).clamp_(min=0)
+
+    def _of_signed(self, relevance: bool, layer: Layer, r: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        z = without_bias(layer, x, z) if self.zero_bias else z
         size = layer.product(x.abs(), absolute, unless(self.zero_bias, absolute))
         # The smaller of both sums is (A - |z|) / 2; without beta only P counts, (A + z) / 2.
         other = z.abs() if self.beta else -z
-        if is_anywhere(other.sub_(size, alpha=1 - 2 * _tolerance(layer)).clamp_(min=0), r):
-            return self._of_parts(layer, r, x, relevance)
+        exact = is_nowhere(other.sub_(size, alpha=1 - 2 * _tolerance(layer)).clamp_(min=0), r)
+        ways = partial(self._of_differences, relevance), partial(self._of_parts, relevance)
+        return choose(exact, *ways, layer, (r, x, z, size), _PARTS)
+
+    def _of_differences(self, relevance: bool, layer: Layer, r: Tensor, x: Tensor, z: Tensor, size: Tensor) -> Tensor:
         p = self._share(r, (z + size).mul_(0.5).clamp_(min=0))
         if not self.beta:
             return _joined(x, layer.transpose(p, positive, x), layer.transpose(p, negative, x), relevance)
-        n = self._other_share(r, torch.sub(z, size, out=size).mul_(0.5).clamp_(max=0))
+        below = torch.sub(z, size, out=size) if may_write_over(size) else z - size
+        n = self._other_share(r, below.mul_(0.5).clamp_(max=0))
         plain, extra = layer.transpose(p + n, whole, x), layer.transpose(p.sub_(n), absolute, x)
         if relevance:
             return plain.mul_(x).addcmul_(extra, x.abs()).mul_(0.5)
         sign = x.sign()
         return plain.addcmul_(extra, sign).mul_(sign.abs_()).mul_(0.5)
 
-    def _of_parts(self, layer: Layer, r: Tensor, x: Tensor, relevance: bool) -> Tensor:
+    def _of_parts(self, relevance: bool, layer: Layer, r: Tensor, x: Tensor, *_: Tensor) -> Tensor:
         """Every sum by itself, without a difference: two products for each."""
         up, down = x.clamp(min=0), x.clamp(max=0)
         above = layer.product(up, positive, unless(self.zero_bias, positive)).add_(layer.product(down, negative))

@@ -11,6 +11,7 @@ from ..autograd.numerics import Stabilizing, check_flag, epsilon_in, narrowed, o
 from ..errors import RuleError
 from .absorption import BIAS, STABILIZER, constant_part, kind_of_constant
 from .base import QUIET, Amount, Call
+from .linear_layers.branches import without_bias
 from .linear_layers.layer import Layer, in_pieces, without_autocast
 from .linear_layers.recognize import offset_of, plain_layer
 from .linear_layers.weight_parts import whole
@@ -96,7 +97,7 @@ def through_layer(layer: Layer, epsilon: Stabilizing, zero_bias: bool, slot: Ten
     def pull(slot: Tensor, x: Tensor, z: Tensor) -> Tensor:
         given, x = x.dtype, x.to(layer.dtype)
         least = epsilon if callable(epsilon) else epsilon_in(epsilon, z.dtype)
-        s = over_stabilized(slot, layer.without_bias(x, z) if zero_bias else z, least)
+        s = over_stabilized(slot, without_bias(layer, x, z) if zero_bias else z, least)
         found = layer.transpose(s.to(layer.dtype), whole, x)
         return narrowed(found * x if torch.is_grad_enabled() else found.mul_(x), given)
 

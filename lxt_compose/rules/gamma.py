@@ -1,6 +1,7 @@
 """The gamma rule."""
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,9 +17,10 @@ from ..autograd.numerics import (
     over_stabilized,
 )
 from .base import QUIET
+from .linear_layers.branches import choose, is_nonnegative, is_nowhere, without_bias
 from .linear_layers.layer import Layer
-from .linear_layers.weight_parts import absolute, whole
-from .split import Emphasis, Split, Term, is_anywhere, is_nonnegative, unless
+from .linear_layers.weight_parts import Part, absolute, whole
+from .split import Emphasis, Split, Term, unless
 
 
 @dataclass(frozen=True)
@@ -65,26 +67,48 @@ class Gamma(Split):
 
     def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
         """See :meth:`Split.pull`."""
-        z, half = layer.without_bias(x, z) if self.zero_bias else z, self.gamma / 2
-        if not half:
+        z = without_bias(layer, x, z) if self.zero_bias else z
+        if not self.gamma:
             slot = layer.transpose(over_stabilized(r, z, self.epsilon), whole, x)
             return slot.mul_(x) if relevance else slot
-        same = is_nonnegative(x)
-        if same and not callable(self.epsilon) and not is_anywhere(z.clamp(max=0), r):
-            # No relevance comes from negative outputs, so positive contributions weigh more, whatever their output.
-            # (Denominators of negative outputs are wrong then, which a function of all of them would see.)
-            weigh = Emphasis(self.gamma)
-            denominator = layer.product(x, weigh, unless(self.zero_bias, weigh)).clamp_(min=0)
-            plain = layer.transpose(over_positive(r, denominator, self.epsilon), weigh, x)
-            return plain.mul_(x) if relevance else plain
-        size = x if same else x.abs()
+        return choose(
+            is_nonnegative(x),
+            partial(self._of_nonnegative, relevance),
+            partial(self._of_signed, relevance),
+            layer, (r, x, z), self._parts,
+        )  # fmt: skip
+
+    @property
+    def _parts(self) -> tuple[Part, ...]:
+        return (whole, absolute) if callable(self.epsilon) else (whole, absolute, Emphasis(self.gamma))
+
+    def _of_nonnegative(self, relevance: bool, layer: Layer, r: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        """Where no relevance comes from negative outputs, positive contributions weigh more, whatever z is."""
+        # (Denominators of negative outputs are wrong then, which a stabilizer that is a function of all would see.)
+        positive = not callable(self.epsilon) and is_nowhere(z.clamp(max=0), r)
+        slot = choose(positive, self._of_positive, self._of_any_sign, layer, (r, x, z), self._parts)
+        return slot.mul_(x) if relevance else slot
+
+    def _of_positive(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        weigh = Emphasis(self.gamma)
+        denominator = layer.product(x, weigh, unless(self.zero_bias, weigh)).clamp_(min=0)
+        return layer.transpose(over_positive(r, denominator, self.epsilon), weigh, x)
+
+    def _of_any_sign(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        plain, extra = self._pulled(layer, r, x, x, z)
+        return plain.add_(extra)
+
+    def _of_signed(self, relevance: bool, layer: Layer, r: Tensor, x: Tensor, z: Tensor) -> Tensor:
+        size = x.abs()
+        plain, extra = self._pulled(layer, r, x, size, z)
+        return plain.mul_(x).addcmul_(extra, size) if relevance else plain.addcmul_(extra, x.sign())
+
+    def _pulled(self, layer: Layer, r: Tensor, x: Tensor, size: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``W^T ((1 + gamma/2) s v)`` and ``|W|^T (gamma/2 v)``; `size` is ``|x|``."""
+        half = self.gamma / 2
         denominator = layer.product(size, absolute, unless(self.zero_bias, absolute))
         denominator = denominator.mul_(half).add_(z.abs(), alpha=1 + half)
         v = over_positive(r, denominator, self.epsilon)
         signed = torch.copysign(z.new_full((), 1 + half), z)
         signed = signed.mul_(v) if may_write_over(v) else signed * v
-        plain, extra = layer.transpose(signed, whole, x), layer.transpose(v.mul_(half), absolute, x)
-        if same:
-            plain.add_(extra)
-            return plain.mul_(x) if relevance else plain
-        return plain.mul_(x).addcmul_(extra, size) if relevance else plain.addcmul_(extra, x.sign())
+        return layer.transpose(signed, whole, x), layer.transpose(v.mul_(half), absolute, x)

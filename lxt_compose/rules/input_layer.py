@@ -17,6 +17,7 @@ from ..autograd.numerics import (
 )
 from ..errors import RuleError
 from .base import QUIET, RELEVANCE, Call
+from .linear_layers.branches import without_bias
 from .linear_layers.layer import Layer
 from .linear_layers.weight_parts import negative, positive, square
 from .split import Split, Term
@@ -85,7 +86,7 @@ class ZBox(Split):
         """See :meth:`Split.pull`: ``(x - low) * W+^T s + (x - high) * W-^T s``, which is the same and cannot cancel."""
         low, high = (torch.as_tensor(bound, dtype=x.dtype, device=x.device) for bound in (self.low, self.high))
         least = layer.of_constant(low, positive, x) + layer.of_constant(high, negative, x)
-        s = over_stabilized(r, layer.without_bias(x, z) - least, self.epsilon)
+        s = over_stabilized(r, without_bias(layer, x, z) - least, self.epsilon)
         from_low = layer.transpose(s, positive, x).mul_(x - low)
         return from_low.addcmul_(layer.transpose(s, negative, x), x - high)
 

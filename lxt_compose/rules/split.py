@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autograd.functions import Slots, backward_of, bypass
-from ..autograd.numerics import may_write_over, narrowed, stabilize
+from ..autograd.numerics import narrowed, stabilize
 from ..autograd.saved_values import Kept, keep
 from ..errors import RuleError, place
 from ..ops import Family, Op
@@ -174,24 +174,6 @@ def _layer_behind(z: Tensor) -> Layer | None:
 def unless(condition: bool, part: Part) -> Part | None:
     """The part of the bias that counts, unless it is left out."""
     return None if condition else part
-
-
-def is_nonnegative(x: Tensor) -> bool:
-    """Whether no element is negative."""
-    return not x.numel() or bool(x.amin() >= 0)
-
-
-def is_anywhere(excess: Tensor, r: Tensor) -> bool:
-    """Whether `excess` is not 0 somewhere where there is relevance; takes its memory.
-
-    For several slots at a time (``is_grads_batched``) nothing can depend on values, so the answer is yes.
-    """
-    if not excess.numel():
-        return False
-    if not may_write_over(r):
-        return True
-    low, high = excess.mul_(r).aminmax()
-    return not (low == 0 and high == 0)
 
 
 @dataclass(frozen=True)

@@ -82,9 +82,8 @@ class Unit:
         kind = op.traits.elementwise
         self._nonlinear |= op.family is Family.ACTIVATION or kind is Elementwise.NONLINEAR or len(derived) > 1
         known = (op.family in _ELEMENTWISE and op.traits.element_sum is None) or kind is not None
-        sizes = {tensor.numel() for tensor in given if id(tensor) not in self._derived} - {1}
-        sizes |= {tensor.numel() for tensor in tensors_in(output)} - {self.x.numel()}
-        self._elementwise = known and not sizes
+        constants = all(tensor.numel() == 1 for tensor in given if id(tensor) not in self._derived)
+        self._elementwise = known and constants and all(out.numel() == self.x.numel() for out in tensors_in(output))
 
     def holds(self, output: Any) -> bool:
         """Whether the module was one elementwise function, of several steps, that gave this output."""

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .weight_parts import Part, Parts, ones, whole
+from ...torch_internals import has_symbolic_shape
+from .weight_parts import Part, Parts, ones
 
 Apply = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 Back = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -87,15 +88,6 @@ class Layer:
             x = torch.zeros_like(x, requires_grad=True)
             return torch.autograd.grad(self.apply(x, weight, None), x, s)[0].contiguous()
 
-    def without_bias(self, x: Tensor, z: Tensor) -> Tensor:
-        """The output z for x, with the bias taken off."""
-        if self.offset is None or not z.numel():
-            return z
-        rest = z - self.offset
-        # Of an output that is nearly all bias, and in half precision of any, too few digits are left.
-        is_rounding = self.is_rounded or rest.abs().amax() < self.offset.abs().amax() / 128
-        return self.product(x, whole) if is_rounding else rest
-
     def of_constant(self, value: Tensor | float, part: Part, x: Tensor) -> Tensor:
         """The layer, without its bias, of a constant that broadcasts to x; as small as broadcasts to the output."""
         value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
@@ -112,8 +104,10 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
 
 def in_pieces(layer: Layer, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     """``function(*tensors)``, some samples at a time where they are large: less memory, and on a CPU less time."""
+    if not layer.samples or any(map(has_symbolic_shape, tensors)):
+        return function(*tensors)
     size = max(tensor.nbytes for tensor in tensors)
-    if not layer.samples or size <= _PIECE or tensors[0].device.type != "cpu":
+    if size <= _PIECE or tensors[0].device.type != "cpu":
         return function(*tensors)
     step = max(1, len(tensors[0]) * _PIECE // size)
     pieces = zip(*(tensor.split(step) for tensor in tensors), strict=True)

@@ -1,11 +1,13 @@
 """Parts of a weight (its positive part, its absolute values, ...), computed once while the weight stays the same."""
 
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
+
+from ...torch_internals import is_traced
 
 Part = Callable[[Tensor], Tensor]
 _Made = tuple[tuple[int, int, torch.dtype], Tensor]
@@ -71,17 +73,23 @@ class Parts:
                 return part(dequantized(weight).to(dtype))
         if part is whole and dtype == weight.dtype:
             return weight
+        if is_traced():  # it belongs to the graph
+            return self._made(weight, part, dtype)
         stamp = (weight._version, weight.data_ptr(), weight.dtype)
         with self._lock:
             kept = self._kept.get(weight, {}).get((part, dtype))
         if kept is not None and kept[0] == stamp:
             return kept[1]
-        with torch.no_grad():
-            made = part(weight.to(dtype))
+        made = self._made(weight, part, dtype)
         with self._lock:
             if not self._closed:
                 self._kept.setdefault(weight, {})[part, dtype] = (stamp, made)
         return made
+
+    @staticmethod
+    def _made(weight: Tensor, part: Part, dtype: torch.dtype) -> Tensor:
+        with torch.no_grad():
+            return part(weight.to(dtype))
 
     def close(self) -> None:
         """Let all go, and keep nothing from now on; what is asked for later is computed each time."""
@@ -91,3 +99,15 @@ class Parts:
 
     def __len__(self) -> int:
         return sum(len(parts) for parts in self._kept.values())
+
+
+class Given(Parts):
+    """Parts of one weight that were made before, and are all that may be asked for."""
+
+    def __init__(self, made: Mapping[Part, Tensor]) -> None:
+        super().__init__()
+        self._given = made
+
+    def get(self, weight: Tensor, part: Part, dtype: torch.dtype) -> Tensor:
+        """See :meth:`Parts.get`."""
+        return self._given[part]
