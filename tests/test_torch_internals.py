@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from lxt_compose import torch_internals as internals
+from lxt_compose.torch_internals import traces
 
 
 class Seen(TorchFunctionMode):
@@ -73,7 +74,7 @@ def test_it_is_known_that_a_graph_is_written_down_and_whether_for_all_shapes():
     seen = []
 
     def function(x):
-        seen.append((internals.is_traced(), internals.has_symbolic_shape(x)))
+        seen.append((traces.is_traced(), traces.has_symbolic_shape(x)))
         return x + 1
 
     make_fx(function)(torch.ones(2))
@@ -84,7 +85,7 @@ def test_it_is_known_that_a_graph_is_written_down_and_whether_for_all_shapes():
 
 def test_a_condition_is_an_operation_of_a_graph_with_both_ways_in_it():
     def function(x):
-        return internals.cond(x.sum() > 0, lambda x: x.sin(), lambda x: x.cos().mul_(2), (x,))
+        return traces.cond(x.sum() > 0, lambda x: x.sin(), lambda x: x.cos().mul_(2), (x,))
 
     graph = make_fx(function)(torch.ones(2))
     for x in (torch.ones(2), -torch.ones(2)):

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..torch_internals import is_batched, is_traced
+from ..torch_internals import is_batched
+from ..torch_internals.traces import is_traced
 
 
 class DefaultEpsilon(float):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..autograd.functions import Slots, bypass, graft, taylor_softmax
 from ..ops import Family
-from ..torch_internals import is_traced
+from ..torch_internals.traces import is_traced
 from .absorption import BIAS, SOFTMAX, left_over
 from .base import Amount, Call, Rule
 from .epsilon import Epsilon

@@ -13,7 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from ...autograd.numerics import may_write_over
-from ...torch_internals import cond, has_symbolic_shape, is_batched, is_traced
+from ...torch_internals import is_batched
+from ...torch_internals.traces import cond, has_symbolic_shape, is_traced
 from .layer import Layer
 from .weight_parts import Given, Part, whole
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...torch_internals import has_symbolic_shape
+from ...torch_internals.traces import has_symbolic_shape
 from .weight_parts import Part, Parts, ones
 
 Apply = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]

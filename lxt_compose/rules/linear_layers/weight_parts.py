@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ...torch_internals import is_traced
+from ...torch_internals.traces import is_traced
 
 Part = Callable[[Tensor], Tensor]
 _Made = tuple[tuple[int, int, torch.dtype], Tensor]

@@ -21,7 +21,7 @@ from torch.nn.modules._functions import BackwardHookFunction
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import CheckpointFunction
 
-from .errors import RegistrationError
+from ..errors import RegistrationError
 
 # ---- function modes --------------------------------------------------------------------------------------------------
 
@@ -81,39 +81,6 @@ def refuse_compiled(what: str) -> None:
             f"{what} runs in compiled code, where rules cannot be relied on; call the model itself rather than "
             f"torch.compile(model), or call it under torch.compiler.set_stance('force_eager')"
         )
-
-
-# ---- traces ----------------------------------------------------------------------------------------------------------
-
-
-def is_traced() -> bool:
-    """Whether what runs is written down as a graph (`make_fx`), so that nothing can depend on the values of tensors.
-
-    `torch.fx.experimental.proxy_tensor.get_proxy_mode()` says the same, but takes a second to import. Unnecessary once
-    `torch.compiler.is_compiling()` is true under `make_fx` too.
-    """
-    return torch._C._get_dispatch_mode(_PROXY) is not None
-
-
-def has_symbolic_shape(tensor: Tensor) -> bool:
-    """Whether the shape of a tensor is a formula: a graph for all shapes is being written down.
-
-    Unnecessary once tensors tell it publicly.
-    """
-    return bool(tensor._has_symbolic_sizes_strides)
-
-
-_PROXY = torch._C._TorchDispatchModeKey.PROXY
-
-
-def cond(condition: Tensor, then: Callable[..., Tensor], otherwise: Callable[..., Tensor], given: Any) -> Tensor:
-    """Return ``then(*given)`` or ``otherwise(*given)`` as one operation of a graph that is being written down.
-
-    Neither may change what is given, or use another tensor. `torch.cond` is the public form; it compiles both branches
-    by dynamo, which does not know the objects of this library.
-    """
-    result: Tensor = torch.ops.higher_order.cond(condition, then, otherwise, tuple(given))
-    return result
 
 
 # ---- Python's call stack ---------------------------------------------------------------------------------------------
