@@ -2,8 +2,8 @@
 
 import functools
 
-import split_rules as eager
 import pytest
+import split_rules as eager
 import torch
 from support import assert_close
 from torch import nn
