@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..coverage.report import CoverageReport
-from ..ledger import Ledger
 from .axes import BATCH, UNKNOWN, kept_dims, total
 from .data import AttributionData
 from .inputs import pair

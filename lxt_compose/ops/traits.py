@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -119,7 +119,6 @@ class Traits:
         running_statistics: it may update some of its arguments in place while it runs.
         signs: it adds two operands, each with this sign.
         exponent: it is a power, with this exponent or with the exponent that this argument gives.
-        limits: its values lie between these; by default, where its arguments say which.
         modulus: of complex numbers it is their length, and homogeneous.
         degree: p where ``f(t x) = t ** p * f(x)``, for homogeneous functions, or the argument that gives it.
         order: the argument that gives the p of a p-norm.
@@ -131,6 +130,7 @@ class Traits:
         base: it raises this number to the power of its input.
         clips: it cuts its input off at a least or a largest value.
         like: the argument of which it takes the shape or the dtype alone.
+        mixes: it is a movement that picks elements by their value, or puts other values in.
         elements: where the input's elements are in the output.
         elementwise: how it is elementwise; activations, products (of several tensors) and divisions are without
             saying so.
@@ -154,7 +154,6 @@ class Traits:
     running_statistics: bool = False
     signs: tuple[float, float] | None = None
     exponent: float | Argument | None = None
-    limits: tuple[float, float] | None = None
     modulus: bool = False
     degree: float | Argument = 1.0
     order: Argument | None = None
@@ -166,6 +165,7 @@ class Traits:
     base: float | None = None
     clips: bool = False
     like: Argument | None = None
+    mixes: bool = False
     elements: Elements | None = None
     elementwise: Elementwise | None = None
     reads_strides: bool = False
@@ -241,9 +241,6 @@ _ROWS: tuple[tuple[str, Traits], ...] = (
     ("rpow", Traits(exponent=Argument(0, "self"), elementwise=_NONLINEAR)),
     ("rsqrt min max minimum maximum fmin fmax", Traits(elementwise=_NONLINEAR)),
     ("abs", Traits(modulus=True)),
-    ("sigmoid hardsigmoid", Traits(limits=(0.0, 1.0))),
-    ("tanh hardtanh softsign erf", Traits(limits=(-1.0, 1.0))),
-    ("relu6", Traits(limits=(0.0, 6.0))),
     ("var", Traits(degree=2.0)),
     ("cov", Traits(degree=2.0, elements=Elements.MIXED)),
     ("matrix_power", Traits(degree=Argument(1, "n"), elements=Elements.MIXED)),
@@ -294,6 +291,16 @@ _ROWS: tuple[tuple[str, Traits], ...] = (
             has_projections=True)),
 )  # fmt: skip
 
+_MIXES = """
+    pad pad_sequence where masked_fill masked_scatter scatter index_copy index_fill fill fill_diagonal zero nan_to_num
+    setitem select_scatter slice_scatter diagonal_scatter block_diag diag_embed diagflat tril triu to_padded_tensor
+    sort msort topk max min amax amin aminmax maximum minimum fmax fmin median nanmedian mode kthvalue cummax cummin
+    max_pool1d max_pool2d max_pool3d adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d
+    fractional_max_pool2d fractional_max_pool3d max_unpool1d max_unpool2d max_unpool3d
+    alpha_dropout feature_alpha_dropout
+""".split()
+
 NO_TRAITS = Traits()
 TRAITS: dict[str, Traits] = {name: traits for names, traits in _ROWS for name in names.split()}
+TRAITS |= {name: replace(TRAITS.get(name, NO_TRAITS), mixes=True) for name in _MIXES}
 """The row of each operation that has one, by its canonical name."""

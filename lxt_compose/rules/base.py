@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ..autograd.marks import History, history_of
 from ..autograd.trees import PLAIN, map_tensors, tensors_in
 from ..errors import RuleError, place
 from ..ops import Family, Op
@@ -58,6 +59,8 @@ class OpCall:
     """The name of the operation."""
     rule: Rule | None = None
     """The rule that is applied to it."""
+    histories: list[History] = field(default_factory=list)
+    """Where :attr:`known` keeps what it has found before the operation runs, which may change a carrier in place."""
     shares: list[float] | None = None
     """The share of each carrier, where a rule gives it one."""
     edges: list[Any] | None = None
@@ -66,6 +69,13 @@ class OpCall:
     """What the operation has put out, once it has run, where :meth:`Rule.absorbed` is asked."""
     rerun: Callable[..., Tensor] | None = None
     """Runs the operation on other carriers; only in a check, where time does not matter."""
+
+    @property
+    def known(self) -> list[History]:
+        """What is known of the history of each carrier."""
+        if len(self.histories) != len(self.carriers):
+            self.histories = [history_of(x) for x in self.carriers]
+        return self.histories
 
     @property
     def where(self) -> str:

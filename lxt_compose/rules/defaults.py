@@ -13,7 +13,6 @@ from .attention import Attention
 from .base import RELEVANCE, Rule, find_carriers
 from .embedding import Lookup, is_for_training
 from .epsilon import Epsilon
-from .gated import Gated, GatedEpsilon, has_sigmoid_gate
 from .homogeneous import Homogeneous
 from .identity import Identity
 from .norm import Norm
@@ -53,8 +52,10 @@ def default_rules(formulation: str, epsilon: float | None = None) -> dict[Family
     }
 
 
-def default_rule(op: Op, table: Table) -> Rule | None:
-    """The default rule of an operation; None for movement, and for what is uncovered."""
+def default_rule(op: Op, table: Table, carriers: int = 1) -> Rule | None:
+    """The default rule of an operation on so many carriers; None for movement, and for what is uncovered."""
+    if carriers > 1 and op.multiplies and op.family is Family.LINEAR:
+        return table.get(Family.CONTRACTION)  # weights that carry relevance themselves are factors too
     if op.family is Family.PRODUCT and op.addends:
         return table.get(Family.CONTRACTION)  # addcmul: a product that something is added to
     if op.family is Family.PRODUCT and op.traits.element_sum is not None:
@@ -84,7 +85,7 @@ def depends_on_call(op: Op) -> bool:
     known = op.traits
     alone = known.lookup or known.modulus or known.dropout or known.state_space is not None
     argued = isinstance(known.exponent, Argument) or known.decides_family
-    return op.multiplies or alone or argued or _has_modes(op)
+    return alone or argued or _has_modes(op)
 
 
 def _has_modes(op: Op) -> bool:
@@ -92,9 +93,7 @@ def _has_modes(op: Op) -> bool:
     return op.traits.norm is not None and op.traits.training is not None
 
 
-def rule_of_call(
-    op: Op, table: Table, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: int, module: nn.Module
-) -> Rule | None:
+def rule_of_call(op: Op, table: Table, args: tuple[Any, ...], kwargs: dict[str, Any], module: nn.Module) -> Rule | None:
     """The default rule where it depends on the arguments of the call, or on the module that makes it."""
     known = op.traits
     if known.decides_family:
@@ -111,25 +110,12 @@ def rule_of_call(
         return table.get(Family.HOMOGENEOUS if any(map(torch.is_complex, find_carriers(args, kwargs))) else op.family)
     if _has_modes(op):
         return table.get(Family.NORMALIZATION if _is_training(op, args, kwargs) else Family.LINEAR)
-    if known.dropout:
-        return table.get(Family.LINEAR) if drops(op, args, kwargs) else None
-    return _of_product(op, table, args, kwargs, carriers)
+    return table.get(Family.LINEAR) if drops(op, args, kwargs) else None  # a dropout
 
 
 def _of_elements(table: Table) -> Rule | None:
     """The rule for the elements of one tensor as factors: they are all alike, so no table tells a signal among them."""
     return UniformElements() if Family.PRODUCT in table else None
-
-
-def _of_product(op: Op, table: Table, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: int) -> Rule | None:
-    """The rule for factors: weights that carry relevance themselves are factors too, sigmoids are gates."""
-    if op.family is Family.LINEAR:
-        rule = table.get(Family.CONTRACTION if carriers > 1 else Family.LINEAR)
-    else:
-        rule = default_rule(op, table)
-    if carriers > 1 and type(rule) in (Uniform, UniformEpsilon) and has_sigmoid_gate(find_carriers(args, kwargs)):
-        return GatedEpsilon(rule.epsilon) if isinstance(rule, UniformEpsilon) else Gated()
-    return rule
 
 
 def drops(op: Op | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

@@ -119,40 +119,6 @@ def _expand_call(
 
 # ---- modules ---------------------------------------------------------------------------------------------------------
 
-_GRID = torch.tensor([-1e4, -40.0, *torch.linspace(-12, 12, 97, dtype=torch.float64).tolist(), 40.0, 1e4]).double()
-_kinds: weakref.WeakKeyDictionary[nn.Module, tuple[Any, str]] = weakref.WeakKeyDictionary()
-
-
-def kind_of_module(module: nn.Module) -> str:
-    """What an elementwise module does to a signal that it multiplies, by its values on a grid.
-
-    Returns:
-        "sigmoid" if it opens and shuts between 0 and 1, "tanh" if it is bounded at all, else the empty string.
-    """
-    signature = [(t.data_ptr(), t._version) for t in (*module.parameters(), *module.buffers())], module.extra_repr()
-    known = _kinds.get(module)
-    if known is None or known[0] != signature:
-        known = _kinds[module] = signature, _kind(module)
-    return known[1]
-
-
-def _kind(module: nn.Module) -> str:
-    try:
-        twin = copy.deepcopy(module).to("cpu", torch.float64).eval()
-        clear_hooks(twin)
-        with torch.no_grad(), modes_off():
-            values, apart = twin(_GRID.clone()), twin(_GRID[1::2].clone())
-            low, high = float(values.min()), float(values.max())
-            ends, steps = values[[0, -1]], values[[1, -2]]
-    except Exception:  # it is the user's, and may not take such an input
-        return ""
-    elementwise = values.shape == _GRID.shape and torch.allclose(values[1::2], apart)
-    if not elementwise or not bool((ends - steps).abs().max() <= 0.05 * (1 + high - low)):
-        return ""
-    opens = -1e-6 <= low <= 1e-3 and 1 - 1e-3 <= high <= 1 + 1e-6 and abs(float(ends.sum()) - 1) < 1e-3
-    return "sigmoid" if opens else "tanh"
-
-
 _of_modules: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Expansion | None]] = weakref.WeakKeyDictionary()
 
 

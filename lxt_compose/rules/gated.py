@@ -1,42 +1,26 @@
 """The rules for gates: products of a signal and of the output of an activation that scales it."""
 
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
-from ..autograd.functions import Bypass, Rebind, RelevanceFunction, shared_evenly
-from ..ops.traits import TRAITS
-from .base import Call
-from .identity import _less_bias, _passed_on, _sloped, _through_ratio
+from ..autograd.marks import Gate
+from .base import Call, Rule
 from .scaling import Scaling, addends_of
 from .uniform import Uniform
-
-# What opens and shuts between 0 and 1 ...
-_SIGMOIDS = frozenset(name for name, traits in TRAITS.items() if traits.limits == (0, 1))
-# ... and what is bounded at all.
-_BOUNDED = frozenset(name for name, traits in TRAITS.items() if traits.limits is not None)
+from .uniform_epsilon import UniformEpsilon
 
 
-Kind = frozenset[str] | None
-"""Names of activations; None for any."""
-
-
-def gates_among(call: Call, *kinds: Kind) -> list[bool]:
-    """For each carrier, whether it is a gate: a factor out of an activation of the first kind that leaves a signal."""
+def gates_among(call: Call, *kinds: Gate) -> list[bool]:
+    """For each carrier, whether it is a gate: a factor that is one of the first kind that leaves a signal."""
     added = addends_of(call)
-    behind = ["" if addend else activation_behind(x) for addend, x in zip(added, call.carriers, strict=True)]
+    gates = [Gate.NONE if addend else known.gate for addend, known in zip(added, call.known, strict=True)]
     for kind in kinds:
-        gates = [bool(name) and (kind is None or name in kind) for name in behind]
-        if sum(gates) < len(added) - sum(added):
-            return gates
+        found = [gate >= kind for gate in gates]
+        if sum(found) < len(added) - sum(added):
+            return found
     return [False] * len(added)
-
-
-def has_sigmoid_gate(factors: list[Tensor]) -> bool:
-    """Whether some factors of a product come out of sigmoids, and others do not."""
-    return 0 < sum(activation_behind(x) in _SIGMOIDS for x in factors) < len(factors)
 
 
 @dataclass(frozen=True)
@@ -46,9 +30,10 @@ class SignalTakesAll(Scaling):
     ``z = signal * gate``: ``R_signal = R``, ``R_gate = 0``; in the gradient formulation ``g_signal = gate * g``.
     A gate is a factor that comes out of an activation (``silu(gate) * up``, ``sigmoid(gate) * x``), also after it was
     moved around, scaled, shifted (``1 - sigmoid(gate)``) or multiplied with another gate. Where all factors come out
-    of activations, only bounded ones are gates (``tanh(gate) * relu(x)``), and if all are bounded, sigmoids
-    (``sigmoid(gate) * tanh(x)``, as in an LSTM). Where none of the factors is a gate, or all are, they share evenly, as
-    under :class:`UniformEpsilon`. With one carrier it is :class:`Epsilon`.
+    of activations, only bounded ones are gates (``tanh(gate) * relu(x)``), and if all are bounded, those that open and
+    close (``sigmoid(gate) * tanh(x)``, as in an LSTM): see :class:`~lxt_compose.autograd.marks.Gate`. Where none of the
+    factors is a gate, or all are, they share evenly, as under :class:`UniformEpsilon`. With one carrier it is
+    :class:`Epsilon`.
 
     Args:
         epsilon: stabilizer of the product, >= 0 (see :class:`Epsilon`).
@@ -60,7 +45,7 @@ class SignalTakesAll(Scaling):
     """
 
     knows_complex: ClassVar[bool] = True
-    kinds: ClassVar[tuple[Kind, ...]] = (None, _BOUNDED, _SIGMOIDS)
+    kinds: ClassVar[tuple[Gate, ...]] = (Gate.ACTIVATION, Gate.BOUNDED, Gate.OPENS)
     """What is taken for a gate; the next kind where the one before would leave no signal."""
 
     def shares(self, call: Call) -> list[float]:
@@ -86,7 +71,7 @@ class GatedEpsilon(SignalTakesAll):
     Source: as for :class:`Gated`.
     """
 
-    kinds: ClassVar[tuple[Kind, ...]] = (_SIGMOIDS,)
+    kinds: ClassVar[tuple[Gate, ...]] = (Gate.OPENS,)
 
 
 @dataclass(frozen=True)
@@ -100,6 +85,9 @@ class Gated(Uniform):
     out, position by position in a recurrent net. Gates with f(0) = 0 (SiLU, GELU, tanh) lose nothing, and share. Where
     the default for products is Uniform, such products take this rule; a key, ``{torch.mul: Uniform()}``, goes before.
 
+    A sigmoid is known by what it does, whichever rule it has: an activation f with a limit on either side, f(0) between
+    them and not 0 (``relu6(x + 3) / 6``, ``(tanh(x / 2) + 1) / 2``), also after it was moved, scaled or averaged.
+
     Raises:
         RuleError: a factor cannot be broadcast to the output's shape, or (gradient) the operation is no product.
 
@@ -110,69 +98,11 @@ class Gated(Uniform):
 
     def sharers(self, call: Call) -> list[Tensor]:
         """The factors that are no sigmoids; all, if all are."""
-        return [x for x, gate in zip(call.carriers, gates_among(call, _SIGMOIDS), strict=True) if not gate]
+        return [x for x, gate in zip(call.carriers, gates_among(call, Gate.OPENS), strict=True) if not gate]
 
 
-# Autograd nodes of the functions whose own gradient is f(x) / x, where the identity rule leaves no node of its own ...
-_OWN_SLOPE = frozenset("Relu LeakyRelu Abs Prelu RreluWithNoise Clamp ClampMin ClampMax".split())
-# ... and of those that move or scale a gate without making it anything else.
-_PASSED = frozenset(
-    """
-    View UnsafeView Reshape ReshapeAlias Unsqueeze Squeeze Expand Permute Transpose T Mt Slice Select Split
-    SplitWithSizes Unbind Narrow AsStrided Alias Clone ToCopy Index IndexSelect Gather Repeat Flip Roll Mul Div Neg
-""".split()
-)
-# What makes a gate of bounded ones, but of an activation at large (relu(x) + 1, the sum of several) a signal as well.
-_MADE = frozenset(
-    """
-    Add Sub Rsub Mean Sum Topk Sort MaskedFill Where ConstantPadNd Scatter Amax Max MaxPool2DWithIndices AvgPool2D
-    UpsampleNearest1D UpsampleNearest2D UpsampleNearest3D UpsampleLinear1D UpsampleBilinear2D UpsampleBicubic2D
-    UpsampleTrilinear3D Cat Stack
-""".split()
-)
-# What joins several: of gates, it is one.
-_JOINS = frozenset({"Mul", "Cat", "Stack", "Where"})
-_IDENTITIES = (_less_bias, _passed_on, _sloped, _through_ratio)
-_FURTHEST = 16
-
-
-def activation_behind(x: Tensor) -> str:
-    """The name of the activation that a carrier came out of, if it was only moved, scaled or shifted; else empty."""
-    return _behind(x.grad_fn, _FURTHEST)
-
-
-def _behind(node: Any, steps: int) -> str:
-    known: frozenset[str] | None = None  # which activations still make a gate, after what was passed; None: any
-    for left in range(steps, 0, -1):
-        if node is None:
-            return ""
-        function = getattr(type(node), "_forward_cls", None)
-        kind = type(node).__name__.rstrip("0123456789").removesuffix("Backward")
-        handed_on = node.slots.func if function is Bypass and isinstance(node.slots, partial) else None
-        if handed_on in _IDENTITIES:
-            return _if_known(str(node.slots.args[0]), known, node, left)
-        if function is None and kind in _OWN_SLOPE:
-            return _if_known(kind.lower(), known, node, left)
-        if function is None:
-            if kind not in _PASSED and kind not in _MADE:
-                return ""
-            known = _BOUNDED if kind in _MADE else known
-        elif not issubclass(function, RelevanceFunction) or (function is Bypass and handed_on is not shared_evenly):
-            return ""
-        sources = [source for source, _ in node.next_functions if source is not None]
-        if function is Rebind:
-            sources = sources[-1:]  # the result of an in-place operation; before it comes what was overwritten
-        if len(sources) != 1:
-            joins = function is Bypass or kind in _JOINS
-            names = [_behind(source, left - 1) for source in sources] if joins else []
-            return max(names, key=lambda name: name not in _SIGMOIDS) if names and _BOUNDED.issuperset(names) else ""
-        node = sources[0]
-    return ""
-
-
-def _if_known(name: str, known: frozenset[str] | None, node: Any, left: int) -> str:
-    """The name of an activation, if it is one of those; a sigmoid that it only limits stays one."""
-    if name.startswith("clamp"):
-        before = [_behind(source, left - 1) for source, _ in node.next_functions]
-        name = next((other for other in before if other in _SIGMOIDS), name)
-    return name if known is None or name in known else ""
+def gated_form(rule: Rule | None) -> Rule | None:
+    """Return the rule in place of a default for products where one of several factors is a sigmoid gate."""
+    if type(rule) is Uniform:
+        return Gated()
+    return GatedEpsilon(rule.epsilon) if type(rule) is UniformEpsilon else None

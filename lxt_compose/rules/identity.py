@@ -10,10 +10,8 @@ from torch import Tensor
 from ..autograd.functions import Slots, bypass
 from ..autograd.numerics import check_flag, may_write_over, narrowed, stabilize
 from ..errors import RuleError
-from ..ops.slopes import curve_of_module
 from .absorption import BIAS, STABILIZER
 from .base import QUIET, Amount, Call, Rule, only_output
-from .expansion import kind_of_module
 from .slopes import Slope, curve_called, slope_of
 
 
@@ -31,15 +29,15 @@ class ElementwiseRule(Rule):
         """See :meth:`Rule.leave`."""
         if self.idle(call):
             return outputs
-        z, x, name = self.pair(call, outputs), call.values[0], _name_of(call)
+        z, x = self.pair(call, outputs), call.values[0]
         if call.relevance and self.passes_whole(call):
-            return [bypass(partial(_passed_on, name, x.shape), z, (), call.carriers)]
+            return [bypass(partial(_passed_on, x.shape), z, (), call.carriers)]
         slope = self.slope(call, x, z)
         if not call.relevance:
-            return [bypass(partial(_sloped, name, slope.factor), z, slope.saved, call.carriers)]
+            return [bypass(partial(_sloped, slope.factor), z, slope.saved, call.carriers)]
         if not slope.has_bias:
-            return [bypass(partial(_passed_on, name, x.shape), z, (), call.carriers)]
-        return [bypass(partial(_less_bias, name, slope.factor), z, (z, *slope.saved), call.carriers)]
+            return [bypass(partial(_passed_on, x.shape), z, (), call.carriers)]
+        return [bypass(partial(_less_bias, slope.factor), z, (z, *slope.saved), call.carriers)]
 
     def pair(self, call: Call, outputs: list[Tensor]) -> Tensor:
         """The output, which has one element for each of the input."""
@@ -129,26 +127,18 @@ class Identity(ElementwiseRule):
         return STABILIZER if self.zero_bias else BIAS
 
 
-def _name_of(call: Call) -> str:
-    """The name of a function, for :func:`activation_behind`: its operation's, or one that does the same to a signal."""
-    if call.op is not None or call.module is None:
-        return call.op.name if call.op is not None else ""
-    known = curve_of_module(type(call.module)).name
-    return known or kind_of_module(call.module) or type(call.module).__name__.lower()
-
-
-def _passed_on(_: str, shape: torch.Size, slot: Tensor) -> Slots:
+def _passed_on(shape: torch.Size, slot: Tensor) -> Slots:
     return (slot.reshape(shape),)
 
 
-def _sloped(_: str, slope: Callable[..., Tensor], slot: Tensor, *saved: Tensor) -> Slots:
+def _sloped(slope: Callable[..., Tensor], slot: Tensor, *saved: Tensor) -> Slots:
     factor = slope(*saved)
     slot = slot.reshape(factor.shape)
     # the slope is nobody else's, so its memory can take the result; not so where the backward itself is recorded
     return (factor.mul_(slot) if may_write_over(slot) else slot * factor,)
 
 
-def _less_bias(_: str, slope: Callable[..., Tensor], slot: Tensor, z: Tensor, *saved: Tensor) -> Slots:
+def _less_bias(slope: Callable[..., Tensor], slot: Tensor, z: Tensor, *saved: Tensor) -> Slots:
     """``R / z * slope * x``; 0 where z is 0, or too small to divide by."""
     x = saved[0]
     if x.dtype in (torch.float16, torch.bfloat16):  # an output below their range divides a relevance below it
@@ -183,7 +173,7 @@ class Ratio(ElementwiseRule):
         if not call.relevance:
             return super().leave(call, outputs)
         z, x = self.pair(call, outputs), call.values[0]
-        return [bypass(partial(_through_ratio, _name_of(call)), z, (x, z), call.carriers)]
+        return [bypass(_through_ratio, z, (x, z), call.carriers)]
 
     def _kept(self, call: Call, slot: Tensor) -> Tensor:
         """All of R where x is 0, elsewhere ``R - R * z / (z + e sign z)``."""
@@ -193,6 +183,6 @@ class Ratio(ElementwiseRule):
         return slot - torch.where(x == 0, 0, slot * z / stabilize(z, 0.0))
 
 
-def _through_ratio(_: str, slot: Tensor, x: Tensor, z: Tensor) -> Slots:
+def _through_ratio(slot: Tensor, x: Tensor, z: Tensor) -> Slots:
     kept = z / stabilize(z, 0.0)
     return (torch.where(x == 0, 0, (slot * kept).reshape(x.shape)),)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..autograd.marks import Constants
 from ..errors import place
 from ..keys import Binding
 from ..rules import OpCall, Rule
@@ -138,6 +139,8 @@ class CallStack(threading.local):
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []
+        self.constants = Constants()
+        """What is known of tensors that rules took out of the graph."""
         self.ended: int | None = None
         """The number of the autograd node that came next when the last outermost module had ended."""
         self.seen: Seen | None = None
@@ -152,6 +155,7 @@ class CallStack(threading.local):
 
     def start(self) -> None:
         """Forget what was met; called when an outermost module begins."""
+        self.constants.clear()
         self.carriers_met = False
         self.recorded = torch.is_grad_enabled()
         self.first_layer_met = False

@@ -28,6 +28,7 @@ from ..rules import (
     Uniform,
     UniformEpsilon,
 )
+from ..rules.gated import gated_form
 from .policy import FunctionInfo, Policy, Where
 
 _OWN_GRADIENT = Epsilon(0.0)
@@ -58,6 +59,7 @@ class Decision:
         key: the user's key that gave it.
         count: the row of the report that it is counted in; None where the rows of a module stand for it.
         shadowed: the row of a key of the user's that matches, but is outranked by a rule on the module around.
+        gated: the rule in its place where one of several factors is a gate.
         served: the rule comes from a module around, and acts on operations inside of it.
         keep: the same is decided for each call of the function here with as many carriers.
     """
@@ -69,6 +71,7 @@ class Decision:
     key: Assignment | None = None
     count: Count | None = None
     shadowed: Count | None = None
+    gated: Rule | None = None
     served: bool = False
     keep: bool = True
 
@@ -84,7 +87,7 @@ CallSite = tuple[Any, ...]
 
 def call_site(info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: int) -> CallSite:
     """Return what the decision about a call is kept by."""
-    if not info.varies or info.op is None or info.op.multiplies:
+    if not info.varies:
         return info.function, carriers
     return info.function, carriers, *map(_plain, args), *((name, _plain(value)) for name, value in kwargs.items())
 
@@ -114,11 +117,7 @@ def decide(call: OpCall, info: FunctionInfo, where: Where, policy: Policy, *, fi
         shadowed = None
     else:
         key, shadowed = None, _shadowed(tally, info, where)
-    keep = (
-        info.own is None
-        and not (info.varies and _varies(info, call))
-        and not (info.is_layer and policy.first_layer is not None)
-    )
+    keep = info.own is None and not (info.is_layer and policy.first_layer is not None)
     made = Decision(info, Action.RULE, Status.DEFAULT, None, key, None, shadowed, keep=keep)
     scope = where.scope
     if key is not None:
@@ -134,6 +133,8 @@ def decide(call: OpCall, info: FunctionInfo, where: Where, policy: Policy, *, fi
         made.rule, made.served = scope, True
     elif info.op is not None and info.op.steps is None:
         made.rule = policy.default(info, call, where)
+        if info.op.multiplies and len(call.carriers) > 1:
+            made.gated = gated_form(made.rule)
     if first and policy.first_layer is not None:
         made.rule, made.key = policy.first_layer.rule, policy.first_layer
     _choose_action(made, call, policy, where)
@@ -168,11 +169,6 @@ def _choose_action(made: Decision, call: OpCall, policy: Policy, where: Where) -
 def _is_exact(info: FunctionInfo, call: OpCall) -> bool:
     """Whether the operation's own gradient moves relevance exactly, in this call."""
     return info.exact or (info.op is not None and info.op.family_of_call(call.args, call.kwargs) is Family.MOVEMENT)
-
-
-def _varies(info: FunctionInfo, call: OpCall) -> bool:
-    """Whether another call of the function with as many carriers and the same plain arguments may take another rule."""
-    return info.op is None or (info.op.multiplies and len(call.carriers) > 1)
 
 
 def _shadowed(tally: Tally, info: FunctionInfo, where: Where) -> Count | None:

@@ -6,20 +6,31 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import Share, rebind
+from ..autograd.marks import Constants, mark
 from ..autograd.trees import map_tensors, tensors_in
 from ..errors import RuleError
 from ..rules.base import Call, Rule, exchange
 from ..torch_internals import storage_of
 
 
-def enter(rule: Rule, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments that the operation is to be run with: carriers are exchanged for what the rule makes of them."""
+def enter(rule: Rule, call: Call, constants: Constants) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments that the operation is to be run with: carriers are exchanged for what the rule makes of them.
+
+    Args:
+        rule: the rule.
+        call: the call.
+        constants: where is kept what is known of tensors that the rule makes constants of.
+    """
+    known = call.known if call.op is None else ()  # before anything is changed
     call.values = list(call.carriers)
     call.versions = [x._version for x in call.carriers]
     call.inputs = [rule.enter(call, place) for place in range(len(call.carriers))]
     if call.module is not None:  # which may change in place what it got twice
         first = {id(x): given for x, given in reversed(list(zip(call.carriers, call.inputs, strict=True)))}
         call.inputs = [first[id(x)] for x in call.carriers]
+    for x, given, history in zip(call.carriers, call.inputs, known, strict=False):
+        if given is not x:
+            constants.give(given, history)
     args, kwargs = exchange(call)
     if call.module is not None:
         call.given, call.given_tensors = (args, kwargs), [id(tensor) for tensor in tensors_in((args, kwargs))]
@@ -50,12 +61,25 @@ def write_into(target: Tensor, result: Tensor) -> Tensor:
     return target
 
 
-def leave(rule: Rule, call: Call, output: Any) -> Any:
+def leave(rule: Rule, call: Call, output: Any, constants: Constants) -> Any:
     """The output that the rest of the model is to use; what was changed in place becomes an output too.
+
+    Of what wraps an output of a module, or of a function that is no operation, the same is known as of that output.
 
     Raises:
         RuleError: a module hands tensors on by changing a list or a dict that it was given.
     """
+    if call.op is not None:
+        return _leave(rule, call, output)
+    known = [constants.get(tensor) for tensor in tensors_in(output)]
+    wrapped = _leave(rule, call, output)
+    for tensor, history in zip(tensors_in(wrapped), known, strict=True):
+        if history is not None:
+            mark((tensor,), history)
+    return wrapped
+
+
+def _leave(rule: Rule, call: Call, output: Any) -> Any:
     if isinstance(output, Tensor) and call.module is None and call.target is None:
         return rule.leave(call, [output])[0]
     if [id(tensor) for tensor in tensors_in(call.given)] != call.given_tensors:

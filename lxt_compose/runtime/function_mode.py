@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..autograd.functions import rebind
+from ..autograd.marks import MARK, SIGNAL, History, mark, mark_seen
 from ..autograd.trees import map_tensors, tensors_in
 from ..errors import place
 from ..lxt.drop_in import under
@@ -20,11 +21,11 @@ from ..rules.defaults import drops
 from ..torch_internals import refuse_compiled
 from .call_stack import Frame
 from .decisions import Action, CallSite, Decision, call_site, decide, written
+from .histories import after
 from .observer import watch
 from .operations import before_change, check_unseen, is_cut, may_change, note_cut, record, run, run_body, run_unrecorded
 from .policy import FunctionInfo
 from .session import Session
-from .unseen import MARK, mark
 from .written_softmax import WrittenSoftmax
 
 
@@ -114,10 +115,14 @@ class FunctionMode(TorchFunctionMode):
         if not carriers:
             return self._run_constant(info, frame, args, kwargs)
         self._stack.carriers_met = True
+        known = []
         for x in carriers:
             source: Any = x.grad_fn
-            if source is not None and MARK not in source.metadata:
+            history = SIGNAL if source is None else source.metadata.get(MARK)
+            if history is None:
                 check_unseen(self.session, x, frame)
+                history = SIGNAL
+            known.append(history)
         site = call_site(info, args, kwargs, len(carriers))
         made = frame.context.decisions.get(site)
         if made is not None and made.action is Action.RUN and self.session.observer is None:
@@ -127,14 +132,36 @@ class FunctionMode(TorchFunctionMode):
             output = info.run(*args, **kwargs)
             node: Any = output.grad_fn if isinstance(output, Tensor) else None
             if node is not None:
-                node.metadata[MARK] = None
+                node.metadata[MARK] = SIGNAL if info.effect is None else after(info, args, kwargs, carriers, known)
                 return output
             if is_cut(output):
                 note_cut(self.session, frame, made, args)
         else:
-            output = self._run_decided(info, frame, made, site, args, kwargs, carriers)
-        mark(tensors_in(output))
+            output = self._run_decided(info, frame, made, site, args, kwargs, carriers, known)
+        self._mark(info, frame, args, kwargs, carriers, known, output)
         return output
+
+    def _mark(
+        self,
+        info: FunctionInfo,
+        frame: Frame,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        carriers: list[Tensor],
+        known: list[History],
+        output: Any,
+    ) -> None:
+        """Write down what is known of what a function has put out."""
+        made = written(args, kwargs) if output is None and info.can_mutate else tensors_in(output)
+        if info.effect is None:
+            mark_seen(made)
+            return
+        history = after(info, args, kwargs, carriers, known)
+        for tensor in made:
+            if tensor.requires_grad:
+                mark((tensor,), history)
+            elif frame.part_of is not None:  # a rule has stopped relevance, but the unit has a rule of its own
+                self._stack.constants.give(tensor, history)
 
     def _run_decided(
         self,
@@ -145,10 +172,11 @@ class FunctionMode(TorchFunctionMode):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         carriers: list[Tensor],
+        known: list[History],
     ) -> Any:
         session, context, stack = self.session, frame.context, self._stack
         call = OpCall(session.formulation, "", args, kwargs, info.op, function=info.function, carriers=carriers)
-        call.path, call.name = context.path, info.name
+        call.path, call.name, call.histories = context.path, info.name, known
         if info.own is not None and isinstance(info.function, nn.Module):
             call.module = info.function
         if made is None:
@@ -179,6 +207,17 @@ class FunctionMode(TorchFunctionMode):
             if made.shadowed is not None:
                 made.shadowed.calls += 1
         output = info.run(*args, **kwargs)
+        if self._stack.constants:
+            self._follow(info, args, kwargs, output)
         if info.op is not None:
             self.session.policy.frozen.follow(tensors_in((args, kwargs)), tensors_in(output))
         return output
+
+    def _follow(self, info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Write down what is known of the output where the rule around has made constants of its carriers."""
+        constants = self._stack.constants
+        carriers, known = constants.among(tensors_in((args, kwargs)))
+        if carriers:
+            history = after(info, args, kwargs, carriers, known)
+            for tensor in tensors_in(output):
+                constants.give(tensor, history)

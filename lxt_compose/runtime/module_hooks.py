@@ -8,6 +8,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
+from ..autograd.marks import MARK, SIGNAL, Gate, mark, mark_seen
 from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
 from ..errors import RuleError, place
@@ -30,7 +31,6 @@ from .copies import restored_flags
 from .execution import enter, leave
 from .operations import NO_BACKWARD, check_unseen, is_cut
 from .session import Session
-from .unseen import MARK, mark
 
 _CONTAINERS = (Tensor, tuple, list, dict, str, int, float, complex)
 
@@ -113,7 +113,7 @@ class BeforeHook:
         frame.call = OpCall(session.formulation, site.label, args, kwargs, module=site.module, carriers=carriers)
         frame.call.parts, frame.call.rule = session.parts, rule
         self._show(frame, rule, Status.RULED, args, kwargs, carriers)
-        return enter(rule, frame.call)
+        return enter(rule, frame.call, session.stack.constants)
 
     def _show(
         self, frame: Frame, rule: Rule, status: Status, args: tuple[Any, ...], kwargs: Any, carriers: list[Tensor]
@@ -174,7 +174,7 @@ class AfterHook:
             if frame.in_force:
                 output = self._leave_rule(frame, output)
                 if frame.context.scope is None:
-                    mark(tensors_in(output))  # all of it was taken as one
+                    mark_seen(tensors_in(output))  # all of it was taken as one
             elif frame.unit is not None:
                 output = self._leave_unit(frame, frame.unit, output)
             if observer is not None:
@@ -202,8 +202,9 @@ class AfterHook:
             return output
         unit.uncount(self.session.tally, self.site.path)
         self.site.units += 1
+        known = self.session.stack.constants.get(output) or SIGNAL
         output = unit.leave(self.session.formulation, self.site.label, self.site.module, output)
-        mark([output])
+        mark([output], known._replace(gate=max(known.gate, Gate.ACTIVATION)))
         unit.end(output, self.site)
         return output
 
@@ -221,11 +222,11 @@ class AfterHook:
                 )
             if any(x.requires_grad for x in frame.call.inputs) and is_cut(output):
                 tally.uncovered(frame.path, type(site.module).__name__, NO_BACKWARD)
-            return leave(rule, frame.call, output)
+            return leave(rule, frame.call, output, self.session.stack.constants)
         if frame.whole is not None and not (carries and frame.others):
             frame.seen = None  # what is inside was seen
         if frame.whole is not None and carries and (frame.others or not frame.served):
-            return leave(rule, frame.whole, output) if frame.others else output
+            return leave(rule, frame.whole, output, self.session.stack.constants) if frame.others else output
         if scope is None and carries:
             tally.uncovered(frame.path, type(site.module).__name__, "relevance enters it not by its arguments")
         if scope is not None and carries and not frame.served:

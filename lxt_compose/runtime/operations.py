@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import graft
+from ..autograd.marks import Gate, history_of, mark
 from ..autograd.saved_values import rescue
 from ..autograd.trees import map_tensors, tensors_in
 from ..coverage.rows import Status
@@ -18,6 +19,7 @@ from ..errors import RegistrationError, place
 from ..lxt.drop_in import in_formulation
 from ..ops import Family, is_reversed, mutates
 from ..rules import RELEVANCE, OpCall, Rule, Stop, find_carriers
+from ..rules.gated import gates_among
 from ..torch_internals import checkpoint_hook, in_custom_function, in_transform
 from .call_stack import Frame
 from .checkpointing import rejoin
@@ -167,14 +169,7 @@ def run_unrecorded(session: Session, frame: Frame, info: FunctionInfo, args: Any
 
 
 def _run_ruled(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
-    info, rule, op = made.info, made.rule, made.info.op
-    assert rule is not None
-    if made.key is None and info.own is None and op is not None and op.held:
-        args, kwargs = hold(op, call.args, call.kwargs)
-        if find_carriers(args, kwargs):
-            call.args, call.kwargs, call.carriers = args, kwargs, find_carriers(args, kwargs)
-        else:
-            rule = STOP
+    info, rule = made.info, _rule_for(made, call)
     call.rule, call.parts = rule, session.parts
     session.stack.stopped |= isinstance(rule, Stop)
     if not rule.knows_complex and any(x.is_complex() for x in call.carriers):
@@ -193,7 +188,7 @@ def _run_ruled(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
         run = partial(run_body, session, frame.within(context), attention_body())
         if within is not None:  # projections, products and softmax get their rules
             return run(*call.args, **call.kwargs)
-    args, kwargs = enter(rule, call)
+    args, kwargs = enter(rule, call, session.stack.constants)
     frame.call, outer = call, frame.call
     try:
         if may_change(info, kwargs) and mutates(info.function, args, kwargs):
@@ -202,9 +197,24 @@ def _run_ruled(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
         output = run(*args, **kwargs)
         if not getattr(output, "requires_grad", False) and any(x.requires_grad for x in call.inputs) and is_cut(output):
             note_cut(session, frame, made, call.args)
-        return leave(rule, call, output)
+        return leave(rule, call, output, session.stack.constants)
     finally:
         frame.call = outer
+
+
+def _rule_for(made: Decision, call: OpCall) -> Rule:
+    """Return the rule of one call: as was decided, but for what its carriers are that changes from call to call."""
+    info, op = made.info, made.info.op
+    assert made.rule is not None
+    if made.key is None and info.own is None and op is not None and op.held:
+        args, kwargs = hold(op, call.args, call.kwargs)
+        carriers = find_carriers(args, kwargs)
+        if not carriers:
+            return STOP
+        call.args, call.kwargs, call.carriers = args, kwargs, carriers
+    elif made.gated is not None and any(gates_among(call, Gate.OPENS)):
+        return made.gated
+    return made.rule
 
 
 def _obstacle(session: Session, frame: Frame, carriers: list[Tensor]) -> str:
@@ -251,7 +261,10 @@ def _run_steps(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
     backward = iter(steps)
     values = (info.function if info.foreign else info.run)(*call.args, **call.kwargs)
     rounded = info.foreign and session.formulation == RELEVANCE
-    return map_tensors(lambda value: graft(value, next(backward), rounded=rounded), values)
+    output = map_tensors(lambda value: graft(value, next(backward), rounded=rounded), values)
+    for tensor, step in zip(tensors_in(output), steps, strict=True):
+        mark((tensor,), history_of(step))
+    return output
 
 
 def run_body(session: Session, frame: Frame, body: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -37,6 +37,7 @@ from ..rules import (
 from ..rules.defaults import Table, depends_on_call, rule_of_call
 from .decompositions import STEPS
 from .frozen_weights import Frozen, as_trained
+from .histories import Effect, effect_of
 from .norm_gradients import with_right_gradient
 from .selection_gradients import with_right_selection
 
@@ -58,6 +59,7 @@ class FunctionInfo:
         varies: its default rule depends on the arguments.
         foreign: it is of another library, or of the user's.
         steps: by default it is taken apart into this.
+        effect: what it does to what is known of its carriers; None where its output is a signal whatever goes in.
         own: the rule that it brings itself, as a drop-in.
         begins_softmax: it may be the first step of a softmax that the model writes itself.
     """
@@ -78,6 +80,7 @@ class FunctionInfo:
     varies: bool = False
     foreign: bool = False
     steps: Callable[..., Any] | None = None
+    effect: Effect | None = None
     own: Rule | None = None
     begins_softmax: bool = False
 
@@ -159,6 +162,7 @@ class Policy:
             shifts = op.traits.signs is not None and not own_gradient
             info.begins_softmax = shifts or op.traits.base is not None or op.traits.exponent is not None
             info.steps = STEPS.get(op.name) or op.steps
+            info.effect = effect_of(op)
             return info
         info.cuts = cuts_history(function)
         tells = returns_no_tensor(function)
@@ -173,5 +177,5 @@ class Policy:
         if table is None:
             return None
         if info.varies:
-            return rule_of_call(info.op, table, call.args, call.kwargs, len(call.carriers), where.module)
-        return default_rule(info.op, table)
+            return rule_of_call(info.op, table, call.args, call.kwargs, where.module)
+        return default_rule(info.op, table, len(call.carriers))

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..autograd import saved_values
 from ..autograd.functions import NoRelevance
+from ..autograd.marks import mark_seen
 from ..autograd.trees import map_tensors, tensors_in
 from ..coverage.tally import Tally
 from ..errors import RegistrationError
@@ -27,7 +28,7 @@ from ..torch_internals import function_modes, next_node_number
 from .call_stack import CallStack, Site
 from .observer import Following, Observer
 from .policy import Policy
-from .unseen import made_since, mark
+from .unseen import made_since
 
 
 class Session:
@@ -122,7 +123,7 @@ class Session:
         for x in stack.root_inputs:
             for name in made_since(x, stack.ended):
                 self.tally.uncovered("", name, "run between parts of the model that were called on their own")
-        mark(stack.root_inputs)
+        mark_seen(stack.root_inputs)
 
     def _refuse_second_order(self, _: Any) -> None:
         """Raise if the backward pass that begins is recorded: the parameters are constants, so it would lose them.

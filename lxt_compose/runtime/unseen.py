@@ -1,31 +1,22 @@
 """Operations that no function mode sees: custom autograd functions, TorchScript, torch.func, disabled overrides.
 
-Each operation that was seen leaves a mark on the autograd nodes of its outputs. A carrier whose node has none comes
-from an operation that nobody saw, unless its node only moves gradients or is older than the forward pass.
+Each operation that was seen leaves a mark on the autograd nodes of its outputs (:mod:`lxt_compose.autograd.marks`). A
+carrier whose node has none comes from an operation that nobody saw, unless its node only moves gradients or is older
+than the forward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from ..autograd.functions import RelevanceFunction
+from ..autograd.marks import MARK, SIGNAL
 from ..autograd.nodes import EXACT, function_of_node, kind_of_node, name_of_node
 from ..torch_internals import TRANSPARENT, node_number
-
-MARK = "lxt_compose: seen"
-"""The key in the metadata of an autograd node."""
-
-
-def mark(tensors: Iterable[Tensor]) -> None:
-    """Note that what made these tensors was seen."""
-    for tensor in tensors:
-        node: Any = tensor.grad_fn
-        if node is not None:
-            node.metadata[MARK] = None
 
 
 def made_since(tensor: Tensor, number: int) -> Iterator[str]:
@@ -64,7 +55,7 @@ def _unmarked(first: Any, began: int, *, marked: bool) -> Iterator[Any]:
         if node is None or node_number(node) < began or hasattr(node, "variable") or (marked and MARK in node.metadata):
             continue
         if marked:
-            node.metadata[MARK] = None
+            node.metadata[MARK] = SIGNAL
         function = function_of_node(node)
         if marked and function is not None and issubclass(function, RelevanceFunction):
             continue  # a rule's own: what is behind it was seen

@@ -1,0 +1,125 @@
+"""Marks: what is known of a tensor's history, written on the autograd node that made it (`Node.metadata`).
+
+A mark is a plain value and holds no tensor. A leaf has no node, so its history is that of a signal.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from enum import IntEnum
+from math import isfinite
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+MARK = "lxt_compose: history"
+"""The key in the metadata of an autograd node. It is there if the function mode saw what the node belongs to."""
+Values = tuple[float, ...]
+"""The values of a function of one variable at :data:`INPUTS`."""
+INPUTS: Values = (-1e60, -1e30, 0.0, 1e30, 1e60)
+_CLOSE = 1e-9
+
+
+class Gate(IntEnum):
+    """What scales a signal: from what is no gate at all to what opens and closes."""
+
+    NONE = 0
+    """A signal: an input, or what a layer, a norm, a softmax or a sum made."""
+    ACTIVATION = 1
+    """The output of an activation."""
+    BOUNDED = 2
+    """The output of an activation whose values have limits on both sides (tanh)."""
+    OPENS = 3
+    """The output of an activation f with two limits, f(0) between them and not 0 (sigmoid)."""
+
+
+class History(NamedTuple):
+    """What is known of a tensor.
+
+    Attributes:
+        gate: how much of a gate it is.
+        values: what the elementwise functions since the last signal make of :data:`INPUTS`.
+    """
+
+    gate: Gate
+    values: Values
+
+
+SIGNAL = History(Gate.NONE, INPUTS)
+
+
+def gate_of(values: Values) -> Gate:
+    """Return how much of a gate the output of an activation with these values is."""
+    far_below, below, center, above, far_above = values
+    low, high = sorted((below, above))
+    scale = max(abs(low), abs(high))
+    if not (_same(far_below, below) and _same(far_above, above) and isfinite(center)):
+        return Gate.ACTIVATION
+    between = low < center < high and abs(center) > _CLOSE * scale
+    return Gate.OPENS if between else Gate.BOUNDED
+
+
+def _same(a: float, b: float) -> bool:
+    return isfinite(a) and isfinite(b) and abs(a - b) <= _CLOSE * (1 + abs(a))
+
+
+def history_of(x: Tensor) -> History:
+    """Return what is known of a tensor."""
+    node: Any = x.grad_fn
+    if node is None:
+        return SIGNAL
+    found: History = node.metadata.get(MARK, SIGNAL)
+    return found
+
+
+def mark(tensors: Iterable[Tensor], history: History) -> None:
+    """Write down what is known of these tensors."""
+    for tensor in tensors:
+        node: Any = tensor.grad_fn
+        if node is not None:
+            node.metadata[MARK] = history
+
+
+def mark_seen(tensors: Iterable[Tensor]) -> None:
+    """Note that what made these tensors was seen; those of which more is known keep it."""
+    for tensor in tensors:
+        node: Any = tensor.grad_fn
+        if node is not None:
+            node.metadata.setdefault(MARK, SIGNAL)
+
+
+class Constants:
+    """Histories of tensors that have no autograd node, since a rule took their operations out of the graph.
+
+    Weak: a tensor that nobody else holds is forgotten.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Tensor], History]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
+    def give(self, tensor: Tensor, history: History) -> None:
+        """Say what is known of a tensor: by a mark, if it has a node."""
+        if tensor.requires_grad:
+            mark((tensor,), history)
+        else:
+            self._known[id(tensor)] = weakref.ref(tensor), history
+
+    def get(self, tensor: Tensor) -> History | None:
+        """Return what is known of a tensor; None if it is a constant in every respect."""
+        if tensor.requires_grad:
+            return history_of(tensor)
+        reference, history = self._known.get(id(tensor), (None, SIGNAL))
+        return history if reference is not None and reference() is tensor else None
+
+    def among(self, tensors: Iterable[Tensor]) -> tuple[list[Tensor], list[History]]:
+        """Return those of the tensors of which something is known, and what."""
+        found = [(tensor, known) for tensor in tensors if (known := self.get(tensor)) is not None]
+        return [tensor for tensor, _ in found], [known for _, known in found]
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._known.clear()
