@@ -279,3 +279,22 @@ def test_the_call_stack_is_that_of_the_thread():
     thread.start()
     thread.join()
     assert frames == [False]
+
+
+def test_an_autograd_function_can_be_applied_without_what_transforms_need():
+    class Twice(torch.autograd.Function):
+        apply = internals.apply_alone
+
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, slot):
+            return slot * 3
+
+    x = torch.ones(2, requires_grad=True)
+    y = Twice.apply(x)
+    assert y.tolist() == [2, 2]
+    assert torch.autograd.grad(y.sum(), x)[0].tolist() == [3, 3]
+    assert y.grad_fn.name() == "TwiceBackward"

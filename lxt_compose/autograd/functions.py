@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from ..errors import RuleError
-from ..torch_internals import preserve_version
+from ..torch_internals import apply_alone, preserve_version
 from .numerics import componentwise, over_stabilized, sum_to
 from .saved_values import save
 
@@ -21,6 +21,8 @@ Slots = tuple[Tensor | None, ...]
 
 class RelevanceFunction(Function):
     """Base of this library's autograd functions, so that they can be told from the model's own."""
+
+    apply = apply_alone
 
 
 class TimesInput(RelevanceFunction):

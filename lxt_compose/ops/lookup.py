@@ -150,6 +150,7 @@ def _given(func: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Map
     return args[position] if position is not None and position < len(args) else None
 
 
+@lru_cache(maxsize=4096)
 def _mutates_by_name(func: Callable[..., Any]) -> bool:
     attribute = _getter(func)
     if attribute is not None:

@@ -159,28 +159,28 @@ class AfterHook:
 
     def _leave(self, frame: Frame, output: Any) -> Any:
         session = self.session
-        if frame.in_force or frame.unit is not None or session.observer is not None:
-            output = self._leave_watched(frame, output)
-        carriers = find_carriers((output,), {})
-        for x in carriers:
-            node: Any = x.grad_fn
-            if node is not None and MARK not in node.metadata:
-                check_unseen(session, x, frame)
-        return self._finish(frame, carriers, output) if frame.owner else output
+        with modes_off():  # under a mode each attribute of a tensor is a call of that mode
+            if frame.in_force or frame.unit is not None or session.observer is not None:
+                output = self._leave_watched(frame, output)
+            carriers = find_carriers((output,), {})
+            for x in carriers:
+                node: Any = x.grad_fn
+                if node is not None and MARK not in node.metadata:
+                    check_unseen(session, x, frame)
+            return self._finish(frame, carriers, output) if frame.owner else output
 
     def _leave_watched(self, frame: Frame, output: Any) -> Any:
         observer = self.session.observer
-        with modes_off():
-            if frame.in_force:
-                output = self._leave_rule(frame, output)
-                if frame.context.scope is None:
-                    mark_seen(tensors_in(output))  # all of it was taken as one
-            elif frame.unit is not None:
-                output = self._leave_unit(frame, frame.unit, output)
-            if observer is not None:
-                if frame.seen is not None:
-                    observer.end(frame.seen, output)
-                observer.module(frame.path, type(self.site.module).__name__, output)
+        if frame.in_force:
+            output = self._leave_rule(frame, output)
+            if frame.context.scope is None:
+                mark_seen(tensors_in(output))  # all of it was taken as one
+        elif frame.unit is not None:
+            output = self._leave_unit(frame, frame.unit, output)
+        if observer is not None:
+            if frame.seen is not None:
+                observer.end(frame.seen, output)
+            observer.module(frame.path, type(self.site.module).__name__, output)
         return output
 
     def _finish(self, frame: Frame, carriers: list[Tensor], output: Any) -> Any:

@@ -179,6 +179,12 @@ def reentrant_function_holder(stop: FrameType | None) -> tuple[Any, str] | None:
 
 # ---- the autograd graph ----------------------------------------------------------------------------------------------
 
+apply_alone: Any = vars(torch._C._FunctionBase)["apply"]
+"""``apply`` of an autograd function without what `torch.func` needs, which costs as much again in Python.
+
+Unnecessary once `torch.autograd.Function.apply` costs nothing where no transform is under way.
+"""
+
 TRANSPARENT = (BackwardHookFunction, CheckpointFunction)
 """torch's autograd functions that are identities, or whose content is seen when it is recomputed."""
 
