@@ -82,7 +82,7 @@ LINEAR = """
     add sub rsub sym_sum neg positive deg2rad rad2deg conj conj_physical
     sum sum_to_size nansum mean nanmean trace cumsum diff gradient trapezoid cumulative_trapezoid quantile nanquantile
     linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d conv_tbc convolution slow_conv
-    bilinear addmm addbmm baddbmm addmv addr sspaddmm batch_norm embedding_bag
+    bilinear addmm addbmm baddbmm addmv addr batch_norm embedding_bag
     avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
     interpolate grid_sample affine_grid fold lerp ldexp addcdiv index_add scatter_add index_put put
     scatter_reduce index_reduce segment_reduce
@@ -131,7 +131,7 @@ ACTIVATION = """
 PRODUCT = "mul addcmul prod cumprod"  # the last two multiply the elements of one tensor
 
 CONTRACTION = """
-    matmul mm bmm mv dot vdot inner outer einsum tensordot kron chain_matmul multi_dot vecdot cross smm hspmm grouped_mm
+    matmul mm bmm mv dot vdot inner outer einsum tensordot kron chain_matmul multi_dot vecdot cross grouped_mm
 """
 
 DIVISION = "div rdiv reciprocal"  # div with a rounding_mode is piecewise constant: only the call says so
@@ -183,6 +183,7 @@ _UNCOVERED = {
         batch_norm_backward_elemt batch_norm_backward_reduce batch_norm_update_stats""",
     "a kernel that orders its arguments, or its outputs, in another way: call the one of torch.nn.functional": """
         native_layer_norm native_group_norm native_batch_norm native_instance_norm fused_rms_norm""",
+    "its result is sparse, and torch has no derivative of it": "smm hspmm sspaddmm",
     "internal to torch": "slice_inverse",
     "torch's gradient of it is wrong (2.13: it goes to the elements that were overwritten)": "as_strided_scatter",
     "two operations in one kernel": """
@@ -241,7 +242,7 @@ ADDENDS = """
     linear: 2 bias  bilinear: 3 bias                conv1d: 2 bias  conv2d: 2 bias  conv3d: 2 bias  conv_tbc: 2 bias
     conv_transpose1d: 2 bias        conv_transpose2d: 2 bias        conv_transpose3d: 2 bias
     convolution: 2 bias             slow_conv: 3 bias               addmm: 0 input  addbmm: 0 input
-    baddbmm: 0 input                addmv: 0 input  addr: 0 input   sspaddmm: 0 input               addcmul: 0 input
+    baddbmm: 0 input                addmv: 0 input  addr: 0 input   addcmul: 0 input
     batch_norm: 4 bias              grouped_mm: bias
 """
 

@@ -31,6 +31,7 @@ from .session import Session
 from .unseen import unseen_behind
 
 BARE = "in a checkpointed function that is no module"
+SPARSE = "on sparse tensors"
 NO_BACKWARD = "its kernel has no backward, so relevance ends there"
 
 
@@ -120,8 +121,8 @@ def is_cut(output: Any) -> bool:
     return bool(found) and not any(tensor.requires_grad for tensor in found)
 
 
-def note_cut(session: Session, frame: Frame, made: Decision, args: tuple[Any, ...]) -> None:
-    """Count an operation as uncovered whose kernel cuts relevance off, and no longer as covered.
+def note_cut(session: Session, frame: Frame, made: Decision, args: tuple[Any, ...], note: str = NO_BACKWARD) -> None:
+    """Count an operation as uncovered, and no longer as covered: its kernel cuts relevance off, or what the note says.
 
     Not where a constant is moved and a carrier gave the shape or the dtype alone: ``constant.type_as(x)``.
     """
@@ -133,7 +134,7 @@ def note_cut(session: Session, frame: Frame, made: Decision, args: tuple[Any, ..
             frame.part_of.counts.remove(made.count)
     if session.stack.seen is not None:
         session.stack.seen.told(None, Status.UNCOVERED)
-    session.tally.uncovered(frame.path, made.info.name, NO_BACKWARD)
+    session.tally.uncovered(frame.path, made.info.name, note)
 
 
 def run_uncovered(session: Session, frame: Frame, made: Decision, call: OpCall, note: str = "") -> Any:
@@ -195,6 +196,9 @@ def _run_ruled(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
             before_change(session, args, kwargs)  # again: entering has saved the inputs too
             call.target = next(written(call.args, call.kwargs), None)
         output = run(*args, **kwargs)
+        if getattr(output, "layout", torch.strided) is not torch.strided:  # a relevance of this no function here knows
+            note_cut(session, frame, made, call.args, SPARSE)
+            return info.run(*call.args, **call.kwargs)
         if not getattr(output, "requires_grad", False) and any(x.requires_grad for x in call.inputs) and is_cut(output):
             note_cut(session, frame, made, call.args)
         return leave(rule, call, output, session.stack.constants)
@@ -220,7 +224,7 @@ def _rule_for(made: Decision, call: OpCall) -> Rule:
 def _obstacle(session: Session, frame: Frame, carriers: list[Tensor]) -> str:
     """Return why the autograd functions of rules cannot be used here; empty if they can."""
     if any(x.layout is not torch.strided for x in carriers):
-        return "on sparse tensors"
+        return SPARSE
     if checkpoint_hook() not in (None, frame.checkpoint) and not rejoin(session, frame):
         return BARE  # its recomputation happens in no module, so no rule would be there
     if in_transform():

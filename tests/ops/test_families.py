@@ -483,7 +483,7 @@ NOT_TRIED = """
     cuda ipu mtia xpu pin_memory to_mkldnn rename refine_names align_to align_as as_subclass asarray lift_fresh
     resize imag autocast_to_full_precision autocast_to_reduced_precision coalesce values sparse_mask
     sparse_mask_projection to_padded_tensor to_sparse_coo to_sparse_csr to_sparse_csc to_sparse_bsr to_sparse_bsc
-    pack_padded_sequence pad_packed_sequence slow_conv sspaddmm hspmm smm
+    pack_padded_sequence pad_packed_sequence slow_conv
 """  # needs another device, a sparse or a nested tensor, or another version of torch
 
 MORE_PRODUCTS: dict[Any, tuple[Any, ...]] = {

@@ -16,7 +16,7 @@ from ...torch_internals import modes_off, pre_hooks_of
 from ..base import Call
 from .layer import LAYER_TYPES, Apply, Back, Layer
 from .trial import without_effect
-from .weight_parts import Parts
+from .weight_parts import Parts, mean_of_rows
 
 # Modules that are nothing but one call of this function.
 _FUNCTIONS: dict[type[nn.Module], tuple[Callable[..., Tensor], LayerKind]] = {
@@ -229,7 +229,9 @@ def _matrix_back(s: Tensor, weight: Tensor, x: Tensor) -> Tensor:
 def _matrices(call: Call) -> Layer | None:
     """A product of two matrices (or vectors, or batches of them), one of which is constant."""
     operands = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
-    if len(operands) != 2:
+    reduce = given(call, 2, "reduce")  # of a product with a sparse matrix: of what its rows take the sum, or the mean
+    averages = reduce == "mean"
+    if len(operands) != 2 or not (averages or reduce is None or reduce == "sum"):
         return None
     function = call.function.args[0] if isinstance(call.function, partial) else call.function
     turned = not call.args and next(iter(call.kwargs)) not in ("input", "self")
@@ -244,7 +246,8 @@ def _matrices(call: Call) -> Layer | None:
         return _layer(
             call, weight, lambda x, w, b: torch.matmul(x, w), back=back, shape=shape if known else None, samples=samples
         )
-    return _layer(call, operands[0], lambda x, w, b: torch.matmul(w, x))
+    weight = mean_of_rows(operands[0]) if averages else operands[0]
+    return _layer(call, weight, lambda x, w, b: torch.matmul(w, x))
 
 
 def _einsum(call: Call) -> Layer | None:

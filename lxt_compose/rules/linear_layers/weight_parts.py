@@ -53,6 +53,27 @@ def dequantized(weight: Tensor) -> Tensor:
     return weight.dequantize() if is_quantized(weight) else weight
 
 
+def of_sparse(weight: Tensor, part: Part) -> Tensor:
+    """The part of a sparse weight: sparse as well, unless the part of 0 is something else than 0."""
+    if part(weight.new_zeros(1, layout=torch.strided)).any():
+        return part(weight.to_dense())
+    if weight.layout is torch.sparse_coo:
+        weight = weight.coalesce()
+        return torch.sparse_coo_tensor(weight.indices(), part(weight.values()), weight.shape, is_coalesced=True)
+    by_rows = weight.layout in (torch.sparse_csr, torch.sparse_bsr)
+    index = (weight.crow_indices(), weight.col_indices()) if by_rows else (weight.ccol_indices(), weight.row_indices())
+    return torch.sparse_compressed_tensor(*index, part(weight.values()), weight.shape, layout=weight.layout)
+
+
+def mean_of_rows(weight: Tensor) -> Tensor:
+    """Each row of a sparse matrix over the number of its entries: products with it are those with ``reduce="mean"``."""
+    weight = weight.to_sparse_coo().coalesce()
+    rows = weight.indices()[0]
+    counts = torch.bincount(rows, minlength=weight.shape[0])
+    values = weight.values() / counts[rows]
+    return torch.sparse_coo_tensor(weight.indices(), values, weight.shape, is_coalesced=True)
+
+
 class Parts:
     """The parts of weights that the rules of one registration have asked for.
 
@@ -73,7 +94,8 @@ class Parts:
                 return part(dequantized(weight).to(dtype))
         if part is whole and dtype == weight.dtype:
             return weight
-        if is_traced():  # it belongs to the graph
+        sparse = weight.layout is not torch.strided  # it has no memory of its own to tell a change by
+        if sparse or is_traced():  # where traced, it belongs to the graph
             return self._made(weight, part, dtype)
         stamp = (weight._version, weight.data_ptr(), weight.dtype)
         with self._lock:
@@ -89,7 +111,8 @@ class Parts:
     @staticmethod
     def _made(weight: Tensor, part: Part, dtype: torch.dtype) -> Tensor:
         with torch.no_grad():
-            return part(weight.to(dtype))
+            weight = weight.to(dtype)
+            return part(weight) if weight.layout is torch.strided else of_sparse(weight, part)
 
     def close(self) -> None:
         """Let all go, and keep nothing from now on; what is asked for later is computed each time."""
