@@ -131,7 +131,8 @@ class Bypass(RelevanceFunction):
 
 def bypass(backward: Callable[..., Slots], z: Tensor, saved: tuple[Tensor, ...], carriers: list[Tensor]) -> Tensor:
     """Output z with `backward` as its only way back to the carriers (see :class:`Bypass`)."""
-    result: Tensor = Bypass.apply(backward, z.detach(), len(saved), *(t.detach() for t in saved), *carriers)
+    plain = [t.detach() if t.requires_grad else t for t in saved]
+    result: Tensor = Bypass.apply(backward, z.detach() if z.requires_grad else z, len(saved), *plain, *carriers)
     return result
 
 

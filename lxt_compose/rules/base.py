@@ -63,6 +63,10 @@ class OpCall:
     """Where :attr:`known` keeps what it has found before the operation runs, which may change a carrier in place."""
     shares: list[float] | None = None
     """The share of each carrier, where a rule gives it one."""
+    idle: bool | None = None
+    """What :meth:`Rule.idle` says, once it was asked."""
+    curve: Any = None
+    """What is known of the elementwise function, once it was looked up."""
     edges: list[Any] | None = None
     """The edge of the autograd graph that each carrier stands for, where a rule scales what is sent there."""
     output: Tensor | None = None

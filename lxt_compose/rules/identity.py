@@ -23,11 +23,15 @@ class ElementwiseRule(Rule):
         """See :meth:`Rule.enter`."""
         call.only_carrier(self)
         x = call.carriers[place]
-        return x if self.idle(call) else x.detach()
+        if call.idle is None:
+            call.idle = self.idle(call)
+        return x if call.idle else x.detach()
 
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
         """See :meth:`Rule.leave`."""
-        if self.idle(call):
+        if call.idle is None:
+            call.idle = self.idle(call)
+        if call.idle:
             return outputs
         z, x = self.pair(call, outputs), call.values[0]
         if call.relevance and self.passes_whole(call):

@@ -25,11 +25,13 @@ class Slope(NamedTuple):
 
 def curve_called(call: Call) -> Curve:
     """What is known of the elementwise function that is called."""
-    if call.module is not None:
-        return curve_of_module(type(call.module))
-    if call.op is None or _raises_a_constant(call):
-        return UNKNOWN
-    return curve_of(call.op)
+    if call.curve is None:
+        if call.module is not None:
+            call.curve = curve_of_module(type(call.module))
+        else:
+            call.curve = UNKNOWN if call.op is None or _raises_a_constant(call) else curve_of(call.op)
+    found: Curve = call.curve
+    return found
 
 
 def _raises_a_constant(call: Call) -> bool:

@@ -175,7 +175,7 @@ def _run_ruled(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
     session.stack.stopped |= isinstance(rule, Stop)
     if not rule.knows_complex and any(x.is_complex() for x in call.carriers):
         return run_uncovered(session, frame, made, call)
-    idle = rule.idle(call)
+    idle = call.idle = rule.idle(call)
     if not idle and (obstacle := _obstacle(session, frame, call.carriers)):
         return run_uncovered(session, frame, made, call, obstacle)
     record(session, frame, made, rule)
