@@ -14,21 +14,16 @@ from collections.abc import Callable
 
 import torch
 from measure import show
+from methods import BASELINES, Explain, relevance
 from torch import Tensor, nn
 
-from lxt_compose import attribute, baselines, evaluate
+from lxt_compose import baselines, evaluate
 from lxt_compose.demo.data import load_digits
 from lxt_compose.demo.explain import cnn_composite, vit_composite
 from lxt_compose.demo.models import SmallCNN, SmallViT
 from lxt_compose.demo.training import Settings, accuracy, default_cache, trained
 
 PATCH, SIDE = 2, 4
-Explain = Callable[[nn.Module, Tensor, Tensor], Tensor]
-
-
-def relevance(composite: object) -> Explain:
-    """The scores of a composite or a preset."""
-    return lambda model, x, target: attribute(model, x, target=target, composite=composite).scores
 
 
 def on_patches(method: Callable[..., Tensor]) -> Explain:
@@ -45,11 +40,8 @@ COMMON: dict[str, Explain] = {
     "attnlrp": relevance("attnlrp"),
     "cp_lrp": relevance("cp_lrp"),
     "res_lrp": relevance("res_lrp"),
-    "gradient x input": lambda m, x, t: baselines.gradient_x_input(m, x, target=t),
-    "integrated gradients": lambda m, x, t: baselines.integrated_gradients(m, x, target=t),
-    "smoothgrad": lambda m, x, t: baselines.smoothgrad(m, x, target=t),
+    **BASELINES,
     "leave one out": lambda m, x, t: evaluate.leave_one_out(m, x, target=t, patch=PATCH, batch_size=500),
-    "random": lambda m, x, t: baselines.random(m, x),
 }
 NETWORKS = {
     "ViT": (

@@ -12,15 +12,15 @@ seeds (which are other models).
 import argparse
 import math
 import time
-from collections.abc import Callable
 
 import torch
 from measure import show
+from methods import BASELINES, Explain, relevance
 from overhead import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lxt_compose import attribute, baselines, evaluate
+from lxt_compose import baselines, evaluate
 
 KEYS, VALUES, PAIRS = 16, 16, 12
 
@@ -69,25 +69,14 @@ def train(layers: int, seed: int, steps: int = 1000) -> nn.Module:
     return model.eval()
 
 
-Explain = Callable[[nn.Module, Tensor, Tensor], Tensor]
-
-
-def preset(name: str) -> Explain:
-    """The scores of a preset."""
-    return lambda model, tokens, target: attribute(model, tokens, target=target, composite=name, batch_size=250).scores
-
-
 METHODS: dict[str, Explain] = {
-    "attnlrp": preset("attnlrp"),
-    "cp_lrp": preset("cp_lrp"),
-    "res_lrp": preset("res_lrp"),
-    "gradient x input": lambda m, x, t: baselines.gradient_x_input(m, x, target=t),
-    "integrated gradients": lambda m, x, t: baselines.integrated_gradients(m, x, target=t),
-    "smoothgrad": lambda m, x, t: baselines.smoothgrad(m, x, target=t),
+    "attnlrp": relevance("attnlrp", batch_size=250),
+    "cp_lrp": relevance("cp_lrp", batch_size=250),
+    "res_lrp": relevance("res_lrp", batch_size=250),
+    **BASELINES,
     "attention rollout": lambda m, x, t: baselines.attention_rollout(m, x, read="last"),
     "gradient x attention rollout": lambda m, x, t: baselines.gradient_x_attention_rollout(m, x, target=t, read="last"),
     "leave one out": lambda m, x, t: evaluate.leave_one_out(m, x, target=t, baseline="zero", batch_size=1000),
-    "random": lambda m, x, t: baselines.random(m, x),
 }
 
 

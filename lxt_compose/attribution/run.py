@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -73,7 +73,7 @@ def attribute(
         MatchError: a layer's name, or a name in the composite, matches no module.
     """
     _check(model, batch_size)
-    with torch.inference_mode(False), torch.enable_grad(), _kept_buffers(model):
+    with torch.inference_mode(False), torch.enable_grad(), values_kept(_statistics(model)):
         given = read_inputs(model, inputs, dims)
         goal = read_target(target, given.count)
         watched = find_layers(model, layers)
@@ -91,16 +91,20 @@ def _check(model: Any, batch_size: Any) -> None:
 
 
 @contextmanager
-def _kept_buffers(model: nn.Module) -> Iterator[None]:
-    """Put the buffers of modules in train mode back as they were: batch norm counts what it sees there."""
-    training = (module for module in model.modules() if module.training)
-    buffers = [(buffer, buffer.clone()) for module in training for buffer in module.buffers(recurse=False)]
+def values_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Put the values of tensors back as they were."""
+    kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
+            for tensor, before in kept:
+                tensor.copy_(before)
+
+
+def _statistics(model: nn.Module) -> Iterator[Tensor]:
+    """The buffers of modules in train mode: batch norm counts what it sees there."""
+    return (buffer for module in model.modules() if module.training for buffer in module.buffers(recurse=False))
 
 
 def composite_of(composite: str | Composite) -> Composite:

@@ -41,14 +41,18 @@ class TimesInput(RelevanceFunction):
         return relevance if ctx.share == 1 else relevance * ctx.share, None
 
 
-class OverOutput(RelevanceFunction):
-    """z -> z; slot -> share * slot / stabilized z: turns the relevance of z into a gradient at z."""
+class Stabilized(RelevanceFunction):
+    """z -> z; base of those whose backward divides by the stabilized z."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, epsilon: float, share: float) -> Tensor:
         ctx.epsilon, ctx.share = epsilon, share
         save(ctx, z)
         return z.detach()
+
+
+class OverOutput(Stabilized):
+    """z -> z; slot -> share * slot / stabilized z: turns the relevance of z into a gradient at z."""
 
     @staticmethod
     def backward(ctx: Any, slot: Tensor) -> tuple[Tensor, None, None]:
@@ -57,14 +61,8 @@ class OverOutput(RelevanceFunction):
         return slot if ctx.share == 1 else slot * ctx.share, None, None
 
 
-class Damp(RelevanceFunction):
+class Damp(Stabilized):
     """z -> z; slot -> share * slot * z / stabilized z: the stabilizer's part in the gradient formulation."""
-
-    @staticmethod
-    def forward(ctx: Any, z: Tensor, epsilon: float, share: float) -> Tensor:
-        ctx.epsilon, ctx.share = epsilon, share
-        save(ctx, z)
-        return z.detach()
 
     @staticmethod
     def backward(ctx: Any, slot: Tensor) -> tuple[Tensor, None, None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from tabulate import tabulate
@@ -22,7 +22,6 @@ from ..ledger.journal import Balance, Journal
 from ..ledger.operation import Operation
 from ..ledger.rows import by_sample
 from ..ledger.samples import Layout
-from ..ops import Op
 from ..rules import OpCall
 from ..torch_internals import modes_off
 from .ran import Before, Ran
@@ -171,20 +170,11 @@ class Watcher(Recorder):
         self._accounts: dict[Operation, dict[str, int]] = {}
         """Of each operation: its size, and what its rule keeps, by kind."""
 
-    def begin(
-        self,
-        path: str,
-        name: str,
-        op: Op | None,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        carriers: list[Tensor],
-    ) -> Operation:
-        """See :class:`~lxt_compose.observing.Observer`."""
-        operation = super().begin(path, name, op, function, args, kwargs, carriers)
+    def begin(self, call: OpCall) -> Operation:
+        """See :class:`~lxt_compose.runtime.observer.Observer`."""
+        operation = super().begin(call)
         with modes_off():
-            self._before[operation] = Before(function, args, kwargs, carriers)
+            self._before[operation] = Before(call)
         return operation
 
     def _produced(

@@ -24,10 +24,10 @@ from ..torch_internals import modes_off
 class Before:
     """What an operation is about to be given: values of its carriers, and of constants that it may overwrite."""
 
-    def __init__(self, function: Any, args: Any, kwargs: Any, carriers: list[Tensor]) -> None:
-        self.values = [keep(x) for x in carriers]
-        changes = not isinstance(function, nn.Module) and mutates(function, args, kwargs)
-        constants = [t for t in tensors_in((args, kwargs)) if not t.requires_grad] if changes else []
+    def __init__(self, call: Call) -> None:
+        self.values = [keep(x) for x in call.carriers]
+        changes = call.function is not None and mutates(call.function, call.args, call.kwargs)
+        constants = [t for t in tensors_in((call.args, call.kwargs)) if not t.requires_grad] if changes else []
         self.copies = {id(t): t.clone() for t in constants}
 
 

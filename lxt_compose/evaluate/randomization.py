@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
@@ -14,6 +13,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from ..attribution import attribute
+from ..attribution.run import values_kept
 from ..attribution.targets import OTHERS
 from ..composite import Composite
 from .probe import Probe
@@ -87,7 +87,7 @@ def randomization(
         signed, absolute, names = [], [], []
         # Not the seed as it is: a model that was made with the same one would get the same numbers again.
         generator = torch.Generator().manual_seed(_APART + seed)
-        with _restored(model):
+        with values_kept(model.parameters()):
             for group in groups:
                 for module in (module for modules in group.values() for module in modules):
                     _randomize(module, generator)
@@ -174,18 +174,6 @@ def _groups(layers: dict[str, list[nn.Module]], count: int | None) -> list[dict[
         raise ValueError(f"layers must be a whole number from 1 to {len(names)}, the number of layers, got {count!r}")
     bounds = [round(step * len(names) / count) for step in range(count + 1)]
     return [{name: layers[name] for name in names[a:b]} for a, b in pairwise(bounds)]
-
-
-@contextmanager
-def _restored(model: nn.Module) -> Iterator[None]:
-    """The values of all parameters are afterwards what they were."""
-    kept = [(parameter, parameter.detach().clone()) for parameter in model.parameters()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for parameter, value in kept:
-                parameter.copy_(value)
 
 
 def _randomize(module: nn.Module, generator: torch.Generator) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,14 +15,13 @@ from .colors import AGAINST, FOR, color_map, scale_of
 from .picture import (
     DARK,
     LIGHT,
-    STYLE,
     Picture,
     color_bar,
+    drawn,
     fonts,
     headings,
     new_figure,
     numbers_of,
-    png_of,
     text_width,
     visible,
 )
@@ -35,10 +33,6 @@ if TYPE_CHECKING:
 # In inches, but for the size of titles in points, and how thin a picture may be.
 _CELL, _LINE, _FOOT, _SIZE, _THIN = 1.9, 0.17, 0.75, 9.5, 0.1
 _LARGEST_GRID, _LINES = 64, 4
-_STYLE = """
-.lxt-image img{max-width:100%}.lxt-image .dark{display:none}
-@media (prefers-color-scheme:dark){.lxt-image .light{display:none}.lxt-image .dark{display:inline}}
-"""
 
 
 def image(
@@ -222,9 +216,4 @@ class ImageHeatmap(Picture):
 
     def html(self) -> str:
         """The grid as pictures inside of the HTML: one for light, one for dark backgrounds."""
-        alt = escape("relevance of images: " + "; ".join(filter(None, self.titles)), quote=True)
-        pictures = "".join(
-            f'<img class="{kind}" alt="{alt}" src="{png_of(self.figure(dark=kind == "dark"))}">'
-            for kind in ("light", "dark")
-        )
-        return f'<div class="lxt lxt-image"><style>{STYLE}{_STYLE}</style>{pictures}</div>'
+        return drawn(self, "relevance of images", self.titles)

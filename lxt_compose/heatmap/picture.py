@@ -263,3 +263,19 @@ def png_of(figure: Figure, dpi: int = 110) -> str:
     memory = io.BytesIO()
     save_figure(figure, memory, dpi=dpi, form="png")
     return "data:image/png;base64," + base64.b64encode(memory.getvalue()).decode("ascii")
+
+
+_DRAWN = """
+.lxt-image img{max-width:100%}.lxt-image .dark{display:none}
+@media (prefers-color-scheme:dark){.lxt-image .light{display:none}.lxt-image .dark{display:inline}}
+"""
+
+
+def drawn(picture: Picture, what: str, titles: Sequence[str]) -> str:
+    """The figure inside of HTML: one for light, one for dark backgrounds; `what` and the titles are its description."""
+    alt = escape(f"{what}: " + "; ".join(filter(None, titles)), quote=True)
+    figures = "".join(
+        f'<img class="{kind}" alt="{alt}" src="{png_of(picture.figure(dark=kind == "dark"))}">'
+        for kind in ("light", "dark")
+    )
+    return f'<div class="lxt lxt-image"><style>{STYLE}{_DRAWN}</style>{figures}</div>'

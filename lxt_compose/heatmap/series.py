@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .colors import color_map, scale_of
-from .picture import DARK, LIGHT, STYLE, Picture, color_bar, fonts, headings, new_figure, numbers_of, png_of, visible
+from .picture import DARK, LIGHT, Picture, color_bar, drawn, fonts, headings, new_figure, numbers_of, visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDTH, _HIGH, _HEAD, _FOOT, _SIZE = 9.0, 1.25, 0.42, 0.75, 9.5
 _BINS, _LINES, _MOST = 900, 6, 64
-_STYLE = """
-.lxt-series img{max-width:100%}.lxt-series .dark{display:none}
-@media (prefers-color-scheme:dark){.lxt-series .light{display:none}.lxt-series .dark{display:inline}}
-"""
 
 
 def series(
@@ -124,9 +119,4 @@ class SeriesHeatmap(Picture):
 
     def html(self) -> str:
         """The series as pictures inside of the HTML: one for light, one for dark backgrounds."""
-        alt = escape("relevance of series: " + "; ".join(filter(None, self.titles)), quote=True)
-        pictures = "".join(
-            f'<img class="{kind}" alt="{alt}" src="{png_of(self.figure(dark=kind == "dark"))}">'
-            for kind in ("light", "dark")
-        )
-        return f'<div class="lxt lxt-series"><style>{STYLE}{_STYLE}</style>{pictures}</div>'
+        return drawn(self, "relevance of series", self.titles)

@@ -8,7 +8,7 @@ tensor is wrapped and no node is added, so values and relevance are the same as 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any
 from weakref import ref
 
@@ -19,7 +19,6 @@ from ..autograd.nodes import CHECKPOINT, CUSTOM, EXACT, OTHER, kind_of_node, nam
 from ..autograd.saved_values import Kept, keep
 from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
-from ..ops import Op
 from ..rules import GRADIENT, OpCall
 from ..rules.absorption import CONSTANT, UNCOVERED
 from ..torch_internals import in_backward, modes_off, next_node_number
@@ -50,7 +49,7 @@ class Recorder:
     # ---- what the function mode and the hooks call -------------------------------------------------------------------
 
     def start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """See :class:`~lxt_compose.observing.Observer`."""
+        """See :class:`~lxt_compose.runtime.observer.Observer`."""
         with modes_off():
             tensors = list(tensors_in((args, kwargs)))
             carriers = [tensor for tensor in tensors if tensor.requires_grad]
@@ -72,7 +71,7 @@ class Recorder:
                     run.graph.stops.add(key[0])
 
     def finish(self, output: Any) -> None:
-        """See :class:`~lxt_compose.observing.Observer`."""
+        """See :class:`~lxt_compose.runtime.observer.Observer`."""
         run = self._run()
         with modes_off():
             roots = {self._key(z): z for z in tensors_in(output) if z.requires_grad}
@@ -84,28 +83,22 @@ class Recorder:
                 run.modules.append((path, kind, [graph.edges[key].flow for key in keys if key in graph.edges]))
             run.check = check_graph(roots.values(), graph.stops, graph.intervals)
 
-    def begin(
-        self,
-        path: str,
-        name: str,
-        op: Op | None,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        carriers: list[Tensor],
-    ) -> Operation:
-        """See :class:`~lxt_compose.observing.Observer`."""
+    def begin(self, call: OpCall) -> Operation:
+        """See :class:`~lxt_compose.runtime.observer.Observer`."""
         run = self._run()
         with modes_off():
-            known = [(x, self._edge(run, x, self._key(x), path)) for x in carriers]
+            known = [(x, self._edge(run, x, self._key(x), call.path)) for x in call.carriers]
             first = next_node_number()
         sent = run.journal.open()
-        operation = Operation(path, name, sent, op, function, args, kwargs, known, first_node=first)
+        function = call.function if call.module is None else call.module
+        operation = Operation(
+            call.path, call.name, sent, call.op, function, call.args, call.kwargs, known, first_node=first
+        )
         self._open().append(operation)
         return operation
 
     def end(self, seen: Operation, output: Any) -> None:
-        """See :class:`~lxt_compose.observing.Observer`."""
+        """See :class:`~lxt_compose.runtime.observer.Observer`."""
         run, running = self._run(), self._open()
         with modes_off():
             stop = next_node_number()
@@ -120,7 +113,7 @@ class Recorder:
         seen.forget()
 
     def module(self, path: str, kind: str, output: Any) -> None:
-        """See :class:`~lxt_compose.observing.Observer`."""
+        """See :class:`~lxt_compose.runtime.observer.Observer`."""
         run = self._run()
         with modes_off():
             keys = dict.fromkeys(self._key(z) for z in tensors_in(output) if z.requires_grad)

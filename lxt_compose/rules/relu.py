@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autograd.functions import Slots, bypass
-from ..autograd.numerics import check_number
+from ..autograd.numerics import check_positive
 from ..errors import RuleError, place
 from ..ops import Family, Op
 from .base import GRADIENT, Call, Rule
@@ -84,9 +84,7 @@ class ReLUBetaSmooth(_ReLURule):
     beta: float = 10.0
 
     def __post_init__(self) -> None:
-        check_number("beta", self.beta, low=0.0)
-        if self.beta == 0:
-            raise ValueError("beta must be above 0, got 0")
+        check_positive("beta", self.beta)
 
     def _back(self, slot: Tensor, x: Tensor) -> Slots:
         return (slot * torch.sigmoid(self.beta * x),)

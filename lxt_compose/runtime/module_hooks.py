@@ -77,7 +77,9 @@ class BeforeHook:
         carriers = find_carriers(args, kwargs)
         if len(carriers) == 1:
             frame.unit = frame.part_of = Unit(carriers[0], frame.part_of)
-            self._show(frame, UNIT, Status.DEFAULT, args, kwargs, carriers)
+            label, module = self.site.label, self.site.module
+            call = OpCall(self.session.formulation, label, args, kwargs, module=module, carriers=carriers)
+            self._show(frame, UNIT, Status.DEFAULT, call)
 
     def _apply_rule(
         self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -105,23 +107,21 @@ class BeforeHook:
         if scope is not None and carriers and rule.takes_whole(site.module):
             frame.whole = OpCall(session.formulation, site.label, args, kwargs, module=site.module, parts=session.parts)
             frame.whole.take(carriers)
-            self._show(frame, rule, Status.RULED, args, kwargs, carriers)
+            self._show(frame, rule, Status.RULED, frame.whole)
         if scope is not None or not carriers:
             return None
         session.stack.carriers_met = True
         session.stack.stopped |= isinstance(rule, Stop)
         frame.call = OpCall(session.formulation, site.label, args, kwargs, module=site.module, carriers=carriers)
         frame.call.parts, frame.call.rule = session.parts, rule
-        self._show(frame, rule, Status.RULED, args, kwargs, carriers)
+        self._show(frame, rule, Status.RULED, frame.call)
         return enter(rule, frame.call, session.stack.constants)
 
-    def _show(
-        self, frame: Frame, rule: Rule, status: Status, args: tuple[Any, ...], kwargs: Any, carriers: list[Tensor]
-    ) -> None:
+    def _show(self, frame: Frame, rule: Rule, status: Status, call: OpCall) -> None:
         """Let the observer, if there is one, see a module begin that is taken as one unit."""
-        observer, module = self.session.observer, self.site.module
-        if observer is not None:
-            frame.seen = observer.begin(frame.path, type(module).__name__, None, module, args, kwargs, carriers)
+        if self.session.observer is not None:
+            call.path, call.name = frame.path, type(self.site.module).__name__
+            frame.seen = self.session.observer.begin(call)
             frame.seen.told(rule, status)
 
     def __reduce__(self) -> tuple[Any, ...]:

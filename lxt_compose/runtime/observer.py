@@ -9,10 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from torch import Tensor
-
 from ..coverage.rows import Status
-from ..ops import Op
 from ..rules import OpCall, Rule
 
 
@@ -32,17 +29,8 @@ class Observer(Protocol):
     def finish(self, output: Any) -> None:
         """The outermost module has ended; `output` is what the caller gets."""
 
-    def begin(
-        self,
-        path: str,
-        name: str,
-        op: Op | None,
-        function: Callable[..., Any],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        carriers: list[Tensor],
-    ) -> Seen:
-        """An operation begins, or a module that its rule takes as one unit (then `function` is the module)."""
+    def begin(self, call: OpCall) -> Seen:
+        """An operation begins, or a module that its rule takes as one unit."""
 
     def end(self, seen: Any, output: Any) -> None:
         """The operation has ended well; `output` is what the rest of the model gets."""
@@ -73,7 +61,7 @@ def watch(observer: Observer, stack: Watched, call: OpCall, run: Callable[[], An
         call: the call.
         run: runs the function under its rule.
     """
-    seen = observer.begin(call.path, call.name, call.op, call.function, call.args, call.kwargs, call.carriers)  # type: ignore[arg-type]
+    seen = observer.begin(call)
     outer, stack.seen = stack.seen, seen
     try:
         output = run()

@@ -6,6 +6,7 @@ import pickle
 import threading
 
 import pytest
+import support
 import torch
 from support import assert_close, fingerprint, label
 from torch import nn
@@ -16,14 +17,8 @@ from lxt_compose.canonizers.merge_batch_norm import MergeBatchNorm
 from lxt_compose.canonizers.module_order import followed_by
 
 
-class Fn(nn.Module):
-    """A module made of a function ``function(self, x)`` and of children; unlike one with *args, it can be traced."""
-
-    def __init__(self, function, **children):
-        super().__init__()
-        self.function = function
-        for name, child in children.items():
-            self.add_module(name, child)
+class Fn(support.Fn):
+    """Unlike one with *args, it can be traced."""
 
     def forward(self, x):
         return self.function(self, x)
