@@ -74,21 +74,29 @@ class Stabilizer:
             resolution, and with `norm_scale` that in each dtype.
         clip: whether only what is smaller than e is moved.
         norm_scale: whether e is relative to the root mean square of z over `dim`.
-        dim: the dimensions of that mean; all but the first if it is None.
+        dim: the dimension of that mean, or several; all but the first if it is None.
 
     Raises:
+        TypeError: a dimension is no integer.
         ValueError: epsilon is not positive or not finite.
     """
 
     epsilon: float = EPSILON
     clip: bool = dataclasses.field(default=False, metadata={"quiet": True})
     norm_scale: bool = dataclasses.field(default=False, metadata={"quiet": True})
-    dim: tuple[int, ...] | None = dataclasses.field(default=None, metadata={"quiet": True})
+    dim: int | tuple[int, ...] | None = dataclasses.field(default=None, metadata={"quiet": True})
 
     def __post_init__(self) -> None:
         check_positive("epsilon", self.epsilon)
         check_flag("clip", self.clip)
         check_flag("norm_scale", self.norm_scale)
+        if any(isinstance(dim, bool) or not isinstance(dim, int) for dim in self._dims(0)):
+            raise TypeError(f"dim must be a dimension or a tuple of dimensions, got {self.dim!r}")
+
+    def _dims(self, ndim: int) -> tuple[int, ...]:
+        if self.dim is None:
+            return tuple(range(1, ndim))
+        return self.dim if isinstance(self.dim, tuple) else (self.dim,)
 
     def __call__(self, z: Tensor) -> Tensor:
         """The stabilized denominator."""
@@ -97,7 +105,7 @@ class Stabilizer:
         least = z.new_full((), epsilon_in(0.0 if self.norm_scale else self.epsilon, z.dtype))
         epsilon = z.new_full((), self.epsilon)
         if self.norm_scale:
-            dims = tuple(range(1, z.dim())) if self.dim is None else self.dim
+            dims = self._dims(z.dim())
             epsilon = epsilon * (z.square().mean(dims, keepdim=True) if dims else z.square()).sqrt()
         epsilon = torch.maximum(epsilon, least)
         sign = torch.where(z >= 0, 1, -1)

@@ -36,3 +36,17 @@ def test_stabilizers(stabilizer):
         assert_close(relevance(layer, x, rule, r), expected_relevance(layer, x, r, oracle), 1e-9)
         wanted = expected_relevance(layer, active, layer(active).relu(), oracle)
         assert_close(relevance(layer, active, rule, layer(active).relu()), wanted, 1e-9)
+
+
+@pytest.mark.parametrize("dim", [0, (0,), -1, (0, 1)])
+def test_the_dimensions_may_be_one_number(dim):
+    z = torch.tensor([[3.0, 4.0], [0.0, -12.0]]).double()
+    root = z.square().mean(dim, keepdim=True).sqrt()
+    sign = torch.where(z >= 0, 1, -1)
+    assert_close(Stabilizer(0.5, norm_scale=True, dim=dim)(z), z + 0.5 * sign * root)
+
+
+@pytest.mark.parametrize("dim", ["1", 1.0, True, [0], (0, None)])
+def test_what_is_no_dimension_is_told(dim):
+    with pytest.raises(TypeError, match="dim must be a dimension or a tuple of dimensions"):
+        Stabilizer(norm_scale=True, dim=dim)
