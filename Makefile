@@ -2,6 +2,7 @@
 #   make demo     train two small networks, explain them, write demo_output/    (DEMO_ARGS="--quick", OUT=dir)
 #   make test     the tests                                                     (PYTEST_ARGS="-k name", JOBS=2)
 #   make lint     ruff and mypy
+#   make peers    other projects' own tests, run on lxt_compose             (PEERS_SRC=dir with checkouts, PEERS_ARGS)
 #   make bench    list the benchmarks, each with the command that runs it
 #   make clean    remove the environment, caches and outputs
 
@@ -11,6 +12,8 @@ OUT ?= demo_output
 JOBS ?= auto
 DEMO_ARGS ?=
 PYTEST_ARGS ?=
+PEERS_SRC ?=
+PEERS_ARGS ?=
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
@@ -20,7 +23,7 @@ CODE := lxt_compose tests $(wildcard benchmarks)
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo test lint peers bench clean
 
 help:
 	@sed -n '/^#   make/s/^# *//p' Makefile
@@ -46,9 +49,29 @@ lint: $(STAMP)
 	$(PY) -m ruff format --check $(CODE)
 	$(PY) -m mypy
 
+# Peers are fetched as source distributions and never installed; tensordict is what tdhook's tests need.
+PEERS_VENV := .venv-peers
+PEERS_PY := $(PEERS_VENV)/bin/python
+PEERS_STAMP := $(PEERS_VENV)/.installed
+PEERS := lxt==2.1 zennit==0.5.1 tdhook==0.3.0 captum==0.9.0
+
+$(PEERS_STAMP): constraints.txt Makefile
+	test -x $(PEERS_PY) || $(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		torch tabulate numpy matplotlib packaging pillow cloudpickle tqdm pytest pytest-xdist pytest-timeout
+	$(PEERS_PY) -m pip install --quiet --disable-pip-version-check --no-deps tensordict==0.15.3 pyvers==0.2.3
+	mkdir -p .peers
+	$(PEERS_PY) -m pip download --quiet --disable-pip-version-check --no-binary :all: --no-deps -d .peers $(PEERS)
+	for archive in .peers/*.tar.gz; do tar -xzf $$archive -C .peers; done
+	@touch $@
+
+peers: $(PEERS_STAMP)
+	PYTHONPATH=. $(PEERS_PY) tests/peers/run_suites.py $(addprefix --sources ,$(PEERS_SRC)) --sources .peers \
+		--jobs $(JOBS) --write docs/measured.md $(PEERS_ARGS)
+
 bench: $(STAMP)
 	@for file in $$(grep -ls '__main__' benchmarks/*.py || echo); do echo "$(PY) $$file"; done
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info $(OUT) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(PEERS_VENV) .peers build dist *.egg-info $(OUT) .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,10 @@
 """Epsilon acts as it was asked for, down to the smallest normal number of each dtype, and relevance stays finite."""
 
+import dataclasses
+
 import pytest
 import torch
-from support import both_formulations
+from support import Fn, both_formulations
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,15 +15,21 @@ from lxt_compose import (
     Epsilon,
     Flat,
     Gamma,
+    GatedEpsilon,
+    Homogeneous,
+    Rule,
+    SignalTakesAll,
     Stabilizer,
     TaylorDecomposition,
     UniformEpsilon,
+    ValueAttention,
     WSquare,
     ZBox,
     ZPlus,
 )
 from lxt_compose import functional as lf
 from lxt_compose.autograd.numerics import EPSILON, DefaultEpsilon, over_positive, over_stabilized
+from lxt_compose.lxt.rules import EpsilonRule
 
 HALF = [torch.float16, torch.bfloat16]
 DTYPES = [torch.float64, torch.float32, *HALF]
@@ -59,7 +67,8 @@ def relevance(model, rows, composite, r=1.0):
         z = model(x)
         gradient = composite.formulation == "gradient"
         start = torch.full_like(z, r)
-        z.backward(torch.where(z == 0, start, start / z).detach() if gradient else start)
+        # A relevance of 1 at a tiny output is a slot that no dtype holds.
+        z.backward(torch.where(z.abs() < 1e-2, start, start / z).detach() if gradient else start)
     return x.grad * x.detach() if gradient else x.grad
 
 
@@ -126,6 +135,48 @@ def test_attention_is_finite_with_every_epsilon(dtype):
         for rule in (Attention(epsilon), UniformEpsilon(epsilon)):
             composite = Composite({F.scaled_dot_product_attention: rule})
             assert torch.isfinite(relevance(Model(), x, composite)).all()
+
+
+OPERATIONS = {
+    "UniformEpsilon": (torch.matmul, UniformEpsilon, lambda x: x @ x.mT),
+    "GatedEpsilon": (torch.matmul, GatedEpsilon, lambda x: torch.sigmoid(x) @ x.mT),
+    "SignalTakesAll": (torch.mul, SignalTakesAll, lambda x: F.silu(x) * x),
+    "SignalTakesAll, a matrix": (torch.matmul, SignalTakesAll, lambda x: F.silu(x) @ x.mT),
+    "Homogeneous": (torch.linalg.vector_norm, Homogeneous, lambda x: torch.linalg.vector_norm(x, dim=-1)),
+    "Attention": (F.scaled_dot_product_attention, Attention, lambda x: F.scaled_dot_product_attention(x, x, x)),
+    "ValueAttention": (
+        F.scaled_dot_product_attention, ValueAttention, lambda x: F.scaled_dot_product_attention(x, x, x)
+    ),
+    "EpsilonRule": (torch.sum, EpsilonRule, lambda x: x.sum(-1)),
+    "BlockEpsilon": (None, None, lambda x: lf.epsilon_lrp(lambda t: t.sin().sum(-1), OPERATIONS["epsilon"], x)),
+}  # fmt: skip
+
+
+@both_formulations
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_every_rule_of_operations_is_finite_with_every_epsilon(name, dtype, formulation, monkeypatch):
+    function, rule, compute = OPERATIONS[name]
+    one_off = 1 + 2 * torch.finfo(dtype).eps
+    tiny = torch.finfo(dtype).tiny
+    rows = torch.tensor([[[1.0, -1.0], [0.0, 0.0], [one_off, -1.0], [1e-3, 0.0], [tiny, tiny]]], dtype=dtype)
+    for epsilon in epsilons(dtype):
+        monkeypatch.setitem(OPERATIONS, "epsilon", epsilon)
+        composite = Composite({function: rule(epsilon)} if rule else {}, formulation=formulation)
+        model = Fn(lambda self, x: compute(x))
+        for x in (rows, torch.zeros_like(rows), -rows):
+            assert torch.isfinite(relevance(model, x, composite)).all(), (epsilon, x)
+
+
+def test_each_rule_with_an_epsilon_is_among_these():
+    def below(kind):
+        return {kind}.union(*map(below, kind.__subclasses__()))
+
+    def takes_epsilon(kind):
+        return dataclasses.is_dataclass(kind) and "epsilon" in {field.name for field in dataclasses.fields(kind)}
+
+    ours = {kind.__name__ for kind in below(Rule) if kind.__module__.startswith("lxt_compose.") and takes_epsilon(kind)}
+    assert ours - {"Scaling"} <= {name.split(",")[0] for name in (*RULES, *OPERATIONS)}
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

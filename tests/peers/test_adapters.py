@@ -1,0 +1,66 @@
+"""The adapters that `make peers` uses, where no peer is needed; and the peers' own tests, where there are any."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import as_lxt
+import pytest
+import torch
+from kinds import CAPTUM, LXT, TDHOOK, ZENNIT, Kind
+from run_suites import BEGIN, END, REPOSITORY
+from suites import SUITES, Suite, version_of
+
+from lxt_compose import functional
+
+HERE = Path(__file__).resolve().parent
+SOURCES = os.environ.get("PEERS_SRC", "")
+
+
+@pytest.mark.skipif(not SOURCES, reason="the peers' tests are not here; make peers fetches and runs them")
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.name)
+def test_each_failure_of_a_peers_test_has_a_reason(suite):
+    command = [sys.executable, str(HERE / "run_suites.py"), "--only", suite.adapter, "--sources", SOURCES]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("kind", [*LXT, *ZENNIT, *TDHOOK, *CAPTUM], ids=lambda kind: kind.name)
+def test_each_kind_is_told_by_more_than_the_name_of_a_test(kind):
+    assert kind.convention or (kind.error and kind.error != "assert False") or kind.most is not None
+    assert kind.verdict in ("peer wrong", "peer differs", "limit of ours")
+    assert f"def test_{re.sub('[^a-z]+', '_', kind.name.lower())}(" in (HERE / "test_kinds.py").read_text()
+
+
+def test_a_kind_with_a_convention_explains_only_what_the_convention_settles():
+    kind = Kind("name", r"test_sum\[", "peer wrong", "reason", convention=True)
+    assert kind.explains("f.py::test_sum[1]", "assert False", True)
+    assert not kind.explains("f.py::test_sum[1]", "assert False", False)
+    assert not kind.explains("f.py::test_mean[1]", "assert False", True)
+
+
+def test_source_trees_with_tests_come_first(tmp_path):
+    for name in ("a-1.0", "b"):
+        (tmp_path / name / "src/peer").mkdir(parents=True)
+    (tmp_path / "b/tests").mkdir()
+    (tmp_path / "b/tests/test_it.py").touch()
+    suite = Suite("Peer", "src/peer", ("tests/test_*.py",), "src", ())
+    assert [tree.name for tree in suite.trees([tmp_path])] == ["b", "a-1.0"]
+    assert version_of(tmp_path / "a-1.0") == "1.0"
+    assert version_of(tmp_path / "b") == "checkout"
+
+
+def test_the_stabilizer_of_lxt_is_unsigned():
+    a, b = torch.tensor([2.0], requires_grad=True), torch.tensor([-3.0], requires_grad=True)
+    as_lxt._unsigned(functional.add2)(a, b, False, 0.5).backward(torch.ones(1))
+    assert a.grad.item() == 2 / (-1 + 0.5)
+    (found,) = torch.autograd.grad(as_lxt._unsigned(functional.matmul)(a[None], b[None, :].mT, False, 0.5), a)
+    assert found.item() == pytest.approx(-6 / (2 * -6 + 0.5))
+
+
+def test_the_document_has_a_place_for_the_table():
+    text = (REPOSITORY / "docs/measured.md").read_text()
+    assert text.index(BEGIN) < text.index(END)
