@@ -27,9 +27,18 @@ class AttributionData:
     mask: Tensor | None = None
     dims: dict[str, Dims] = field(default_factory=dict)
     beside: dict[str, Tensor] = field(default_factory=dict)
+    target_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.output)
+
+    def title_of(self, row: int) -> str:
+        """What a row is called: by the number of its sample, and the name of its target if there are several."""
+        if not self.target_names:
+            return f"sample {row}"
+        sample, target = divmod(row, len(self.target_names))
+        name = self.target_names[target]
+        return name if len(self) == len(self.target_names) else f"sample {sample}, {name}"
 
     @property
     def relevances(self) -> dict[str, Tensor]:

@@ -62,6 +62,14 @@ class Inputs:
         """The mask that tells real tokens of this input from padding."""
         return self.encoder_mask if self.has_decoder and not name.startswith("decoder_") else self.mask
 
+    def asked_at(self, model: nn.Module) -> Tensor | None:
+        """Where the ids are the mask token, if this is a masked language model whose configuration knows it."""
+        token, ids = getattr(_config(model), "mask_token_id", None), self.ids.get("input_ids")
+        if "MaskedLM" not in type(model).__name__ or not isinstance(token, int) or ids is None or ids.dim() != 2:
+            return None
+        where: Tensor = ids == token
+        return where
+
     def batches(self, size: int | None) -> Iterator[tuple[slice, Inputs]]:
         """The samples in groups of at most ``size``: every tensor with a dimension that counts samples is cut.
 
@@ -178,8 +186,12 @@ def _count(inputs: dict[str, Tensor], dims: dict[str, Dims]) -> int:
     return next((inputs[name].shape[place] for name, place in places.items() if place is not None), 1)
 
 
+def _config(model: nn.Module) -> Any:
+    return getattr(model, "config", None)
+
+
 def _has_decoder(model: nn.Module) -> bool:
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    return bool(getattr(_config(model), "is_encoder_decoder", False))
 
 
 def _hint(model: nn.Module, named: dict[str, Any], main: Tensor) -> str:

@@ -190,6 +190,11 @@ class Recorder:
         self._calls, self._without, self._open = {}, {}, True
         self._dims.start()
 
+    def again(self) -> None:
+        """Another backward pass of the same forward pass begins."""
+        for calls in self._calls.values():
+            calls[:] = [torch.zeros_like(relevance) for relevance in calls]
+
     def stop(self) -> None:
         """The forward pass has ended; what runs after it is a recomputation."""
         self._open = False

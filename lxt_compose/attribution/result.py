@@ -26,7 +26,8 @@ class Attribution(AttributionData):
 
     ``relevance`` has the shape of the input, or of its embeddings [n, tokens, features] if the input is token ids; if
     several inputs carry relevance it is a dictionary of such tensors by name. ``beside`` is the relevance of integers
-    that were given beside them and were looked up too (positions, token types). Its unit is that of ``output`` [n], the
+    that were given beside them and were looked up too (positions, token types). With several targets there is one row
+    for each sample and target; ``target_names`` are what they are called. Its unit is that of ``output`` [n], the
     number that is explained: summed, it gives the output less what biases, softmax and uncovered operations took (not
     for a composite with ``picture="slot"``). An input that all samples share has the sum of what they give it.
     ``target`` is the class index [n], pairs of them [n, 2] for a contrast (-1 stands for the mean of the others), or

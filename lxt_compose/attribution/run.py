@@ -13,16 +13,18 @@ from ..autograd.trees import tensors_in
 from ..composite import Composite
 from ..errors import AttributionError, CompositeError, NotFiniteError
 from ..ledger import Ledger
+from ..ledger import Recorder as Books
 from ..rules import GRADIENT, RELEVANCE, Stop
 from ..target_module import with_target
 from .axes import check_names
+from .goals import Goals, asked_inside, choose_each, read_targets
 from .inputs import Inputs, read_inputs
-from .joining import joined
+from .joining import joined, one_after_the_other
 from .latent import Layer, Recorder, find_layers
 from .layer_dims import LayerDims
 from .result import Attribution
 from .taps import Taps
-from .targets import Chosen, Goal, called, choose, chosen_by, read_target
+from .targets import Chosen, called
 
 
 def attribute(
@@ -50,6 +52,9 @@ def attribute(
             [samples, positions, classes]. An index; a list or an integer tensor with one per sample; a pair ``(a, b)``
             for the difference a - b, ``(a, "others")`` for a less the mean of all others; pairs per sample as a list or
             an integer tensor [samples, 2]; a function of the model's output that returns a tensor [samples].
+            Several targets: a list of them for a single sample (``[281, 207]``), or for any number of samples a
+            dictionary by names (``{"cat": 281, "dog": 207}``). The result then has one row for each sample and target,
+            those of a sample one after the other; it costs one forward pass, and a backward pass for each target.
         dims: what the dimensions of the inputs are: ``"batch channel time"``, a tuple of such names, or a mapping from
             inputs (and layers) to them. Mostly it is known, from the names of inputs as transformers has them or from
             the first layer that an input meets; what needs to know it and does not raises, and lists the names.
@@ -75,12 +80,12 @@ def attribute(
     _check(model, batch_size)
     with torch.inference_mode(False), torch.enable_grad(), values_kept(_statistics(model)):
         given = read_inputs(model, inputs, dims)
-        goal = read_target(target, given.count)
+        goals = read_targets(target, given.count)
         watched = find_layers(model, layers)
         check_names(given.said, [*given.dims, *(layer.name for layer in watched)])
         run = _Run(model, composite_of(composite), given, watched)
-        parts = run.batches(goal, batch_size, progress=progress, ledger=ledger)
-    return Attribution(**joined(parts, given, run.report, ledger=run.ledger))
+        parts = run.batches(goals, batch_size, progress=progress, ledger=ledger)
+    return Attribution(**joined(parts, given, run.report, goals.names, ledger=run.ledger))
 
 
 def _check(model: Any, batch_size: Any) -> None:
@@ -141,22 +146,23 @@ class _Run:
         self.reached = False
         """Whether any output depends on the inputs at all."""
 
-    def batches(self, goal: Goal, size: int | None, *, progress: bool, ledger: bool) -> list[dict[str, Any]]:
+    def batches(self, goals: Goals, size: int | None, *, progress: bool, ledger: bool) -> list[dict[str, Any]]:
         """What was found in each batch, as the arguments that an Attribution is joined from."""
         parts = []
-        target = goal.function
-        self.called = self.model if target is None else with_target(self.model, self._target(target))
+        inside = asked_inside(goals, self._ask)
+        self.called = self.model if inside is None else with_target(self.model, inside)
         with self.composite.register(self.called) as registration, ExitStack() as stack:
             self.registration, tally = registration, registration.session.tally
             tally.strict = False  # until it is known what lies between the explained output and the inputs
-            books = stack.enter_context(registration.ledger()) if ledger else None
+            self.books = stack.enter_context(registration.ledger()) if ledger else None
             taps = stack.enter_context(Taps(registration))
             times_value = self.composite.formulation == GRADIENT and not self.as_it_is
             layer_dims = LayerDims(self.model, self.given.dims_of_relevance())
             recorder = stack.enter_context(Recorder(self.layers, registration, layer_dims, times_value=times_value))
             batches = self.given.batches(size)
             for part, batch in _with_bar(batches, self.given.count) if progress else batches:
-                parts.append(self._one(batch, goal.part(part), taps, recorder, layer_dims))
+                found = self._one(batch, goals.part(part), taps, recorder)
+                parts.append({**one_after_the_other(found, self.given, layer_dims.found()), "dims": layer_dims.found()})
             tally.forget_unreached(strict=self.composite.strict)
             self.report = registration.report()
             if not self.reached and not any(row.rule == str(Stop()) for row in self.report.rows):
@@ -164,41 +170,43 @@ class _Run:
                     f"what is explained of {type(self.model).__name__} depends on no input by way of recorded "
                     f"operations: the model cuts them off (detach(), torch.no_grad(), .data), so there is no relevance"
                 )
-            self.ledger = None if books is None else books.frozen()
+            self.ledger = None if self.books is None else self.books.frozen()
         return parts
 
-    def _one(self, batch: Inputs, goal: Goal, taps: Taps, recorder: Recorder, layer_dims: LayerDims) -> dict[str, Any]:
+    def _one(self, batch: Inputs, goals: Goals, taps: Taps, recorder: Recorder) -> list[dict[str, Any]]:
+        """What was found in one batch for each target: one forward pass, and as many backward passes as targets."""
         recorder.start()
         try:
             output = self._output(batch, taps)
         finally:
             recorder.stop()
-        chosen = self._choose(batch, goal, output)
-        relevance = self._backward(chosen, taps)
-        if not all(torch.isfinite(r).all() for r in relevance.values()):
-            raise NotFiniteError(self._blame(batch, "the relevance is not finite"))
-        return {
-            "relevance": {name: r.cpu() for name, r in relevance.items()},
-            "output": chosen.value.cpu(),
-            "target": chosen.target,
-            "latent": recorder.found(),
-            "layer_dims": layer_dims.found(),
-        }
+        each, found = self._choose(batch, goals, output), []
+        for turn, chosen in enumerate(each):
+            if turn:
+                recorder.again()
+                if isinstance(self.registration.session.observer, Books):
+                    self.registration.session.observer.turn()
+            relevance = self._backward(chosen, taps, keep=turn < len(each) - 1)
+            if not all(torch.isfinite(r).all() for r in relevance.values()):
+                raise NotFiniteError(self._blame(batch, "the relevance is not finite"))
+            found.append({
+                "relevance": {name: r.cpu() for name, r in relevance.items()},
+                "output": chosen.value.cpu(),
+                "target": chosen.target,
+                "latent": recorder.found(),
+            })  # fmt: skip
+        return found
 
-    def _target(self, function: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
-        """The target function as a part of the model, of whose errors the inputs are not blamed."""
-
-        def target(output: Any) -> Tensor:
-            try:
-                value = called(function, output, self.count)
-                carried = any(x.requires_grad for x in tensors_in(output))
-                if carried and not (value.requires_grad or self.registration.session.stack.stopped):
-                    raise ValueError("what the target function returns does not depend on the model's output")
-                return value
-            except Exception as error:
-                raise _TargetFailed(error) from error
-
-        return target
+    def _ask(self, function: Callable[[Any], Tensor], output: Any) -> Tensor:
+        """What a target function makes of the output, as a part of the model; the inputs are not blamed of errors."""
+        try:
+            value = called(function, output, self.count)
+            carried = any(x.requires_grad for x in tensors_in(output))
+            if carried and not (value.requires_grad or self.registration.session.stack.stopped):
+                raise ValueError("what the target function returns does not depend on the model's output")
+            return value
+        except Exception as error:
+            raise _TargetFailed(error) from error
 
     def _output(self, batch: Inputs, taps: Taps) -> Any:
         """What the model answers, or what the target function makes of it."""
@@ -208,22 +216,24 @@ class _Run:
         except _TargetFailed as failed:
             raise failed.error from None
 
-    def _choose(self, batch: Inputs, goal: Goal, output: Any) -> Chosen:
+    def _choose(self, batch: Inputs, goals: Goals, output: Any) -> list[Chosen]:
         times_output = self.composite.formulation == RELEVANCE and not self.as_it_is
+        if batch.asked_at(self.model) is not None and any(goal.function is None for goal in goals.each):
+            note = "explained at the one mask token of each sample"
+            self.registration.session.tally.remarks[note] = None
         try:
-            if goal.function is not None:  # which has run
-                return chosen_by(lambda value: value, output, count=batch.count, times_output=times_output)
-            return choose(goal, output, self.model, count=batch.count, mask=batch.mask, times_output=times_output)
+            return choose_each(goals, output, self.model, batch, times_output=times_output)
         except NotFiniteError as error:
             raise NotFiniteError(self._blame(batch, str(error))) from None
 
-    def _backward(self, chosen: Chosen, taps: Taps) -> dict[str, Tensor]:
+    def _backward(self, chosen: Chosen, taps: Taps, *, keep: bool) -> dict[str, Tensor]:
+        """The relevance of each input; `keep` the graph for another backward pass."""
         leaves = taps.leaves
         slots: list[Tensor | None] = [None] * len(leaves)
         if chosen.seeds:
             outputs, seeds = zip(*chosen.seeds, strict=True)
             try:
-                slots = list(torch.autograd.grad(outputs, leaves, seeds, allow_unused=True))
+                slots = list(torch.autograd.grad(outputs, leaves, seeds, allow_unused=True, retain_graph=keep))
             except RuntimeError as error:
                 if "heckpoint" in str(error):
                     raise AttributionError(

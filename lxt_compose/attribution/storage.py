@@ -31,6 +31,7 @@ def save(attribution: AttributionData, path: Path) -> None:
         "mask": attribution.mask,
         "dims": attribution.dims,
         "beside": attribution.beside,
+        "target_names": list(attribution.target_names),
         "report": {
             "rows": report.to_dicts(),
             "unmatched": list(report.unmatched),
@@ -75,6 +76,7 @@ def load(path: Path) -> dict[str, Any]:
         **fields,
         "dims": content.get("dims", {}),  # not in files of the first version
         "beside": content.get("beside", {}),
+        "target_names": tuple(content.get("target_names", ())),
         "ledger": None if ledger is None else Ledger.from_dict(ledger),
         "report": CoverageReport(rows, **report),
     }

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import operator
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +12,14 @@ from torch import Tensor, nn
 
 from ..autograd.trees import map_tensors, tensors_in
 from ..errors import NotFiniteError
+from .logits import per_class
 
 OTHERS = "others"
-_HELP = (
+HELP = (
     "target must be None (the arg-max), a class index, one index per sample (a list or an integer tensor), a pair "
-    "(a, b) for a - b, a pair (a, 'others') for a less the mean of the others, or a function of the model's output"
+    "(a, b) for a - b, a pair (a, 'others') for a less the mean of the others, a function of the model's output, a "
+    "list of several targets for a single sample, or a dictionary of several targets for every sample"
 )
-# Models of transformers whose last position answers for what comes next; other heads with positions answer at each.
-_CAUSAL = re.compile(r"CausalLM|(?<!With)LMHeadModel|DoubleHeads|ConditionalGeneration|Seq2SeqLM|ImageTextToText")
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,17 @@ class Goal:
             return None if index is None else index[samples]
 
         return Goal(cut(self.first), cut(self.second), self.others, self.function)
+
+    @property
+    def target(self) -> Any:
+        """The same as :func:`attribute` takes it."""
+        second = OTHERS if self.others else self.second
+        return self.function or (self.first if second is None else (self.first, second))
+
+    def rows(self, samples: Tensor) -> Goal:
+        """The target of these samples, given by their numbers."""
+        first, second = (None if index is None else index[samples] for index in (self.first, self.second))
+        return Goal(first, second, self.others, self.function)
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ def read_target(target: Any, count: int) -> Goal:
         return Goal(_indices(list(left), count), _indices(list(right), count))
     if isinstance(target, tuple):
         if len(target) != 2:
-            raise ValueError(f"a pair for a contrast holds two indices, got {target!r}; {_HELP}")
+            raise ValueError(f"a pair for a contrast holds two indices, got {target!r}; {HELP}")
         first = None if target[0] is None else _indices(target[0], count)
         if isinstance(target[1], str) and target[1] == OTHERS:
             return Goal(first, others=True)
@@ -90,7 +100,7 @@ def _indices(value: Any, count: int) -> Tensor:
         value = torch.as_tensor(value)
     if isinstance(value, Tensor):
         if value.is_floating_point() or value.is_complex() or value.dtype == torch.bool:
-            raise TypeError(f"a target must hold class indices, got a tensor of {value.dtype}; {_HELP}")
+            raise TypeError(f"a target must hold class indices, got a tensor of {value.dtype}; {HELP}")
         index = value.detach().cpu().long()
     elif isinstance(value, list):
         index = torch.tensor([_one_index(v) for v in value], dtype=torch.long)
@@ -99,25 +109,43 @@ def _indices(value: Any, count: int) -> Tensor:
     if index.dim() == 0:
         return index.expand(count)
     if index.shape != (count,):
-        raise ValueError(f"the target has shape {list(index.shape)}, but there are {count} samples; {_HELP}")
+        raise ValueError(f"the target has shape {list(index.shape)}, but there are {count} samples; {HELP}")
     return index
 
 
 def _one_index(value: Any) -> int:
     if isinstance(value, bool):
-        raise TypeError(f"a target cannot be {value!r}; {_HELP}")
+        raise TypeError(f"a target cannot be {value!r}; {HELP}")
     try:
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"{value!r} of type {type(value).__name__} is no target; {_HELP}") from None
+        raise TypeError(f"{value!r} of type {type(value).__name__} is no target; {HELP}") from None
 
 
-def choose(goal: Goal, output: Any, model: nn.Module, *, count: int, mask: Tensor | None, times_output: bool) -> Chosen:
+def choose(
+    goal: Goal,
+    output: Any,
+    model: nn.Module,
+    *,
+    count: int,
+    mask: Tensor | None,
+    times_output: bool,
+    asked_at: Tensor | None = None,
+) -> Chosen:
     """Pick what is explained from the model's output, and the slots at the outputs that relevance starts with.
 
     For the explained number y(outputs), each output o starts with ``dy/do`` in the gradient formulation and, if
     `times_output`, with ``o * dy/do`` in the relevance formulation. A logit so starts with its value, and a difference
     a - b with a at the one logit and -b at the other.
+
+    Args:
+        goal: the target.
+        output: of the model.
+        model: the model.
+        count: the number of samples.
+        mask: their real tokens.
+        times_output: whether relevance starts with the value itself.
+        asked_at: the mask tokens of a masked language model.
 
     Raises:
         TypeError: the output, or what a target function returned, holds no number that could be explained.
@@ -132,7 +160,7 @@ def choose(goal: Goal, output: Any, model: nn.Module, *, count: int, mask: Tenso
             sources.setdefault(id(tensor), tensor)
     leaves = {key: tensor.detach().requires_grad_() for key, tensor in sources.items()}
     seen = map_tensors(lambda tensor: leaves.get(id(tensor), tensor), output)
-    value, target = _picked(goal, _per_class(seen, model, count, mask))
+    value, target = _picked(goal, per_class(seen, model, count, mask, asked_at))
     _check_finite(value)
     slots: tuple[Tensor | None, ...] = ()
     if value.requires_grad:
@@ -208,77 +236,3 @@ def _picked(goal: Goal, logits: Tensor) -> tuple[Tensor, Tensor]:
     if goal.second is not None:
         return value - logit(goal.second), torch.stack([first, goal.second], 1)
     return value, first
-
-
-def logits_of(output: Any) -> Tensor:
-    """The tensor of a model's output that holds one number for each class.
-
-    Raises:
-        TypeError: there is none, or it cannot be told which of several it is.
-    """
-    if isinstance(output, Tensor):
-        return output
-    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
-    if isinstance(named, Tensor):
-        return named
-    found = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
-    if not found:
-        raise TypeError(f"the model returned no floating point tensor but {type(output).__name__}")
-    if (isinstance(output, Mapping) and len(found) > 1) or hasattr(output, "last_hidden_state"):
-        names = ", ".join(map(str, output)) if isinstance(output, Mapping) else ""
-        raise TypeError(
-            f"the model's output {type(output).__name__}({names}) has no logits, so it is not clear what to explain; "
-            f"pass target= a function of the output that returns one number per sample"
-        )
-    return found[0]
-
-
-def _per_class(output: Any, model: nn.Module, count: int, mask: Tensor | None) -> Tensor:
-    """The numbers that a class can be chosen from: [n, classes]."""
-    logits = logits_of(output)
-    kind, shape = type(model).__name__, list(logits.shape)
-    if logits.dim() == 0 or shape[0] != count:
-        raise ValueError(
-            f"the output of {kind} has shape {shape}, but the first dimension should count {count} samples"
-        )
-    if logits.dim() == 1:
-        return logits[:, None]
-    one_place = logits.dim() == 2 and "PreTraining" not in kind  # which tells of each token if it was replaced
-    if one_place:
-        return logits
-    if logits.dim() != 3 or not _answers_last(model):
-        which = "output" if isinstance(output, Tensor) else "output.logits"
-        place = ", ".join(["3", "17", "0", "0"][: logits.dim() - 1])
-        raise ValueError(
-            f"the output of {kind} has shape {shape}: an index alone does not say which place of it is meant (token, "
-            f"frame, query or pixel), and so there is no default; pass target= a function of the output, such "
-            f"as lambda output: {which}[:, {place}]"
-        )
-    return logits[torch.arange(count, device=logits.device), last_real(mask, count, shape[1]).to(logits.device)]
-
-
-def _answers_last(model: nn.Module) -> bool:
-    """Whether the last position of a model's output is its answer: a causal language model."""
-    if hasattr(getattr(model, "config", None), "model_type"):
-        return bool(_CAUSAL.search(type(model).__name__))
-    return any(isinstance(module, nn.Embedding) for module in model.modules())
-
-
-def last_real(mask: Tensor | None, count: int, length: int) -> Tensor:
-    """The position of the last token of each sample that is no padding; the padding may be left or right.
-
-    Raises:
-        ValueError: the mask is of another length than the output, or masks a whole sample.
-    """
-    last = torch.full((count,), length - 1)
-    if mask is None or mask.dim() != 2:
-        return last
-    real = mask.detach().cpu() != 0
-    if not real.any(1).all():
-        raise ValueError("the attention mask leaves a sample without any token")
-    positions = real.shape[1] - 1 - real.flip(1).long().argmax(1)
-    if real.shape[1] == length:
-        return positions
-    if bool((positions == real.shape[1] - 1).all()):
-        return last
-    raise ValueError(f"the attention mask has {real.shape[1]} positions, but the output {length}")

@@ -59,7 +59,7 @@ def _picture(
 
     scores, dims = found._per_sample(name), tuple(dim for dim in kept_dims(found.dims_of(name)) if dim != BATCH)
     samples = samples if len(scores) == len(found) else [0]
-    titles = [] if alone or len(scores) == 1 else [f"sample {index}" for index in samples]
+    titles = [] if alone or len(scores) == 1 else [found.title_of(index) for index in samples]
     named: dict[str, Any] = {"titles": titles, **options} if titles else options
     whole = found.dims_of(name)
     if dims == ("time",) and "mel" in whole:
@@ -152,13 +152,14 @@ def _texts(
         options = {"scheme": heatmap.scheme_of(tokens), **options}
     if len(dims) == 2:
         return _nested(found, name, scores, dims, samples, tokens if is_tokenizer else None, options)
-    if not (tokens is None or is_tokenizer or alone) and len(tokens) != len(samples):
+    of_all = len(found.target_names) == len(found) and all(isinstance(token, str) for token in tokens or ())
+    if not (tokens is None or is_tokenizer or alone or of_all) and len(tokens) != len(samples):
         raise ValueError(f"there are {len(samples)} samples, but lists of tokens for {len(tokens)}")
-    own = tokens is None or is_tokenizer or alone
+    own = tokens is None or is_tokenizer or alone or of_all
     texts = [tokens_of(found, name, index, tokens if own else tokens[place]) for place, index in enumerate(samples)]
     rows = [scores[index][found.real(index, input=name)] for index in samples]
     if len(found) > 1 and not alone:
-        options = {"titles": [f"sample {index}" for index in samples], **options}
+        options = {"titles": [found.title_of(index) for index in samples], **options}
     return heatmap.text(texts[0], rows[0], **options) if alone else heatmap.text(texts, rows, **options)
 
 
@@ -177,7 +178,7 @@ def _nested(
             given = ids[index, number].tolist() if known and ids is not None else list(range(len(row)))
             texts.append([str(i) for i in given] if tokenizer is None else list(tokenizer.convert_ids_to_tokens(given)))
             rows.append(row)
-            titles.append(f"sample {index}, {outer} {number}")
+            titles.append(f"{found.title_of(index)}, {outer} {number}")
     return heatmap.text(texts, rows, **{"titles": titles, **options})
 
 
@@ -249,7 +250,10 @@ def dataframe(found: AttributionData, tokens: Any) -> DataFrame:
         scores = found._per_sample(name)
         dims = tuple(dim for dim in kept_dims(found.dims_of(name)) if dim != BATCH)
         places = torch.cartesian_prod(*(torch.arange(size) for size in scores.shape)).reshape(-1, scores.dim())
-        columns: dict[str, Any] = {"sample": places[:, 0].numpy()}
+        turns = len(found.target_names) or 1
+        columns: dict[str, Any] = {"sample": (places[:, 0] // turns).numpy()}
+        if found.target_names:
+            columns["target"] = [found.target_names[row % turns] for row in places[:, 0].tolist()]
         if isinstance(found.relevance, dict):
             columns["input"] = name
         columns.update({_column(dims, i): places[:, 1 + i].numpy() for i in range(len(dims))})

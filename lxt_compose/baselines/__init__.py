@@ -272,8 +272,9 @@ def captum(
     if kind is None:
         raise ValueError(f"Captum has no method {method!r} in captum.attr")
     points = points_of(model, inputs, target, None)
-    given, first = points.starts()[0], points.goal.first
-    if isinstance(inputs, Tensor) and not points.is_ids and first is not None and points.goal.second is None:
+    given, goal = points.starts()[0], points.goals.each[0]
+    first = goal.first if len(points.goals) == 1 and goal.second is None and not goal.others else None
+    if isinstance(inputs, Tensor) and not points.is_ids and first is not None:
         found = kind(model, **(options or {})).attribute(inputs, target=first.to(inputs.device), **call)
         return points.scores([{key: found.detach().cpu() for key in given}])
     around = Around(points, list(given))

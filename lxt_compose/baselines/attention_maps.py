@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..attribution.inputs import Inputs
-from ..attribution.targets import last_real
+from ..attribution.logits import last_real
 from ..ops import op_of
 from ..runtime.decompositions import attention_body
 from .points import Points, unmoved

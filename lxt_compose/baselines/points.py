@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from ..attribution.axes import BATCH, Dims, embedded, place_of, summed
 from ..attribution.inputs import Inputs, telling
-from ..attribution.targets import choose
 from ..errors import AttributionError
-from ..evaluate.probe import Probe, rows_of_goal
+from ..evaluate.probe import Probe
 
 Key = tuple[str, int]
 """The name of an input, and which of its embeddings it is: a model may have several for the same token ids."""
@@ -106,8 +105,7 @@ class Points(Probe):
                     self.embed(stack, given, {name: partial(moved, name) for name in given.ids}, group)
                 with telling(self.model, given), around():
                     output = self.model(*given.args, **given.kwargs)
-                goal = rows_of_goal(self.goal, group)
-                chosen = choose(goal, output, self.model, count=len(group), mask=given.mask, times_output=False)
+                chosen = self.choose(group, output, given)
                 if not chosen.seeds:
                     raise self._cut_off()
                 outputs, seeds = (list(each) for each in zip(*chosen.seeds, strict=True))
@@ -156,7 +154,6 @@ class Around(nn.Module):
             if inputs.ids:
                 points.embed(stack, inputs, {n: c for n, c in changes.items() if n in inputs.ids}, samples)
             output = self.model(*inputs.args, **inputs.kwargs)
-        goal = rows_of_goal(points.goal, samples)
-        chosen = choose(goal, output, self.model, count=len(samples), mask=inputs.mask, times_output=False)
+        chosen = points.choose(samples, output, inputs)
         numbers: Tensor = torch.stack([(z * seed).reshape(len(samples), -1).sum(1) for z, seed in chosen.seeds]).sum(0)
         return numbers

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .. import heatmap
 from ..attribution import Attribution, attribute, blocks
-from ..attribution.targets import last_real, logits_of
+from ..attribution.logits import last_real, logits_of
 from .answer import Answer, Say
 from .explanation import Explained, ExplainOptions, Task
 from .model_files import CheckpointError, Loaded, load_beside, load_model

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from ..attribution.axes import BATCH, embedded, kept_dims, place_of, summed
+from ..attribution.goals import Goals, choose_rows, read_targets
 from ..attribution.inputs import Inputs, read_inputs, telling
 from ..attribution.lookups import Following, FollowingMode
-from ..attribution.targets import Goal, choose, read_target
+from ..attribution.targets import Chosen
 from ..autograd.trees import map_tensors
 
 Change = Callable[[Tensor, Tensor], Tensor]
@@ -50,6 +51,10 @@ class Probe:
             check_count("batch_size", batch_size)
         self.model = model
         self.given = read_inputs(model, inputs, dims)
+        goals = read_targets(target, self.given.count)
+        if len(goals) > 1:  # each sample once for each target
+            whole = torch.arange(self.given.count).repeat_interleave(len(goals))
+            self.given = replace(self.rows(whole, {}, whole), count=len(whole))
         carriers = {**self.given.ids, **self.given.carriers}
         self.name = next(iter(carriers)) if input is None else input
         if self.name not in carriers:
@@ -62,8 +67,7 @@ class Probe:
         self.size = self.given.count if batch_size is None else batch_size
         if place_of(self.given.dims[self.name], BATCH) is None:
             self.size = 1  # what has no batch is changed one way at a time
-        goal = read_target(target, self.given.count)
-        self.values, self.goal = self._unchanged(goal)
+        self.values, self.goals = self._unchanged(goals)
 
     def summed(self, relevance: Tensor) -> Tensor:
         """Relevance of the input, or of the embeddings of its ids, summed over channels and features."""
@@ -94,31 +98,37 @@ class Probe:
         for start in range(0, count, self.size):
             yield torch.arange(start, min(start + self.size, count))
 
-    def _unchanged(self, goal: Goal) -> tuple[Tensor, Goal]:
+    def _unchanged(self, goals: Goals) -> tuple[Tensor, Goals]:
+        """The values of the unchanged inputs, and the targets with an index for each arg-max."""
         values, targets = [], []
         for group in self.groups(self.given.count):
-            value, target = self._forward(group, group, None, None, goal)
+            value, target = self._forward(group, group, None, None, goals)
             values.append(value)
             targets.append(target)
-        if goal.function is not None or goal.first is not None:
-            return torch.cat(values), goal
-        first = torch.cat([t for t in targets if t is not None])
-        first = first[:, 0] if first.dim() == 2 else first
-        return torch.cat(values), replace(goal, first=first)
+        each = []
+        for turn, goal in enumerate(goals.each):
+            if goal.function is None and goal.first is None:
+                first = torch.cat([t for target in targets if (t := target[turn]) is not None])[:: len(goals)]
+                goal = replace(goal, first=first[:, 0] if first.dim() == 2 else first)
+            each.append(goal)
+        return torch.cat(values), replace(goals, each=tuple(each))
 
     def _forward(
-        self, samples: Tensor, group: Tensor, change: Change | None, embedded: Change | None, goal: Goal | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        goal = self.goal if goal is None else goal
+        self, samples: Tensor, group: Tensor, change: Change | None, embedded: Change | None, goals: Goals | None = None
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        goals = self.goals if goals is None else goals
         given = self.rows(samples, {} if change is None else {self.name: change}, group)
         with torch.no_grad(), ExitStack() as stack:
             if embedded is not None:
                 self.embed(stack, given, {self.name: embedded}, group)
             with telling(self.model, given):
                 output = self.model(*given.args, **given.kwargs)
-            rows = rows_of_goal(goal, samples)
-            chosen = choose(rows, output, self.model, count=len(samples), mask=given.mask, times_output=False)
-        return chosen.value.cpu(), chosen.target
+            chosen, targets = choose_rows(goals, samples, output, self.model, given)
+        return chosen.value.cpu(), targets
+
+    def choose(self, samples: Tensor, output: Any, given: Inputs) -> Chosen:
+        """What is explained of the model's output for these samples."""
+        return choose_rows(self.goals, samples, output, self.model, given)[0]
 
     def embed(self, stack: ExitStack, given: Inputs, changes: Mapping[str, Change], group: Tensor) -> None:
         """Have all that is looked up by token ids changed, input by input, until the stack is closed."""
@@ -150,6 +160,7 @@ class Probe:
             given,
             args=map_tensors(rows, given.args),
             kwargs=map_tensors(rows, given.kwargs),
+            carriers={name: taken(value) for name, value in given.carriers.items()},
             ids={name: taken(value) for name, value in given.ids.items()},
             beside={name: taken(value) for name, value in given.beside.items()},
             mask=taken(given.mask),
@@ -224,12 +235,3 @@ def check_count(name: str, value: Any) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number from 1 on, got {value!r}")
-
-
-def rows_of_goal(goal: Goal, samples: Tensor) -> Goal:
-    """The target of these samples."""
-
-    def rows(index: Tensor | None) -> Tensor | None:
-        return None if index is None else index[samples]
-
-    return replace(goal, first=rows(goal.first), second=rows(goal.second))

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ..attribution import attribute
 from ..attribution.run import values_kept
-from ..attribution.targets import OTHERS
 from ..composite import Composite
 from .probe import Probe
 from .rank import correlation
@@ -80,7 +79,7 @@ def randomization(
     """
     with torch.inference_mode(False):
         probe = Probe(model, inputs, target, batch_size)
-        goal = _goal(target, probe)
+        goal = probe.goals.target  # an arg-max is that of the intact model
         method = _explainer(explain, batch_size)
         groups = _groups(_in_order(probe), layers)
         intact = _scores(method(model, inputs, goal), (probe.given.count,))
@@ -96,14 +95,6 @@ def randomization(
                 absolute.append(correlation(found.abs(), intact.abs(), mask=_mask(probe, intact)))
                 names.append(list(group)[-1])
     return Randomization(tuple(names), torch.stack(signed), torch.stack(absolute))
-
-
-def _goal(target: Any, probe: Probe) -> Any:
-    """The target of all steps: an arg-max is that of the intact model."""
-    if target is None:
-        return probe.goal.first
-    is_contrast = isinstance(target, tuple) and target[0] is None
-    return (probe.goal.first, OTHERS if probe.goal.others else probe.goal.second) if is_contrast else target
 
 
 def _explainer(explain: str | Composite | Explain, batch_size: int | None) -> Explain:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 from .edge import Edge
 from .graph_check import GraphCheck, Interval
-from .journal import Flow, Journal
+from .journal import Balance, Flow, Journal
 from .meters import Meter
 from .operation import Operation
 from .samples import Layout
@@ -32,14 +34,35 @@ class Graph:
 
 
 class Run:
-    """The books of one forward pass and its backward."""
+    """The books of one forward pass and its backward; or those of one of several backward passes, by ``page``."""
 
     def __init__(self, samples: int, outer: Run | None = None) -> None:
         self.samples, self.outer = samples, outer
         self.journal = Journal(samples)
+        self.page = 0 if outer is None else outer.journal.pages - 1
         self.graph: Graph | None = Graph()
         self.operations: list[Operation] = []
         self.inputs: list[Flow] = []
         self.roots: list[Flow] = []
         self.modules: list[tuple[str, str, list[Flow]]] = []
         self.check: GraphCheck | None = None
+
+    def balance(self) -> Balance:
+        """What is on the accounts."""
+        return self.journal.balance(self.page if self.outer is None else 0)
+
+
+def by_page(runs: Sequence[Run]) -> list[Run]:
+    """The runs, apart for each backward pass; what was recomputed in it belongs to that."""
+    pages: dict[tuple[Run, int], Run] = {}
+    found = []
+    for run in runs:
+        for page in range(run.journal.pages if run.outer is None else 1):
+            one = copy(run)
+            if run.outer is None:
+                one.page = page
+                pages[run, page] = one
+            else:
+                one.outer = pages[run.outer, run.page]
+            found.append(one)
+    return found

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from ..text.folding import fold_names
-from .accounts import Run
+from .accounts import Run, by_page
 from .books import UNSEEN, Amount, Books, Entry, ModuleEntry, nothing
 from .graph_check import GraphCheck, GraphRow
 from .journal import Balance
@@ -30,6 +30,8 @@ class _Place:
     first: int
     count: int
     merged: bool
+    step: int = 1
+    """As many as there were backward passes: the rows of a sample are beside each other."""
 
 
 class _Sheet:
@@ -64,7 +66,7 @@ class _Sheet:
             if place.merged:
                 values[:, place.first] += sums.sum(1)
             else:
-                values[:, place.first : place.first + place.count] += sums[:, :-1]
+                values[:, place.first : place.first + place.count * place.step : place.step] += sums[:, :-1]
                 shared += sums[:, -1]
         return dict(zip(self._lines, map(Amount, values.unbind(), shared.tolist()), strict=True))
 
@@ -72,20 +74,25 @@ class _Sheet:
 def close(runs: Sequence[Run], alone: Collection[str] = ()) -> Books:
     """The books of these forward passes, each with its samples after those of the one before.
 
+    Where there were several backward passes, each sample has as many places, one after the other.
+
     Args:
         runs: the forward passes.
         alone: modules that were called on their own: each such call is a pass with a seed of its own.
     """
-    balances = {run: run.journal.balance() for run in runs}
+    runs = by_page(runs)
+    balances = {run: run.balance() for run in runs}
     places = _places(balances)
     sheet, calls, rules = _Sheet(_SEED, _INPUTS), Counter[_Key](), dict[int, str]()
-    modules = Counter((path, kind) for run in runs for path, kind, _ in run.modules)
+    modules = Counter((path, kind) for run in runs if not run.page for path, kind, _ in run.modules)
+    counted: set[Operation] = set()
     for run, balance in balances.items():
         sheet.begin(places[run.outer or run], balance)
         for operation in run.operations:
             if not operation.passes_on and any(flow.arrived in balance.used for flow in operation.made):
                 key = _key(operation, rules)
-                calls[key] += 1
+                calls[key] += operation not in counted
+                counted.add(operation)
                 _enter(sheet, key, operation)
         for path, kind, flows in run.modules:
             sheet.add(("module", path, kind), [flow.arrived for flow in flows])
@@ -94,7 +101,7 @@ def close(runs: Sequence[Run], alone: Collection[str] = ()) -> Books:
             sheet.add(_SEED, [flow.arrived for flow in roots])
             sheet.add(_SEED, [flow.sent for flow in roots], -1)  # by operations inside the model
             sheet.add(_INPUTS, [flow.sent for flow in run.inputs])
-    samples = max(1, max((place.first + place.count for place in places.values()), default=1))
+    samples = max(1, sum(place.count for place in places.values()))
     amounts = sheet.amounts(samples)
     outermost = [run for run in runs if run.outer is None]
     return Books(
@@ -103,7 +110,7 @@ def close(runs: Sequence[Run], alone: Collection[str] = ()) -> Books:
         entries=tuple(_entries(calls, amounts)),
         modules=tuple(_modules(modules, amounts)),
         gaps=tuple(_gap(run, balances, places[run]) for run in outermost),
-        check=_joined([run.check for run in outermost if run.check is not None]),
+        check=_joined([run.check for run in outermost if run.check is not None and not run.page]),
         notes=tuple(dict.fromkeys(note for run in outermost for note in _notes(run))) + _apart(alone),
     )
 
@@ -150,11 +157,17 @@ def _modules(modules: Counter[tuple[str, str]], amounts: dict[_Line, Amount]) ->
 def _places(balances: dict[Run, Balance]) -> dict[Run, _Place]:
     """Where the samples of each run stand. A run whose output mixes samples counts as one."""
     places, first = {}, 0
-    for run, balance in balances.items():
+    mixed = {
+        run.journal
+        for run, balance in balances.items()
+        if run.outer is None and bool(balance.sums[[flow.arrived for flow in run.roots], -1].sum() != 0)
+    }
+    for run in balances:
         if run.outer is None:
-            merged = bool(balance.sums[[flow.arrived for flow in run.roots], -1].sum() != 0)
-            places[run] = _Place(first, 1 if merged else run.samples, merged)
-            first += places[run].count
+            merged = run.journal in mixed
+            pages, count = run.journal.pages, 1 if merged else run.samples
+            places[run] = _Place(first + run.page, count, merged, pages)
+            first += count * pages * (run.page == pages - 1)
     return places
 
 

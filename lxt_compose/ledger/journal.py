@@ -22,12 +22,15 @@ class Flow(NamedTuple):
 
 
 class Journal:
-    """All that was read in one forward pass and its backward: rows, each with the accounts it is posted to."""
+    """All that was read in one forward pass and its backward: rows, each with the accounts it is posted to.
+
+    Each further backward pass has a page of its own, if somebody turns it.
+    """
 
     def __init__(self, samples: int) -> None:
         self.samples = samples
         self._accounts = 0
-        self._posted: list[tuple[Row, tuple[int, ...]]] = []
+        self._pages: list[list[tuple[Row, tuple[int, ...]]]] = [[]]
 
     def open(self) -> int:
         """The number of a new account."""
@@ -40,11 +43,20 @@ class Journal:
 
     def post(self, row: Row, *accounts: int) -> None:
         """Add a row to accounts."""
-        self._posted.append((row, accounts))
+        self._pages[-1].append((row, accounts))
 
-    def balance(self) -> Balance:
+    @property
+    def pages(self) -> int:
+        """How many there are."""
+        return len(self._pages)
+
+    def turn(self) -> None:
+        """What is posted from now on is that of another backward pass."""
+        self._pages.append([])
+
+    def balance(self, page: int = 0) -> Balance:
         """What is on the accounts now."""
-        posted = list(self._posted)  # another thread may be posting
+        posted = list(self._pages[page])  # another thread may be posting
         on = [account for _, accounts in posted for account in accounts]
         which = [place for place, (_, accounts) in enumerate(posted) for _ in accounts]
         sums = torch.zeros(self._accounts, self.samples + 1, dtype=torch.float64)

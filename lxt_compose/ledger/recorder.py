@@ -83,6 +83,10 @@ class Recorder:
                 run.modules.append((path, kind, [graph.edges[key].flow for key in keys if key in graph.edges]))
             run.check = check_graph(roots.values(), graph.stops, graph.intervals)
 
+    def turn(self) -> None:
+        """Another backward pass of the forward pass that has ended begins, with relevance of its own."""
+        next(run for run in reversed(self.runs) if run.outer is None).journal.turn()
+
     def begin(self, call: OpCall) -> Operation:
         """See :class:`~lxt_compose.runtime.observer.Observer`."""
         run = self._run()

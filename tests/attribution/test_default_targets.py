@@ -70,3 +70,22 @@ def test_a_loss_that_is_explained_is_in_the_report():
     assert [row.target for row in found.report.uncovered] == ["cross_entropy"]
     with pytest.raises(UncoveredError, match="cross_entropy in the model"):
         attribute(model, inputs, target=lambda output: output["loss"], composite=Composite(strict=True))
+
+
+def test_a_masked_language_model_answers_at_its_one_mask_token():
+    pytest.importorskip("transformers")
+    from small_transformers import ids, masked_bert
+
+    model, given = masked_bert(), ids(2, 5)
+    given[0, 3], given[1, 1] = 1, 1
+    with pytest.raises(ValueError, match=r"no default; .* \(or set model.config.mask_token_id"):
+        attribute(model, {"input_ids": given})
+    model.config.mask_token_id = 1
+    found = attribute(model, {"input_ids": given})
+    want = attribute(model, {"input_ids": given}, target=lambda o: o.logits[[0, 1], [3, 1]].amax(-1))
+    torch.testing.assert_close(found.output, want.output)
+    assert torch.equal(found.target, model(given).logits[[0, 1], [3, 1]].argmax(-1))
+    assert "explained at the one mask token of each sample" in found.report.notes
+    given[0, 0] = 1
+    with pytest.raises(ValueError, match=r"the samples have 2, 1 mask tokens, not one each"):
+        attribute(model, {"input_ids": given}, target=3)
