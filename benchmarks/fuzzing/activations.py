@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -232,13 +233,27 @@ def _exponentials(z: Tensor) -> Tensor:
     return e / e.sum(-1, keepdim=True)
 
 
+def _in_groups(z: Tensor) -> Tensor:
+    """Each line is a group, as the edges of a node are in graph attention."""
+    index = torch.arange(z.numel() // z.shape[-1]).repeat_interleave(z.shape[-1])
+    e = (z - z.detach().amax(-1, keepdim=True)).exp().flatten()
+    total = torch.zeros(z.numel() // z.shape[-1], dtype=z.dtype).index_add(0, index, e) + 1e-16
+    return (e / total[index]).view_as(z)
+
+
 SOFTMAXES: dict[str, Callable[[Tensor], Tensor]] = {
     "F.softmax": lambda z: F.softmax(z, -1),
     "x.softmax": lambda z: z.softmax(dim=-1),
     "torch.softmax": lambda z: torch.softmax(z, -1),
     "exp / sum": _exponentials,
+    "two exps": lambda z: z.exp() / z.exp().sum(-1, keepdim=True),
     "max subtracted": lambda z: _exponentials(z - z.amax(-1, keepdim=True)),
     "max detached": lambda z: _exponentials(z - z.max(-1, keepdim=True).values.detach()),
+    "reciprocal": lambda z: (e := (z - z.max()).exp()) * e.sum(-1, keepdim=True).reciprocal(),
+    "exp2": lambda z: (e := torch.exp2(z / math.log(2))) / e.sum(-1)[..., None],
+    "groups": _in_groups,
+    "exp of log_softmax": lambda z: F.log_softmax(z, -1).exp(),
+    "exp of z - logsumexp": lambda z: (z - z.logsumexp(-1, keepdim=True)).exp(),
 }
 plain("softmax", SOFTMAXES, SOFTMAX)
 plain(
@@ -250,9 +265,22 @@ plain(
     SOFTMAX,
     operands=2,
 )
+
+
+def _less_log_sum(z: Tensor) -> Tensor:
+    return z - z.exp().sum(-1, keepdim=True).log()
+
+
 plain(
     "log_softmax",
-    {"F.log_softmax": lambda x: F.log_softmax(x, -1), "x.log_softmax": lambda x: x.log_softmax(-1)},
+    {
+        "F.log_softmax": lambda x: F.log_softmax(x, -1),
+        "x.log_softmax": lambda x: x.log_softmax(-1),
+        "x - log sum": _less_log_sum,
+        "max subtracted": lambda x: _less_log_sum(x - x.amax(-1, keepdim=True)),
+        "x - logsumexp": lambda x: x - torch.logsumexp(x, -1, keepdim=True),
+        "log of softmax": lambda x: F.softmax(x, -1).log(),
+    },
     SOFTMAX,
     ADDS,
 )

@@ -15,7 +15,7 @@ from .lookup import (
 from .other_functions import cuts_history, is_attribute, returns_no_tensor
 from .register import register
 from .registry import autograd_functions, is_autograd_function, is_operator, registered
-from .traits import Argument, Elements, Elementwise, LayerKind, NormKind, StateSpaceRole, Traits
+from .traits import Argument, Elements, Elementwise, LayerKind, NormKind, SoftmaxPart, StateSpaceRole, Traits
 
 __all__ = [
     "Argument",
@@ -27,6 +27,7 @@ __all__ = [
     "LayerKind",
     "NormKind",
     "Op",
+    "SoftmaxPart",
     "StateSpaceRole",
     "Traits",
     "autograd_functions",

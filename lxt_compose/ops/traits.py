@@ -99,6 +99,14 @@ class Elementwise(Enum):
     NONLINEAR = "nonlinear"
 
 
+class SoftmaxPart(Enum):
+    """What an operation is in a softmax that is written in several steps."""
+
+    LOGARITHM = "logarithm"
+    LOG_SUM = "logarithm of a sum of powers"
+    LOG_SOFTMAX = "logarithm of a softmax"
+
+
 class StateSpaceRole(Enum):
     """What an operation does in a module that runs a selective state space."""
 
@@ -127,6 +135,7 @@ class Traits:
         element_sum: it reduces elements; this sums the same ones, and takes the same arguments.
         rectifier: it is ReLU.
         softmax_sign: it is a softmax over one dimension, of the input times this sign.
+        softmax_part: what it is in a softmax that is written in several steps.
         base: it raises this number to the power of its input.
         clips: it cuts its input off at a least or a largest value.
         like: the argument of which it takes the shape or the dtype alone.
@@ -162,6 +171,7 @@ class Traits:
     element_sum: Callable[..., Tensor] | None = None
     rectifier: bool = False
     softmax_sign: float | None = None
+    softmax_part: SoftmaxPart | None = None
     base: float | None = None
     clips: bool = False
     like: Argument | None = None
@@ -262,6 +272,9 @@ _ROWS: tuple[tuple[str, Traits], ...] = (
     ("softplus", Traits(state_space=StateSpaceRole.STEP_SIZE)),
     ("softmax", Traits(softmax_sign=1.0)),
     ("softmin", Traits(softmax_sign=-1.0)),
+    ("log", Traits(softmax_part=SoftmaxPart.LOGARITHM)),
+    ("logsumexp", Traits(softmax_part=SoftmaxPart.LOG_SUM)),
+    ("log_softmax", Traits(softmax_part=SoftmaxPart.LOG_SOFTMAX)),
     ("exp", Traits(base=math.e)),
     ("exp2", Traits(base=2.0)),
     ("clamp clamp_min", Traits(clips=True)),

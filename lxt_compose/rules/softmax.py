@@ -1,5 +1,6 @@
 """The rule for softmax."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -85,6 +86,34 @@ def softmax_of(x: Tensor, total: Total, value: Tensor) -> Tensor:
         return value
     d = _difference(x)
     return graft(value, value * d.exp() / (1 + total(value * d.expm1())))
+
+
+def log_softmax_of(x: Tensor, total: Total, value: Tensor) -> Tensor:
+    """Return `value`, which is ``log_softmax(x)``, as a function of x; see :func:`softmax_of`."""
+    if not x.requires_grad:
+        return value
+    d = _difference(x)
+    return graft(value, value + d - total(value.exp() * d.expm1()).log1p())
+
+
+def log_of(s: Tensor, total: Total, value: Tensor) -> Tensor:
+    """Return `value`, the logarithm of a softmax s, as a function of s; what is 0 has nothing to pass on."""
+    if not s.requires_grad:
+        return value
+    zero = s.detach() == 0
+    return graft(value, value + (s - s.detach()) / s.detach().masked_fill(zero, math.inf))
+
+
+def logsumexp_of(x: Tensor, total: Total, value: Tensor) -> Tensor:
+    """Return `value`, the logarithm of the `total` of ``exp(x)``, as a function of x; see :func:`softmax_of`."""
+    if not x.requires_grad:
+        return value
+    with torch.enable_grad():
+        v = torch.zeros_like(x, requires_grad=True)
+        summed = total(v)
+        spread, weight = (torch.autograd.grad(summed, v, g, retain_graph=True)[0] for g in (value, value * 0 + 1))
+    p = (x.detach() - spread / torch.where(weight == 0, 1, weight)).exp().nan_to_num(0)
+    return graft(value, value + total(p * _difference(x).expm1()).log1p())
 
 
 def _difference(x: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class FunctionMode(TorchFunctionMode):
             return func(*args, **kwargs)
         if not torch.is_grad_enabled():
             output = run_unrecorded(self.session, frame, info, args, kwargs)
-        elif (info.begins_softmax or self._stack.notes) and self._softmax.on and frame.context.shadowed_by is None:
+        elif (info.begins_softmax or self._stack.notes.active) and frame.context.shadowed_by is None:
             output = self._run_part_of_softmax(info, frame, args, kwargs)
         else:
             output = self._run_recorded(info, frame, args, kwargs)
@@ -85,25 +85,32 @@ class FunctionMode(TorchFunctionMode):
         self, info: FunctionInfo, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Run a function that may be a step of a softmax that the model writes itself; its last one is that softmax."""
-        notes, keyed = self._stack.notes, info.key is not None and not frame.context.scoped
-        scores = None if keyed else self._softmax.scores(info, notes, args, kwargs)
-        if scores is None:
-            found = self._softmax.read(info, notes, args, kwargs, keyed=keyed)
-            output = self._run_recorded(info, frame, args, kwargs)
-            notes.enter(output, found)
-            return output
-        target = next(written(args, kwargs)) if mutates(info.function, args, kwargs) else None
-        if target is not None:
+        target = None
+        if may_change(info, kwargs) and mutates(info.function, args, kwargs):
+            target = next(written(args, kwargs))
             before_change(self.session, args, kwargs)
+        notes, keyed = self._stack.notes, info.key is not None and not frame.context.scoped
+        sums = info.op is not None and info.op.traits.signs is not None  # of whose keys no softmax depends
+        run = partial(self._run_within, frame)
+        found = self._softmax.find(info, notes, args, kwargs, run) if sums or not keyed else None
+        if found is None:
+            what = self._softmax.read(info, notes, args, kwargs, keyed=keyed)
+            output = self._run_recorded(info, frame, args, kwargs)
+            notes.enter(output, what)
+            return output
         value = info.run(*map_tensors(torch.Tensor.detach, args))
-        output = self._run_recorded(self._softmax.info, frame, (*scores, value), {})
+        output = self._run_recorded(found.info, frame, (*found.args, value), {})
+        notes.enter(output, found.note)
         if target is None:
             return output
-        if output.requires_grad or target._is_view():
-            rebind(target, output)
-        else:
-            target.detach_()  # a constant from now on
-        return output
+        if not output.requires_grad and not target._is_view():
+            return target.detach_()  # a constant from now on
+        rebind(target, output)
+        return target if output.requires_grad else output
+
+    def _run_within(self, frame: Frame, info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function as an operation of the module that runs."""
+        return self._run_recorded(info, frame, args, kwargs)
 
     def _run_recorded(self, info: FunctionInfo, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function while autograd records it."""

@@ -31,6 +31,7 @@ from ..rules import (
     Epsilon,
     OpCall,
     Rule,
+    SoftmaxTaylor,
     default_rule,
     default_rules,
 )
@@ -61,6 +62,7 @@ class FunctionInfo:
         steps: by default it is taken apart into this.
         effect: what it does to what is known of its carriers; None where its output is a signal whatever goes in.
         own: the rule that it brings itself, as a drop-in.
+        own_gradient: it is linear, and takes its own gradient by default.
         begins_softmax: it may be the first step of a softmax that the model writes itself.
     """
 
@@ -82,6 +84,7 @@ class FunctionInfo:
     steps: Callable[..., Any] | None = None
     effect: Effect | None = None
     own: Rule | None = None
+    own_gradient: bool = False
     begins_softmax: bool = False
 
 
@@ -158,9 +161,9 @@ class Policy:
             info.is_layer = op.traits.has_weight
             info.has_projections = op.traits.has_projections
             info.varies = depends_on_call(op)
-            own_gradient = self.formulation == GRADIENT and key is None and self.table.get(op.family) == Epsilon(0.0)
-            shifts = op.traits.signs is not None and not own_gradient
-            info.begins_softmax = shifts or op.traits.base is not None or op.traits.exponent is not None
+            linear = self.table.get(op.family) == Epsilon(0.0)
+            info.own_gradient = self.formulation == GRADIENT and key is None and linear
+            info.begins_softmax = self._begins_softmax(op, own_gradient=info.own_gradient)
             info.steps = STEPS.get(op.name) or op.steps
             info.effect = effect_of(op)
             return info
@@ -169,6 +172,16 @@ class Policy:
         info.ignored = key is None and (tells or (is_attribute(function) and not info.cuts))
         info.inert = info.ignored and tells
         return info
+
+    def _begins_softmax(self, op: Op, *, own_gradient: bool) -> bool:
+        """Whether an operation may be the first step of a softmax; sums that take their own gradient seldom matter."""
+        traits = op.traits
+        if traits.signs is not None:
+            keyed = any(entry.op is not None and entry.op.family is Family.SOFTMAX for entry in self.entries)
+            stops = keyed or not isinstance(self.table.get(Family.SOFTMAX), SoftmaxTaylor)
+            return traits.signs == (1, -1) or stops or not own_gradient
+        powers = traits.base is not None or traits.exponent is not None
+        return powers or traits.softmax_part is not None or op.family is Family.SOFTMAX
 
     def default(self, info: FunctionInfo, call: OpCall, where: Where) -> Rule | None:
         """Return the rule of a call that no key and no rule around decides."""

@@ -1,167 +1,68 @@
-"""What is noted of a softmax that a model writes itself: its exponents, and what is linear in the powers after them."""
+"""What is noted of a softmax that a model writes itself: its exponents, and what is made of their powers."""
 
 from __future__ import annotations
 
 import math
+import weakref
+from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..autograd.functions import Share
+from ..autograd.functions import Share, Slots, bypass, graft
 from ..autograd.nodes import Edge, edge_of
 from ..autograd.saved_values import Kept, keep
-from ..ops import Argument, Elements, Elementwise, Family, LayerKind, Op, mutates
-from ..rules import GRADIENT
-from ..torch_internals import modes_off
-
-Place = int | str
-_KEEPDIM = Argument(2, "keepdim")
-_RECIPROCAL = -1
-
-
-class Step:
-    """The linear part of one operation, in the argument through which relevance flows; the others are constants."""
-
-    __slots__ = ("args", "family", "function", "kwargs", "op", "place")
-
-    def __init__(self, op: Op, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], place: Place) -> None:
-        self.op, self.function, self.place = op, function, place
-        self.family = op.family_of_call(args, kwargs)
-        writes = mutates(function, args, kwargs)
-
-        def held(at: Place, value: Any) -> Any:
-            if at == place or not isinstance(value, Tensor):
-                return None if at == place else value
-            # What is written into is no longer what it was; the linear part starts from zeros.
-            return torch.zeros_like(value) if writes and at == 0 else value.detach()
-
-        self.args = tuple(held(at, value) for at, value in enumerate(args))
-        self.kwargs = {name: held(name, value) for name, value in kwargs.items()}
-
-    def __call__(self, v: Tensor) -> Tensor:
-        """Return the linear part at v."""
-        if self.op.traits.signs is not None or self.op.traits.clips:
-            return v  # a number that is added, or a least value
-        found = self._run(v)
-        constant = self.op.traits.elementwise is Elementwise.AFFINE or self.place != 0
-        return found - self._run(torch.zeros_like(v)) if constant else found
-
-    def _run(self, v: Tensor) -> Tensor:
-        args = [v if at == self.place else value for at, value in enumerate(self.args)]
-        kwargs = {name: v if name == self.place else value for name, value in self.kwargs.items()}
-        if mutates(self.function, args, kwargs):
-            args[0] = args[0].to(v.dtype, copy=True)
-        result: Tensor = self.function(*args, **kwargs)
-        return result
-
-    def same(self, other: Step) -> bool:
-        """Whether both do the same to the same constants."""
-        mine, others = [*self.args, *self.kwargs.items()], [*other.args, *other.kwargs.items()]
-        return (
-            self.op is other.op
-            and self.place == other.place
-            and len(mine) == len(others)
-            and all(map(_is_same, mine, others))
-        )
-
-    @property
-    def sums(self) -> bool:
-        """Whether it adds elements up."""
-        averages = self.op.traits.elements is Elements.AVERAGED and self.family is Family.LINEAR
-        return averages or self.family is Family.CONTRACTION
-
-    @property
-    def scales(self) -> bool:
-        """Whether it multiplies with a constant, or divides by one."""
-        if self.family is Family.DIVISION:
-            return self.place not in self.op.held
-        return self.family is Family.PRODUCT and self.op.multiplies and not self.op.addends
-
-    @property
-    def weighs(self) -> bool:
-        """Whether each element stays where it is."""
-        traits = self.op.traits
-        return traits.elementwise is Elementwise.AFFINE or traits.elements is Elements.SAME_PLACE or self.scales
-
-
-def _is_same(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return isinstance(a, Tensor) and isinstance(b, Tensor) and a.data_ptr() == b.data_ptr() and a.shape == b.shape
-    return bool(a == b)
-
-
-class Total:
-    """The sum over the terms of each softmax, taken back to the places of the terms."""
-
-    __slots__ = ("steps",)
-
-    def __init__(self, steps: tuple[Step, ...]) -> None:
-        self.steps = steps
-
-    def __call__(self, v: Tensor) -> Tensor:
-        """Return the sums of v."""
-        with modes_off():
-            for step in self.steps:
-                v = step(v)
-        return v
-
-    def is_plain(self) -> bool:
-        """Whether it is a sum along dimensions that are kept."""
-        first, *others = self.steps
-        return (
-            not others and first.op.traits.layer is LayerKind.AVERAGE and _KEEPDIM.of(first.args, first.kwargs) is True
-        )
-
-    def in_groups(self, like: Tensor) -> bool:
-        """Whether each place gets the sum over a group of places that it belongs to, tried on two sets of numbers.
-
-        Such sums are symmetric, ``v . T(u) = u . T(v)``, and repeat themselves: ``T(T(u) / T(1)) = T(u)``.
-        """
-        if self.is_plain():
-            return True
-        try:
-            with torch.no_grad():
-                u, v = (_numbers(like, step, size) for step, size in ((7919, 10007), (104729, 10009)))
-                summed, other, count = (self(given).expand_as(like) for given in (u, v, torch.ones_like(u)))
-                again = self(summed / count).expand_as(like)
-        except (RuntimeError, TypeError, ValueError, IndexError):
-            return False
-        symmetric = torch.isclose((v * summed).sum(), (u * other).sum(), rtol=1e-5)
-        return bool(symmetric & torch.isclose(again, summed, rtol=1e-4, atol=1e-6).all())
-
-
-def _numbers(like: Tensor, step: int, size: int) -> Tensor:
-    """Numbers between 0 and 1 that do not repeat themselves soon."""
-    dtype = like.dtype if like.dtype is torch.float64 else torch.float32
-    places = torch.arange(like.numel(), device=like.device)
-    return ((places * step) % size).to(dtype).div_(size).view(like.shape)
+from ..ops import Elementwise
+from ..rules.softmax import Total as Sums
+from .linear_steps import Step, Total
 
 
 class Shifted:
-    """A tensor that something was subtracted from: the way back to it, its values, and the steps after that."""
+    """A tensor that something was added to or subtracted from, and the steps after that.
 
-    __slots__ = ("steps", "value", "way")
+    Where the subtraction takes its own gradient (`own`), a weak reference is enough: only a sum's logarithm needs it.
+    """
 
-    def __init__(self, way: Tensor, value: Kept, steps: tuple[Step, ...] = ()) -> None:
-        self.way, self.value, self.steps = way, value, steps
+    __slots__ = ("_edge", "_held", "_x", "steps")
+
+    def __init__(self, x: Tensor, *, own: bool) -> None:
+        self._x, self._edge = weakref.ref(x), edge_of(x)
+        self._held = None if own else Exponents(x)
+        self.steps: tuple[Step, ...] = ()
+
+    @property
+    def own(self) -> bool:
+        """Whether the subtraction takes its own gradient."""
+        return self._held is None
 
     def then(self, step: Step) -> Shifted | None:
         """Return the same after it was scaled, or masked; None if it is no longer known."""
         if step.op.traits.elementwise is Elementwise.AFFINE and step.op.traits.signs is None:
             return self
-        return Shifted(self.way, self.value, (*self.steps, step)) if step.scales else None
+        if not step.scales:
+            return None
+        other = copy(self)
+        other.steps = (*self.steps, step)
+        return other
+
+    def exponents(self) -> Exponents | None:
+        """Return the tensor as exponents; None if it is gone, or was changed in place."""
+        x = self._x()
+        if self._held is not None or x is None or edge_of(x) != self._edge:
+            return self._held
+        return Exponents(x)
 
 
 class Exponents:
     """What a number was raised to the power of: the way back to it, and its values times the logarithm of the base."""
 
-    __slots__ = ("_gradient", "_value", "edge", "rate", "shifted", "way")
+    __slots__ = ("_value", "edge", "rate", "shifted", "way")
 
-    def __init__(self, z: Tensor, rate: float, formulation: str, shifted: Shifted | None) -> None:
+    def __init__(self, z: Tensor, rate: float = 1.0, shifted: Shifted | None = None) -> None:
         self.edge, self.rate, self.shifted = edge_of(z), rate, shifted
-        self._gradient = formulation == GRADIENT
-        self.way: Tensor = Share.apply(z, rate if self._gradient else 1.0)
+        self.way: Tensor = Share.apply(z, 1.0)
         self._value: Kept = keep(z)
 
     @property
@@ -176,24 +77,61 @@ class Exponents:
         mine, others = self._value.value, other._value.value
         return self.edge == other.edge or (mine.shape == others.shape and torch.equal(mine, others))
 
-    def without_shift(self, total: Total) -> tuple[Tensor, Tensor]:
-        """Return the scores and the way back to them: before the shift, if that is the same for all terms of a sum."""
-        z = self.value
-        if self.shifted is not None:
-            scaled, way = Total(self.shifted.steps), self.shifted.way
-            x = scaled(self.shifted.value.value) * self.rate
-            if x.shape == z.shape and _is_constant(x, z, total):
-                way = scaled(way) * self.rate if self._gradient else way  # relevance passes a factor unchanged
-                return x.masked_fill(z.isinf(), -math.inf), way
-        return z, self.way
+    def carrier(self, gradient: bool) -> Tensor:
+        """Return the scores with their way back."""
+        return graft(self.value, Share.apply(self.way, self.rate) if gradient and self.rate != 1 else self.way)
+
+    def without_shift(self, total: Sums, gradient: bool, moved: Sums | None = None) -> Tensor:
+        """Return the scores as they were before the shift, if that is the same for all terms of each sum.
+
+        Args:
+            total: the sum over the terms.
+            gradient: whether slots are gradients.
+            moved: where the powers are moved before they are summed.
+        """
+        z, before = self.value, None if self.shifted is None or self.shifted.own else self.shifted.exponents()
+        if before is None or self.shifted is None:
+            return self.carrier(gradient)
+        scaled, way = Total(self.shifted.steps), before.way
+        x = scaled(before.value) * self.rate
+        move = moved or (lambda v: v)
+        if x.shape != z.shape or not _is_constant(move(x), move(z), total):
+            return self.carrier(gradient)
+        if gradient:  # relevance passes factors unchanged
+            factor = scaled(torch.ones_like(before.value)) * self.rate
+            way = bypass(_times, before.value, (factor,), [way])
+        return graft(x.masked_fill(z.isinf(), -math.inf), way)
+
+    def before_shift(self, total: Sums, shift: Any) -> Exponents | None:
+        """Return the scores from which `shift` was subtracted; None if it was another one."""
+        before = None if self.shifted is None or self.shifted.steps or self.rate != 1 else self.shifted.exponents()
+        if before is None or before.value.shape != self.value.shape:
+            return None
+        d = before.value - self.value
+        seen = d.isfinite()
+        d, count = d.masked_fill(~seen, 0), total(seen.to(d.dtype)).clamp(min=1)
+        shift = shift.detach() if isinstance(shift, Tensor) else torch.as_tensor(shift, dtype=d.dtype, device=d.device)
+        mean, square = total(d) / count, total(d * d) / count
+        tolerance = max(1e-10, 256 * torch.finfo(d.dtype).eps)
+        if shift.numel() != 1 and shift.shape != mean.shape:
+            return None
+        finite = torch.where(mean.isfinite() & shift.isfinite(), shift, mean)
+        same = torch.isclose(mean, finite, rtol=tolerance, atol=tolerance)
+        return before if bool((same & torch.isclose(square, mean * mean, rtol=1e-4, atol=1e-6)).all()) else None
 
 
-def _is_constant(x: Tensor, z: Tensor, total: Total) -> bool:
+def _times(slot: Tensor, factor: Tensor) -> Slots:
+    return (slot * factor,)
+
+
+def _is_constant(x: Tensor, z: Tensor, total: Sums) -> bool:
     """Whether ``x - z`` is the same for all terms of each sum, up to rounding; masked terms aside."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     shift = x.to(dtype) - z.to(dtype)
+    if not x.numel():
+        return True
     seen = shift.isfinite()
-    shift, size = shift.masked_fill(~seen, 0), x.masked_fill(~seen, 0).abs().amax() if x.numel() else x.sum()
+    shift, size = shift.masked_fill(~seen, 0), x.masked_fill(~seen, 0).abs().amax()
     mean = total(shift) / total(seen.to(dtype)).clamp(min=1)
     allowed = (4 * torch.finfo(x.dtype).eps + 256 * torch.finfo(dtype).eps) * (size + mean.abs().amax())
     return bool(((shift - mean).abs().masked_fill(~seen, 0) <= allowed).all())
@@ -210,7 +148,7 @@ class Powers:
     def then(self, step: Step) -> Powers | None:
         """Return the same after one more step; None if it is no longer known."""
         op = step.op
-        known = step.family is Family.MOVEMENT and op.traits.elementwise is not Elementwise.NONLINEAR
+        known = step.moves
         if not known and not self.inverse:
             known = step.sums or step.scales or (_takes_numbers(step) and (op.traits.clips or _adds(step)))
         return Powers(self.exponents, (*self.steps, step), inverse=self.inverse) if known else None
@@ -220,10 +158,22 @@ class Powers:
         mine, count = self.steps, len(self.steps)
         if self.inverse or not self.exponents.same(whole.exponents) or len(whole.steps) <= count:
             return None
-        if not all(step.weighs for step in mine) or not all(map(Step.same, mine, whole.steps)):
+        if not all(step.weighs or (step.moves and not step.writes) for step in mine) or not all(
+            map(Step.same, mine, whole.steps)
+        ):
             return None
         total = Total(whole.steps[count:])
         return total if any(step.sums for step in total.steps) else None
+
+    @property
+    def sums(self) -> bool:
+        """Whether some step adds elements up."""
+        return any(step.sums for step in self.steps)
+
+    @property
+    def moves(self) -> tuple[Step, ...]:
+        """How the powers were moved, masks and factors aside."""
+        return tuple(step for step in self.steps if not step.weighs)
 
     def masked(self) -> Tensor | None:
         """Where a mask after the powers has made them 0; None if there is none."""
@@ -244,20 +194,44 @@ def _adds(step: Step) -> bool:
     return signs is not None and isinstance(step.place, int) and signs[step.place] == 1
 
 
-Note = Powers | Shifted
+class LogSum:
+    """The logarithm of a sum of powers, moved perhaps: steps from the powers on."""
+
+    __slots__ = ("exponents", "steps")
+
+    def __init__(self, exponents: Exponents, steps: tuple[Step, ...]) -> None:
+        self.exponents, self.steps = exponents, steps
+
+    def then(self, step: Step) -> LogSum | None:
+        """Return the same after one more step; None if it is no longer known."""
+        return LogSum(self.exponents, (*self.steps, step)) if step.moves else None
+
+
+class Softmax:
+    """A softmax, or its logarithm: what it is of, and the sum over its terms; no scores where they are not needed."""
+
+    __slots__ = ("logarithm", "scores", "total")
+
+    def __init__(self, scores: Exponents | None, total: Sums, *, logarithm: bool = False) -> None:
+        self.scores, self.total, self.logarithm = scores, total, logarithm
+
+    def then(self, _: Step) -> None:
+        """Return nothing: only its own logarithm, or powers, are known."""
+
+
+Note = Powers | Shifted | LogSum | Softmax
 
 
 class Notes:
     """What was noted of tensors, by their edges of the autograd graph; of constants, by the tensors themselves."""
 
-    __slots__ = ("_of_carriers", "_of_constants")
+    __slots__ = ("_of_carriers", "_of_constants", "active")
 
     def __init__(self) -> None:
         self._of_carriers: dict[Edge, Note] = {}
         self._of_constants: dict[tuple[int, int], tuple[Tensor, Note]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._of_carriers)
+        self.active = False
+        """Whether all that follows is to be looked at, since steps may lead on from what was noted."""
 
     def of(self, x: Any) -> Note | None:
         """Return what was noted of an argument of a call."""
@@ -267,16 +241,19 @@ class Notes:
             return self._of_carriers.get(edge_of(x))
         return self._of_constants.get((id(x), x._version), (None, None))[1]
 
-    def enter(self, output: Any, what: Note | None) -> None:
-        """Note something of the output of a call."""
+    def enter(self, output: Any, what: Note | Callable[[Tensor], Note] | None) -> None:
+        """Note something of the output of a call; or what a function makes of the output."""
         if what is None or not isinstance(output, Tensor):
             return
         if output.requires_grad:
+            what = what(output) if callable(what) else what
             self._of_carriers.setdefault(edge_of(output), what)  # what moves nothing may give its very input
-        elif isinstance(what, Powers) and what.inverse:  # a divisor, which is held constant
+        elif isinstance(what, LogSum) or (isinstance(what, Powers) and what.inverse):  # which may be held constant
             self._of_constants[id(output), output._version] = output, what
+        self.active |= isinstance(what, (Powers, LogSum)) or (isinstance(what, Shifted) and not what.own)
 
     def clear(self) -> None:
         """Forget all notes."""
         self._of_carriers.clear()
         self._of_constants.clear()
+        self.active = False

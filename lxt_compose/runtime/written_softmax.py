@@ -10,51 +10,146 @@ itself. Notes end with the forward pass.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..autograd.functions import Share, graft
-from ..autograd.nodes import EXACT, kind_of_node
-from ..autograd.saved_values import keep
-from ..ops import Family, Op
+from ..autograd.functions import graft
+from ..autograd.nodes import EXACT, edge_of, kind_of_node
+from ..ops import Argument, Family, Op, SoftmaxPart, op_of
 from ..rules import GRADIENT, find_carriers
-from ..rules.softmax import softmax_of
+from ..rules.softmax import log_of, log_softmax_of, logsumexp_of, softmax_of
+from .linear_steps import Step, Total
 from .policy import FunctionInfo, Policy
-from .powers import Exponents, Note, Notes, Powers, Shifted, Step
+from .powers import Exponents, LogSum, Note, Notes, Powers, Shifted, Softmax
+
+_DIM, _KEEPDIM = Argument(1, "dim"), Argument(2, "keepdim", default=False)
+
+
+class Found(NamedTuple):
+    """A call that is the last step of a softmax: what stands for it, its arguments but the value, and its note."""
+
+    info: FunctionInfo
+    args: tuple[Tensor, Callable[[Tensor], Tensor]]
+    note: Note | None = None
+
+
+Run = Callable[[FunctionInfo, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class WrittenSoftmax:
-    """Follows powers through the forward pass, and finds the divisions that make a softmax of them.
+    """Follows powers through the forward pass, and finds what is a softmax of them, or its logarithm.
 
     Args:
         policy: what the composite says.
     """
 
     def __init__(self, policy: Policy) -> None:
-        self._policy = policy
-        info = policy.info(torch.softmax)
-        self.on = info.key is None or info.key.replacement is None
-        """Not where a function of the user's takes the place of softmax: it cannot take that of several steps."""
-        self.info = FunctionInfo(softmax_of, "softmax (by hand)", info.op, info.key, softmax_of)
+        self._policy, self._gradient = policy, policy.formulation == GRADIENT
+        self._softmax = self._standing_for(torch.softmax, softmax_of)
+        self._log_softmax = self._standing_for(torch.log_softmax, log_softmax_of)
+        self._log_of = self._standing_for(torch.log_softmax, log_of)
+        self._log_sum = self._standing_for(torch.logsumexp, logsumexp_of)
 
-    def scores(self, info: FunctionInfo, notes: Notes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Return the scores and their sum, for :func:`softmax_of`, if a call divides powers by that; else None."""
-        divided = _divided(info.op, notes, args) if info.op is not None and not kwargs else None
-        total = None if divided is None else divided[0].total_in(divided[1])
-        if divided is None or total is None:
+    def _standing_for(self, function: Callable[..., Any], stands: Callable[..., Any]) -> FunctionInfo | None:
+        """Return what is known of a function that stands for one of torch.
+
+        None where a function of the user's takes the place of that: it cannot take that of several steps.
+        """
+        info = self._policy.info(function)
+        if info.key is not None and info.key.replacement is not None:
             return None
-        powers, exponents = divided[0], divided[0].exponents
-        if not total.in_groups(exponents.value):
+        assert info.op is not None
+        return FunctionInfo(stands, f"{info.op.name} (by hand)", info.op, info.key, stands)
+
+    def find(
+        self, info: FunctionInfo, notes: Notes, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run
+    ) -> Found | None:
+        """Return what a call is, if it is the last step of a softmax or of its logarithm; else None.
+
+        Args:
+            info: what is known of the function that is called.
+            notes: what was noted until now.
+            args: its arguments.
+            kwargs: its keyword arguments.
+            run: runs an operation as a part of the model: powers may have been moved, and then their exponents are.
+        """
+        if info.op is None or kwargs or not 1 <= len(args) <= 2:
             return None
-        x, way = exponents.without_shift(total)
-        masked = powers.masked() if self._policy.formulation != GRADIENT else None
-        return graft(x if masked is None else x.masked_fill(masked, -math.inf), way), total
+        op, found = info.op, [notes.of(x) for x in args]
+        if op.traits.signs is not None:
+            return self._of_sum(op, args, found) if len(args) == 2 else None
+        if len(args) == 1:
+            one = found[0]
+            if op.traits.softmax_part is SoftmaxPart.LOGARITHM:
+                return self._logarithm(args[0], one)
+            if op.traits.base != math.e or not isinstance(one, Softmax) or not one.logarithm or self._softmax is None:
+                return None
+            assert one.scores is not None
+            return self._found(self._softmax, one.scores.without_shift(one.total, self._gradient), one.total)
+        divided = _divided(op, found)
+        return None if divided is None else self._quotient(*divided, run)
+
+    def _found(self, info: FunctionInfo, x: Tensor, total: Callable[[Tensor], Tensor]) -> Found:
+        """A softmax of the scores x."""
+        return Found(info, (x, total), Softmax(None if self._gradient else Exponents(x), total))
+
+    def _quotient(self, powers: Powers, whole: Powers, run: Run) -> Found | None:
+        total, exponents = powers.total_in(whole), powers.exponents
+        if self._softmax is None or total is None:
+            return None
+        moved = Total(powers.moves)
+        if not total.in_groups(moved(exponents.value)):
+            return None
+        x = exponents.without_shift(total, self._gradient, moved)
+        for step in powers.moves:
+            args, kwargs = step.filled(x)
+            x = run(self._policy.info(step.function), tuple(args), kwargs)
+        masked = None if self._gradient else powers.masked()
+        return self._found(self._softmax, x if masked is None else graft(x.masked_fill(masked, -math.inf), x), total)
+
+    def _logarithm(self, x: Any, known: Note | None) -> Found | None:
+        """The logarithm of a sum of powers, or of a softmax."""
+        if isinstance(known, Softmax) and not known.logarithm:
+            if known.scores is None:  # relevance divided by the softmax is what its scores need
+                return None if self._log_of is None else Found(self._log_of, (Exponents(x).carrier(True), known.total))
+            scores, total = known.scores.carrier(self._gradient), known.total
+            if self._log_softmax is None:
+                return None
+            return Found(self._log_softmax, (scores, total), Softmax(known.scores, total, logarithm=True))
+        if not isinstance(known, Powers) or self._log_sum is None or known.inverse:
+            return None
+        if known.exponents.rate != 1 or not known.sums:
+            return None
+        args = known.exponents.carrier(self._gradient), Total(known.steps)
+        return Found(self._log_sum, args, LogSum(known.exponents, known.steps))
+
+    def _of_sum(self, op: Op, args: tuple[Any, ...], found: list[Note | None]) -> Found | None:
+        """Scores less the logarithm of the sum of their powers; or such a logarithm and the shift that it lacks."""
+        one, other = found
+        if isinstance(other, LogSum) and op.traits.signs == (1, -1):
+            total, exponents = Total(other.steps), other.exponents
+            mine = isinstance(args[0], Tensor) and args[0].requires_grad and edge_of(args[0]) == exponents.edge
+            if self._log_softmax is None or not mine or not total.in_groups(exponents.value):
+                return None
+            scores = exponents.without_shift(total, self._gradient)
+            return Found(self._log_softmax, (scores, total), Softmax(exponents, total, logarithm=True))
+        if op.traits.signs != (1, 1) or not (isinstance(one, LogSum) or isinstance(other, LogSum)):
+            return None
+        logarithm, shift = (one, args[1]) if isinstance(one, LogSum) else (other, args[0])
+        assert isinstance(logarithm, LogSum)
+        total = Total(logarithm.steps)
+        before = logarithm.exponents.before_shift(total, shift)
+        if self._log_sum is None or before is None:
+            return None
+        return Found(self._log_sum, (before.carrier(self._gradient), total), LogSum(before, logarithm.steps))
 
     def read(
         self, info: FunctionInfo, notes: Notes, args: tuple[Any, ...], kwargs: dict[str, Any], *, keyed: bool
-    ) -> Note | None:
+    ) -> Note | Callable[[Tensor], Note] | None:
         """Return what is to be noted of the output of a call that is about to run; None if nothing is.
 
         Powers under a key of the user's (`keyed`) are not followed: they have the rule that it says.
@@ -65,29 +160,50 @@ class WrittenSoftmax:
         carriers = find_carriers(args, kwargs)
         if not carriers:
             known = notes.of(args[0]) if args else None
-            return known.then(Step(op, info.run, args, kwargs, 0)) if known is not None else None
+            return known.then(Step(op, info.function, args, kwargs, 0)) if known is not None else None
         known = notes.of(carriers[0])
         base = _base(op, args, carriers)
-        if base is not None and keyed:
-            return None
         if base is not None:
             shifted = known if isinstance(known, Shifted) else None
-            return Powers(Exponents(carriers[0], math.log(base), self._policy.formulation, shifted))
+            return None if keyed else Powers(Exponents(carriers[0], math.log(base), shifted))
+        if op.family is Family.SOFTMAX:
+            replaced = info.key is not None and info.key.replacement is not None
+            return None if replaced else self._of_torch(op, carriers[0], args, kwargs)
         if known is None or (isinstance(known, Shifted) and info.begins_softmax):
-            return _shift(op, args, carriers) if info.begins_softmax else None
+            return _shift(info, args, carriers) if info.begins_softmax else None
         place = _place(op, args, kwargs, carriers)
         if place is None:
             return None
         if isinstance(known, Powers) and _inverts(op, place, args):
             return Powers(known.exponents, known.steps, inverse=True)
-        return known.then(Step(op, info.run, args, kwargs, place))
+        return known.then(Step(op, info.function, args, kwargs, place))
+
+    def _of_torch(
+        self, op: Op, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Note | Callable[[Tensor], Note] | None:
+        """What is to be noted of a logarithm that torch computes."""
+        dim = _DIM.of(args, kwargs)
+        if dim is None:
+            return None
+        if op.traits.softmax_part is SoftmaxPart.LOG_SUM:
+            kept, summed = bool(_KEEPDIM.of(args, kwargs)), op_of(torch.sum)
+            assert summed is not None
+            return LogSum(Exponents(x), (Step(summed, torch.sum, (x, dim), {"keepdim": kept}, 0),))
+        logarithm, total = op.traits.softmax_part is SoftmaxPart.LOG_SOFTMAX, partial(torch.sum, dim=dim, keepdim=True)
+        if not logarithm and op.traits.softmax_sign != 1:
+            return None
+        if not self._gradient:
+            return Softmax(Exponents(x), total, logarithm=logarithm)
+        if not logarithm:
+            return Softmax(None, total)
+        # Its own gradient is that of the exponential function, which is one of a softmax with the logarithm as scores.
+        return lambda output: Softmax(Exponents(output), torch.zeros_like, logarithm=True)
 
 
-def _divided(op: Op, notes: Notes, args: tuple[Any, ...]) -> tuple[Powers, Powers] | None:
+def _divided(op: Op, found: list[Note | None]) -> tuple[Powers, Powers] | None:
     """Return dividend and divisor of a quotient, if both are known powers."""
-    if len(args) != 2 or op.family not in (Family.DIVISION, Family.PRODUCT):
+    if op.family not in (Family.DIVISION, Family.PRODUCT):
         return None
-    found = [notes.of(x) for x in args]
     one, other = reversed(found) if 0 in op.held else found
     if not (isinstance(one, Powers) and isinstance(other, Powers)):
         return None
@@ -108,16 +224,17 @@ def _base(op: Op, args: tuple[Any, ...], carriers: list[Tensor]) -> float | None
     return float(base) if isinstance(base, (int, float)) and base > 0 and base != 1 else None
 
 
-def _shift(op: Op, args: tuple[Any, ...], carriers: list[Tensor]) -> Shifted | None:
+def _shift(info: FunctionInfo, args: tuple[Any, ...], carriers: list[Tensor]) -> Shifted | None:
     """Return the tensor that something is subtracted from which may be the same for all terms of a softmax."""
-    if op.traits.signs is None or op.traits.signs[0] != 1 or len(args) < 2 or args[0] is not carriers[0]:
+    signs = None if info.op is None else info.op.traits.signs
+    if signs is None or signs[0] != 1 or len(args) < 2 or args[0] is not carriers[0]:
         return None
     x, shift = args[0], args[1]
     if isinstance(shift, Tensor) and shift.requires_grad and shift.shape == x.shape:
         moved = shift.grad_fn is not None and kind_of_node(shift.grad_fn) == EXACT
         if not moved:
             return None  # a residual, as it seems: a shift was spread to this shape
-    return Shifted(Share.apply(x, 1.0), keep(x))
+    return Shifted(x, own=info.own_gradient)
 
 
 def _place(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: list[Tensor]) -> int | str | None:

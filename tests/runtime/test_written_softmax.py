@@ -57,7 +57,13 @@ def added_by_index(z):
     return (e / total[index]).reshape(z.shape)
 
 
+def moved(z):
+    e = (z - z.amax(-1, True)).exp().flatten(0, 1).T
+    return over_sum(e, 0).T.unflatten(0, z.shape[:2])
+
+
 SPELLINGS = {
+    "moved": moved,
     "exp / sum": lambda z: over_sum(z.exp()),
     "two exps": lambda z: z.exp() / z.exp().sum(-1, keepdim=True),
     "two shifted exps": lambda z: (z - z.max()).exp() / (z - z.max()).exp().sum(-1, keepdim=True),
@@ -103,6 +109,33 @@ class Pool(nn.Module):
         h = self.features(x)
         return self.out((self.softmax(self.score(h).mT) @ h).sum(1))
 
+
+LINE = {"dim": -1, "keepdim": True}
+LOG_SOFTMAXES = {
+    "z - log": lambda z: z - z.exp().sum(**LINE).log(),
+    "shifted": lambda z: (y := z - z.amax(**LINE)) - y.exp().sum(**LINE).log(),
+    "held": lambda z: (y := z - z.amax(**LINE).detach()) - torch.log(torch.sum(torch.exp(y), -1, keepdim=True)),
+    "maximum + log": lambda z: z - ((m := z.amax(**LINE)) + (z - m).exp().sum(**LINE).log()),
+    "log + held": lambda z: z - ((z - (m := z.amax(**LINE).detach())).exp().sum(**LINE).log() + m),
+    "z - logsumexp": lambda z: z - torch.logsumexp(z, -1, keepdim=True),
+    "without its dimension": lambda z: z - torch.logsumexp(z, -1)[..., None],
+    "in place": lambda z: (y := z * 1.0).sub_(y.logsumexp(-1, True)),
+    "log of softmax": lambda z: torch.log(torch.softmax(z, -1)),
+    "log of that by hand": lambda z: over_sum((z - z.amax(**LINE)).exp()).log(),
+}
+SUMS = {
+    "log": lambda z: z.exp().sum(**LINE).log(),
+    "without its dimension": lambda z: z.exp().sum(-1).log()[..., None],
+    "maximum +": lambda z: (m := z.amax(**LINE)) + (z - m).exp().sum(**LINE).log(),
+    "+ held": lambda z: (z - (m := z.detach().amax(**LINE))).exp().sum(**LINE).log() + m,
+    "+ without its dimension": lambda z: ((z - (m := z.amax(-1))[..., None]).exp().sum(-1).log() + m)[..., None],
+    "a number": lambda z: (z - z.max().item()).exp().sum(**LINE).log() + z.max().item(),
+}
+SPELLINGS |= {
+    "exp of z - logsumexp": lambda z: (z - z.logsumexp(-1, True)).exp(),
+    "exp of log_softmax": lambda z: F.log_softmax(z, -1).exp(),
+    "exp of that by hand": lambda z: LOG_SOFTMAXES["shifted"](z).exp(),
+}
 
 X = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 PRESETS = {name: getattr(presets, name) for name in presets.available()}
@@ -175,6 +208,9 @@ MASKED = {
     "powers times a mask": lambda z: over_sum((z - z.amax(-1, True)).exp() * ~MASK),
     "masked twice": lambda z: ((e := z.exp()) * (m := (~MASK).double())) / (e * m).sum(-1, True),
     "powers filled": lambda z: over_sum((z - z.amax(-1, True)).exp().masked_fill(MASK, 0)),
+    "moved and filled": lambda z: over_sum(
+        (z - z.amax(-1, True)).exp().flatten().masked_fill(MASK.flatten(), 0).view_as(z)
+    ),
     "where": lambda z: over_sum(torch.where(MASK, 0.0, z.exp())),
 }
 OTHERS = {
@@ -208,6 +244,54 @@ def test_masks_temperatures_and_biases(kind, preset, formulation):
         torch.testing.assert_close(softmax(BIAS), known(BIAS), **TOLERANCE)
         relevance = relevances(Pool(softmax), PRESETS[preset])[formulation][0]
         torch.testing.assert_close(relevance, expected, **TOLERANCE, msg=f"{name}: other relevance")
+
+
+class Readout(nn.Module):
+    """A pool with weights of either sign."""
+
+    def __init__(self, weights):
+        super().__init__()
+        torch.manual_seed(0)
+        self.features, self.score, self.out = nn.Linear(4, 6), nn.Linear(6, 2), nn.Linear(6, 3)
+        self.weights = weights
+
+    def forward(self, x):
+        h = self.features(x)
+        return self.out(h.mean(1) + (self.weights(self.score(h).mT).expand(-1, 2, 5) @ h).sum(1))
+
+
+COMPOSITES = {name: PRESETS[name] for name in ("attnlrp", "cp_lrp", "res_lrp", "relp", "epsilon", "epsilon_plus")} | {
+    "keys": lambda formulation: Composite(
+        {torch.logsumexp: Stop(), F.log_softmax: Stop(), F.softmax: Stop()}, formulation=formulation
+    )
+}
+
+
+@pytest.mark.parametrize("composite", COMPOSITES)
+@pytest.mark.parametrize("kind", ["log_softmax", "logsumexp"])
+def test_logarithms(kind, composite):
+    known, spellings = {
+        "log_softmax": (lambda z: z.log_softmax(-1), LOG_SOFTMAXES),
+        "logsumexp": (lambda z: z.logsumexp(-1, keepdim=True), SUMS),
+    }[kind]
+    expected = relevances(Readout(known), COMPOSITES[composite])
+    for name, spelling in spellings.items():
+        torch.testing.assert_close(spelling(BIAS), known(BIAS), **TOLERANCE)
+        for formulation, (relevance, complete) in relevances(Readout(spelling), COMPOSITES[composite]).items():
+            torch.testing.assert_close(relevance, expected[formulation][0], **TOLERANCE, msg=f"{name}: other relevance")
+            assert complete
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_ledger_and_check_know_logarithms(formulation):
+    for spelling in (*LOG_SOFTMAXES.values(), *SUMS.values()):
+        model, x = Readout(spelling).double(), X.clone().requires_grad_()
+        composite = Composite(formulation=formulation)
+        with composite.register(model) as registration, check_conservation(registration):
+            y = model(x)
+            y.backward(y.detach() if formulation == "relevance" else torch.ones_like(y))
+        books = attribute(model, X, target=1, composite=composite, ledger=True).ledger
+        assert books.unaccounted < 1e-9
 
 
 class Heads(nn.Module):
@@ -286,7 +370,7 @@ def test_the_report_names_it_and_the_ledger_closes(formulation):
         return attribute(Pool(softmax).double(), X, target=1, composite=composite, ledger=True)
 
     expected = explained(lambda z: z.softmax(-1)).ledger.absorbed["softmax"]
-    for name in ("amax", "held", "two exps", "** -1", "in place", "exp2", "scatter"):
+    for name in ("amax", "held", "two exps", "** -1", "in place", "exp2", "scatter", "moved"):
         result = explained(SPELLINGS[name])
         assert "softmax (by hand)" in [row["target"] for row in result.report.to_dicts()], name
         assert result.report.complete
@@ -363,7 +447,9 @@ def test_nothing_is_kept_after_the_forward_pass_but_what_the_graph_holds(formula
         gc.disable()
         try:
             y = model(x)
-            assert not registration.session.stack.notes
+            notes = registration.session.stack.notes
+            assert not notes.active
+            assert notes.of(y) is None
             assert seen[0]() is None
             node = weakref.ref(y.grad_fn)
             del y
