@@ -167,7 +167,7 @@ def attention_rollout(
         Scores of the tokens inside the model, [n, tokens], on the CPU; a class token is one of them.
 
     Raises:
-        ValueError: no square attention was met, or `read` is unknown.
+        ValueError: no square attention was met, several inputs have tokens of their own, or `read` is unknown.
 
     Source: Abnar and Zuidema 2020.
     """
@@ -198,7 +198,7 @@ def gradient_x_attention_rollout(
         Scores of the tokens inside the model, [n, tokens], on the CPU; a class token is one of them.
 
     Raises:
-        ValueError: no square attention was met, or `read` is unknown.
+        ValueError: no square attention was met, several inputs have tokens of their own, or `read` is unknown.
 
     Source: Chefer et al. 2021 (generic attention-model explainability), eqs. 5 and 6.
     """

@@ -14,7 +14,7 @@ from ..attribution.inputs import Inputs
 from ..attribution.logits import last_real
 from ..ops import op_of
 from ..runtime.decompositions import attention_body
-from .points import Points, unmoved
+from .points import Points, Values, unmoved
 
 Map = tuple[Tensor, Tensor | None]
 """The weights of one layer [m, heads, tokens, tokens], and the gradient of the explained number there."""
@@ -81,7 +81,7 @@ def attention_maps(points: Points, *, gradients: bool) -> Iterator[tuple[Inputs,
     """The attention of each layer, for each batch: what was given, and the maps from the first layer to the last.
 
     Raises:
-        ValueError: there is no self-attention, or it is not over all tokens at once.
+        ValueError: there is no self-attention, it is not over all tokens at once, or no input is in all of it.
     """
     watch = Watch()
 
@@ -89,7 +89,7 @@ def attention_maps(points: Points, *, gradients: bool) -> Iterator[tuple[Inputs,
         watch.maps.clear()
         return watch
 
-    for given, _, outputs, seeds in points.passes(unmoved, fresh):
+    for given, leaves, outputs, seeds in points.passes(unmoved, fresh):
         maps = watch.maps
         if not maps:
             raise ValueError(
@@ -102,6 +102,11 @@ def attention_maps(points: Points, *, gradients: bool) -> Iterator[tuple[Inputs,
                 f"attention in {type(points.model).__name__} is not over all tokens at once (sizes {sorted(sizes)}), "
                 f"so it has no rollout"
             )
+        if not _share_an_input(leaves, maps):
+            raise ValueError(
+                f"attention in {type(points.model).__name__} is over several inputs, each with tokens of its own "
+                f"({', '.join(dict.fromkeys(name for name, _ in leaves))}), so it has no rollout"
+            )
         slots = torch.autograd.grad(outputs, maps, seeds, allow_unused=True) if gradients else [None] * len(maps)
         size = sizes.pop()
         found: list[Map] = []
@@ -110,6 +115,17 @@ def attention_maps(points: Points, *, gradients: bool) -> Iterator[tuple[Inputs,
             slot = torch.zeros_like(weights) if slot is None and gradients else slot
             found.append((_kept(weights.detach(), shape), None if slot is None else _kept(slot, shape)))
         yield given, found
+
+
+def _share_an_input(leaves: Values, maps: list[Tensor]) -> bool:
+    """Whether there is an input that every map depends on; of a single input that is taken for granted."""
+    names = {name for name, _ in leaves}
+    if len(names) < 2:
+        return True
+    for weights in maps:
+        slots = torch.autograd.grad(weights.sum(), list(leaves.values()), retain_graph=True, allow_unused=True)
+        names &= {name for (name, _), slot in zip(leaves, slots, strict=True) if slot is not None}
+    return bool(names)
 
 
 def _kept(values: Tensor, shape: tuple[int, ...]) -> Tensor:

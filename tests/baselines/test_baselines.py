@@ -329,6 +329,18 @@ class TestSeveralInputs:
         whole = baselines.gradient_x_input(Shared(), (a, b[:1].expand(5, -1)), target=0)
         torch.testing.assert_close(whole["table"], a * b[0])
 
+    @pytest.mark.parametrize("method", [baselines.attention_rollout, baselines.gradient_x_attention_rollout])
+    def test_a_rollout_is_of_tokens_that_all_attention_is_over(self, method):
+        def attend(x):
+            return F.scaled_dot_product_attention(x, x, x)
+
+        apart = Fn(lambda self, a, b: attend(a).mean(1) + attend(b).mean(1))
+        together = Fn(lambda self, a, b: attend(attend(a) + b).mean(1))
+        a, b = torch.randn(2, 5, 4, dtype=torch.float64), torch.randn(2, 5, 4, dtype=torch.float64)
+        with pytest.raises(ValueError, match=r"several inputs, each with tokens of its own \(args0, args1\)"):
+            method(apart, (a, b))
+        assert method(together, (a, b)).shape == (2, 5)
+
     def test_two_kinds_of_token_ids(self):
         class Translator(nn.Module):
             def __init__(self):

@@ -63,6 +63,11 @@ MODULES = {
 }
 
 
+def test_each_drop_in_is_among_these():
+    assert {name.split(",")[0] for name in FUNCTIONS} == set(R.__all__)
+    assert {getattr(M, name) for name in M.__all__} == {getattr(M, name) for name in MODULES}
+
+
 class Attends(nn.Module):
     def __init__(self, attention):
         super().__init__()
