@@ -15,6 +15,7 @@ from ..autograd.trees import map_tensors, tensors_in
 from ..coverage.tally import Tally
 from ..keys import Assignment, first_layer
 from ..ops import (
+    Elementwise,
     Family,
     Op,
     can_mutate,
@@ -174,14 +175,19 @@ class Policy:
         return info
 
     def _begins_softmax(self, op: Op, *, own_gradient: bool) -> bool:
-        """Whether an operation may be the first step of a softmax; sums that take their own gradient seldom matter."""
+        """Whether an operation may be a step toward the powers of a softmax, or the logarithm of one.
+
+        A shift that takes its own gradient matters for differences alone, unless the rule for softmax is another one.
+        """
         traits = op.traits
         if traits.signs is not None:
             keyed = any(entry.op is not None and entry.op.family is Family.SOFTMAX for entry in self.entries)
             stops = keyed or not isinstance(self.table.get(Family.SOFTMAX), SoftmaxTaylor)
             return traits.signs == (1, -1) or stops or not own_gradient
-        powers = traits.base is not None or traits.exponent is not None
-        return powers or traits.softmax_part is not None or op.family is Family.SOFTMAX
+        if traits.base is not None or traits.exponent is not None or op.family is Family.SOFTMAX:
+            return True
+        scales = traits.elementwise is Elementwise.AFFINE or op.family in (Family.PRODUCT, Family.DIVISION)
+        return traits.softmax_part is not None or (scales and self.formulation != GRADIENT)  # after a shift
 
     def default(self, info: FunctionInfo, call: OpCall, where: Where) -> Rule | None:
         """Return the rule of a call that no key and no rule around decides."""

@@ -22,20 +22,19 @@ from .linear_steps import Step, Total
 class Shifted:
     """A tensor that something was added to or subtracted from, and the steps after that.
 
-    Where the subtraction takes its own gradient (`own`), a weak reference is enough: only a sum's logarithm needs it.
+    Args:
+        x: the tensor.
+        own: whether the subtraction takes its own gradient. Then a weak reference is enough, since seldom is it needed.
+        changed: whether the tensor is about to be changed in place.
     """
 
-    __slots__ = ("_edge", "_held", "_x", "steps")
+    __slots__ = ("_edge", "_held", "_x", "own", "steps")
 
-    def __init__(self, x: Tensor, *, own: bool) -> None:
-        self._x, self._edge = weakref.ref(x), edge_of(x)
-        self._held = None if own else Exponents(x)
+    def __init__(self, x: Tensor, *, own: bool, changed: bool) -> None:
+        self.own, self._edge = own, (edge_of(x), x._version)
+        self._held = Exponents(x) if changed and not own else None
+        self._x: Callable[[], Tensor | None] = weakref.ref(x) if own or changed else (lambda: x)
         self.steps: tuple[Step, ...] = ()
-
-    @property
-    def own(self) -> bool:
-        """Whether the subtraction takes its own gradient."""
-        return self._held is None
 
     def then(self, step: Step) -> Shifted | None:
         """Return the same after it was scaled, or masked; None if it is no longer known."""
@@ -50,7 +49,7 @@ class Shifted:
     def exponents(self) -> Exponents | None:
         """Return the tensor as exponents; None if it is gone, or was changed in place."""
         x = self._x()
-        if self._held is not None or x is None or edge_of(x) != self._edge:
+        if self._held is not None or x is None or (edge_of(x), x._version) != self._edge:
             return self._held
         return Exponents(x)
 
@@ -250,7 +249,7 @@ class Notes:
             self._of_carriers.setdefault(edge_of(output), what)  # what moves nothing may give its very input
         elif isinstance(what, LogSum) or (isinstance(what, Powers) and what.inverse):  # which may be held constant
             self._of_constants[id(output), output._version] = output, what
-        self.active |= isinstance(what, (Powers, LogSum)) or (isinstance(what, Shifted) and not what.own)
+        self.active |= isinstance(what, (Powers, LogSum))
 
     def clear(self) -> None:
         """Forget all notes."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..autograd.functions import graft
 from ..autograd.nodes import EXACT, edge_of, kind_of_node
-from ..ops import Argument, Family, Op, SoftmaxPart, op_of
+from ..ops import Argument, Family, Op, SoftmaxPart, mutates, op_of
 from ..rules import GRADIENT, find_carriers
 from ..rules.softmax import log_of, log_softmax_of, logsumexp_of, softmax_of
 from .linear_steps import Step, Total
@@ -169,8 +169,10 @@ class WrittenSoftmax:
         if op.family is Family.SOFTMAX:
             replaced = info.key is not None and info.key.replacement is not None
             return None if replaced else self._of_torch(op, carriers[0], args, kwargs)
-        if known is None or (isinstance(known, Shifted) and info.begins_softmax):
+        if op.traits.signs is not None and (known is None or isinstance(known, Shifted)):
             return _shift(info, args, carriers) if info.begins_softmax else None
+        if known is None:
+            return None
         place = _place(op, args, kwargs, carriers)
         if place is None:
             return None
@@ -234,7 +236,7 @@ def _shift(info: FunctionInfo, args: tuple[Any, ...], carriers: list[Tensor]) ->
         moved = shift.grad_fn is not None and kind_of_node(shift.grad_fn) == EXACT
         if not moved:
             return None  # a residual, as it seems: a shift was spread to this shape
-    return Shifted(x, own=info.own_gradient)
+    return Shifted(x, own=info.own_gradient, changed=info.can_mutate and mutates(info.function, args))
 
 
 def _place(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: list[Tensor]) -> int | str | None:
