@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import gcd, lcm, prod
 from typing import Any
 
@@ -89,7 +89,8 @@ def layouts_after(
         return [layout] * len(outputs)
     if op.family is Family.MOVEMENT or elements is Elements.AVERAGED:
         function = op.traits.element_sum or function
-        return _by_codes(op, function, args, kwargs, known, outputs, samples)
+        moved = partial(_results, op, function, args, kwargs)
+        return _by_codes(moved, known, outputs, samples, averaged=elements is Elements.AVERAGED)
     if elements is Elements.MIXED and not _keeps_rows(layouts, args):
         return [None] * len(outputs)
     return [_kept(op, layouts, z) for z in outputs]
@@ -185,21 +186,20 @@ def _in_order(layout: Layout, old: Sequence[int], new: Sequence[int], samples: i
 
 
 def _by_codes(
-    op: Op,
-    function: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    results: Callable[[Callable[[Tensor], Tensor]], list[Tensor]],
     known: Sequence[tuple[Tensor, Layout | None]],
     outputs: Sequence[Tensor],
     samples: int,
+    *,
+    averaged: bool,
 ) -> list[Layout | None]:
     """Run the operation with the samples' codes in place of values, and read off where they went."""
     lines = {id(x): _line(layout, samples, x.device) for x, layout in known if layout is not None}
     try:
-        moved = _results(op, function, args, kwargs, _coded(known, lines))
-        if op.traits.elements is Elements.AVERAGED:  # of the codes, and of ones: the codes' weighted mean
+        moved = results(_coded(known, lines))
+        if averaged:  # of the codes, and of ones: the codes' weighted mean
             ones = {key: (line != 0).to(line.dtype) for key, line in lines.items()}
-            weights = _results(op, function, args, kwargs, _coded(known, ones))
+            weights = results(_coded(known, ones))
             moved = [value / weight for value, weight in zip(moved, weights, strict=True)]
     except (RuntimeError, TypeError, ValueError, IndexError):
         return [None] * len(outputs)
