@@ -3,11 +3,17 @@
     python benchmarks/zoo.py                         # every causal-LM, sequence- and image-classification architecture
     python benchmarks/zoo.py --kind causal llama mamba
     python benchmarks/zoo.py --failures              # print only those that are not all right, and why
+    python benchmarks/zoo.py --ids                   # through attribute(), with ids as a tokenizer gives them
 
 *complete*: no operation without a rule (AttnLRP). *identical*: the forward pass, bit by bit. *closes*: under CP-LRP the
 logit is the sum of the relevance of the inputs and of all that is added somewhere, to 1e-8 of its size in float64
 (casts to float32 that an architecture forces are kept in float64). *cost*: AttnLRP as a multiple of gradient x input;
 for models this small it is that of Python.
+
+With ``--ids`` it is `attribute()` that explains the logit, under AttnLRP, given `input_ids` and an attention mask.
+*complete*: no operation and no look-up without a rule. *identical*: the output. *closes*: the relevance of the inputs
+and all that the ledger names add up to the logit. *missed*: how many modules made floating point numbers of integers
+that change with the ids, and got no relevance for it.
 """
 
 from __future__ import annotations
@@ -18,7 +24,8 @@ import sys
 import time
 import warnings
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +40,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpe
 
 from closing import KeepDouble, close, sources_of
 
-from lxt_compose import presets
+from lxt_compose import attribute, presets
+from lxt_compose.torch_internals import modes_off
 
 KINDS = {
     "causal": (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, transformers.AutoModelForCausalLM),
@@ -138,7 +146,66 @@ def judge(model: nn.Module, inputs: dict[str, Any], precision: Any) -> dict[str,
     }  # fmt: skip
 
 
-def try_one(name: str, kind: str) -> dict[str, Any]:
+def with_mask(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs as a tokenizer gives them."""
+    mask = {"attention_mask": torch.ones_like(inputs["input_ids"])} if "input_ids" in inputs else {}
+    return {**inputs, **mask}
+
+
+@contextmanager
+def watched(model: nn.Module) -> Iterator[list[tuple[str, Tensor, bool]]]:
+    """Of each embedding that is looked up: its name, what it gives, and whether that carries relevance."""
+    found: list[tuple[str, Tensor, bool]] = []
+
+    def hook_for(name: str) -> Any:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            with modes_off():
+                if isinstance(output, Tensor) and output.is_floating_point():
+                    found.append((name, output.detach().clone(), output.requires_grad))
+
+        return hook
+
+    modules = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Embedding)]
+    hooks = [module.register_forward_hook(hook_for(name)) for name, module in modules]
+    yield found
+    for hook in hooks:
+        hook.remove()
+
+
+def judge_ids(model: nn.Module, inputs: dict[str, Any], precision: Any) -> dict[str, Any]:
+    """The same verdict for attribute() with ids."""
+    given = with_mask(inputs)
+    try:
+        with precision(), torch.no_grad():
+            model(**given)
+    except TypeError:  # it takes no mask
+        given = inputs
+    other = {**given, "input_ids": given["input_ids"].roll(1, 1)} if "input_ids" in given else given
+    with precision():  # recorded: torch has other kernels otherwise
+        with watched(model) as before:
+            plain = logit_of(model(**given)).detach()
+        with watched(model) as after:
+            model(**other)
+    start = time.perf_counter()
+    with precision(), watched(model) as carried:
+        found = attribute(model, given, target=lambda output: logit_of(output)[None], ledger=True)
+    seconds = time.perf_counter() - start
+    calls = [(a[0], torch.equal(a[1], b[1]), c[2]) for a, b, c in zip(before, after, carried, strict=False)]
+    missed = sorted({name for name, same, carries in calls if not (same or carries)})
+    total = sum(float(r.double().sum()) for r in found.relevances.values())
+    absorbed = sum(amount.total for entry in found.ledger.entries for amount in entry.absorbed.values())
+    size = max(abs(float(plain)), 1e-3)
+    gap = max(abs(float(found.output) - total - absorbed), found.ledger.unaccounted) / size
+    lacking = sorted({f"{row.target} in {row.path}" for row in found.report.uncovered})
+    why = [f"uncovered: {', '.join(lacking)}"] * bool(lacking) + [f"missed: {', '.join(missed)}"] * bool(missed)
+    why += [note for note in found.report.notes if "numbers of Python" in note or "nowhere" in note]
+    return {
+        "complete": found.report.complete and not missed, "identical": bool(found.output[0] == plain), "gap": gap,
+        "cost": seconds, "why": "; ".join(why),
+    }  # fmt: skip
+
+
+def try_one(name: str, kind: str, judged: Any = judge) -> dict[str, Any]:
     """The verdict on one architecture; what cannot be built says why."""
 
     def too_slow(*_: Any) -> None:
@@ -151,7 +218,7 @@ def try_one(name: str, kind: str) -> dict[str, Any]:
         model, inputs = build(name, kind)
         precision = in_double(model, inputs)
         stage = "failed"
-        return {"stage": "ran", **judge(model, inputs, precision)}
+        return {"stage": "ran", **judged(model, inputs, precision)}
     except Exception as error:  # whatever an architecture raises is its verdict
         return {"stage": stage, "why": f"{type(error).__name__}: {' '.join(str(error).split())[:150]}"}
     finally:
@@ -178,6 +245,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="architectures as transformers calls them; all if left out")
     parser.add_argument("--kind", choices=[*KINDS, "all"], default="all")
     parser.add_argument("--failures", action="store_true", help="print only what is not all right")
+    parser.add_argument("--ids", action="store_true", help="through attribute(), with ids; cost is in seconds")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
@@ -188,7 +256,7 @@ def main() -> None:
         for name in options.names or KINDS[kind][0]:
             if name not in KINDS[kind][0]:
                 continue
-            found = try_one(name, kind)
+            found = try_one(name, kind, judge_ids if options.ids else judge)
             counts[kind][found["stage"]] += 1
             for key in ("complete", "identical"):
                 counts[kind][key] += bool(found.get(key))

@@ -96,8 +96,8 @@ def after(
         return [_at_place(func, (args, kwargs), made.shape, from_)]
     if known.effect is Effect.ONE_HOT:
         return [from_.of(x if args else kwargs["tensor"])[..., None].expand(made.shape)]
-    if known.effect is Effect.LOOKS_UP and known.index is not None:
-        return [from_.of(known.index.of(args, kwargs))]
+    if known.effect is Effect.LOOKS_UP:
+        return [from_.of(ids) for ids in from_.among((args, kwargs))[:1]]
     if known.effect is Effect.EQUALS:
         return _one_hot_by_hand([*tensors_in((args, kwargs))], made, from_)
     return None
@@ -151,6 +151,8 @@ def _keywords(known: Integers) -> set[str]:
 
 def index_in(known: Integers, args: Any, kwargs: Any, from_: Origins) -> list[Tensor]:
     """The tensors in the argument that says where to read or write, if they come from an input."""
+    if known.effect is Effect.LOOKS_UP:  # torch.embedding and F.embedding take their arguments in different orders
+        return from_.among((args, kwargs))
     return [] if known.index is None else from_.among(known.index.of(args, kwargs))
 
 

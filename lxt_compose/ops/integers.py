@@ -117,8 +117,8 @@ def _rows() -> dict[str, Integers]:
         rows.pop(name, None)
     rows |= {name: Integers(Effect.SORTS) for name in ("sort", "topk")}
     rows["one_hot"] = Integers(Effect.ONE_HOT)
-    rows["embedding"] = Integers(Effect.LOOKS_UP, (), Argument(0, "input"))
-    rows["embedding_bag"] = Integers(Effect.BAGS, (), Argument(0, "input"))
+    rows["embedding"] = Integers(Effect.LOOKS_UP, ())
+    rows["embedding_bag"] = Integers(Effect.BAGS, ())
     rows["eq"] = rows["__eq__"] = Integers(Effect.EQUALS)
     return rows
 

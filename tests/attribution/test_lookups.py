@@ -73,6 +73,7 @@ def unsorted(table, row):
 WAYS = {
     "nn.Embedding": lambda self, ids: self.table(ids),
     "F.embedding": lambda self, ids: F.embedding(ids, self.table.weight),
+    "torch.embedding": lambda self, ids: torch.embedding(self.table.weight, ids),
     "table[ids]": lambda self, ids: self.table.weight[ids],
     "table[None, ids]": lambda self, ids: self.table.weight[None, ids][0],
     "table[:, ids]": lambda self, ids: self.table.weight.T[:, ids].permute(1, 2, 0),
