@@ -172,14 +172,15 @@ def watched(model: nn.Module) -> Iterator[list[tuple[str, Tensor, bool]]]:
         hook.remove()
 
 
-def judge_ids(model: nn.Module, inputs: dict[str, Any], precision: Any) -> dict[str, Any]:
+def judge_ids(model: nn.Module, inputs: dict[str, Any], _: Any) -> dict[str, Any]:
     """The same verdict for attribute() with ids."""
-    given = with_mask(inputs)
+    given, precision = with_mask(inputs), KeepDouble
     try:
         with precision(), torch.no_grad():
-            model(**given)
+            bad = not logit_of(model(**given)).isfinite()
     except TypeError:  # it takes no mask
-        given = inputs
+        bad = True
+    given = inputs if bad else given  # some give NaN in float64 if they are given a mask
     other = {**given, "input_ids": given["input_ids"].roll(1, 1)} if "input_ids" in given else given
     with precision():  # recorded: torch has other kernels otherwise
         with watched(model) as before:

@@ -32,10 +32,11 @@ class Origins:
 
         Args:
             x: the tensor.
-            origins: of its shape, or one that broadcasts to it.
+            origins: of its shape, of that of its first dimensions, or one that broadcasts to it.
             indicator: whether it says where an integer is among others, as one-hot rows do.
         """
-        self.inside(x).copy_(origins)
+        rows = origins.dim() and origins.dim() < x.dim()
+        self.inside(x).copy_(origins.reshape(*origins.shape, *[1] * (x.dim() - origins.dim())) if rows else origins)
         if indicator:
             self._indicators.add(storage_of(x))
 

@@ -102,6 +102,7 @@ WAYS = {
     "a part of a number": lambda self, ids: self.table((ids + 7 * SIZE) % SIZE),
     "bits": lambda self, ids: self.table((ids << 3 | 5) >> 3 & 31),
     "other numbers": lambda self, ids: self.table.weight.flip(0)[torch.arange(SIZE).flip(0)[ids]],
+    "rows of other numbers": lambda self, ids: self.table(torch.arange(SIZE)[:, None].expand(-1, 2)[ids][..., 1]),
     "int32": lambda self, ids: self.table(ids.int()),
     "column by column": lambda self, ids: torch.stack([self.table(ids[:, place]) for place in range(ids.shape[1])], 1),
     "row by row": lambda self, ids: torch.stack([self.table(row) for row in ids]),
