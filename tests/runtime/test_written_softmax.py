@@ -246,6 +246,18 @@ def test_masks_temperatures_and_biases(kind, preset, formulation):
         torch.testing.assert_close(relevance, expected, **TOLERANCE, msg=f"{name}: other relevance")
 
 
+@pytest.mark.parametrize("name", MASKED)
+def test_masked_terms_get_nothing_even_where_relevance_arrives_at_them(name):
+    results = []
+    for softmax in (lambda z: z.masked_fill(MASK, -math.inf).softmax(-1), MASKED[name]):
+        x = BIAS.clone().requires_grad_()
+        with Composite().register(model_of(softmax)) as registration:
+            registration.model(x).backward(torch.arange(20.0).view_as(x).double())
+        results.append(x.grad)
+    torch.testing.assert_close(results[1], results[0], **TOLERANCE)
+    assert not results[1][MASK].any()
+
+
 class Readout(nn.Module):
     """A pool with weights of either sign."""
 
