@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import GraphModule
 
 _PROXY = torch._C._TorchDispatchModeKey.PROXY
 
@@ -36,3 +38,72 @@ def cond(condition: Tensor, then: Callable[..., Tensor], otherwise: Callable[...
     """
     result: Tensor = torch.ops.higher_order.cond(condition, then, otherwise, tuple(given))
     return result
+
+
+# ---- writing down ----------------------------------------------------------------------------------------------------
+
+Names = Sequence[str | None]
+"""The names of the dimensions of a tensor; None for one whose size is fixed."""
+
+
+def graph_of(function: Callable[..., Any], inputs: Sequence[Tensor]) -> GraphModule:
+    """Return what a function does with tensors of these shapes, as a graph of ATen's operations.
+
+    Tensors that are no inputs are attributes of the graph: the very tensors, not copies.
+    """
+    from torch.fx.experimental.proxy_tensor import make_fx  # it takes a second to import
+
+    return make_fx(function)(*inputs)
+
+
+def symbolic_graph_of(
+    function: Callable[..., Any], inputs: Sequence[Tensor], names: Sequence[Names]
+) -> tuple[GraphModule, Callable[[Mapping[str, int]], bool]]:
+    """Return the same for all sizes of the dimensions that have a name, and what says whether it holds for some sizes.
+
+    Unnecessary once `torch.export` writes down functions that have a backward pass of their own.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+    shapes = ShapeEnv()
+    mode = FakeTensorMode(shape_env=shapes, allow_non_fake_inputs=True)
+    symbols: dict[str, Any] = {}
+    fakes = []
+    for x, dims in zip(inputs, names, strict=True):
+        kinds = [DimDynamic.STATIC if name is None else DimDynamic.DUCK for name in dims]
+        context: Any = StatelessSymbolicContext(dynamic_sizes=kinds)  # type: ignore[var-annotated]
+        fakes.append(mode.from_tensor(x, symbolic_context=context))
+        symbols |= {name: size for name, size in zip(dims, fakes[-1].shape, strict=True) if name is not None}
+    graph = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*fakes)
+    order, placeholders = list(symbols), list(symbols.values())
+    code = shapes.produce_guards_expression(placeholders)
+
+    def holds(sizes: Mapping[str, int]) -> bool:
+        return code is None or bool(shapes.evaluate_guards_expression(code, [sizes[name] for name in order]))
+
+    return graph, holds
+
+
+@contextmanager
+def untraced() -> Iterator[None]:
+    """A context in which what runs is not written down, and computes with values."""
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    with _disable_current_modes():
+        yield
+
+
+@contextmanager
+def as_compilers_see() -> Iterator[None]:
+    """A context in which `torch.compiler.is_compiling()` is true, so that models do not ask for the values of tensors.
+
+    Unnecessary once `make_fx` says so itself.
+    """
+    before = torch.compiler._is_compiling_flag
+    torch.compiler._is_compiling_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = before

@@ -1,0 +1,87 @@
+"""Operations of a graph are called by torch's own functions in Python, which cost half of what ``torch.ops`` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+_PLACES = (Tensor, torch._C._nn, torch)
+"""Where torch has functions that call one operation; the last that fits is taken."""
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes which operations run, with which arguments."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        self.calls.append((func, args, kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+class _Binding(Interpreter):
+    """Runs a graph once, and finds for each operation the function of torch that calls it and nothing else."""
+
+    def __init__(self, module: GraphModule) -> None:
+        super().__init__(module)
+        self.found: dict[Node, Callable[..., Any]] = {}
+
+    def run_node(self, n: Node) -> Any:
+        """See :meth:`torch.fx.Interpreter.run_node`."""
+        schema = getattr(n.target, "_schema", None)
+        if n.op == "call_function" and schema is not None:
+            given = self.fetch_args_kwargs_from_env(n)
+            if schema.is_mutable:  # it is called on copies
+                given = tree_map_only(Tensor, Tensor.clone, given)
+            name = schema.name.partition("::")[2]
+            candidates = (getattr(place, name, None) for place in _PLACES)
+            self.found |= {n: each for each in candidates if each is not None and _calls(each, n.target, *given)}
+        return super().run_node(n)
+
+
+def _calls(function: Callable[..., Any], target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function runs this operation alone, with these arguments."""
+    try:
+        with _Recorder() as recorder:
+            function(*args, **kwargs)
+        with _Recorder() as direct:
+            target(*args, **kwargs)
+    except (TypeError, RuntimeError, ValueError, AttributeError):
+        return False
+    return len(recorder.calls) == 1 and _same(recorder.calls[0], direct.calls[0])
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return a is b
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    return type(a) is type(b) and bool(a == b)
+
+
+def bind(module: GraphModule, *inputs: Any) -> None:
+    """Exchange the operations of a graph for torch's functions, as far as those do the very same.
+
+    Args:
+        module: the graph; changed.
+        inputs: what to run it on once.
+    """
+    binding = _Binding(module)
+    with torch.no_grad():
+        binding.run(*inputs)
+    for node, function in binding.found.items():
+        if getattr(Tensor, function.__name__, None) is function:
+            node.op, node.target = "call_method", function.__name__
+        else:
+            node.target = function
+    module.recompile()

@@ -1,0 +1,105 @@
+"""Passes over a graph of ATen's operations that leave its values as they are, bit for bit, and make it shorter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+_ALIASES = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
+
+
+def simplify(module: GraphModule) -> None:
+    """Take out what computes nothing: other names of a tensor, what is computed twice, and what nobody uses."""
+    _without_aliases(module.graph)
+    _without_repeats(module.graph)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _without_aliases(graph: Graph) -> None:
+    """Take out ``detach``: in a graph without a backward pass of its own it is the same tensor."""
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in _ALIASES:
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+
+
+def _without_repeats(graph: Graph) -> None:
+    """Take out what is computed again from the same, unless something is changed in place or drawn at random."""
+    changed = in_place(graph)
+    first: dict[Any, Node] = {}
+    for node in list(graph.nodes):
+        if node.op != "call_function" or not is_pure(node) or not changed.isdisjoint((node, *node.all_input_nodes)):
+            continue
+        try:
+            key = (node.target, _frozen(node.args), _frozen(node.kwargs))
+            hash(key)
+        except TypeError:
+            continue
+        known = first.setdefault(key, node)
+        if known is not node:
+            node.replace_all_uses_with(known)
+            graph.erase_node(node)
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return (type(value).__name__, *map(_frozen, value))
+    if isinstance(value, dict):
+        return tuple((key, _frozen(item)) for key, item in value.items())
+    return (type(value).__name__, repr(value)) if isinstance(value, (int, float)) else value  # 1 is not 1.0, nor True
+
+
+def is_pure(node: Node) -> bool:
+    """Whether an operation gives the same for the same, and changes nothing."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return getattr(node.target, "__module__", "") == "_operator"
+    return not schema.is_mutable and torch.Tag.nondeterministic_seeded not in node.target.tags  # type: ignore[union-attr]
+
+
+def in_place(graph: Graph) -> set[Node]:
+    """Return the nodes whose memory some operation of the graph changes, as far as views tell."""
+    found: set[Node] = set()
+    for node in graph.nodes:
+        found |= {target for written in _written(node) for target in _memory_of(written)}
+    return found
+
+
+def _written(node: Node) -> Iterator[Node]:
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return
+    for place, argument in enumerate(schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
+            yield from given if isinstance(given, (list, tuple)) else () if given is None else (given,)
+
+
+def _memory_of(node: Node) -> set[Node]:
+    """Return a node, all that it may be a view of, and all that may be views of those."""
+    met, pending = set[Node](), [node]
+    while pending:
+        one = pending.pop()
+        if one in met or not isinstance(one, Node):
+            continue
+        met.add(one)
+        pending += _viewed(one)
+        pending += [user for user in one.users if one in _viewed(user)]
+    return met
+
+
+def _viewed(node: Node) -> list[Node]:
+    """Return the arguments whose memory a node may share."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        return list(node.all_input_nodes) if getattr(node.target, "__name__", "") == "getitem" else []
+    shared = {place for place, argument in enumerate(schema.arguments) if argument.alias_info is not None}
+    if node.target in (torch.ops.aten.reshape.default, torch.ops.aten.contiguous.default):
+        shared = {0}
+    given = [value for place, value in enumerate(node.args) if place in shared]
+    flat = [one for value in given for one in (value if isinstance(value, (list, tuple)) else (value,))]
+    return [one for one in flat if isinstance(one, Node)]

@@ -1,0 +1,82 @@
+"""A function of tensors, written down as one graph: run as it is, differentiated, or handed to a compiler."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+
+from ..torch_internals.traces import Names, as_compilers_see, graph_of, symbolic_graph_of
+from .bindings import bind
+from .hoisting import Prologue, split
+from .passes import simplify
+
+Function = Callable[..., Any]
+
+
+class Program:
+    """One graph of a function of tensors, whose weights are the model's own tensors, not copies.
+
+    Args:
+        function: takes tensors, and returns tensors in nested tuples, lists or dicts.
+        inputs: what it is written down with.
+        names: the names of the dimensions of each input that may be of any size; None for a size that is fixed.
+        compiling: whether the function sees `torch.compiler.is_compiling()`.
+
+    Raises:
+        Exception: whatever the function raises when nothing can depend on the values of tensors.
+    """
+
+    def __init__(
+        self,
+        function: Function,
+        inputs: Sequence[Tensor],
+        names: Sequence[Names] | None = None,
+        *,
+        compiling: bool = False,
+    ) -> None:
+        names = [[None] * x.dim() for x in inputs] if names is None else names
+        self.dynamic = any(name is not None for dims in names for name in dims)
+        self._holds: Callable[[Mapping[str, int]], bool] = lambda sizes: True
+        with as_compilers_see() if compiling else nullcontext():
+            if self.dynamic:
+                self.graph, self._holds = symbolic_graph_of(function, inputs, names)
+            else:
+                self.graph = graph_of(function, inputs)
+        simplify(self.graph)
+        self._split: tuple[Prologue, GraphModule] | None = None
+        self._known: dict[tuple[tuple[str, int], ...], bool] = {}
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether the graph is right for these sizes of the dimensions that have names."""
+        key = tuple(sizes.items())
+        if key not in self._known:
+            self._known[key] = self._holds(sizes)
+        return self._known[key]
+
+    def __call__(self, *inputs: Tensor) -> Any:
+        """Run the graph; nothing is recorded for a backward pass."""
+        with torch.no_grad():
+            prologue, rest = self._parts(inputs)
+            return rest(*prologue.values(), *inputs)
+
+    def differentiable(self, *inputs: Tensor) -> Any:
+        """Run the graph such that what it returns can be differentiated, by its weights too."""
+        with torch.enable_grad():
+            return self.graph(*inputs)
+
+    def parts(self, *inputs: Tensor) -> tuple[Prologue, GraphModule]:
+        """Return what depends on weights alone, and a graph for the rest, of ATen's operations."""
+        return split(copy.copy(self.graph))
+
+    def _parts(self, inputs: Sequence[Tensor]) -> tuple[Prologue, GraphModule]:
+        if self._split is None:
+            prologue, rest = split(self.graph)
+            bind(rest, *prologue.values(), *inputs)
+            self._split = prologue, rest
+        return self._split
