@@ -13,8 +13,13 @@ from .rules import FORMULATIONS, RELEVANCE, Rule
 from .rules.base import register_alone
 from .rules.defaults import Table, check_table, default_rules
 from .runtime.registration import Registration
+from .tracing import ByModel, Program
 
 PICTURES = ("relevance", "slot")
+
+
+_programs = ByModel[Program]()
+"""The graphs by which relevance is differentiated; they serve every registration of a composite on a model."""
 
 
 class Composite:
@@ -83,6 +88,7 @@ class Composite:
             defaults=self.defaults,
             strict=self.strict,
             canonizers=self.canonizers,
+            programs=_programs.of(self, model) if isinstance(model, nn.Module) else None,
         )
 
     def __repr__(self) -> str:

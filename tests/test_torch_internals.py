@@ -92,6 +92,40 @@ def test_a_condition_is_an_operation_of_a_graph_with_both_ways_in_it():
         assert torch.equal(graph(x), x.sin() if x.sum() > 0 else x.cos() * 2)
 
 
+def test_a_graph_for_derivatives_knows_the_statistics_of_norms_and_changes_nothing_in_place():
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+
+    def function(x):
+        return torch.native_layer_norm(x, (4,), None, None, 1e-5)[2].mul_(2)
+
+    graph = traces.differentiable_graph_of(traces.graph_of(function, [x.detach()]), [x.detach()])
+    assert not any(str(node.target).endswith("_.Tensor") for node in graph.graph.nodes)
+    assert torch.autograd.gradcheck(graph, x)
+
+
+def test_values_can_be_computed_beside_a_graph_and_models_be_told_of_it():
+    seen = []
+
+    def function(x):
+        with traces.untraced():
+            seen.append(bool(torch.ones(2).sum() > 1))
+        with traces.as_compilers_see():
+            seen.append(torch.compiler.is_compiling())
+        return x + 1
+
+    graph = traces.graph_of(function, [torch.ones(2)])
+    assert [str(node.target) for node in graph.graph.nodes if node.op == "call_function"] == ["aten.add.Tensor"]
+    assert seen == [True, True]
+    assert not torch.compiler.is_compiling()
+
+
+def test_the_tables_of_a_module_are_found():
+    words = [word for word, _ in traces.tables_of(nn.BatchNorm1d(2))]
+    assert words == ["modules", "parameters", "buffers", "forward pre-hooks", "forward hooks"]
+    assert [list(table) for _, table in traces.tables_of(nn.Linear(2, 2))][1] == ["weight", "bias"]
+    assert callable(traces.NN_FUNCTIONS.gelu)
+
+
 def test_the_frame_of_a_module_call_is_on_the_stack_for_as_long_as_it_runs():
     frames = []
     model = nn.Sequential(nn.Linear(2, 2))

@@ -24,6 +24,19 @@ class RelevanceFunction(Function):
 
     apply = apply_alone
 
+    def __init_subclass__(cls) -> None:
+        """Have an output that got no slot send none: nothing is made up, so nothing is computed in vain."""
+        forward, backward = cls.forward, cls.backward
+
+        def without_zeros(ctx: Any, *args: Any) -> Any:
+            ctx.set_materialize_grads(False)
+            return forward(ctx, *args)
+
+        def of_slots(ctx: Any, *slots: Tensor | None) -> Any:
+            return backward(ctx, *slots) if slots[0] is not None else (None,) * len(ctx.needs_input_grad)
+
+        cls.forward, cls.backward = staticmethod(without_zeros), staticmethod(of_slots)  # type: ignore[method-assign]
+
 
 class TimesInput(RelevanceFunction):
     """x -> x; slot -> slot * x * share: turns the gradient behind x into the relevance of x."""

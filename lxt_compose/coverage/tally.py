@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -87,6 +89,18 @@ class Tally:
         self.remarks: dict[str, None] = {}
         self._counts: dict[OpKey, Count] = {}
         self._warned: set[str] = set()
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """A context after which everything is as it was before."""
+        counted = {count: (count.calls, count.watched, count.reached) for count in self._counts.values()}
+        state = {name: copy.copy(value) for name, value in vars(self).items() if name != "_counts"}
+        try:
+            yield
+        finally:
+            vars(self).update(state)
+            for count in self._counts.values():  # new rows stay, since decisions that are kept count in them
+                count.calls, count.watched, count.reached = counted.get(count, (0, 0, False))
 
     def count(self, key: OpKey) -> Count:
         """Return the count of a row; a new one if there is none."""

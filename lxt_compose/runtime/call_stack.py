@@ -161,6 +161,7 @@ class CallStack(threading.local):
         self.first_layer_met = False
         self.stopped = False
         self.root_inputs: list[Tensor] = []
+        self.root_args: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
         self.notes = Notes()
         """What was noted of tensors that may become a softmax."""
         self.began = 0

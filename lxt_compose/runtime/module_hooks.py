@@ -192,7 +192,7 @@ class AfterHook:
         output = session.finish(self.site.module, output)
         if session.observer is not None:
             session.observer.finish(output)
-        return output
+        return session.differentiable(self.site.module, output)
 
     def _leave_unit(self, frame: Frame, unit: Unit, output: Any) -> Any:
         """Take a module that turned out to be one elementwise function as a unit; else its steps stand."""

@@ -19,6 +19,7 @@ from ..rules import RELEVANCE, Epsilon, Pass
 from ..rules.defaults import Table
 from ..target_module import explained, target_names
 from ..torch_internals import pre_hooks_of
+from ..tracing import Kept, Program
 from .activation_modules import RULE as UNIT
 from .activation_modules import may_be_unit
 from .call_stack import Site
@@ -46,6 +47,7 @@ class Registration:
         defaults: bool | Table,
         strict: bool,
         canonizers: tuple[Canonizer, ...] = (),
+        programs: Kept[Program] | None = None,
     ) -> None:
         given, model = model, eager(model)
         check_model(explained(model))
@@ -60,11 +62,13 @@ class Registration:
         self.model, self.formulation, self.entries = model, formulation, entries
         self.session = session = Session(model, entries, formulation, defaults, strict=strict)
         session.mode = FunctionMode(session)
+        session.programs = session.programs if programs is None else programs
         with ExitStack() as stack:
             self._notes = run_eagerly(given, stack) + self._canonize(canonizers, names, bindings, stack)
-            self._canonized = bool(canonizers)
+            self._canonized = session.merged = bool(canonizers)
             names |= target_names(model)
             self._sites = [self._site(module, mounted, bindings) for module, mounted in names.items()]
+            session.sites = self._sites
             for site in self._sites:
                 install(session, site, stack)
             own = (entry.key for entry in entries if is_autograd_function(entry.key))
@@ -215,6 +219,7 @@ def _freeze(model: nn.Module, stack: ExitStack, session: Session) -> None:
             if parameter.requires_grad:
                 stack.callback(_thaw, module, name, parameter)
                 session.policy.frozen.add(parameter)
+                session.frozen.append(parameter)
                 parameter.requires_grad_(False)
 
 

@@ -6,7 +6,8 @@ Hooks and function mode hold no state of their own.
 from __future__ import annotations
 
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -22,12 +23,15 @@ from ..errors import RegistrationError
 from ..keys import Assignment
 from ..rules import default_rules, find_carriers
 from ..rules.defaults import Table
+from ..rules.linear_layers.trial import without_effect
 from ..rules.linear_layers.weight_parts import Parts
 from ..target_module import explained
-from ..torch_internals import function_modes, next_node_number
+from ..torch_internals import function_modes, in_backward, next_node_number
+from ..tracing import Kept, Program
 from .call_stack import CallStack, Site
 from .observer import Following, Observer
 from .policy import Policy
+from .second_order import Pass, recorded
 from .unseen import made_since
 
 
@@ -44,7 +48,9 @@ class Session:
         mode: the function mode, which is active while a module runs.
         active: whether the registration has not been removed.
         installed: what takes hooks off the model again, and restores its flags.
-        trainable: whether the model had parameters that require grad.
+        frozen: the parameters that would require grad if the composite were not there.
+        programs: the graphs by which relevance is differentiated.
+        merged: whether canonizers have put other weights in the place of the parameters.
     """
 
     def __init__(
@@ -66,7 +72,10 @@ class Session:
         self.following: Following | None = None
         self.mode = TorchFunctionMode()
         self.active, self.installed = True, ExitStack()
-        self.trainable = any(parameter.requires_grad for parameter in model.parameters())
+        self.frozen: list[nn.Parameter] = []
+        self.programs = Kept[Program]()
+        self.sites: list[Site] = []
+        self.merged = self._thawed = self._quiet = False
         self._first_sites: set[Site] = set()
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -91,9 +100,10 @@ class Session:
                     f"{self.name} is called inside {other.name}, and "
                     f"both have a composite, which would act twice; remove one, or register on the outer model alone"
                 )
+        self._freeze_again()
         self.tally.executed = True
         stack.began = next_node_number()
-        stack.root_inputs = find_carriers(args, kwargs)
+        stack.root_inputs, stack.root_args = find_carriers(args, kwargs), (args, kwargs)
         if self.mode not in modes:  # an interrupt may have left it there
             self.mode.__enter__()
         if self.observer is not None:
@@ -125,19 +135,31 @@ class Session:
                 self.tally.uncovered("", name, "run between parts of the model that were called on their own")
         mark_seen(stack.root_inputs)
 
-    def _refuse_second_order(self, _: Any) -> None:
-        """Raise if the backward pass that begins is recorded: the parameters are constants, so it would lose them.
+    def thaw(self) -> None:
+        """Let the parameters require grad again, until the next forward pass begins."""
+        self._thawed = True
+        for parameter in self.frozen:
+            parameter.requires_grad_(True)
 
-        Raises:
-            RegistrationError: the backward pass was asked for with create_graph=True, and parameters are trainable.
-        """
-        if self.active and torch.is_grad_enabled():
-            raise RegistrationError(
-                f"create_graph=True: relevance cannot be differentiated by the parameters of "
-                f"{type(self.model).__name__}, since they are constants while a composite is registered, and their "
-                f"gradient would be None without a word; call backward() or grad() without create_graph=True, or, for "
-                f"derivatives by the inputs alone, call requires_grad_(False) on the model before register()"
-            )
+    def _freeze_again(self) -> None:
+        if self._thawed:
+            self._thawed = False
+            for parameter in self.frozen:
+                parameter.requires_grad_(False)
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """A context in which the model runs, frozen and under its rules, but nothing is counted or kept."""
+        counted = [(site, site.calls, site.units, site.shadowed_in, site.context) for site in self.sites]
+        observer, self.observer, self._quiet = self.observer, None, True
+        self._freeze_again()
+        try:
+            with self.tally.undone(), torch.random.fork_rng(devices=[]), without_effect(self.model):
+                yield
+        finally:
+            self.observer, self._quiet = observer, False
+            for site, calls, units, shadowed_in, context in counted:
+                site.calls, site.units, site.shadowed_in, site.context = calls, units, shadowed_in, context
 
     def takes_first_layer(self, site: Site, other: Assignment | None) -> bool:
         """Whether a layer in this module is the first that relevance reaches, and its key goes before `other`."""
@@ -158,9 +180,6 @@ class Session:
         """
         stack = self.stack
         outputs = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
-        if self.trainable:
-            for node in {tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None}:
-                node.register_prehook(self._refuse_second_order)
         if module is not self.model or not torch.is_grad_enabled() or any(t.requires_grad for t in outputs):
             return output
         if not (stack.carriers_met or stack.root_inputs):
@@ -179,6 +198,12 @@ class Session:
             return result
 
         return map_tensors(with_backward, output)
+
+    def differentiable(self, module: nn.Module, output: Any) -> Any:
+        """Return the output of an outermost module, such that its relevance can be differentiated."""
+        if self._quiet or not torch.is_grad_enabled() or in_backward():
+            return output
+        return recorded(Pass.of(self, module, self.stack.root_args, self.stack.root_inputs), output)
 
     def _warn_all_stopped(self) -> None:
         if self.tally.all_stopped:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
 _PROXY = torch._C._TorchDispatchModeKey.PROXY
@@ -40,6 +40,24 @@ def cond(condition: Tensor, then: Callable[..., Tensor], otherwise: Callable[...
     return result
 
 
+NN_FUNCTIONS: Any = torch._C._nn
+"""Where the functions of `torch.nn.functional` that are one operation stand: ``gelu``, ``silu``, ``avg_pool2d``."""
+
+
+def tables_of(module: nn.Module) -> list[tuple[str, dict[Any, Any]]]:
+    """Return the tables of what a module owns, each with a word for it.
+
+    They say within microseconds whether a model of many modules is what it was; the public iterators take milliseconds.
+    """
+    return [
+        ("modules", module._modules),
+        ("parameters", module._parameters),
+        ("buffers", module._buffers),
+        ("forward pre-hooks", module._forward_pre_hooks),
+        ("forward hooks", module._forward_hooks),
+    ]
+
+
 # ---- writing down ----------------------------------------------------------------------------------------------------
 
 Names = Sequence[str | None]
@@ -54,6 +72,29 @@ def graph_of(function: Callable[..., Any], inputs: Sequence[Tensor]) -> GraphMod
     from torch.fx.experimental.proxy_tensor import make_fx  # it takes a second to import
 
     return make_fx(function)(*inputs)
+
+
+def differentiable_graph_of(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
+    """Return a graph such that autograd's derivatives of it are right: with nothing changed in place, and norms apart.
+
+    Of the statistics that norms put out and take back in, torch's own formulas for derivatives know nothing.
+    Unnecessary once `torch.native_layer_norm` and its kin pass on the gradient of all their outputs.
+    """
+    from torch._decomp import get_decompositions
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    aten = torch.ops.aten
+    taken_apart = [getattr(aten, name) for name in _WITH_STATISTICS if hasattr(aten, name)]
+    table: Any = get_decompositions(taken_apart)
+    return make_fx(torch.func.functionalize(graph, remove="mutations"), decomposition_table=table)(*inputs)
+
+
+_WITH_STATISTICS = """
+    native_layer_norm native_layer_norm_backward native_group_norm native_group_norm_backward native_batch_norm
+    native_batch_norm_backward _native_batch_norm_legit _native_batch_norm_legit_functional
+    _native_batch_norm_legit_no_training cudnn_batch_norm cudnn_batch_norm_backward batch_norm_backward
+    _batch_norm_with_update _batch_norm_no_update _fused_rms_norm _fused_rms_norm_backward
+""".split()
 
 
 def symbolic_graph_of(
@@ -73,7 +114,7 @@ def symbolic_graph_of(
     fakes = []
     for x, dims in zip(inputs, names, strict=True):
         kinds = [DimDynamic.STATIC if name is None else DimDynamic.DUCK for name in dims]
-        context: Any = StatelessSymbolicContext(dynamic_sizes=kinds)  # type: ignore[var-annotated]
+        context: Any = StatelessSymbolicContext(dynamic_sizes=kinds)
         fakes.append(mode.from_tensor(x, symbolic_context=context))
         symbols |= {name: size for name, size in zip(dims, fakes[-1].shape, strict=True) if name is not None}
     graph = make_fx(function, tracing_mode="symbolic", _allow_non_fake_inputs=True)(*fakes)

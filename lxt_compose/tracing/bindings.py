@@ -11,7 +11,9 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-_PLACES = (Tensor, torch._C._nn, torch)
+from ..torch_internals.traces import NN_FUNCTIONS
+
+_PLACES = (Tensor, NN_FUNCTIONS, torch)
 """Where torch has functions that call one operation; the last that fits is taken."""
 
 
@@ -43,7 +45,9 @@ class _Binding(Interpreter):
                 given = tree_map_only(Tensor, Tensor.clone, given)
             name = schema.name.partition("::")[2]
             candidates = (getattr(place, name, None) for place in _PLACES)
-            self.found |= {n: each for each in candidates if each is not None and _calls(each, n.target, *given)}
+            for each in candidates:
+                if each is not None and _calls(each, n.target, *given):
+                    self.found[n] = each
         return super().run_node(n)
 
 

@@ -61,6 +61,17 @@ def is_pure(node: Node) -> bool:
     return not schema.is_mutable and torch.Tag.nondeterministic_seeded not in node.target.tags  # type: ignore[union-attr]
 
 
+def is_random(graph: Graph) -> bool:
+    """Whether a graph draws random numbers."""
+    random = torch.Tag.nondeterministic_seeded
+    return any(random in getattr(node.target, "tags", ()) for node in graph.nodes if node.op == "call_function")
+
+
+def changes_attributes(graph: Graph) -> bool:
+    """Whether a graph changes a tensor in place that it did not make and was not given."""
+    return any(node.op == "get_attr" for node in in_place(graph))
+
+
 def in_place(graph: Graph) -> set[Node]:
     """Return the nodes whose memory some operation of the graph changes, as far as views tell."""
     found: set[Node] = set()

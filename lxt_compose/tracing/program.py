@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule
 
-from ..torch_internals.traces import Names, as_compilers_see, graph_of, symbolic_graph_of
+from ..torch_internals.traces import Names, as_compilers_see, differentiable_graph_of, graph_of, symbolic_graph_of
 from .bindings import bind
 from .hoisting import Prologue, split
-from .passes import simplify
+from .passes import changes_attributes, is_random, simplify
 
 Function = Callable[..., Any]
 
@@ -22,11 +22,15 @@ Function = Callable[..., Any]
 class Program:
     """One graph of a function of tensors, whose weights are the model's own tensors, not copies.
 
+    ``is_random`` says whether something is drawn at random, ``changes_weights`` whether a tensor is changed in place
+    that the graph did not make.
+
     Args:
         function: takes tensors, and returns tensors in nested tuples, lists or dicts.
         inputs: what it is written down with.
         names: the names of the dimensions of each input that may be of any size; None for a size that is fixed.
         compiling: whether the function sees `torch.compiler.is_compiling()`.
+        differentiable: whether the graph is to be differentiated, so that nothing in it is changed in place.
 
     Raises:
         Exception: whatever the function raises when nothing can depend on the values of tensors.
@@ -39,6 +43,7 @@ class Program:
         names: Sequence[Names] | None = None,
         *,
         compiling: bool = False,
+        differentiable: bool = False,
     ) -> None:
         names = [[None] * x.dim() for x in inputs] if names is None else names
         self.dynamic = any(name is not None for dims in names for name in dims)
@@ -49,6 +54,10 @@ class Program:
             else:
                 self.graph = graph_of(function, inputs)
         simplify(self.graph)
+        self.is_random, self.changes_weights = is_random(self.graph.graph), changes_attributes(self.graph.graph)
+        if differentiable:
+            self.graph = differentiable_graph_of(self.graph, inputs)
+            simplify(self.graph)
         self._split: tuple[Prologue, GraphModule] | None = None
         self._known: dict[tuple[tuple[str, int], ...], bool] = {}
 

@@ -6,7 +6,9 @@ written down as a graph: there both ways are, and the graph takes one of them wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +20,7 @@ from ...torch_internals.traces import cond, has_symbolic_shape, is_traced
 from .layer import Layer
 from .weight_parts import Given, Part, whole
 
+_choices: ContextVar[bool] = ContextVar("choices", default=True)
 Condition = bool | Tensor
 """Whether something holds; a tensor of one element in a trace."""
 Way = Callable[..., Tensor]
@@ -62,7 +65,8 @@ def choose(
     """
     if isinstance(condition, bool):
         return (cheap if condition else general)(layer, *tensors)
-    if layer.back is None or any(map(is_batched, tensors)):  # no branch of a graph can differentiate
+    if layer.back is None or not _choices.get() or any(map(is_batched, tensors)):
+        # No branch of a graph can differentiate, or be differentiated twice.
         return general(layer, *tensors)
     handed = _Handed(layer, parts)
 
@@ -75,6 +79,16 @@ def choose(
         if not any(map(has_symbolic_shape, tensors)):
             raise
         return general(layer, *tensors)  # shapes are formulas that torch cannot compare between branches
+
+
+@contextmanager
+def without_choices() -> Iterator[None]:
+    """A context in which graphs that are written down take the ways that are always right, and hold no choice."""
+    token = _choices.set(False)
+    try:
+        yield
+    finally:
+        _choices.reset(token)
 
 
 def without_bias(layer: Layer, x: Tensor, z: Tensor) -> Tensor:
