@@ -7,6 +7,7 @@ from .autograd.numerics import Stabilizer
 from .autograd.trees import register_container
 from .canonizers.base import Canonizer
 from .canonizers.merge_batch_norm import MergeBatchNorm
+from .canonizers.merge_forward import MergeBatchNormForward
 from .composite import Composite
 from .conservation import check_conservation
 from .coverage.report import CoverageReport
@@ -89,6 +90,7 @@ __all__ = [
     "Ledger",
     "MatchError",
     "MergeBatchNorm",
+    "MergeBatchNormForward",
     "Norm",
     "NotFiniteError",
     "OpCall",

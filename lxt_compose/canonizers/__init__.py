@@ -2,5 +2,6 @@
 
 from .base import Canonizer, Handle
 from .merge_batch_norm import MergeBatchNorm
+from .merge_forward import MergeBatchNormForward
 
-__all__ = ["Canonizer", "Handle", "MergeBatchNorm"]
+__all__ = ["Canonizer", "Handle", "MergeBatchNorm", "MergeBatchNormForward"]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from torch import nn
 
-from ..errors import MatchError, RegistrationError
-from ..text.folding import fold_names
+from ..errors import RegistrationError
 from .affine import is_layer, is_norm, norms_inside
 from .merging import Pair
 from .module_order import followed_by
+from .named_pairs import check_eval_mode, checked, expanded, notes_of, submodule
 
 
 @dataclass(frozen=True)
@@ -51,23 +49,13 @@ class MergeBatchNorm:
     pairs: tuple[tuple[str, str], ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.pairs is None:
-            return
-        try:
-            pairs = tuple((layer, norm) for layer, norm in self.pairs)
-        except (TypeError, ValueError):
-            pairs = ()
-        if not pairs or not all(isinstance(name, str) for pair in pairs for name in pair):
-            raise TypeError(f"pairs must be pairs of names such as [('conv1', 'bn1')], got {self.pairs!r}")
-        for layer, norm in pairs:
-            if layer.count("*") != norm.count("*"):
-                raise ValueError(f"what * stands for in {layer!r} is put into {norm!r}, so both need as many *")
-        object.__setattr__(self, "pairs", pairs)
+        if self.pairs is not None:
+            object.__setattr__(self, "pairs", checked(self.pairs, "[('conv1', 'bn1')]"))
 
     def apply(self, model: nn.Module) -> Merged:
         """Merge, all or nothing; ``remove()`` of what it returns takes the merging back."""
         if self.pairs is not None:
-            named = [pair for patterns in self.pairs for pair in _expanded(model, *patterns)]
+            named = [pair for patterns in self.pairs for pair in expanded(model, *patterns)]
             return Merged([_named_pair(model, *pair, named) for pair in named], {})
         found, reasons = followed_by(model, is_layer, is_norm)
         names = {module: name for name, module in model.named_modules()}
@@ -94,14 +82,9 @@ class Merged:
     """Batch norms that are merged now; the handle of :class:`MergeBatchNorm`."""
 
     def __init__(self, pairs: list[Pair], reasons: dict[str, str]) -> None:
-        training = [pair.norm_name for pair in pairs if pair.norm.training]
-        if training:
-            raise RegistrationError(
-                f"a batch norm in train mode uses the statistics of the batch and cannot be merged: "
-                f"{', '.join(map(repr, fold_names(training)))}; call model.eval() first"
-            )
+        check_eval_mode({pair.norm_name: pair.norm for pair in pairs})
         self.identities = tuple(pair.norm for pair in pairs if pair.is_identity)
-        self.notes = _notes(pairs, reasons)
+        self.notes = notes_of("batch norms merged", pairs, reasons)
         with ExitStack() as stack:
             for pair in pairs:
                 pair.install(stack)
@@ -112,35 +95,8 @@ class Merged:
         self._installed.close()
 
 
-def _notes(pairs: list[Pair], reasons: dict[str, str]) -> tuple[str, ...]:
-    notes = ["batch norms merged: " + "; ".join(fold_names(map(str, pairs)))] if pairs else []
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        by_reason.setdefault(reason, []).append(name)
-    for reason, names in by_reason.items():
-        notes.append(f"batch norms not merged: {', '.join(fold_names(names))}: {reason}")
-    return tuple(notes)
-
-
-def _expanded(model: nn.Module, layer: str, norm: str) -> list[tuple[str, str]]:
-    """The names that two patterns stand for: what ``*`` is in the first is filled into the second."""
-    if "*" not in layer:
-        return [(layer, norm)]
-    known = [name for name, _ in model.named_modules() if name]
-    pattern = re.compile("(.*)".join(map(re.escape, layer.split("*"))))
-    found = []
-    for name in known:
-        match = pattern.fullmatch(name)
-        if match:
-            other = "".join(part + fill for part, fill in zip(norm.split("*"), [*match.groups(), ""], strict=True))
-            found += [(name, other)] if other in known else []
-    if not found:
-        raise MatchError(f"no two modules in {type(model).__name__} are named {layer!r} and {norm!r}")
-    return found
-
-
 def _named_pair(model: nn.Module, layer_name: str, norm_name: str, pairs: list[tuple[str, str]]) -> Pair:
-    layer, norm = _submodule(model, layer_name), _submodule(model, norm_name)
+    layer, norm = submodule(model, layer_name), submodule(model, norm_name)
     reason = ""
     if not is_norm(norm):
         reason = f"{type(norm).__name__} has no running_mean and running_var"
@@ -154,12 +110,3 @@ def _named_pair(model: nn.Module, layer_name: str, norm_name: str, pairs: list[t
     except ValueError as misfit:
         reason = str(misfit)
     raise RegistrationError(f"the batch norm {norm_name!r} cannot be merged into {layer_name!r}: {reason}")
-
-
-def _submodule(model: nn.Module, name: str) -> nn.Module:
-    try:
-        return model.get_submodule(name)
-    except AttributeError:
-        known = [other for other, _ in model.named_modules() if other]
-        closest = ", ".join(map(repr, difflib.get_close_matches(name, known, n=3, cutoff=0.0)))
-        raise MatchError(f"no module is named {name!r} in {type(model).__name__}; closest: {closest}") from None

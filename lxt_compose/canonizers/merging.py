@@ -6,10 +6,8 @@ parameters stay where they are. Copies and pickles of the model find the origina
 
 from __future__ import annotations
 
-import copy
 import threading
 import weakref
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -17,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import RegistrationError
-from ..torch_internals import plain_torch_function, pre_hooks_of
+from ..torch_internals import hooks_of, pre_hooks_of
 from .affine import Layout, Trial, groups_of, layouts_of, outputs_of, own
+from .named_pairs import shown
+from .stand_ins import StandIn, StandInHook, drop_stand_ins
 
 Values = dict[str, Tensor]
 
@@ -57,64 +57,6 @@ def eps_of(norm: nn.Module) -> float:
     return float(eps)
 
 
-class StandIn(Tensor):
-    """A tensor that a module finds in place of its own; copies and pickles of it are the module's own."""
-
-    __torch_function__ = plain_torch_function  # type: ignore[assignment]
-    original: Tensor | None
-
-    @staticmethod
-    def of(value: Tensor, original: Tensor | None) -> StandIn:
-        """`value`, standing in for `original`."""
-        stand_in: StandIn = Tensor._make_subclass(StandIn, value)
-        stand_in.original = original
-        return stand_in
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return copy.deepcopy(self.original, memo)
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return _itself, (self.original,)
-
-
-def _itself(value: Any) -> Any:
-    return value
-
-
-def drop_stand_ins(module: nn.Module, *_: Any) -> None:
-    """Let a module find its own parameters and buffers again; in a copy of a merged model the hook that does so."""
-    for name in [*module._parameters, *module._buffers]:
-        module.__dict__.pop(name, None)
-
-
-def copy_as_merged(module: nn.Module) -> nn.Module:
-    """A deep copy that computes what the module does now, with merged values as parameters and buffers of its own."""
-    twin = copy.deepcopy(module)
-    for given, copied in zip(module.modules(), twin.modules(), strict=True):
-        for name, value in vars(given).items():
-            if isinstance(value, StandIn):
-                copied.__dict__.pop(name)
-                plain = value.as_subclass(Tensor)
-                if name in copied._parameters:
-                    copied._parameters[name] = nn.Parameter(plain, requires_grad=False)
-                else:
-                    copied._buffers[name] = plain
-    return twin
-
-
-class _Hook:
-    """A hook of a pair; in copies and pickles of the model it only takes out what the copy holds in ``__dict__``."""
-
-    def __init__(self, function: Callable[..., None]) -> None:
-        self.function = function
-
-    def __call__(self, module: nn.Module, *given: Any) -> None:
-        self.function(*given)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _itself, (drop_stand_ins,)
-
-
 class Pair:
     """A layer and the batch norm that takes its output; merged from :meth:`install` until its stack is closed.
 
@@ -128,6 +70,9 @@ class Pair:
         for module in (layer, norm):
             if isinstance(module.__dict__.get("weight"), StandIn) and pre_hooks_of(module):
                 raise ValueError("it is merged already")
+            noted = [note for hook in hooks_of(module) if (note := getattr(hook, "note", ""))]
+            if noted:
+                raise ValueError(noted[0])
             drop_stand_ins(module)  # a copy of a merged model that has not run yet
         self._layout, self.is_identity = self._tried()
         self._known = {id(tensor) for tensor in self._sources()}
@@ -135,23 +80,18 @@ class Pair:
         self._last = threading.local()
 
     def __str__(self) -> str:
-        layer, norm, block = self.layer_name.split("."), self.norm_name.split("."), []
-        while layer[1:] and layer[0] == norm[0]:
-            block.append(layer.pop(0))
-            norm.pop(0)
-        names = f"{'.'.join(layer)} + {'.'.join(norm)}"
-        return f"{'.'.join(block)}: {names}" if block else names
+        return shown(self.layer_name, self.norm_name)
 
     def install(self, stack: ExitStack) -> None:
         """Merge, and put what takes it back on the stack."""
         for module in (self.layer, self.norm):
             stack.callback(drop_stand_ins, module)
         self._merge()
-        before = self.layer.register_forward_pre_hook(_Hook(self._before_layer))
+        before = self.layer.register_forward_pre_hook(StandInHook(self._before_layer))
         stack.callback(before.remove)
-        after = self.layer.register_forward_hook(_Hook(self._after_layer))
+        after = self.layer.register_forward_hook(StandInHook(self._after_layer))
         stack.callback(after.remove)
-        between = self.norm.register_forward_pre_hook(_Hook(self._before_norm), with_kwargs=True)
+        between = self.norm.register_forward_pre_hook(StandInHook(self._before_norm), with_kwargs=True)
         stack.callback(between.remove)
 
     @torch.no_grad()

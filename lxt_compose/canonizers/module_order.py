@@ -6,11 +6,14 @@ import copy
 import inspect
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from ..ops import op_of
 
 Test = Callable[[nn.Module], bool]
 Use = tuple[nn.Module | None, nn.Module | None]
@@ -36,7 +39,7 @@ def followed_by(model: nn.Module, first: Test, second: Test) -> tuple[list[tuple
     wanted = [module for module in names if second(module)]
     if not wanted:
         return [], {}
-    uses, whole = _uses_in(model, first, second)
+    uses, whole = _uses_in(model, _Order(first, second))
     mounted = [module for _, module in model.named_modules(remove_duplicate=False)]
     pairs, reasons = [], {}
     for module in wanted:
@@ -58,7 +61,67 @@ def followed_by(model: nn.Module, first: Test, second: Test) -> tuple[list[tuple
     return pairs, reasons
 
 
-def _uses_in(model: nn.Module, first: Test, second: Test) -> tuple[list[Use], bool]:
+def taken_after_relu(model: nn.Module, first: Test, second: Test) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """Pairs of modules where the second always takes the output of the first, as it is or after a ReLU.
+
+    Others may take that output too. How it is told: see :func:`followed_by`. What is an identity in eval mode
+    (dropout) may stand between them.
+
+    Args:
+        model: left as it is.
+        first: which modules can be the first of a pair.
+        second: which modules can be the second of a pair.
+
+    Returns:
+        The names of the pairs, and for each `first` module that is in none why.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    reasons = {
+        name: "no layer takes its output, as it is or after a ReLU" for part, name in names.items() if first(part)
+    }
+    if not reasons:
+        return [], {}
+    uses, _ = _uses_in(model, _Order(first, second, through_relu=True))
+    sources: dict[nn.Module, set[nn.Module | None]] = {}
+    for source, taker in uses:
+        if taker is not None:
+            sources.setdefault(taker, set()).add(source)
+    pairs = []
+    for taker, found in sources.items():
+        for source in found - {None}:
+            assert source is not None
+            if len(found) == 1:
+                pairs.append((names[source], names[taker]))
+            else:
+                reasons[names[source]] = f"{names[taker]} does not always take its output"
+    for name, _ in pairs:
+        reasons.pop(name, None)
+    return pairs, reasons
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What is asked of a model: where a module of the first kind goes before one of the second."""
+
+    first: Test
+    second: Test
+    through_relu: bool = False
+
+    def passes(self, module: nn.Module | None) -> bool:
+        """Whether what a module hands on counts as what it is given."""
+        kinds = (nn.ReLU, nn.Identity, nn.modules.dropout._DropoutNd)
+        return self.through_relu and isinstance(module, kinds)
+
+    def passes_node(self, node: Any, root: nn.Module) -> bool:
+        """Whether this holds for a node of a trace."""
+        if node.op == "call_module":
+            return self.passes(root.get_submodule(node.target))
+        function = getattr(Tensor, node.target, None) if node.op == "call_method" else node.target
+        op = op_of(function) if self.through_relu and callable(function) else None
+        return op is not None and op.traits.rectifier
+
+
+def _uses_in(model: nn.Module, order: _Order) -> tuple[list[Use], bool]:
     """All uses that can be told, and whether these are all that there are."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
@@ -70,36 +133,33 @@ def _uses_in(model: nn.Module, first: Test, second: Test) -> tuple[list[Use], bo
         parameter.requires_grad_(flag)
     root = model if twin is None else twin
     real = dict(zip(root.modules(), model.modules(), strict=True))
-    found, whole = _scan(root, first, second, trace=twin is not None)
+    found, whole = _scan(root, order, trace=twin is not None)
     return [(real.get(a) if a else None, real.get(b) if b else None) for a, b in found], whole
 
 
-def _scan(module: nn.Module, first: Test, second: Test, *, trace: bool) -> tuple[list[Use], bool]:
+def _scan(module: nn.Module, order: _Order, *, trace: bool) -> tuple[list[Use], bool]:
+    first, second = order.first, order.second
     if trace:
         try:
-            return list(
-                _uses_of_trace(
-                    _Tracer({part for part in module.modules() if first(part) or second(part)}).graph_of(module),
-                    module,
-                    first,
-                    second,
-                )
-            ), True
+            leaves = {part for part in module.modules() if first(part) or second(part) or order.passes(part)}
+            return list(_uses_of_trace(_Tracer(leaves).graph_of(module), module, order)), True
         except Exception:  # the model's own code, which was not written for this, may raise anything
             pass
     found: list[Use] = []
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
-        for source, taker in pairwise([None, *module, None]):
+        for source, taker in pairwise([None, *(part for part in module if not order.passes(part)), None]):
             a = source if source is not None and first(source) else None
             b = taker if taker is not None and second(taker) else None
             found += [(a, b)] if a or b else []
     for child in module.children():
         if not second(child) and any(map(second, child.modules())):
-            found += _scan(child, first, second, trace=trace)[0]
+            found += _scan(child, order, trace=trace)[0]
     return found, False
 
 
-def _uses_of_trace(graph: torch.fx.Graph, root: nn.Module, first: Test, second: Test) -> Iterator[Use]:
+def _uses_of_trace(graph: torch.fx.Graph, root: nn.Module, order: _Order) -> Iterator[Use]:
+    first, second = order.first, order.second
+
     def called(node: Any, test: Test) -> nn.Module | None:
         module = root.get_submodule(node.target) if getattr(node, "op", "") == "call_module" else None
         return module if module is not None and test(module) else None
@@ -112,6 +172,8 @@ def _uses_of_trace(graph: torch.fx.Graph, root: nn.Module, first: Test, second: 
             yield source, called(users[0], second) if alone else None
         if taker is not None:
             inputs = node.all_input_nodes
+            while len(inputs) == 1 and order.passes_node(inputs[0], root):
+                inputs = inputs[0].all_input_nodes
             yield called(inputs[0], first) if len(inputs) == 1 else None, taker
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..autograd.saved_values import Kept, keep
 from ..autograd.trees import map_tensors, tensors_in
-from ..canonizers.merging import copy_as_merged
+from ..canonizers.stand_ins import copy_as_merged
 from ..ledger.edge import Edge
 from ..ledger.operation import Operation
 from ..ledger.rows import by_sample

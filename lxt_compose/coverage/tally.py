@@ -128,7 +128,8 @@ class Tally:
         if not canonized and any(isinstance(key.rule, Epsilon) and _is_batch_norm(key.name) for key in keys):
             notes.append(
                 "batch norms keep what is due to their shift, as biases do; where they follow a layer, "
-                "canonizers=[MergeBatchNorm()] explains both as one"
+                "canonizers=[MergeBatchNorm()] explains both as one; where a layer follows them, so does "
+                "MergeBatchNormForward()"
             )
         if self.alone:
             alone = ", ".join(fold_names(self.alone))

@@ -2,9 +2,10 @@
 
 What they do not name (activations, pooling, residual sums, batch norms, attention) follows the table of defaults.
 Batch norms that follow a layer are best merged into it, ``epsilon_plus(canonizers=[MergeBatchNorm()])``, or relevance
-is let through them, ``epsilon_plus({nn.BatchNorm2d: Pass()})``. The first layer is the one that the input reaches first
-in a forward pass. All take the relevance formulation, in which ``x.grad`` is the relevance of the input, where they do
-not say otherwise.
+is let through them, ``epsilon_plus({nn.BatchNorm2d: Pass()})``. Where they go before the layers (DenseNet) and the rule
+is AlphaBeta, ``canonizers=[MergeBatchNorm(), MergeBatchNormForward()]`` keeps what inputs get within bounds. The first
+layer is the one that the input reaches first in a forward pass. All take the relevance formulation, in which ``x.grad``
+is the relevance of the input, where they do not say otherwise.
 """
 
 from __future__ import annotations

@@ -266,6 +266,11 @@ def pre_hooks_of(module: nn.Module) -> list[Any]:
     return list(module._forward_pre_hooks.values())
 
 
+def hooks_of(module: nn.Module) -> list[Any]:
+    """Return all forward hooks and pre-hooks of a module."""
+    return [*pre_hooks_of(module), *module._forward_hooks.values()]
+
+
 def remove_hooks(module: nn.Module, unwanted: Any) -> None:
     """Take a function off a module that is one of its forward hooks, in every table that knows it.
 

@@ -1,0 +1,103 @@
+"""Pairs of modules by their names: how a canonizer is told them, and what its notes say of them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from ..errors import MatchError, RegistrationError
+from ..text.folding import fold_names
+
+
+def checked(pairs: Any, example: str) -> tuple[tuple[str, str], ...]:
+    """Return pairs of names as tuples.
+
+    Raises:
+        TypeError: they are something else.
+        ValueError: the two names of a pair have not as many ``*``.
+    """
+    try:
+        found = tuple((first, second) for first, second in pairs)
+    except (TypeError, ValueError):
+        found = ()
+    if not found or not all(isinstance(name, str) for pair in found for name in pair):
+        raise TypeError(f"pairs must be pairs of names such as {example}, got {pairs!r}")
+    for first, second in found:
+        if first.count("*") != second.count("*"):
+            raise ValueError(f"what * stands for in {first!r} is put into {second!r}, so both need as many *")
+    return found
+
+
+def check_eval_mode(norms: Mapping[str, nn.Module]) -> None:
+    """Raise if a batch norm is in train mode.
+
+    Raises:
+        RegistrationError: it is.
+    """
+    training = [name for name, norm in norms.items() if norm.training]
+    if training:
+        raise RegistrationError(
+            f"a batch norm in train mode uses the statistics of the batch and cannot be merged: "
+            f"{', '.join(map(repr, fold_names(training)))}; call model.eval() first"
+        )
+
+
+def notes_of(done: str, pairs: Iterable[Any], reasons: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what was done to which pairs, and which norms were left alone for which reason."""
+    shown = list(map(str, pairs))
+    notes = [f"{done}: " + "; ".join(fold_names(shown))] if shown else []
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        notes.append(f"batch norms not merged: {', '.join(fold_names(names))}: {reason}")
+    return tuple(notes)
+
+
+def shown(first_name: str, second_name: str) -> str:
+    """Return two names in one, what they share in front: ``"block: conv + bn"``."""
+    first, second, block = first_name.split("."), second_name.split("."), []
+    while first[1:] and second[1:] and first[0] == second[0]:
+        block.append(first.pop(0))
+        second.pop(0)
+    names = f"{'.'.join(first)} + {'.'.join(second)}"
+    return f"{'.'.join(block)}: {names}" if block else names
+
+
+def expanded(model: nn.Module, layer: str, norm: str) -> list[tuple[str, str]]:
+    """The names that two patterns stand for: what ``*`` is in the first is filled into the second.
+
+    Raises:
+        MatchError: no module has the first name.
+    """
+    if "*" not in layer:
+        return [(layer, norm)]
+    known = [name for name, _ in model.named_modules() if name]
+    pattern = re.compile("(.*)".join(map(re.escape, layer.split("*"))))
+    found = []
+    for name in known:
+        match = pattern.fullmatch(name)
+        if match:
+            other = "".join(part + fill for part, fill in zip(norm.split("*"), [*match.groups(), ""], strict=True))
+            found += [(name, other)] if other in known else []
+    if not found:
+        raise MatchError(f"no two modules in {type(model).__name__} are named {layer!r} and {norm!r}")
+    return found
+
+
+def submodule(model: nn.Module, name: str) -> nn.Module:
+    """Return the module of this name.
+
+    Raises:
+        MatchError: there is none; the closest names are told.
+    """
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        known = [other for other, _ in model.named_modules() if other]
+        closest = ", ".join(map(repr, difflib.get_close_matches(name, known, n=3, cutoff=0.0)))
+        raise MatchError(f"no module is named {name!r} in {type(model).__name__}; closest: {closest}") from None

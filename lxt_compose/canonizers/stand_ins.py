@@ -1,0 +1,109 @@
+"""What a module finds in place of its own values, while none of its parameters, buffers and settings changes.
+
+A canonized module finds other values under their names in its own ``__dict__``, where Python looks first. Copies and
+pickles of the model find the original ones.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..torch_internals import plain_torch_function
+
+
+class StandIn(Tensor):
+    """A tensor that a module finds in place of its own; copies and pickles of it are the module's own."""
+
+    __torch_function__ = plain_torch_function  # type: ignore[assignment]
+    original: Tensor | None
+    unhooked: Tensor | None
+    """What belongs there where no hook changes what the module is given."""
+
+    @staticmethod
+    def of(value: Tensor, original: Tensor | None, unhooked: Tensor | None = None) -> StandIn:
+        """`value`, standing in for `original`."""
+        stand_in: StandIn = Tensor._make_subclass(StandIn, value)
+        stand_in.original, stand_in.unhooked = original, unhooked
+        return stand_in
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.original, memo)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return _itself, (self.original,)
+
+
+class NoPadding(tuple[int, ...]):
+    """Zeros that a layer finds in place of its padding; copies and pickles of it are the layer's own padding."""
+
+    original: Any
+
+    @staticmethod
+    def of(original: Any, dims: int) -> NoPadding:
+        """As many zeros, standing in for `original`."""
+        zeros = NoPadding((0,) * dims)
+        zeros.original = original
+        return zeros
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.original, memo)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _itself, (self.original,)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def drop_stand_ins(module: nn.Module, *_: Any) -> None:
+    """Let a module find its own parameters and buffers again; in a copy of a merged model the hook that does so."""
+    for name in [*module._parameters, *module._buffers]:
+        module.__dict__.pop(name, None)
+
+
+def copy_as_merged(module: nn.Module) -> nn.Module:
+    """A deep copy that computes what the module does now, with merged values as parameters and buffers of its own.
+
+    Hooks of canonizers do not run in the copy; those on the module itself have changed what it is given already.
+    """
+    twin = copy.deepcopy(module)
+    for given, copied in zip(module.modules(), twin.modules(), strict=True):
+        for name, value in vars(given).items():
+            if isinstance(value, StandIn):
+                copied.__dict__.pop(name, None)
+                _put(copied, name, value if given is module or value.unhooked is None else value.unhooked)
+            elif isinstance(value, NoPadding) and given is module:
+                copied.__dict__[name] = tuple(value)
+    return twin
+
+
+def _put(module: nn.Module, name: str, value: Tensor) -> None:
+    plain = value.detach().as_subclass(Tensor)
+    if name in module._parameters:
+        module._parameters[name] = nn.Parameter(plain, requires_grad=False)
+    else:
+        module._buffers[name] = plain
+
+
+class StandInHook:
+    """A hook of a pair; in copies and pickles of the model it only takes out what the copy holds in ``__dict__``.
+
+    Args:
+        function: what is called with all that the hook is given but the module.
+        note: why no other canonizer can merge the module.
+    """
+
+    def __init__(self, function: Callable[..., Any], note: str = "") -> None:
+        self.function, self.note = function, note
+
+    def __call__(self, module: nn.Module, *given: Any) -> Any:
+        """Call the function."""
+        return self.function(*given)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _itself, (drop_stand_ins,)
