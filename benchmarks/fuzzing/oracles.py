@@ -37,7 +37,7 @@ from .traces import fingerprint
 LARGEST = 1e6
 TOLERANCE = 1e-6
 MERGED = "merged"
-CONTRACTIONS = ("product", "matmul")  # CP-LRP knows gates in products alone, not in contractions that sum nothing
+CONTRACTIONS = ("product", "product_of_three", "matmul")  # CP-LRP knows gates in products alone, not in einsum
 GATES = ("gate", "swiglu", "mixing_gate")
 
 

@@ -235,10 +235,12 @@ class NoRelevance(RelevanceFunction):
         return None, *zeros
 
 
-def shared_evenly(shapes: list[torch.Size], slot: Tensor) -> Slots:
-    """The slot in equal parts for inputs of these shapes, summed over the dimensions along which each was broadcast."""
-    part = slot if len(shapes) == 1 else slot / len(shapes)
-    return tuple(sum_to(part, shape) for shape in shapes)
+def shared(shapes: list[torch.Size], shares: list[float], slot: Tensor) -> Slots:
+    """Shares of the slot for inputs of these shapes, summed over the dimensions along which each was broadcast."""
+    if len(set(shares)) == 1:
+        part = slot if len(shapes) == 1 else slot / len(shapes)
+        return tuple(sum_to(part, shape) for shape in shapes)
+    return tuple(sum_to(slot * share, shape) for shape, share in zip(shapes, shares, strict=True))
 
 
 def taylor_softmax(total: Callable[[Tensor], Tensor], sign: float, slot: Tensor, x: Tensor, s: Tensor) -> Slots:

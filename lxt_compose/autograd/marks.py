@@ -40,13 +40,20 @@ class History(NamedTuple):
     Attributes:
         gate: how much of a gate it is.
         values: what the elementwise functions since the last signal make of :data:`INPUTS`.
+        degree: how many factors each of its terms holds: carriers that were multiplied with each other.
     """
 
     gate: Gate
     values: Values
+    degree: float = 1
 
 
 SIGNAL = History(Gate.NONE, INPUTS)
+
+
+def signal(degree: float) -> History:
+    """Return what is known of a signal whose terms hold so many factors."""
+    return SIGNAL if degree == 1 else History(Gate.NONE, INPUTS, degree)
 
 
 def gate_of(values: Values) -> Gate:

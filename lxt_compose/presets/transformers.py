@@ -25,7 +25,7 @@ def attnlrp(rules: Rules = (), *, formulation: str = GRADIENT, **options: Any) -
     """AttnLRP: relevance through attention weights, gates and norms.
 
     Linear operations: :class:`Epsilon` with 0; activations: :class:`Identity`; products, gates and matmuls of two
-    carriers: shared evenly (:class:`Uniform`, :class:`UniformEpsilon`; a sigmoid gate gets nothing, :class:`Gated`);
+    carriers: shared by their factors (:class:`Uniform`, :class:`UniformEpsilon`; none for sigmoids, :class:`Gated`);
     softmax: :class:`SoftmaxTaylor`; norms: :class:`Norm`; selective state spaces: :class:`StateSpace` (MambaLRP).
     That is the default table itself.
 

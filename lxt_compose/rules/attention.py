@@ -18,7 +18,8 @@ class Attention(Scaling):
 
     Uniform epsilon for both products and the Taylor rule for softmax compose to fixed shares of the operation's own
     gradient: ``R_q = 1/4 q * g_q``, ``R_k = 1/4 k * g_k``, ``R_v = 1/2 v * g_v`` with ``g = J^T (R_O / O)``, and 1/2
-    for a mask that carries relevance. Inputs that are constants leave their share to the others of the same product.
+    for a mask that carries relevance; as a default rule by degree where queries, keys or values are products
+    themselves (see :class:`Uniform`). Inputs that are constants leave their share to the others of the same product.
     In the gradient formulation the shares alone remain. On ``multi_head_attention_forward`` the projections inside
     get the rules of linear operations.
 
@@ -38,13 +39,17 @@ class Attention(Scaling):
         return not _has_parts(call) and super().idle(call)
 
     def shares(self, call: Call) -> list[float]:
-        """Shares by the roles of the carriers."""
-        roles = _roles(call)
-        scores = [role for role in roles if role in ("query", "key")]
-        weights_flow = any(role != "value" for role in roles)
-        half = 0.5 if "value" in roles and weights_flow else 1.0
-        parts = {"value": half, "mask": half, "query": half / max(1, len(scores)), "key": half / max(1, len(scores))}
-        return [parts[role] for role in roles]
+        """Shares by the roles of the carriers, and by their degrees where those count; the weights A have degree 1."""
+        roles, degrees = _roles(call), call.degrees
+        scores = sum(degree for role, degree in zip(roles, degrees, strict=True) if role in ("query", "key"))
+        values = sum(degree for role, degree in zip(roles, degrees, strict=True) if role == "value")
+        weights = float(any(role != "value" for role in roles))
+        whole = weights + values
+        parts = {"value": values / whole, "mask": weights / whole}
+        return [
+            weights / whole * degree / scores if role in ("query", "key") else parts[role]
+            for role, degree in zip(roles, degrees, strict=True)
+        ]
 
     def absorbed(self, call: Call) -> dict[str, Amount]:
         """See :meth:`Rule.absorbed`: of s * z, what the expansion of softmax does not hand on by these shares."""

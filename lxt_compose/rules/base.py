@@ -61,6 +61,8 @@ class OpCall:
     """The rule that is applied to it."""
     histories: list[History] = field(default_factory=list)
     """Where :attr:`known` keeps what it has found before the operation runs, which may change a carrier in place."""
+    by_degree: bool = False
+    """Whether a factor counts as often as it holds factors itself: in products under a default rule."""
     shares: list[float] | None = None
     """The share of each carrier, where a rule gives it one."""
     idle: bool | None = None
@@ -80,6 +82,11 @@ class OpCall:
         if len(self.histories) != len(self.carriers):
             self.histories = [history_of(x) for x in self.carriers]
         return self.histories
+
+    @property
+    def degrees(self) -> list[float]:
+        """How many factors each carrier counts for where relevance is shared."""
+        return [known.degree for known in self.known] if self.by_degree else [1] * len(self.carriers)
 
     @property
     def where(self) -> str:

@@ -5,6 +5,7 @@ neither the model's state nor its values change.
 """
 
 import copy
+import math
 import weakref
 from collections.abc import Callable
 from functools import lru_cache
@@ -118,6 +119,30 @@ def _expand_call(
 
 
 # ---- modules ---------------------------------------------------------------------------------------------------------
+
+_powers: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+
+
+def power_of_module(module: nn.Module) -> int:
+    """Return p where an elementwise module grows as ``x ** p`` (squared ReLU: 2); 1 if p is no whole number."""
+    found = _powers.get(module)
+    if found is None:
+        found = _powers[module] = _power(module)
+    return found
+
+
+def _power(module: nn.Module) -> int:
+    try:
+        twin = copy.deepcopy(module).to("cpu", torch.float64).eval()
+        clear_hooks(twin)  # those of the user would run once more
+        with torch.no_grad(), modes_off():
+            values = twin(torch.tensor([1e20, 1e40], dtype=torch.float64)).abs().log10()
+        power = float(values[1] - values[0]) / 20
+    except Exception:  # it is the user's: whatever it raises, it cannot be evaluated by itself
+        return 1
+    whole = math.isfinite(power) and power >= 1 and abs(power - round(power)) < 1e-6
+    return round(power) if whole else 1
+
 
 _of_modules: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Expansion | None]] = weakref.WeakKeyDictionary()
 

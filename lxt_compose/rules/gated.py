@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from ..autograd.marks import Gate
 from .base import Call, Rule
-from .scaling import Scaling, addends_of
+from .scaling import Scaling, addends_of, shares_among
 from .uniform import Uniform
 from .uniform_epsilon import UniformEpsilon
 
@@ -50,9 +48,7 @@ class SignalTakesAll(Scaling):
 
     def shares(self, call: Call) -> list[float]:
         """1/n for each of the n factors that are no gates, 0 for gates, 1 for what is added."""
-        added, gates = addends_of(call), gates_among(call, *self.kinds)
-        signals = len(added) - sum(added) - sum(gates)
-        return [1.0 if addend else 0.0 if gate else 1.0 / signals for addend, gate in zip(added, gates, strict=True)]
+        return shares_among(call, [not gate for gate in gates_among(call, *self.kinds)])
 
 
 @dataclass(frozen=True)
@@ -95,10 +91,6 @@ class Gated(Uniform):
     """
 
     as_scaling: ClassVar[Scaling] = GatedEpsilon(0.0)
-
-    def sharers(self, call: Call) -> list[Tensor]:
-        """The factors that are no sigmoids; all, if all are."""
-        return [x for x, gate in zip(call.carriers, gates_among(call, Gate.OPENS), strict=True) if not gate]
 
 
 def gated_form(rule: Rule | None) -> Rule | None:

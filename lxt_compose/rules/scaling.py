@@ -1,6 +1,6 @@
 """Scaling rules: the operation's own gradient does the work, only its borders are scaled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -113,8 +113,22 @@ def places_of(call: Call) -> list[int | str]:
 
 def addends_of(call: Call) -> list[bool]:
     """For each carrier, whether the operation adds it to a product of the others (as a bias) or multiplies it."""
-    addends = call.op.addends if call.op is not None else frozenset[int | str]()
-    return [place in addends for place in places_of(call)]
+    if call.op is None or not call.op.addends:
+        return [False] * len(call.carriers)
+    return [place in call.op.addends for place in places_of(call)]
+
+
+def shares_among(call: Call, takes: Sequence[bool]) -> list[float]:
+    """Return shares of a product: d_i / sum d for the factors that take part, 0 for the others, 1 for what is added.
+
+    Args:
+        call: the call, with the degree d_i of each carrier (:attr:`OpCall.degrees`).
+        takes: whether each carrier takes part.
+    """
+    degrees, added = call.degrees, addends_of(call)
+    total = sum(d for d, takes_part, addend in zip(degrees, takes, added, strict=True) if takes_part and not addend)
+    pairs = zip(degrees, takes, added, strict=True)
+    return [1.0 if addend else d / total if takes_part else 0.0 for d, takes_part, addend in pairs]
 
 
 def _in_stabilizer(relevance: bool, epsilon: Stabilizing, kept: Kept, slot: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ..autograd.functions import bypass, shared_evenly
+from ..autograd.functions import bypass, shared
 from ..autograd.numerics import broadcasts_to
 from ..errors import RuleError, place
 from .absorption import STABILIZER
@@ -23,22 +23,26 @@ class Uniform(Rule):
     In the gradient formulation it knows products ``z = x_1 * ... * x_n``, where it is ``g / n`` before the product's
     own gradient; any other operation needs the relevance formulation, since zero inputs can get relevance.
 
+    By default products take this rule with n counted in factors, so that brackets do not matter: of ``(a b) c`` and
+    ``a (b c)`` each factor gets R / 3. ``R_i = R * d_i / sum of all d``, where the degree d_i of carrier i is how many
+    factors each of its terms holds. Products add the degrees of the factors that share, powers multiply theirs by the
+    exponent. Degrees start anew at 1 where parameters of the model come in (layers, norms with weights), behind a
+    softmax, and in a sum of carriers that have different ones; all else keeps them. A key, ``{torch.mul: Uniform()}``,
+    knows no degrees: each carrier gets R / n.
+
     Raises:
         RuleError: a carrier cannot be broadcast to the output's shape, or (gradient) the operation is no product.
 
-    Source: Achtibat et al. 2024 (AttnLRP), proposition 3.2.
+    Source: Achtibat et al. 2024 (AttnLRP), proposition 3.2; that brackets matter in it: arXiv 2510.18810.
     """
 
     knows_complex: ClassVar[bool] = True
     as_scaling: ClassVar[Scaling] = UniformEpsilon(0.0)
-    """What it is for a product in the gradient formulation."""
-
-    def sharers(self, call: Call) -> list[Tensor]:
-        """The carriers that get a part each."""
-        return call.carriers
+    """What it is for a product in the gradient formulation, and who gets which share in both."""
 
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""
+        self.as_scaling.shares_of(call)  # now: the operation may change a carrier in place
         if call.relevance and not call.carriers[place].is_complex():
             return call.carriers[place].detach()
         return self.as_scaling.enter(self._product(call), place)
@@ -47,19 +51,20 @@ class Uniform(Rule):
         """See :meth:`Rule.leave`."""
         if not call.relevance or any(x.is_complex() for x in call.carriers):
             return self.as_scaling.leave(self._product(call), outputs)
-        z, sharers = only_output(self, call, outputs), self.sharers(call)
+        z = only_output(self, call, outputs)
         if call.op is not None and call.op.traits.element_sum is not None:
             raise RuleError(
                 f"{self} shares relevance among tensors, but {call.where} multiplies elements; use UniformElements()"
             )
-        shapes = [x.shape for x in sharers]
-        for shape in shapes:
+        sharers = [(x, share) for x, share in zip(call.carriers, self.as_scaling.shares_of(call), strict=True) if share]
+        for shape in (x.shape for x, _ in sharers):
             if not broadcasts_to(shape, z.shape):
                 raise RuleError(
                     f"{self} shares relevance element by element, but {call.where} has an input of shape "
                     f"{tuple(shape)} and an output of shape {tuple(z.shape)}; use UniformEpsilon() or Epsilon()"
                 )
-        return [bypass(partial(shared_evenly, shapes), z, (), sharers)]
+        carriers, shares = [x for x, _ in sharers], [share for _, share in sharers]
+        return [bypass(partial(shared, [x.shape for x in carriers], shares), z, (), carriers)]
 
     def absorbed(self, call: Call) -> dict[str, Amount]:
         """See :meth:`Rule.absorbed`: nothing but, of complex products, what is due to the stabilizer."""

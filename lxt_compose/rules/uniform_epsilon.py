@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .base import Call
-from .scaling import Scaling, addends_of
+from .scaling import Scaling, shares_among
 
 
 @dataclass(frozen=True)
@@ -11,7 +11,8 @@ class UniformEpsilon(Scaling):
     """Epsilon, shared evenly by the n factors of a product that carry relevance.
 
     ``O = A V``: ``R_A = 1/2 * A * (R_O / (O + epsilon * sign(O)) V^T)`` and likewise for V; with a constant factor
-    n = 1 and it is :class:`Epsilon`. What is added to the product (a bias) keeps its share in full.
+    n = 1 and it is :class:`Epsilon`. What is added to the product (a bias) keeps its share in full. As a default it
+    counts the factors that each operand holds, as :class:`Uniform` does: ``(Q K^T) V`` is shared as ``Q (K^T V)`` is.
 
     Args:
         epsilon: stabilizer, >= 0 (see :class:`Epsilon`).
@@ -24,6 +25,4 @@ class UniformEpsilon(Scaling):
 
     def shares(self, call: Call) -> list[float]:
         """1/n for each of the n factors, 1 for what is added."""
-        addend = addends_of(call)
-        factors = len(addend) - sum(addend)
-        return [1.0 if added else 1.0 / factors for added in addend]
+        return shares_among(call, [True] * len(call.carriers))

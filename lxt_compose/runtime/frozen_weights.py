@@ -33,7 +33,7 @@ class Frozen:
 
     def follow(self, given: Iterable[Tensor], made: Iterable[Tensor]) -> None:
         """An operation without carriers has run: what it made would require grad if something it was given would."""
-        if any(x in self for x in given):
+        if self._parameters and any(x in self for x in given):
             for x in made:
                 if x.is_floating_point():
                     self._computed[id(x)] = x

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..autograd.functions import rebind
-from ..autograd.marks import MARK, SIGNAL, History, mark, mark_seen
+from ..autograd.marks import MARK, SIGNAL, History, history_of, mark, mark_seen
 from ..autograd.trees import map_tensors, tensors_in
 from ..errors import place
 from ..lxt.drop_in import under
@@ -21,7 +21,8 @@ from ..rules.defaults import drops
 from ..torch_internals import refuse_compiled
 from .call_stack import Frame
 from .decisions import Action, CallSite, Decision, call_site, decide, written
-from .histories import after
+from .elementwise_histories import joined
+from .histories import after, taking_part
 from .observer import watch
 from .operations import before_change, check_unseen, is_cut, may_change, note_cut, record, run, run_body, run_unrecorded
 from .policy import FunctionInfo
@@ -37,6 +38,7 @@ class FunctionMode(TorchFunctionMode):
         self.session = session
         self._inert, self._stack, self._info = session.policy.inert, session.stack, session.policy.info
         self._softmax = WrittenSoftmax(session.policy)
+        self._followed, self._is_learned = (session.policy.frozen, session.policy.fixed), session.policy.is_learned
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -114,8 +116,18 @@ class FunctionMode(TorchFunctionMode):
 
     def _run_recorded(self, info: FunctionInfo, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function while autograd records it."""
-        if may_change(info, kwargs) and mutates(info.function, args, kwargs):
-            before_change(self.session, args, kwargs)
+        if not (may_change(info, kwargs) and mutates(info.function, args, kwargs)):
+            return self._run_seen(info, frame, args, kwargs)
+        before_change(self.session, args, kwargs)
+        views = [(x, x._base) for x in written(args, kwargs) if x._base is not None]
+        before = [[history_of(base)] if base.requires_grad else [] for _, base in views]
+        output = self._run_seen(info, frame, args, kwargs)
+        for (view, base), known in zip(views, before, strict=True):
+            mark((base,), joined([history_of(view), *known]))
+        return output
+
+    def _run_seen(self, info: FunctionInfo, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function, and write down what is known of its output."""
         if info.can_drop and drops(info.op, args, kwargs):
             self.session.tally.warn_dropout(frame.context.path)
         carriers = find_carriers(args, kwargs)
@@ -139,12 +151,12 @@ class FunctionMode(TorchFunctionMode):
             output = info.run(*args, **kwargs)
             node: Any = output.grad_fn if isinstance(output, Tensor) else None
             if node is not None:
-                node.metadata[MARK] = SIGNAL if info.effect is None else after(info, args, kwargs, carriers, known)
+                node.metadata[MARK] = after(info, args, kwargs, carriers, known, self._is_learned)
                 return output
             if is_cut(output):
                 note_cut(self.session, frame, made, args)
         else:
-            output = self._run_decided(info, frame, made, site, args, kwargs, carriers, known)
+            output, known = self._run_decided(info, frame, made, site, args, kwargs, carriers, known)
         self._mark(info, frame, args, kwargs, carriers, known, output)
         return output
 
@@ -163,7 +175,7 @@ class FunctionMode(TorchFunctionMode):
         if info.effect is None:
             mark_seen(made)
             return
-        history = after(info, args, kwargs, carriers, known)
+        history = after(info, args, kwargs, carriers, known, self._is_learned)
         for tensor in made:
             if tensor.requires_grad:
                 mark((tensor,), history)
@@ -180,7 +192,8 @@ class FunctionMode(TorchFunctionMode):
         kwargs: dict[str, Any],
         carriers: list[Tensor],
         known: list[History],
-    ) -> Any:
+    ) -> tuple[Any, list[History]]:
+        """Run a function as is decided; return its output, and what is known of its carriers after that."""
         session, context, stack = self.session, frame.context, self._stack
         call = OpCall(session.formulation, "", args, kwargs, info.op, function=info.function, carriers=carriers)
         call.path, call.name, call.histories = context.path, info.name, known
@@ -194,8 +207,10 @@ class FunctionMode(TorchFunctionMode):
                 context.decisions[site] = made
         stack.first_layer_met |= info.is_layer
         if session.observer is None or made.action is Action.SHADOWED:
-            return run(session, frame, made, call)
-        return watch(session.observer, stack, call, lambda: run(session, frame, made, call))
+            output = run(session, frame, made, call)
+        else:
+            output = watch(session.observer, stack, call, lambda: run(session, frame, made, call))
+        return output, taking_part(known, call.shares)
 
     def _is_first(self, frame: Frame, info: FunctionInfo) -> bool:
         """Whether the key `first_layer` gives the rule of a layer that is about to run."""
@@ -217,7 +232,8 @@ class FunctionMode(TorchFunctionMode):
         if self._stack.constants:
             self._follow(info, args, kwargs, output)
         if info.op is not None:
-            self.session.policy.frozen.follow(tensors_in((args, kwargs)), tensors_in(output))
+            for followed in self._followed:
+                followed.follow(tensors_in((args, kwargs)), tensors_in(output))
         return output
 
     def _follow(self, info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -225,6 +241,6 @@ class FunctionMode(TorchFunctionMode):
         constants = self._stack.constants
         carriers, known = constants.among(tensors_in((args, kwargs)))
         if carriers:
-            history = after(info, args, kwargs, carriers, known)
+            history = after(info, args, kwargs, carriers, known, self._is_learned)
             for tensor in tensors_in(output):
                 constants.give(tensor, history)

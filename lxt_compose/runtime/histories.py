@@ -4,6 +4,11 @@ Movements and scaling keep how much of a gate a tensor is. What picks by value, 
 keeps it from bounded gates on: of an activation at large it makes a signal (a hidden layer). A product of gates is a
 gate, and so are bounded gates that are joined; of several, the least counts. A sum of several carriers is a signal.
 
+Degrees add up in products, of the factors that take part: one that a rule stops (a gate) has none. They start anew at 1
+where parameters of the model come in (layers, norms with weights), behind a softmax, and in a sum of carriers that have
+different ones. What is linear in one carrier keeps its degree, and so do activations: equal functions would else get
+unequal relevance, as in ``x.sum(1)`` and ``x @ ones``, or in ``silu(x)`` and ``x * sigmoid(x)``.
+
 An elementwise function is known by the values that it has far below 0, at 0 and far above. Those of one function after
 another are evaluated: ``relu6(x + 3) / 6`` and ``(tanh(x / 2) + 1) / 2`` open and close as a sigmoid does.
 """
@@ -11,58 +16,47 @@ another are evaluated: ``relu6(x + 3) / 6`` and ``(tanh(x / 2) + 1) / 2`` open a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from math import prod
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
-from ..autograd.marks import INPUTS, SIGNAL, Gate, History, Values, gate_of
-from ..autograd.trees import PLAIN
+from ..autograd.marks import SIGNAL, History, signal
+from ..autograd.trees import PLAIN, tensors_in
 from ..ops import Elements, Elementwise, Family, Op
-from ..ops.slopes import curve_of
-from ..ops.traits import Argument
-from ..torch_internals import modes_off
-
-
-class Step(NamedTuple):
-    """A call of an operation, the carriers among its arguments, and what is known of each of these."""
-
-    op: Op
-    function: Callable[..., Any]
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
-    carriers: Sequence[Tensor]
-    known: Sequence[History]
-
-
-Effect = Callable[[Step], History]
+from .elementwise_histories import (
+    Effect,
+    Step,
+    added,
+    agreed,
+    applied,
+    divided,
+    given,
+    joined,
+    multiplied,
+    raised,
+    scaled,
+    summed,
+)
 
 
 def effect_of(op: Op | None) -> Effect | None:
-    """Return what an operation does to histories; None where its output is a signal whatever goes in."""
+    """Return what an operation does to histories; None where its output is a signal of degree 1 whatever goes in."""
     if op is None:
         return None
+    if op.traits.element_sum is not None:
+        return _reduced
+    if op.multiplies and (op.family is not Family.PRODUCT or op.addends):
+        return _contracted
+    if op.traits.exponent is not None:
+        return raised
+    if op.traits.signs is not None:
+        return added
+    if op.family is Family.LINEAR:
+        affine = op.traits.elementwise is Elementwise.AFFINE
+        return scaled if affine else _averaged if op.traits.elements is Elements.AVERAGED else summed
     if op.family is Family.MOVEMENT:
         return _mixed if op.traits.mixes else _moved
-    if op.traits.reduction is not None or op.traits.element_sum is not None:
-        return _averaged
-    if op.family is Family.PRODUCT and not op.addends:
-        return _multiplied
-    if op.family is Family.DIVISION:
-        return _divided
-    if op.family is Family.ACTIVATION:
-        return _applied
-    if op.traits.exponent is not None:
-        return _raised
-    if op.family is not Family.LINEAR:
-        return None
-    if op.traits.signs is not None:
-        return _added
-    if op.traits.elementwise is Elementwise.AFFINE:
-        return _scaled
-    return _averaged if op.traits.elements is Elements.AVERAGED else None
+    return _OF_FAMILIES.get(op.family)
 
 
 class Followed(Protocol):
@@ -77,147 +71,156 @@ class Followed(Protocol):
 
 
 def after(
-    info: Followed, args: Sequence[Any], kwargs: Mapping[str, Any], carriers: list[Tensor], known: list[History]
+    info: Followed,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    carriers: list[Tensor],
+    known: list[History],
+    is_learned: Callable[[Tensor], bool],
 ) -> History:
-    """Return what is known of what a function makes of carriers of which this is known."""
-    if info.effect is None:
+    """Return what is known of what a function makes of carriers of which this is known.
+
+    Args:
+        info: the function.
+        args: what it is called with.
+        kwargs: the same by keyword.
+        carriers: the carriers among that.
+        known: what is known of each.
+        is_learned: whether a constant is a parameter of the model: what that comes into has degree 1.
+    """
+    effect, first = info.effect, known[0]
+    if effect is None:
         return SIGNAL
-    if info.effect is _moved and len(known) == 1:
-        return known[0]
+    if len(known) == 1:
+        if effect is _moved or (first is SIGNAL and effect in _SHIFT and _by_tensor(args)):
+            return first
+        if effect in _MIX and first.degree == 1:
+            return SIGNAL
+    elif effect in _KEEP and all(history is SIGNAL for history in known):
+        return SIGNAL
     assert info.op is not None
-    return info.effect(Step(info.op, info.function, args, kwargs, carriers, known))
+    step = Step(info.op, info.function, args, kwargs, carriers, known)
+    if len(known) > 1:
+        step = _free(step)
+    key = _key(step) if effect in _ELEMENTWISE else None
+    history = _found.get(key) if key is not None else None
+    if history is None:
+        history = effect(step)
+        if key is not None:
+            _found[key] = history
+    if history.degree != 1 and (effect is not _attended or info.op.traits.has_projections):
+        constants = (x for x in tensors_in((args, kwargs)) if all(x is not carrier for carrier in carriers))
+        return history._replace(degree=1) if any(map(is_learned, constants)) else history
+    return history
 
 
-def _moved(step: Step) -> History:
-    return step.known[0] if len(step.known) == 1 else _joined(step.known)
+def _by_tensor(args: Sequence[Any]) -> bool:
+    """Whether a constant tensor scales or shifts a carrier: what that does to each element is not looked into."""
+    return len(args) == 2 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor)
 
 
-def _mixed(step: Step) -> History:
-    return _joined(step.known)
+_LARGEST_CACHE = 4096
+_found: dict[Any, History] = {}
+"""What elementwise functions do to histories, by the function, what is known of its carrier and its numbers."""
 
 
-def _averaged(step: Step) -> History:
-    return _joined(step.known) if len(step.known) == 1 else SIGNAL
+def _key(step: Step) -> Any:
+    """Return what an elementwise function's result is kept by; None if it has other arguments than numbers."""
+    args, kwargs = step.args, step.kwargs
+    if len(step.known) > 1 or not args or args[0] is not step.carriers[0]:
+        return None
+    if len(args) == 1 and not kwargs:
+        return step.function, step.known[0]
+    if any(type(value) not in PLAIN for value in (*args[1:], *kwargs.values())):
+        return None
+    if len(_found) > _LARGEST_CACHE:
+        _found.clear()
+    return step.function, step.known[0], tuple(args[1:]), tuple(kwargs.items())
 
 
-def _joined(known: Sequence[History]) -> History:
-    least = min(known)
-    return least if least.gate >= Gate.BOUNDED else SIGNAL
+def taking_part(known: list[History], shares: list[float] | None) -> list[History]:
+    """Return what is known of carriers after a rule gave them these shares: none makes a factor a constant."""
+    if shares is None or 0 not in shares or len(shares) != len(known):
+        return known
+    return [history if share else history._replace(degree=0) for history, share in zip(known, shares, strict=True)]
 
 
-# ---- elementwise: evaluated where the other arguments are numbers ----------------------------------------------------
-
-
-def _multiplied(step: Step) -> History:
-    if len(step.known) == 1:
-        return _scaled(step)
-    least = min(step.known).gate
-    bounded = least >= Gate.BOUNDED
-    return History(least, tuple(map(prod, zip(*(x.values for x in step.known), strict=True))) if bounded else INPUTS)
-
-
-def _scaled(step: Step) -> History:
-    gate, before = step.known[0]
-    return History(gate, _values(step, before) or before)
-
-
-def _divided(step: Step) -> History:
-    """The dividend scaled; where only the divisor is a carrier, a function of it."""
-    free = _free(step)
-    return _scaled(_only(step, free)) if free else _applied(step)
-
-
-def _added(step: Step) -> History:
-    if len(step.known) > 1:
-        return SIGNAL
-    before = step.known[0]
-    values = _values(step, before.values)
-    if values is None:
-        return _joined(step.known)
-    if values == before.values:
-        return before
-    return History(gate_of(values) if before.gate >= Gate.BOUNDED else Gate.NONE, values)
-
-
-def _raised(step: Step) -> History:
-    """A power that counts factors is a product: ``x ** 2`` is ``x * x``."""
-    exponent = step.op.traits.exponent
-    if isinstance(exponent, Argument):
-        exponent = exponent.of(step.args, step.kwargs)
-    if not isinstance(exponent, (int, float)) or exponent < 1 or exponent != int(exponent):
-        return _applied(step)
-    gate, before = step.known[0]
-    values = _values(step, before) if gate >= Gate.BOUNDED else None
-    return History(gate, values or INPUTS)
-
-
-def _applied(step: Step) -> History:
-    """An activation: of a gate that opens, what it makes opens too (``sigmoid(x).clamp(0.1, 0.9)``)."""
-    step = _only(step, _free(step) or range(len(step.carriers)))
-    before = step.known[0]
-    alone = None if len(step.known) > 1 or curve_of(step.op).opaque else _values(step, INPUTS)
-    after = None if alone is None else _values(step, before.values)
-    if alone is None or after is None:
-        return before if before.gate >= Gate.BOUNDED else History(Gate.ACTIVATION, INPUTS)
-    as_first, composed = History(gate_of(alone), alone), History(gate_of(after), after)
-    if before.gate is Gate.NONE:
-        return as_first if as_first.gate > composed.gate else composed
-    return composed if composed.gate > as_first.gate else as_first
-
-
-def _free(step: Step) -> Sequence[int]:
-    """Return which carriers are no arguments that the default rule holds constant, such as divisors."""
-    held = [value for place, value in (*enumerate(step.args), *step.kwargs.items()) if place in step.op.held]
-    return [place for place, x in enumerate(step.carriers) if all(x is not value for value in held)]
+def _free(step: Step) -> Step:
+    """Return a step without carriers that are held constant (divisors), or give a shape alone, if others are left."""
+    if not step.op.held and step.op.traits.like is None:
+        return step
+    like = step.op.traits.like
+    held = given(step, step.op.held | ({like.position, like.keyword} if like is not None else set()))
+    free = [place for place, x in enumerate(step.carriers) if all(x is not value for value in held)]
+    return _only(step, free or range(len(step.carriers)))
 
 
 def _only(step: Step, places: Sequence[int]) -> Step:
-    """Return a step with some of its carriers alone."""
-    if len(places) == len(step.carriers):
-        return step
     return step._replace(carriers=[step.carriers[i] for i in places], known=[step.known[i] for i in places])
 
 
-# ---- values ----------------------------------------------------------------------------------------------------------
+# ---- not elementwise -------------------------------------------------------------------------------------------------
 
 
-class _Carrier:
-    """Stands for the carrier among arguments."""
+def _moved(step: Step) -> History:
+    return step.known[0] if len(step.known) == 1 else joined(step.known)
 
 
-_CARRIER = _Carrier()
+def _mixed(step: Step) -> History:
+    return joined(step.known)
 
 
-def _values(step: Step, before: Values) -> Values | None:
-    """Return the values of a function after another; None if its other arguments are no numbers."""
-    x = step.carriers[0]
-
-    def plain(value: Any) -> Any:
-        if value is x:
-            return _CARRIER
-        if type(value) not in PLAIN:
-            raise TypeError
-        return value
-
-    try:
-        args = tuple([plain(value) for value in step.args])
-        kwargs = tuple([(name, plain(value)) for name, value in step.kwargs.items()])
-    except TypeError:
-        return None
-    return _evaluate(step.function, args, kwargs, before)
+def _averaged(step: Step) -> History:
+    return joined(step.known) if len(step.known) == 1 else summed(step)
 
 
-@lru_cache(maxsize=4096)
-def _evaluate(
-    function: Callable[..., Any], args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...], before: Values
-) -> Values | None:
-    with torch.no_grad(), modes_off():
-        x = torch.tensor(before, dtype=torch.float64, device="cpu")
-        given = [x if value is _CARRIER else value for value in args]
-        try:
-            after = function(*given, **{name: x if value is _CARRIER else value for name, value in kwargs})
-        except (RuntimeError, TypeError, ValueError, NotImplementedError):
-            return None
-    if not isinstance(after, Tensor) or after.shape != x.shape or not after.is_floating_point():
-        return None
-    return tuple(after.tolist())
+def _contracted(step: Step) -> History:
+    """A sum of products, to which something may be added."""
+    if len(step.known) == 1:
+        return signal(step.known[0].degree)
+    added = given(step, step.op.addends)
+    terms = [history.degree for x, history in zip(step.carriers, step.known, strict=True) if any(x is a for a in added)]
+    factors = sum(history.degree for history in step.known) - sum(terms)
+    terms += [factors] if len(terms) < len(step.known) else []
+    return signal(terms[0] if len(set(terms)) == 1 else 1)
+
+
+def _homogeneous(step: Step) -> History:
+    degree = step.op.traits.degree
+    return signal(agreed(step.known) * (degree if isinstance(degree, (int, float)) else 1))
+
+
+def _attended(step: Step) -> History:
+    """``A V``, where A comes out of a softmax, which has degree 1 if anything in it carries relevance."""
+    values = given(step, (2, "value"))
+    mine = [history.degree for x, history in zip(step.carriers, step.known, strict=True) if any(x is v for v in values)]
+    scores = sum(history.degree for history in step.known) - sum(mine)
+    return signal(sum(mine) + (scores > 0))
+
+
+def _reduced(step: Step) -> History:
+    """Elements of one tensor: multiplied, or as an argument says."""
+    form = step.op.traits.element_sum
+    known, x = joined(step.known), step.carriers[0]
+    if step.op.family_of_call(step.args, step.kwargs) is not Family.PRODUCT:
+        return _averaged(step)
+    if form is None or step.op.traits.reduction is not None:
+        return known._replace(degree=1)
+    like = x.new_empty(x.shape, device="meta", requires_grad=False)
+    kept = form(*[like if value is x else value for value in step.args], **step.kwargs) if x.numel() else like
+    return known._replace(degree=1 if kept.shape == x.shape else known.degree * (x.numel() // kept.numel()))
+
+
+_OF_FAMILIES: dict[Family, Effect] = {
+    Family.PRODUCT: multiplied,
+    Family.DIVISION: divided,
+    Family.ACTIVATION: applied,
+    Family.NORMALIZATION: summed,
+    Family.HOMOGENEOUS: _homogeneous,
+    Family.ATTENTION: _attended,
+}
+_ELEMENTWISE = frozenset({multiplied, scaled, divided, added, raised, applied})
+_SHIFT = frozenset({multiplied, added})
+_MIX = frozenset({summed, _contracted})
+_KEEP = frozenset({_moved, _mixed, _averaged, summed, added})
+"""Of several signals these make a signal."""

@@ -8,11 +8,12 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from ..autograd.marks import MARK, SIGNAL, Gate, mark, mark_seen
+from ..autograd.marks import MARK, SIGNAL, Gate, history_of, mark, mark_seen
 from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
 from ..errors import RuleError, place
 from ..rules import OpCall, Rule, Stop, find_carriers
+from ..rules.expansion import power_of_module
 from ..rules.linear_layers.layer import LAYER_TYPES
 from ..torch_internals import (
     checkpoint_hook,
@@ -202,9 +203,11 @@ class AfterHook:
             return output
         unit.uncount(self.session.tally, self.site.path)
         self.site.units += 1
-        known = self.session.stack.constants.get(output) or SIGNAL
+        known, degree = self.session.stack.constants.get(output) or SIGNAL, history_of(unit.x).degree
+        if known.degree != degree:
+            degree *= power_of_module(self.site.module)
         output = unit.leave(self.session.formulation, self.site.label, self.site.module, output)
-        mark([output], known._replace(gate=max(known.gate, Gate.ACTIVATION)))
+        mark([output], known._replace(gate=max(known.gate, Gate.ACTIVATION), degree=degree))
         unit.end(output, self.site)
         return output
 

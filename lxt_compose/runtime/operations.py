@@ -210,14 +210,15 @@ def _rule_for(made: Decision, call: OpCall) -> Rule:
     """Return the rule of one call: as was decided, but for what its carriers are that changes from call to call."""
     info, op = made.info, made.info.op
     assert made.rule is not None
+    call.by_degree = made.key is None and info.own is None and any(history.degree != 1 for history in call.known)
     if made.key is None and info.own is None and op is not None and op.held:
         args, kwargs = hold(op, call.args, call.kwargs)
         carriers = find_carriers(args, kwargs)
         if not carriers:
             return STOP
         call.args, call.kwargs, call.carriers = args, kwargs, carriers
-    elif made.gated is not None and any(gates_among(call, Gate.OPENS)):
-        return made.gated
+    elif made.gated is not None and any(history.gate is Gate.OPENS for history in call.known):
+        return made.gated if any(gates_among(call, Gate.OPENS)) else made.rule
     return made.rule
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..autograd.functions import graft
 from ..autograd.nodes import has_backward
@@ -38,8 +38,9 @@ from ..rules import (
 )
 from ..rules.defaults import Table, depends_on_call, rule_of_call
 from .decompositions import STEPS
+from .elementwise_histories import Effect
 from .frozen_weights import Frozen, as_trained
-from .histories import Effect, effect_of
+from .histories import effect_of
 from .norm_gradients import with_right_gradient
 from .selection_gradients import with_right_selection
 
@@ -127,6 +128,8 @@ class Policy:
     """Whether operations without a key take their default rule."""
     tally: Tally
     frozen: Frozen = field(default_factory=Frozen)
+    fixed: Frozen = field(default_factory=Frozen)
+    """Parameters that were constants before, and what was computed from them."""
     inert: set[Any] = field(default_factory=set)
     """Functions that have run, return no tensor and change none: nothing at all is to be done about them."""
 
@@ -135,6 +138,10 @@ class Policy:
         self._infos: dict[Any, FunctionInfo] = {}
         self._inside = self.table if self.defaults else default_rules(self.formulation)
         """The default rules inside a module whose rule acts on the operations within."""
+
+    def is_learned(self, x: Tensor) -> bool:
+        """Whether a tensor is a parameter of the model, or was computed from parameters alone."""
+        return x in self.frozen or x in self.fixed
 
     def info(self, function: Callable[..., Any]) -> FunctionInfo:
         """Return what is known of a function."""

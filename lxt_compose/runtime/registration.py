@@ -216,7 +216,9 @@ def _freeze(model: nn.Module, stack: ExitStack, session: Session) -> None:
     """Make all parameters constants, and put what restores their flags on the stack."""
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad:
+            if not parameter.requires_grad:
+                session.policy.fixed.add(parameter)
+            else:
                 stack.callback(_thaw, module, name, parameter)
                 session.policy.frozen.add(parameter)
                 session.frozen.append(parameter)

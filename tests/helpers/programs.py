@@ -32,9 +32,20 @@ class Step:
     def forward(self, a, b):
         raise NotImplementedError
 
-    def backward(self, relevance, z, a, b, epsilon):
+    def degree(self, *degrees):
+        """How many factors each term of the output holds, if each term of a and of b holds so many."""
+        return degrees[0]
+
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
         """The relevance of a and of b."""
         raise NotImplementedError
+
+
+class Two(Step):
+    """A step whose output consists of parts or terms of both operands."""
+
+    def degree(self, *degrees):
+        return degrees[0] if degrees[0] == degrees[1] else 1
 
 
 class Linear(Step):
@@ -45,7 +56,7 @@ class Linear(Step):
     def forward(self, a, b):
         return F.linear(a, self.weight, self.bias)
 
-    def backward(self, relevance, z, a, b, epsilon):
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
         return a * (quotient(relevance, z, epsilon) @ self.weight), None
 
 
@@ -57,7 +68,7 @@ class Convolution(Step):
     def forward(self, a, b):
         return F.conv1d(a[None], self.weight, self.bias, padding=1)[0]
 
-    def backward(self, relevance, z, a, b, epsilon):
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
         s, padded, slot = quotient(relevance, z, epsilon), F.pad(a, (1, 1)), torch.zeros(ROWS, SIZE + 2).double()
         for position in range(SIZE):
             for tap in range(3):
@@ -75,11 +86,11 @@ class Elementwise(Step):
     def forward(self, a, b):
         return self.function(a)
 
-    def backward(self, relevance, z, a, b, epsilon):
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
         return relevance, None
 
 
-class Sum(Step):
+class Sum(Two):
     """first * a + second * b, in various ways of writing it."""
 
     def __init__(self, number, function, first=1.0, second=1.0):
@@ -89,7 +100,7 @@ class Sum(Step):
     def forward(self, a, b):
         return self.function(a, b)
 
-    def backward(self, relevance, z, a, b, epsilon):
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
         s = quotient(relevance, z, epsilon, a)
         return self.signs[0] * a * s, self.signs[1] * b * s
 
@@ -100,7 +111,7 @@ class Negative(Step):
     def forward(self, a, b):
         return -a
 
-    def backward(self, relevance, z, a, b, epsilon):
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
         return -a * quotient(relevance, z, epsilon), None
 
 
@@ -108,8 +119,11 @@ class Product(Step):
     def forward(self, a, b):
         return a * b
 
-    def backward(self, relevance, z, a, b, epsilon):
-        return relevance / 2, relevance / 2
+    def degree(self, *degrees):
+        return sum(degrees)
+
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
+        return relevance * degrees[0] / sum(degrees), relevance * degrees[1] / sum(degrees)
 
 
 class Quotient(Step):
@@ -118,11 +132,11 @@ class Quotient(Step):
     def forward(self, a, b):
         return a / (b.square() + 1)
 
-    def backward(self, relevance, z, a, b, epsilon):
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
         return relevance, None
 
 
-class Concatenation(Step):
+class Concatenation(Two):
     def __init__(self, number):
         super().__init__(number)
         self.weight = self.random(SIZE, 2 * SIZE)
@@ -130,7 +144,7 @@ class Concatenation(Step):
     def forward(self, a, b):
         return F.linear(torch.cat([a, b], -1), self.weight)
 
-    def backward(self, relevance, z, a, b, epsilon):
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
         slot = quotient(relevance, z, epsilon) @ self.weight
         return a * slot[:, :SIZE], b * slot[:, SIZE:]
 
@@ -141,14 +155,14 @@ class Movement(Step):
     def forward(self, a, b):
         return a.flip(0).reshape(2, -1).roll(1, -1).view(SIZE, ROWS).t().contiguous()
 
-    def backward(self, relevance, z, a, b, epsilon):
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
         places = self.forward(torch.arange(a.numel()).view(a.shape), None).flatten()
         moved = torch.zeros(a.numel()).double()
         moved[places] = relevance.flatten()
         return moved.view(a.shape), None
 
 
-class Mix(Step):
+class Mix(Two):
     """Half of a and half of b, by slices and assignment."""
 
     def forward(self, a, b):
@@ -156,20 +170,20 @@ class Mix(Step):
         h[:, ::2] = b[:, 1::2]
         return h
 
-    def backward(self, relevance, z, a, b, epsilon):
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
         of_a, of_b = relevance.clone(), torch.zeros_like(b)
         of_a[:, ::2] = 0
         of_b[:, 1::2] = relevance[:, ::2]
         return of_a, of_b
 
 
-class Larger(Step):
+class Larger(Two):
     """The larger element gets it all."""
 
     def forward(self, a, b):
         return torch.maximum(a, b)
 
-    def backward(self, relevance, z, a, b, epsilon):
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
         of_a = torch.where(a > b, 1.0, torch.where(a == b, 0.5, 0.0))
         return relevance * of_a, relevance * (1 - of_a)
 
@@ -180,16 +194,19 @@ class Mean(Step):
     def forward(self, a, b):
         return a.mean(-1, keepdim=True).expand(-1, SIZE)
 
-    def backward(self, relevance, z, a, b, epsilon):
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
         whole = quotient(relevance.sum(-1, keepdim=True), z[:, :1], epsilon)
         return a * whole / SIZE, None
 
 
 class Softmax(Step):
+    def degree(self, *degrees):
+        return 1
+
     def forward(self, a, b):
         return a.softmax(-1)
 
-    def backward(self, relevance, z, a, b, epsilon):
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
         return a * (relevance - z * relevance.sum(-1, keepdim=True)), None
 
 
@@ -201,14 +218,14 @@ class Normalization(Step):
     def forward(self, a, b):
         return F.layer_norm(a, (SIZE,), self.weight, self.bias)
 
-    def backward(self, relevance, z, a, b, epsilon):
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
         sigma = (a.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
         s = self.weight / sigma * quotient(relevance, z, min(epsilon, 1e-15))  # by the resolution of float64
         return a * (s - s.mean(-1, keepdim=True)), None
 
 
 class Contraction(Step):
-    """A product of two matrices, a (b^T C) with a constant C: of each product, both factors get half."""
+    """A product of two matrices, a (b^T C) with a constant C, shared by degree."""
 
     def __init__(self, number):
         super().__init__(number)
@@ -217,11 +234,16 @@ class Contraction(Step):
     def forward(self, a, b):
         return a @ (b.t() @ self.constant)
 
-    def backward(self, relevance, z, a, b, epsilon):
+    def degree(self, *degrees):
+        return sum(degrees)
+
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
         inner = b.t() @ self.constant
         s = quotient(relevance, z, epsilon)
-        of_inner = inner * (a.t() @ s) / 2
-        return a * (s @ inner.t()) / 2, b * (quotient(of_inner, inner, epsilon) @ self.constant.t()).t()
+        of_inner = inner * (a.t() @ s) * degrees[1] / sum(degrees)
+        return a * (s @ inner.t()) * degrees[0] / sum(degrees), b * (
+            quotient(of_inner, inner, epsilon) @ self.constant.t()
+        ).t()
 
 
 class Gather(Step):
@@ -234,7 +256,7 @@ class Gather(Step):
         h.index_add_(0, self.ROWS, a)
         return h
 
-    def backward(self, relevance, z, a, b, epsilon):
+    def backward(self, relevance, z, a, b, epsilon, *degrees):
         # Each sum of this begins with a constant 1, so a sum of 0 is one of what is not.
         return a * quotient(relevance, z, epsilon, torch.ones_like(z))[self.ROWS], None
 
@@ -309,10 +331,14 @@ class Program(nn.Module):
         values = self.run(x * 1.0)
         relevance = [torch.zeros_like(value) for value in values]
         relevance[-1] = values[-1].clone()
+        degrees = [1]
+        for number, (step, a, b) in enumerate(self.steps):
+            degrees.append(step.degree(degrees[number - a % (number + 1)], degrees[number - b % (number + 1)]))
         for number in reversed(range(len(self.steps))):
             step, a, b = self.steps[number]
             a, b = number - a % (number + 1), number - b % (number + 1)
-            shares = step.backward(relevance[number + 1], values[number + 1], values[a], values[b], epsilon)
+            pair = degrees[a], degrees[b]
+            shares = step.backward(relevance[number + 1], values[number + 1], values[a], values[b], epsilon, *pair)
             for operand, share in zip((a, b), shares, strict=True):
                 if share is not None:
                     relevance[operand] = relevance[operand] + share

@@ -1,0 +1,124 @@
+"""What elementwise functions do to histories, evaluated where their other arguments are numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..autograd.marks import INPUTS, Gate, History, Values, gate_of, signal
+from ..ops import Op
+from ..ops.slopes import curve_of
+from ..ops.traits import Argument
+from .elementwise_values import values_after
+
+
+class Step(NamedTuple):
+    """A call of an operation, the carriers among its arguments, and what is known of each of these."""
+
+    op: Op
+    function: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    carriers: Sequence[Tensor]
+    known: Sequence[History]
+
+
+LARGEST = 1e100
+"""Degrees beyond are not told apart."""
+Effect = Callable[[Step], History]
+
+
+def given(step: Step, places: Collection[int | str]) -> list[Any]:
+    """Return what a call is given in these places, or under these names."""
+    return [value for place, value in (*enumerate(step.args), *step.kwargs.items()) if place in places]
+
+
+def agreed(known: Sequence[History]) -> float:
+    """Return the degree of a sum: that of its terms, 1 if they have different ones."""
+    degree = known[0].degree
+    return degree if all(history.degree == degree for history in known) else 1
+
+
+def joined(known: Sequence[History]) -> History:
+    """Return what is known of what several carriers are parts of, perhaps with constants."""
+    least, degree = min(known), agreed(known)
+    return least._replace(degree=degree) if least.gate >= Gate.BOUNDED else signal(degree)
+
+
+def summed(step: Step) -> History:
+    """Of a sum."""
+    return signal(agreed(step.known))
+
+
+def _values(step: Step, before: Values) -> Values | None:
+    return values_after(before, step.function, step.args, step.kwargs, step.carriers[0])
+
+
+def multiplied(step: Step) -> History:
+    """Of a product."""
+    if len(step.known) == 1:
+        return scaled(step)
+    least = min(step.known).gate
+    bounded = least >= Gate.BOUNDED
+    values = tuple(map(prod, zip(*(x.values for x in step.known), strict=True))) if bounded else INPUTS
+    return History(least, values, min(LARGEST, sum(x.degree for x in step.known)))
+
+
+def scaled(step: Step) -> History:
+    """Of a product with a constant; a tensor leaves the values as they are."""
+    known = step.known[0]
+    values = _values(step, known.values)
+    return known if values is None or values == known.values else known._replace(values=values)
+
+
+def divided(step: Step) -> History:
+    """The dividend scaled; where only the divisor is a carrier, a function of it."""
+    inverse = any(step.carriers[0] is value for value in given(step, step.op.held))
+    return applied(step) if inverse else scaled(step)
+
+
+def added(step: Step) -> History:
+    """Of a sum or difference of two; a number may shift what is no gate to where it is one (``1 + tanh(x)``)."""
+    if len(step.known) > 1:
+        return summed(step)
+    if any(isinstance(value, Tensor) and value is not step.carriers[0] for value in step.args):
+        return joined(step.known)
+    before = step.known[0]
+    values = _values(step, before.values)
+    if values is None:
+        return joined(step.known)
+    if values == before.values:
+        return before
+    return before._replace(gate=gate_of(values) if before.gate >= Gate.BOUNDED else Gate.NONE, values=values)
+
+
+def raised(step: Step) -> History:
+    """A power. One that counts factors is a product: ``x ** 2`` is ``x * x``."""
+    exponent = step.op.traits.exponent
+    if isinstance(exponent, Argument):
+        exponent = exponent.of(step.args, step.kwargs)
+    if not isinstance(exponent, (int, float)) or exponent <= 0:
+        return applied(step)
+    known = step.known[0]
+    degree = min(LARGEST, known.degree * exponent)
+    if exponent != int(exponent):
+        return applied(step)._replace(degree=degree)
+    values = _values(step, known.values) if known.gate >= Gate.BOUNDED else None
+    return History(known.gate, values or INPUTS, degree)
+
+
+def applied(step: Step) -> History:
+    """An activation: of a gate that opens, what it makes opens too (``sigmoid(x).clamp(0.1, 0.9)``)."""
+    before = step.known[0]
+    alone = None if len(step.known) > 1 or curve_of(step.op).opaque else _values(step, INPUTS)
+    values = None if alone is None else _values(step, before.values)
+    if alone is None or values is None:
+        return before if before.gate >= Gate.BOUNDED else History(Gate.ACTIVATION, INPUTS, before.degree)
+    as_first = History(gate_of(alone), alone, before.degree)
+    composed = History(gate_of(values), values, before.degree)
+    if before.gate is Gate.NONE:
+        return as_first if as_first.gate > composed.gate else composed
+    return composed if composed.gate > as_first.gate else as_first
