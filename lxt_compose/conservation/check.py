@@ -19,6 +19,7 @@ from ..ledger import Recorder
 from ..ledger.accounts import Graph, Key, Run
 from ..ledger.edge import Edge
 from ..ledger.journal import Balance, Journal
+from ..ledger.meters import View, view_of
 from ..ledger.operation import Operation
 from ..ledger.rows import by_sample
 from ..ledger.samples import Layout
@@ -186,16 +187,20 @@ class Watcher(Recorder):
         z: Tensor,
         layout: Layout | None,
         call: OpCall | None = None,
+        *,
+        past: bool = False,
     ) -> Edge:
-        edge = super()._produced(run, graph, operation, key, z, layout, call)
+        edge = super()._produced(run, graph, operation, key, z, layout, call, past=past)
         before = self._before.get(operation)
         if before is None or (operation.rule is None and operation.status is not Status.RULED):
             return edge
         self._shown[operation] = self._rule_of(operation)
-        ran = Ran(operation, self.formulation, before, keep(z), edge)
+        own = Edge(None, layout, edge.flow, run.samples) if past else edge
+        ran = Ran(operation, self.formulation, before, keep(z), own)
         if not any(kept.value.is_complex() for kept in (*before.values, ran.output)):
             accounts = self._accounts.setdefault(operation, {})
-            key[0].register_prehook(_asking(ran, key[1], run.journal, accounts))
+            view = view_of(z) if past else None
+            key[0].register_prehook(_asking(ran, key[1], view, run.journal, accounts))
         return edge
 
     def _rule_of(self, operation: Operation) -> str:
@@ -225,13 +230,14 @@ class Watcher(Recorder):
 
 
 def _asking(
-    ran: Ran, number: int, journal: Journal, accounts: dict[str, int]
+    ran: Ran, number: int, view: View | None, journal: Journal, accounts: dict[str, int]
 ) -> Callable[[Sequence[Tensor | None]], None]:
     def hook(slots: Sequence[Tensor | None]) -> None:
         slot = slots[number]
         if slot is None:
             return
         with torch.no_grad():
+            slot = slot if view is None else slot.as_strided(*view)
             size = by_sample(ran.relevance(slot).abs(), ran.edge.layout, ran.edge.samples)
             known = {} if ran.rule is None else ran.rule.absorbed(ran.call())
             amounts = {f"kept {kind}": ran.by_sample(amount(slot)) for kind, amount in known.items()}

@@ -9,7 +9,7 @@ from typing import Any
 from .edge import Edge
 from .graph_check import GraphCheck, Interval
 from .journal import Balance, Flow, Journal
-from .meters import Meter
+from .meters import Meter, Whole
 from .operation import Operation
 from .samples import Layout
 
@@ -24,6 +24,7 @@ class Graph:
         self.meters: dict[Any, Meter] = {}
         """What hangs on a node, and says which operation it belongs to."""
         self.edges: dict[Key, Edge] = {}
+        self.wholes: dict[Key, Whole] = {}
         self.layouts: dict[int, tuple[Any, Layout | None]] = {}
         """Tensors (weakly) and their layouts, for those that get another edge because they were changed in place."""
         self.intervals: list[Interval] = []

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..autograd.functions import RelevanceFunction
 from ..autograd.nodes import function_of_node
@@ -29,6 +30,30 @@ def _unrecorded(hook: Callable[..., None]) -> Callable[..., None]:
     return quiet
 
 
+View = tuple[Sequence[int], Sequence[int], int]
+"""The sizes of a view, its strides, and where it begins in the whole."""
+
+
+class Whole(NamedTuple):
+    """A tensor that an operation put out a view of: if the view is changed in place, autograd leads past it."""
+
+    edge: Edge
+    """That of the view."""
+    sinks: list[tuple[int, Reader]]
+    view: View
+
+
+def view_of(z: Tensor) -> View | None:
+    """Return where a view is in the whole that it is a view of; None if it is none."""
+    whole = z._base
+    return None if whole is None else (z.size(), z.stride(), int(z.storage_offset() - whole.storage_offset()))
+
+
+def inside(view: View | None, read: Reader) -> Reader:
+    """Return what reads the slot of a view from that of the whole."""
+    return read if view is None else lambda slot: read(slot.as_strided(*view))
+
+
 @dataclass(slots=True, eq=False)
 class Meter:
     """The hook after one node: reads what arrives at the tensors that the node made, and what it sends on."""
@@ -38,6 +63,8 @@ class Meter:
     """What the node belongs to."""
     borders: list[tuple[int, Edge]] = field(default_factory=list)
     """Which of its ways lead to a tensor that is known."""
+    past_views: list[tuple[int, Whole]] = field(default_factory=list)
+    """Which lead to a tensor of which a view is known: what is sent there arrives past the view."""
     ways: list[int] = field(default_factory=list)
     """Which of its ways lead anywhere."""
     outputs: list[tuple[int, Edge, list[tuple[int, Reader]]]] = field(default_factory=list)
@@ -74,5 +101,11 @@ class Meter:
             slot = sent[place]
             if slot is not None:
                 self.journal.post(edge.read(slot), self.operation.sent, edge.flow.sent)
+        for place, whole in self.past_views:
+            if sent[place] is not None:
+                slot = sent[place].as_strided(*whole.view)  # type: ignore[union-attr]
+                self.journal.post(whole.edge.read(slot), self.operation.sent, *whole.edge.flow)
+                for account, reader in whole.sinks:
+                    self.journal.post(reader(slot), account)
         for place in self.ways:
             self.operation.silent += sent[place] is None

@@ -19,6 +19,7 @@ from ..autograd.nodes import CHECKPOINT, CUSTOM, EXACT, OTHER, kind_of_node, nam
 from ..autograd.saved_values import Kept, keep
 from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
+from ..ops import mutates
 from ..rules import GRADIENT, OpCall
 from ..rules.absorption import CONSTANT, UNCOVERED
 from ..torch_internals import in_backward, modes_off, next_node_number
@@ -27,9 +28,9 @@ from .closing import close
 from .edge import Edge
 from .graph_check import Interval, check_graph
 from .ledger import Ledger
-from .meters import Meter
+from .meters import Meter, Whole, inside, view_of
 from .operation import Operation
-from .samples import Layout, in_front, layout_like, layouts_after
+from .samples import Layout, in_front, layout_like, layout_of_whole, layouts_after
 from .sinks import call_of, rest_of, sinks_of
 
 
@@ -143,8 +144,10 @@ class Recorder:
     def _book(self, run: Run, graph: Graph, seen: Operation, output: Any) -> None:
         """Take the nodes of an operation that has run, and hang hooks on its borders."""
         made: dict[Key, Tensor] = {}
+        view = self._changed_view(seen)
         for z in tensors_in((output, seen.args, seen.kwargs)):  # an argument may have been changed in place
-            if z.requires_grad and (key := self._key(z)) not in graph.edges and key[0] not in graph.meters:
+            of = z._base if z is view and z._base is not None else z  # a changed view is a new view of what was made
+            if of.requires_grad and (key := self._key(of)) not in graph.edges and key[0] not in graph.meters:
                 made[key] = z
         if not made:
             return
@@ -153,11 +156,19 @@ class Recorder:
         known = [(x, edge.layout) for x, edge in seen.carriers]
         what = (seen.op, seen.function, seen.args, seen.kwargs)
         layouts = layouts_after(*what, known, list(made.values()), run.samples)
-        for z in made.values():
-            self._claim(run, graph, seen, z.grad_fn)
+        for node, _ in made:
+            self._claim(run, graph, seen, node)
         for (key, z), layout in zip(made.items(), layouts, strict=True):
-            self._produced(run, graph, seen, key, z, layout, call)
+            self._produced(run, graph, seen, key, z, layout, call, past=z is view)
         run.operations.append(seen)
+
+    @staticmethod
+    def _changed_view(seen: Operation) -> Tensor | None:
+        """The view of another tensor that an operation has changed in place; autograd leads from there to the whole."""
+        if not any(x._is_view() for x, _ in seen.carriers) or not mutates(seen.function, seen.args, seen.kwargs):
+            return None
+        target = next(tensors_in((seen.args, seen.kwargs)), None)
+        return target if target is not None and target._base is not None and target._base.requires_grad else None
 
     def _edge(self, run: Run, x: Tensor, key: Key, path: str) -> Edge:
         """What is known of a carrier; if nobody made it that we have seen, what did is found in the graph."""
@@ -212,6 +223,9 @@ class Recorder:
                     operation.sources.append(edge.layout)
                 elif other is None:
                     pending.append(source)
+                elif way in graph.wholes:
+                    meter.past_views.append((place, graph.wholes[way]))
+                    operation.sources.append(graph.wholes[way].edge.layout)
                 elif other.operation is not operation:
                     operation.unreadable = True
             meter.hang(node)
@@ -238,15 +252,23 @@ class Recorder:
         z: Tensor,
         layout: Layout | None,
         call: OpCall | None = None,
+        *,
+        past: bool = False,
     ) -> Edge:
-        """A tensor that an operation made: read all relevance that arrives there."""
-        edge = graph.edges[key] = Edge(self._value(z), layout, run.journal.flow(), run.samples)
-        graph.layouts[id(z)] = ref(z), layout
-        operation.made.append(edge.flow)
+        """A tensor that an operation made: read all relevance that arrives there, or at what it is a view of (past)."""
+        flow, whole, view = run.journal.flow(), z._base, view_of(z)
+        edge = own = Edge(None if past else self._value(z), layout, flow, run.samples)
+        if past and whole is not None:
+            edge = Edge(self._value(whole), layout_of_whole(z, layout, whole), flow, run.samples)
+        graph.edges[key] = edge
+        graph.layouts[id(whole if past else z)] = ref(whole if past and whole is not None else z), edge.layout
+        operation.made.append(flow)
         sinks = []
-        for kind, reader in sinks_of(operation, call, z, edge) if call is not None else ():
+        for kind, reader in sinks_of(operation, call, z, own) if call is not None else ():
             if kind not in operation.known:
                 operation.known[kind] = run.journal.open()
-            sinks.append((operation.known[kind], reader))
+            sinks.append((operation.known[kind], inside(view if past else None, reader)))
         graph.meters[key[0]].outputs.append((key[1], edge, sinks))
+        if view is not None and not past and whole is not None and whole.requires_grad and whole.numel() == z.numel():
+            graph.wholes.setdefault(self._key(whole), Whole(edge, sinks, view))
         return edge

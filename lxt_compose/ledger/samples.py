@@ -157,6 +157,15 @@ def _by_strides(x: Tensor, layout: Layout, z: Tensor) -> Layout | None:
     return None
 
 
+def layout_of_whole(view: Tensor, layout: Layout | None, whole: Tensor) -> Layout | None:
+    """The layout of a tensor of which a view is known that has all samples: the dimension of the same step and size."""
+    if layout is None or view.shape[layout.dim] < 2:
+        return None
+    wanted = view.stride(layout.dim), view.shape[layout.dim]
+    found = [dim for dim in range(whole.dim()) if (whole.stride(dim), whole.shape[dim]) == wanted]
+    return layout.moved(found[0]) if len(found) == 1 else None
+
+
 def _below(x: Tensor, dim: int, period: int) -> int:
     """How far the other dimensions reach by steps that are no multiples of the period."""
     others = [(x.shape[d] - 1, x.stride(d)) for d in range(x.dim()) if d != dim]

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import Damp, OverOutput, Share, TimesInput
-from ..autograd.nodes import edge_of, scale_edges
+from ..autograd.nodes import Edge, edge_of, scale_edges
 from ..autograd.numerics import EPSILON, Stabilizing, check_epsilon, componentwise, over_stabilized
 from ..autograd.saved_values import Kept, keep
 from ..autograd.trees import PLAIN, tensors_in
+from ..ops import mutates
 from .absorption import (
     BIAS,
     CONSTANT,
@@ -56,16 +57,15 @@ class Scaling(Rule):
         if call.relevance:
             return TimesInput.apply(x, share)
         if place == 0 or call.edges is None:
-            call.edges = [edge_of(x) for x in call.carriers]  # now: a change in place would give it another
-        apart = len(set(call.edges)) < len(call.edges)  # one tensor in several places
-        return Share.apply(x, share) if apart and share != 1 else x
+            call.edges = _edges_of(call)  # now: a change in place would give it another
+        return x if call.edges or share == 1 else Share.apply(x, share)
 
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
         """See :meth:`Rule.leave`."""
         if call.relevance:
             return [OverOutput.apply(z, self.epsilon, 1.0) if z.requires_grad else z for z in outputs]
         edges, shares = call.edges, self.shares_of(call)
-        if edges is not None and len(set(edges)) == len(edges) and any(share not in (0, 1) for share in shares):
+        if edges and any(share not in (0, 1) for share in shares):
             scale_edges(outputs, dict(zip(edges, shares, strict=True)))
         if self.epsilon:
             return [Damp.apply(z, self.epsilon, 1.0) if z.requires_grad else z for z in outputs]
@@ -147,3 +147,14 @@ def _in_bias(relevance: bool, epsilon: Stabilizing, kept: Kept, constant: Callab
     if not relevance and epsilon:
         slot = slot * z
     return (over_stabilized(slot, z, epsilon) if relevance or epsilon else slot) * constant()
+
+
+def _edges_of(call: Call) -> list[Edge]:
+    """The edges that the carriers stand for; none if what is sent there cannot be told by them.
+
+    That is so for one tensor in several places, and for a view that is changed in place: autograd leads past it.
+    """
+    edges = [edge_of(x) for x in call.carriers]
+    views = call.function is not None and any(x._is_view() for x in call.carriers)
+    in_place = views and mutates(call.function, call.args, call.kwargs)  # type: ignore[arg-type]
+    return [] if in_place or len(set(edges)) < len(edges) else edges

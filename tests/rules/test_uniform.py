@@ -3,7 +3,7 @@
 import oracles
 import pytest
 import torch
-from support import FORMULATIONS, assert_close
+from support import FORMULATIONS, Fn, assert_close, attribute
 from torch import nn
 from under_rules import both, carrier, relevance, tensor
 
@@ -49,3 +49,26 @@ def test_uniform():
         relevance(lambda a: a.T, [a], Uniform())
     with pytest.raises(RuleError, match=r"on a module .* needs formulation='relevance'"):
         Composite({nn.ReLU: Uniform()}, formulation="gradient").register(nn.ReLU())
+
+
+@pytest.mark.parametrize("formulation", ["relevance", "gradient"])
+def test_a_product_that_is_written_into_a_view_is_shared_like_any_other(formulation):
+    """Where what is written into is a view (an einsum, a part of a tensor), autograd leads past it to the whole."""
+    torch.manual_seed(0)
+    a, x = torch.randn(4, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64)
+
+    def of_einsum(x):
+        return torch.einsum("nf,gf->ng", x, a).mul_(x)
+
+    def of_a_part(x):
+        y = x @ a.T
+        y[:, 1:].mul_(x[:, 1:])
+        y[:, 0].mul_(x[:, 0])
+        return y
+
+    found = [
+        attribute(Fn(lambda self, x, f=f: f(x)), x, Composite(formulation=formulation))
+        for f in (lambda x: (x @ a.T) * x, of_einsum, of_a_part)
+    ]
+    for other in found[1:]:
+        assert_close(other, found[0])
