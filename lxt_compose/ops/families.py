@@ -165,9 +165,9 @@ _UNCOVERED = {
         cholesky cholesky_ex cholesky_inverse cond det logdet slogdet eig eigh eigvals eigvalsh geqrf
         householder_product orgqr ormqr inverse inv inv_ex pinverse pinv ldl_factor ldl_factor_ex ldl_solve lobpcg
         lstsq lu lu_factor lu_factor_ex lu_solve lu_unpack matrix_exp matrix_power matrix_rank pca_lowrank qr
-        solve_ex svd svdvals svd_lowrank symeig tensorinv tensorsolve""",
+        solve_ex svd svdvals svd_lowrank spsolve symeig tensorinv tensorsolve""",
     "several powers of a vector in one matrix: write them out": "vander",
-    "a loss: start the relevance at the output instead": """
+    "a loss: start the relevance at the output instead, or write the loss out": """
         binary_cross_entropy binary_cross_entropy_with_logits cosine_embedding_loss cross_entropy cross_entropy_loss
         ctc_loss gaussian_nll_loss hinge_embedding_loss huber_loss kl_div l1_loss linear_cross_entropy
         margin_ranking_loss mse_loss multi_margin_loss multilabel_margin_loss multilabel_soft_margin_loss nll_loss
@@ -183,7 +183,7 @@ _UNCOVERED = {
         batch_norm_backward_elemt batch_norm_backward_reduce batch_norm_update_stats""",
     "a kernel that orders its arguments, or its outputs, in another way: call the one of torch.nn.functional": """
         native_layer_norm native_group_norm native_batch_norm native_instance_norm fused_rms_norm""",
-    "its result is sparse, and torch has no derivative of it": "smm hspmm sspaddmm",
+    "its result is sparse": "smm hspmm sspaddmm sampled_addmm",
     "internal to torch": "slice_inverse",
     "torch's gradient of it is wrong (2.13: it goes to the elements that were overwritten)": "as_strided_scatter",
     "two operations in one kernel": """
@@ -201,6 +201,7 @@ ALIASES = """
     movedim: moveaxis               mH: adjoint     outer: ger      trapezoid: trapz                sigmoid: expit
     logsigmoid: log_sigmoid         lgamma: gammaln                 digamma: psi    multigammaln: mvlgamma
     gammainc: igamma                gammaincc: igammac              rrelu: rrelu_with_noise
+    sampled_addmm: sparse_sampled_addmm
     mm: dsmm hsmm spmm              addmm: saddmm   getitem: index  index_put: index_put_impl
     softmax: safe_softmax           fold: col2im
     interpolate: upsample upsample_nearest upsample_bilinear upsample_nearest1d upsample_nearest2d

@@ -6,15 +6,21 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from types import BuiltinFunctionType, FunctionType
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, get_overridable_functions, get_testing_overrides
+from torch.overrides import (
+    TorchFunctionMode,
+    get_ignored_functions,
+    get_overridable_functions,
+    get_testing_overrides,
+)
 
-from lxt_compose.ops import Family, Op, display_name, mutates, op_of, same_op
+from lxt_compose.ops import Family, Op, display_name, mutates, op_named, op_of, same_op
 from lxt_compose.ops.families import FAMILIES, parse
 from lxt_compose.ops.traits import TRAITS
 
@@ -165,6 +171,48 @@ def wrongly_listed(functions: list[Callable[..., Any]]) -> list[str]:
 
 def test_every_overridable_function_is_decided():
     assert undecided(FUNCTIONS) == []
+
+
+NAMESPACES = (torch, torch.linalg, torch.fft, torch.special, torch.sparse, torch.nn.functional)
+NO_OPERATION_OF_TENSORS = """
+    as_sparse_gradcheck classproperty compiled_with_cxx11_abi from_dlpack get_file_path overload
+    prepare_multiprocessing_environment profiler_allow_cudagraph_cupti_lazy_reinit_cuda12 set_default_dtype spdiags
+    to_dlpack to_sparse_semi_structured quantized_gru quantized_lstm resize_as_sparse_ embedding_renorm_
+    while_loop eig lstsq matrix_rank solve symeig
+"""  # the last five are no longer there: they raise
+
+
+def public() -> list[Callable[..., Any]]:
+    """All functions of tensors under a public name, also those that torch does not list as overridable."""
+    no_operations = NO_OPERATION_OF_TENSORS.split()
+    found = [
+        function
+        for namespace in NAMESPACES
+        for name, function in vars(namespace).items()
+        if not name.startswith("_") and name not in no_operations
+        if isinstance(function, BuiltinFunctionType | FunctionType)
+    ]
+    ignored = {
+        getattr(function, "__name__", "") for function in get_ignored_functions()
+    }  # by name: torch._dynamo exchanges some
+    return [function for function in found if function.__name__ not in ignored]
+
+
+def test_every_public_function_is_decided():
+    """segment_reduce and the functions of torch.sparse can be overridden too, although they are not listed."""
+    functions = public()
+    assert undecided(functions) == []
+    assert torch.segment_reduce in functions
+    assert torch.sparse.mm in functions
+
+
+def test_what_has_no_rule_says_why():
+    names = FAMILIES[Family.UNCOVERED].split()
+    assert names
+    assert all(op_named(name).reason for name in names)
+    assert not any(
+        op.reason for name in " ".join(FAMILIES.values()).split() if (op := op_named(name)) and name not in names
+    )
 
 
 def test_what_is_listed_as_not_differentiable_is_not():
