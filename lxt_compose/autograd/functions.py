@@ -98,6 +98,18 @@ class Share(RelevanceFunction):
         return slot * ctx.share, None
 
 
+class Link(RelevanceFunction):
+    """x -> zeros that take no memory; slot -> slot: a tensor with the way back of x, that does not keep x alive."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.new_zeros(()).expand(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, slot: Tensor) -> Tensor:
+        return slot
+
+
 class FiniteAtZero(RelevanceFunction):
     """x -> x; slot -> slot, but 0 where x is 0 and the slot is not finite: x has no derivative there."""
 

@@ -12,7 +12,7 @@ from torch.autograd.function import BackwardCFunction
 
 from ..ops import Family, op_named, registered
 from ..torch_internals import IDENTITY
-from .functions import RelevanceFunction
+from .functions import Link, RelevanceFunction
 
 EXACT, CUSTOM, CHECKPOINT, OTHER = "exact", "custom autograd function", "checkpoint", "not seen by the function mode"
 _BOOKKEEPING = frozenset({"AccumulateGrad", "CopySlices", "CopyBackwards"})
@@ -63,6 +63,13 @@ def edge_of(x: Tensor) -> Edge:
         return node, x.output_nr
     edge = torch.autograd.graph.get_gradient_edge(x)
     return edge[0], edge[1]
+
+
+def past_links(edge: Edge) -> Edge:
+    """Return the edge that an edge leads to past all links, which send on what arrives."""
+    while function_of_node(edge[0]) is Link:
+        edge = edge[0].next_functions[0]
+    return edge
 
 
 def scale_edges(outputs: Iterable[Tensor], factors: Mapping[Edge, float]) -> None:

@@ -15,7 +15,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from ..autograd.nodes import CHECKPOINT, CUSTOM, EXACT, OTHER, kind_of_node, name_of_node
+from ..autograd.nodes import CHECKPOINT, CUSTOM, EXACT, OTHER, kind_of_node, name_of_node, past_links
 from ..autograd.saved_values import Kept, keep
 from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
@@ -210,7 +210,7 @@ class Recorder:
                 continue
             meter = graph.meters[node] = Meter(run.journal, operation)
             claimed.append(node)
-            for place, way in enumerate(node.next_functions):
+            for place, way in enumerate(map(past_links, node.next_functions)):
                 source = way[0]
                 if source is None:
                     continue

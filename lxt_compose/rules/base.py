@@ -208,6 +208,9 @@ class Rule:
     knows_complex: ClassVar[bool] = False
     families: ClassVar[frozenset[Family]] = frozenset()
     """The op families that the rule can serve, if it cannot serve any; on a module it acts on such ops inside it."""
+    shares_streams: ClassVar[bool] = False
+    """Whether the rule is about several tensors: where an operation is a step of a function of one tensor, the rule for
+    functions goes first."""
 
     def check_formulation(self, formulation: str) -> None:
         """Raise :class:`RuleError` if the rule does not work in this formulation."""

@@ -38,7 +38,7 @@ class ElementwiseRule(Rule):
             return [bypass(partial(_passed_on, x.shape), z, (), call.carriers)]
         slope = self.slope(call, x, z)
         if not call.relevance:
-            return [bypass(partial(_sloped, slope.factor), z, slope.saved, call.carriers)]
+            return [bypass(partial(through_slope, slope.factor), z, slope.saved, call.carriers)]
         if not slope.has_bias:
             return [bypass(partial(_passed_on, x.shape), z, (), call.carriers)]
         return [bypass(partial(_less_bias, slope.factor), z, (z, *slope.saved), call.carriers)]
@@ -135,7 +135,8 @@ def _passed_on(shape: torch.Size, slot: Tensor) -> Slots:
     return (slot.reshape(shape),)
 
 
-def _sloped(slope: Callable[..., Tensor], slot: Tensor, *saved: Tensor) -> Slots:
+def through_slope(slope: Callable[..., Tensor], slot: Tensor, *saved: Tensor) -> Slots:
+    """Return the slot times a slope that is a function of what was saved."""
     factor = slope(*saved)
     slot = slot.reshape(factor.shape)
     # the slope is nobody else's, so its memory can take the result; not so where the backward itself is recorded

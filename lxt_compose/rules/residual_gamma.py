@@ -41,6 +41,7 @@ class ResidualGamma(Rule):
     """
 
     families: ClassVar[frozenset[Family]] = frozenset({Family.LINEAR})
+    shares_streams: ClassVar[bool] = True
 
     gamma: float = 1.0
 

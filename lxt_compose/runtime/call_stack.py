@@ -15,6 +15,7 @@ from ..keys import Binding
 from ..rules import OpCall, Rule
 from ..torch_internals import is_on_stack
 from .activation_modules import Unit
+from .chains import Chain
 from .decisions import CallSite, Decision
 from .observer import Seen
 from .powers import Notes
@@ -145,6 +146,8 @@ class CallStack(threading.local):
         """The number of the autograd node that came next when the last outermost module had ended."""
         self.seen: Seen | None = None
         """The operation that an observer watches now."""
+        self.chains: list[Chain] = []
+        """Those that keep a tensor alive until the outermost module ends."""
         self.start()
 
     def innermost(self) -> Frame | None:
@@ -156,6 +159,9 @@ class CallStack(threading.local):
     def start(self) -> None:
         """Forget what was met; called when an outermost module begins."""
         self.constants.clear()
+        for chain in self.chains:
+            chain.let_go()
+        self.chains.clear()
         self.carriers_met = False
         self.recorded = torch.is_grad_enabled()
         self.first_layer_met = False

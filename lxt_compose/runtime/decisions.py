@@ -145,6 +145,15 @@ def decide(call: OpCall, info: FunctionInfo, where: Where, policy: Policy, *, fi
     return made
 
 
+def decide_on_step(rule: Rule, shown: Rule, info: FunctionInfo, where: Where, policy: Policy) -> Decision:
+    """Decide for a rule that a step of a chain of elementwise functions needs, and that the report calls `shown`."""
+    made = Decision(info, Action.RULE, Status.DEFAULT, rule, keep=False)
+    made.shadowed = _shadowed(policy.tally, info, where)
+    if where.scope is None:
+        made.count = policy.tally.count(OpKey(where.path, info.name, shown, None, made.status))
+    return made
+
+
 def _choose_action(made: Decision, call: OpCall, policy: Policy, where: Where) -> None:
     info, op, key = made.info, made.info.op, made.key
     if key is not None:

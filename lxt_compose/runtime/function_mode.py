@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,15 @@ from ..autograd.marks import MARK, SIGNAL, History, history_of, mark, mark_seen
 from ..autograd.trees import map_tensors, tensors_in
 from ..errors import place
 from ..lxt.drop_in import under
-from ..ops import mutates, op_of
-from ..rules import OpCall, Rule, find_carriers
+from ..ops import Family, mutates, op_of
+from ..rules import RELEVANCE, Epsilon, OpCall, Rule, find_carriers
 from ..rules.defaults import drops
 from ..torch_internals import refuse_compiled
 from .call_stack import Frame
-from .decisions import Action, CallSite, Decision, call_site, decide, written
+from .chain_steps import How, Step, step_of
+from .chains import MARK as CHAIN
+from .chains import mark as mark_chain
+from .decisions import Action, CallSite, Decision, call_site, decide, decide_on_step, written
 from .elementwise_histories import joined
 from .histories import after, taking_part
 from .observer import watch
@@ -28,6 +31,25 @@ from .operations import before_change, check_unseen, is_cut, may_change, note_cu
 from .policy import FunctionInfo
 from .session import Session
 from .written_softmax import WrittenSoftmax
+
+
+class _Recorded(NamedTuple):
+    """A call that autograd records, and what is known of it before it runs."""
+
+    info: FunctionInfo
+    frame: Frame
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    carriers: list[Tensor]
+    known: list[History]
+    """What is known of the carriers as gates."""
+    step: Step | None
+    """What it does to a function of one tensor, if it is a step of one."""
+
+    def history(self, is_learned: Callable[[Tensor], bool]) -> History:
+        """Return what is known of the output as a gate."""
+        history = after(self.info, self.args, self.kwargs, self.carriers, self.known, is_learned)
+        return history if self.step is None else self.step.history(history, len(self.carriers))
 
 
 class FunctionMode(TorchFunctionMode):
@@ -38,6 +60,8 @@ class FunctionMode(TorchFunctionMode):
         self.session = session
         self._inert, self._stack, self._info = session.policy.inert, session.stack, session.policy.info
         self._softmax = WrittenSoftmax(session.policy)
+        stabilized = session.policy.table.get(Family.LINEAR) != Epsilon(0.0)
+        self._how = How(session.formulation == RELEVANCE, stabilized)
         self._followed, self._is_learned = (session.policy.frozen, session.policy.fixed), session.policy.is_learned
 
     def __torch_function__(
@@ -142,8 +166,10 @@ class FunctionMode(TorchFunctionMode):
                 check_unseen(self.session, x, frame)
                 history = SIGNAL
             known.append(history)
+        step = self._step(info, frame, args, kwargs, carriers) if info.chains else None
+        now = _Recorded(info, frame, args, kwargs, carriers, known, step)
         site = call_site(info, args, kwargs, len(carriers))
-        made = frame.context.decisions.get(site)
+        made = frame.context.decisions.get(site) if step is None or step.rule is None else None
         if made is not None and made.action is Action.RUN and self.session.observer is None:
             if made.shadowed is not None:
                 made.shadowed.calls += 1
@@ -151,55 +177,67 @@ class FunctionMode(TorchFunctionMode):
             output = info.run(*args, **kwargs)
             node: Any = output.grad_fn if isinstance(output, Tensor) else None
             if node is not None:
-                node.metadata[MARK] = after(info, args, kwargs, carriers, known, self._is_learned)
+                node.metadata[MARK] = now.history(self._is_learned)
+                if step is not None:
+                    node.metadata[CHAIN] = step.chain
                 return output
             if is_cut(output):
                 note_cut(self.session, frame, made, args)
         else:
-            output, known = self._run_decided(info, frame, made, site, args, kwargs, carriers, known)
-        self._mark(info, frame, args, kwargs, carriers, known, output)
+            output, now = self._run_decided(now, made, site)
+        self._mark(now, output)
         return output
 
-    def _mark(
-        self,
-        info: FunctionInfo,
-        frame: Frame,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        carriers: list[Tensor],
-        known: list[History],
-        output: Any,
-    ) -> None:
+    def _step(
+        self, info: FunctionInfo, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: list[Tensor]
+    ) -> Step | None:
+        """Return what a call does to a function of one tensor, if it is a step of one, and no key is for it."""
+        context, scope = frame.context, frame.context.scope
+        key = None if info.key is None or context.scoped else info.key
+        if context.shadowed_by is not None or (key is not None and not (key.rule and key.rule.shares_streams)):
+            return None
+        served = scope is not None and info.op is not None and scope.serves(info.op, len(carriers))
+        if served and scope is not None and not scope.shares_streams:
+            return None
+        how = self._how
+        if may_change(info, kwargs) and mutates(info.function, args, kwargs):
+            how = how._replace(target=next(written(args, kwargs), None))
+        step = step_of(info, args, kwargs, carriers, how)
+        if step is not None and (served or key is not None):
+            step = step.beside_streams(served=served)
+        if step is not None and step.chain.keeps:
+            self._stack.chains.append(step.chain)
+        return step
+
+    def _mark(self, done: _Recorded, output: Any) -> None:
         """Write down what is known of what a function has put out."""
-        made = written(args, kwargs) if output is None and info.can_mutate else tensors_in(output)
-        if info.effect is None:
+        info = done.info
+        made = written(done.args, done.kwargs) if output is None and info.can_mutate else tensors_in(output)
+        if done.step is not None:
+            mark_chain(output, done.step.chain)
+        if info.effect is None and done.step is None:
             mark_seen(made)
             return
-        history = after(info, args, kwargs, carriers, known, self._is_learned)
+        history = done.history(self._is_learned)
         for tensor in made:
             if tensor.requires_grad:
                 mark((tensor,), history)
-            elif frame.part_of is not None:  # a rule has stopped relevance, but the unit has a rule of its own
+            elif done.frame.part_of is not None:  # a rule has stopped relevance, but the unit has a rule of its own
                 self._stack.constants.give(tensor, history)
 
-    def _run_decided(
-        self,
-        info: FunctionInfo,
-        frame: Frame,
-        made: Decision | None,
-        site: CallSite,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        carriers: list[Tensor],
-        known: list[History],
-    ) -> tuple[Any, list[History]]:
+    def _run_decided(self, now: _Recorded, made: Decision | None, site: CallSite) -> tuple[Any, _Recorded]:
         """Run a function as is decided; return its output, and what is known of its carriers after that."""
-        session, context, stack = self.session, frame.context, self._stack
-        call = OpCall(session.formulation, "", args, kwargs, info.op, function=info.function, carriers=carriers)
-        call.path, call.name, call.histories = context.path, info.name, known
+        session, stack, info, frame, step = self.session, self._stack, now.info, now.frame, now.step
+        context = frame.context
+        call = OpCall(session.formulation, "", now.args, now.kwargs, info.op, function=info.function)
+        call.carriers, call.path, call.name, call.histories = now.carriers, context.path, info.name, now.known
         if info.own is not None and isinstance(info.function, nn.Module):
             call.module = info.function
-        if made is None:
+        if step is not None and step.rule is not None:
+            step.prepare(call)
+            made = decide_on_step(step.rule, step.shown or step.rule, info, context, session.policy)
+            made.served = step.served
+        elif made is None:
             refuse_compiled(info.name)
             first = info.is_layer and self._is_first(frame, info)
             made = decide(call, info, context, session.policy, first=first)
@@ -210,7 +248,7 @@ class FunctionMode(TorchFunctionMode):
             output = run(session, frame, made, call)
         else:
             output = watch(session.observer, stack, call, lambda: run(session, frame, made, call))
-        return output, taking_part(known, call.shares)
+        return output, now._replace(known=taking_part(call.histories, call.shares))
 
     def _is_first(self, frame: Frame, info: FunctionInfo) -> bool:
         """Whether the key `first_layer` gives the rule of a layer that is about to run."""

@@ -27,6 +27,8 @@ from ..torch_internals import (
 from .activation_modules import RULE as UNIT
 from .activation_modules import Unit
 from .call_stack import Frame, Site
+from .chains import chain_of, known_chain
+from .chains import mark as mark_chain
 from .checkpointing import rejoin
 from .copies import restored_flags
 from .execution import enter, leave
@@ -197,7 +199,8 @@ class AfterHook:
 
     def _leave_unit(self, frame: Frame, unit: Unit, output: Any) -> Any:
         """Take a module that turned out to be one elementwise function as a unit; else its steps stand."""
-        if not unit.holds(output):
+        before, chain = chain_of(unit.x), known_chain(output)
+        if not unit.holds(output) or (before.at_zero and chain is not None):  # else it would be expanded at 0
             frame.seen = None
             unit.end(output, None)
             return output
@@ -208,6 +211,9 @@ class AfterHook:
             degree *= power_of_module(self.site.module)
         output = unit.leave(self.session.formulation, self.site.label, self.site.module, output)
         mark([output], known._replace(gate=max(known.gate, Gate.ACTIVATION), degree=degree))
+        if chain is not None:
+            chain.skip_to(before, unit.x)
+            mark_chain(output, chain)
         unit.end(output, self.site)
         return output
 

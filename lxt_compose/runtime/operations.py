@@ -19,6 +19,7 @@ from ..errors import RegistrationError, place
 from ..lxt.drop_in import in_formulation
 from ..ops import Family, is_reversed, mutates
 from ..rules import RELEVANCE, OpCall, Rule, Stop, find_carriers
+from ..rules.chained import Chained
 from ..rules.gated import gates_among
 from ..torch_internals import checkpoint_hook, in_custom_function, in_transform
 from .call_stack import Frame
@@ -211,7 +212,7 @@ def _rule_for(made: Decision, call: OpCall) -> Rule:
     info, op = made.info, made.info.op
     assert made.rule is not None
     call.by_degree = made.key is None and info.own is None and any(history.degree != 1 for history in call.known)
-    if made.key is None and info.own is None and op is not None and op.held:
+    if made.key is None and info.own is None and op is not None and op.held and not isinstance(made.rule, Chained):
         args, kwargs = hold(op, call.args, call.kwargs)
         carriers = find_carriers(args, kwargs)
         if not carriers:

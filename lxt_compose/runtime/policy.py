@@ -30,13 +30,18 @@ from ..ops import (
 from ..rules import (
     GRADIENT,
     Epsilon,
+    Identity,
     OpCall,
     Rule,
+    SignalTakesAll,
     SoftmaxTaylor,
+    Stop,
+    Uniform,
     default_rule,
     default_rules,
 )
 from ..rules.defaults import Table, depends_on_call, rule_of_call
+from .chain_steps import is_elementwise
 from .decompositions import STEPS
 from .elementwise_histories import Effect
 from .frozen_weights import Frozen, as_trained
@@ -62,6 +67,7 @@ class FunctionInfo:
         varies: its default rule depends on the arguments.
         foreign: it is of another library, or of the user's.
         steps: by default it is taken apart into this.
+        chains: whether it can be a step of a function of one tensor that is written as several operations.
         effect: what it does to what is known of its carriers; None where its output is a signal whatever goes in.
         own: the rule that it brings itself, as a drop-in.
         own_gradient: it is linear, and takes its own gradient by default.
@@ -85,6 +91,7 @@ class FunctionInfo:
     foreign: bool = False
     steps: Callable[..., Any] | None = None
     effect: Effect | None = None
+    chains: bool = False
     own: Rule | None = None
     own_gradient: bool = False
     begins_softmax: bool = False
@@ -116,6 +123,16 @@ def _kernel(function: Callable[..., Any], steps: Callable[..., Any] | None, *arg
     return map_tensors(lambda value: graft(value, next(ways)), output)
 
 
+_OF_FUNCTIONS: dict[Family, type | tuple[type, ...]] = {
+    Family.ACTIVATION: Identity,
+    Family.LINEAR: Epsilon,
+    Family.PRODUCT: (Uniform, SignalTakesAll),
+    Family.DIVISION: Uniform,
+    Family.STATISTIC: Stop,
+}
+"""The default rules under which chains of operations are functions; with other ones each step has its own."""
+
+
 @dataclass(eq=False)
 class Policy:
     """What a composite says, and what is known of the functions that were met."""
@@ -136,6 +153,9 @@ class Policy:
     def __post_init__(self) -> None:
         self.first_layer = next((entry for entry in self.entries if entry.key is first_layer), None)
         self._infos: dict[Any, FunctionInfo] = {}
+        self._by_function = self.defaults and self.table.get(Family.ACTIVATION) == Identity()
+        self._by_function &= all(isinstance(self.table.get(f), kind) for f, kind in _OF_FUNCTIONS.items())
+        """Whether a function gets the same relevance however it is written."""
         self._inside = self.table if self.defaults else default_rules(self.formulation)
         """The default rules inside a module whose rule acts on the operations within."""
 
@@ -174,6 +194,7 @@ class Policy:
             info.begins_softmax = self._begins_softmax(op, own_gradient=info.own_gradient)
             info.steps = STEPS.get(op.name) or op.steps
             info.effect = effect_of(op)
+            info.chains = self._by_function and not info.foreign and is_elementwise(op)
             return info
         info.cuts = cuts_history(function)
         tells = returns_no_tensor(function)

@@ -21,7 +21,15 @@ def quotient(relevance, z, epsilon, *operands):
 
 
 class Step:
-    """One operation of a program: what it computes, and what its operands get of its relevance."""
+    """One operation of a program: what it computes, and what its operands get of its relevance.
+
+    Attributes:
+        elementwise: with operands that are functions of one value, element by element, it is one too.
+        single: it has one operand.
+    """
+
+    elementwise = False
+    single = True
 
     def __init__(self, number):
         self.generator = torch.Generator().manual_seed(number)
@@ -79,6 +87,8 @@ class Convolution(Step):
 class Elementwise(Step):
     """Relevance passes unchanged."""
 
+    elementwise = True
+
     def __init__(self, number, function):
         super().__init__(number)
         self.function = function
@@ -93,6 +103,9 @@ class Elementwise(Step):
 class Sum(Two):
     """first * a + second * b, in various ways of writing it."""
 
+    elementwise = True
+    single = False
+
     def __init__(self, number, function, first=1.0, second=1.0):
         super().__init__(number)
         self.function, self.signs = function, (first, second)
@@ -105,8 +118,16 @@ class Sum(Two):
         return self.signs[0] * a * s, self.signs[1] * b * s
 
 
+class OtherSum(Sum):
+    """Written such that it is not seen to be elementwise: by a view, or in one operation with other arguments."""
+
+    elementwise = False
+
+
 class Negative(Step):
     """Linear, so it gets the epsilon rule."""
+
+    elementwise = True
 
     def forward(self, a, b):
         return -a
@@ -116,6 +137,9 @@ class Negative(Step):
 
 
 class Product(Step):
+    elementwise = True
+    single = False
+
     def forward(self, a, b):
         return a * b
 
@@ -128,6 +152,9 @@ class Product(Step):
 
 class Quotient(Step):
     """a / (b^2 + 1): the divisor is a statistic."""
+
+    elementwise = True
+    single = False
 
     def forward(self, a, b):
         return a / (b.square() + 1)
@@ -179,6 +206,9 @@ class Mix(Two):
 
 class Larger(Two):
     """The larger element gets it all."""
+
+    elementwise = True
+    single = False
 
     def forward(self, a, b):
         return torch.maximum(a, b)
@@ -286,8 +316,8 @@ STEPS = {
     "add": lambda number: Sum(number, lambda a, b: a + b),
     "add in place": lambda number: Sum(number, in_place_sum),
     "sub": lambda number: Sum(number, lambda a, b: a - b, 1.0, -1.0),
-    "sub in place": lambda number: Sum(number, subtract_in_place, 1.0, -0.5),
-    "lerp": lambda number: Sum(number, lambda a, b: torch.lerp(a, b, 0.25), 0.75, 0.25),
+    "sub in place": lambda number: OtherSum(number, subtract_in_place, 1.0, -0.5),
+    "lerp": lambda number: OtherSum(number, lambda a, b: torch.lerp(a, b, 0.25), 0.75, 0.25),
 }  # fmt: skip
 CARRIER_STEPS = sorted(STEPS)
 PIECEWISE_LINEAR = [
@@ -325,11 +355,21 @@ class Program(nn.Module):
     def forward(self, x):
         return self.run(self.start(x) * 1.0)[-1]
 
+    def sources(self):
+        """Of which value each value is an elementwise function."""
+        found = [0]
+        for number, (step, a, b) in enumerate(self.steps):
+            a, b = number - a % (number + 1), number - b % (number + 1)
+            alone = step.elementwise and (step.single or found[a] == found[b])
+            found.append(found[a] if alone else number + 1)
+        return found
+
     @torch.no_grad()
     def relevance(self, x, epsilon):
         """The relevance of x where that of the output is its value."""
         values = self.run(x * 1.0)
         relevance = [torch.zeros_like(value) for value in values]
+        sources = self.sources()
         relevance[-1] = values[-1].clone()
         degrees = [1]
         for number, (step, a, b) in enumerate(self.steps):
@@ -337,8 +377,10 @@ class Program(nn.Module):
         for number in reversed(range(len(self.steps))):
             step, a, b = self.steps[number]
             a, b = number - a % (number + 1), number - b % (number + 1)
+            # Steps within a function of one value, which is 0 where that is 0, need no stabilizer.
+            least = min(epsilon, 1e-15) if sources[number + 1] != number + 1 else epsilon
             pair = degrees[a], degrees[b]
-            shares = step.backward(relevance[number + 1], values[number + 1], values[a], values[b], epsilon, *pair)
+            shares = step.backward(relevance[number + 1], values[number + 1], values[a], values[b], least, *pair)
             for operand, share in zip((a, b), shares, strict=True):
                 if share is not None:
                     relevance[operand] = relevance[operand] + share

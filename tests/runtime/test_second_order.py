@@ -240,3 +240,10 @@ def test_activation_checkpoints_are_differentiated_too():
         for each in (model, plain)
     ]
     assert torch.allclose(*found)
+
+
+@both_formulations
+def test_functions_that_are_written_out(formulation):
+    for function in (lambda x: x * torch.tanh(torch.log(1 + torch.exp(x))), lambda x: F.relu6(x + 3) / 6):
+        model = Fn(lambda self, x, f=function: self.b(f(self.a(x))), a=nn.Linear(6, 7), b=nn.Linear(7, 3))
+        check(Composite(formulation=formulation), model, x6()[:3])

@@ -1,0 +1,264 @@
+"""What an elementwise operation does to chains (`chains.py`): which rule it needs, and what is known of its output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..autograd.marks import Gate, History, gate_of
+from ..autograd.trees import tensors_in
+from ..ops import Elements, Elementwise, Family, Op
+from ..ops.slopes import curve_of
+from ..rules import Epsilon, Gated, Identity, OpCall, Rule
+from ..rules.chained import Anchor, Chained
+from ..torch_internals import checkpoint_hook, in_transform, storage_of
+from .chains import Base, Chain, chain_of, source_of
+from .curves import POINTS, Followed, Function, expansion_of, inputs_of, is_affine, ratio_of
+
+_HELD, _IDENTITY, _SUM = Gated(), Identity(), Epsilon(0.0)
+
+
+class Step(NamedTuple):
+    """What a call does to chains.
+
+    Attributes:
+        chain: that of its output.
+        rule: the rule that it needs instead of the default one, if it does.
+        anchor: what :class:`Chained` hands relevance to.
+        held: the places among the carriers of the factors that get nothing.
+        divides: whether a number is divided by the only carrier.
+        first: whether it is the first step of a chain, of which all is known by the operation.
+        served: whether its rule goes before one around, which would have served the operation.
+    """
+
+    chain: Chain
+    rule: Rule | None = None
+    anchor: Anchor | None = None
+    held: tuple[int, ...] = ()
+    divides: bool = False
+    first: bool = False
+    served: bool = False
+
+    def beside_streams(self, *, served: bool) -> Step:
+        """Return the step under a rule that shares relevance among streams: where all passes, that rule stands."""
+        return self._replace(rule=None if self.rule == _SUM else self.rule, served=served)
+
+    @property
+    def shown(self) -> Rule | None:
+        """The rule as the report calls it."""
+        return _IDENTITY if isinstance(self.rule, Chained) else self.rule
+
+    def prepare(self, call: OpCall) -> None:
+        """Tell the rule what it is to hand relevance to."""
+        call.kept = self.anchor
+        for place in self.held:
+            call.histories[place] = call.histories[place]._replace(gate=Gate.OPENS)
+
+    def history(self, known: History, carriers: int) -> History:
+        """Return what is known of the output as a gate, of which the operation alone tells `known`.
+
+        A number over a tensor scales what it multiplies, as divisors do.
+        """
+        if self.first:
+            return known
+        values = inputs_of(self.chain.values)
+        if self.divides:
+            return known._replace(gate=Gate.OPENS, values=values)
+        gate = gate_of(values) if self.chain.active else Gate.NONE
+        if gate <= known.gate or (gate is Gate.ACTIVATION and carriers == 1):
+            return known
+        return known._replace(gate=gate, values=values)
+
+
+def is_elementwise(op: Op | None) -> bool:
+    """Whether an operation can be a step of a chain."""
+    if op is None or curve_of(op).opaque:
+        return False
+    if op.family in (Family.PRODUCT, Family.DIVISION):
+        return not op.addends
+    known = op.traits
+    copies = known.elements is Elements.SAME_PLACE and not known.dropout
+    return op.family is Family.ACTIVATION or known.elementwise is Elementwise.NONLINEAR or copies or _adds(op)
+
+
+def _adds(op: Op) -> bool:
+    return op.family is Family.LINEAR and op.traits.elementwise is Elementwise.AFFINE
+
+
+def step_of(
+    info: Followed, args: Sequence[Any], kwargs: Mapping[str, Any], carriers: Sequence[Tensor], how: How
+) -> Step | None:
+    """Return what a call does to chains; None if its output is none.
+
+    Args:
+        info: the function, with an operation for which :func:`is_elementwise`.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        carriers: the carriers among the arguments.
+        how: what else matters.
+    """
+    op, first, checkpoint = info.op, carriers[0], checkpoint_hook()
+    assert op is not None
+    if in_transform():
+        return None
+    if len(carriers) > 1:
+        source = source_of(first, checkpoint)
+        if any(source_of(x, checkpoint) != source or x.shape != first.shape for x in carriers[1:]):
+            return None
+    if first.layout is not torch.strided or not first.is_floating_point():
+        return None
+    if op.family is Family.MOVEMENT and op.traits.elementwise is not Elementwise.NONLINEAR:
+        return _copied(chain_of(first, checkpoint), args, kwargs, first)
+    function = Function.of(info, args, kwargs, carriers)
+    if function is None:
+        return None
+    chains = [chain_of(x, checkpoint) for x in carriers]
+    if len(chains) == 1 and chains[0].values is POINTS:
+        return _first(op, function, chains[0], first, how)
+    values = function([chain.values for chain in chains])
+    if values is None or not isfinite(values[0]):
+        return None
+    active = function.divides or op.family is Family.ACTIVATION or any(chain.active for chain in chains)
+    after = Chain(chains[0].source, values, checkpoint, active=active)
+    call = _Call(op, function, chains, carriers, after, how)
+    return _of_one(call) if len(chains) == 1 else _of_several(call)
+
+
+def _first(op: Op, function: Function, source: Chain, x: Tensor, how: How) -> Step | None:
+    """A function of a source, under its default rule."""
+    values = function.alone()
+    if values is None or not isfinite(values[0]):
+        return None
+    active = op.family is Family.ACTIVATION
+    after = Chain(source.source, values, source.checkpoint, active=active)
+    scales = ratio_of(values) is not None
+    if (values[0] or not scales) and not (curve_of(op).own_slope and not how.relevance):
+        if how.relevance or how.target is not None:
+            base = Base(x, 1.0).kept(relevance=how.relevance, changes=True)
+            after.keep(base, base)
+        else:
+            after.keep_source(x)
+    return Step(after, _SUM if scales and how.stabilized and _adds(op) else None, first=True)
+
+
+class How(NamedTuple):
+    """How a call runs.
+
+    Attributes:
+        relevance: the formulation is that of relevance.
+        stabilized: default rules of sums have a stabilizer.
+        target: what the call changes in place.
+    """
+
+    relevance: bool
+    stabilized: bool
+    target: Tensor | None = None
+
+
+class _Call(NamedTuple):
+    """An elementwise call: its function, and what is known of its carriers and of its output."""
+
+    op: Op
+    function: Function
+    chains: Sequence[Chain]
+    carriers: Sequence[Tensor]
+    after: Chain
+    how: How
+
+    def keep(self, base: Base | None) -> Base | None:
+        """Have the output keep its base and its origin; return the base as it is before the call."""
+        origins = [(chain.origin(x), x) for chain, x in zip(self.chains, self.carriers, strict=True)]
+        costs_nothing = self._saves_input()
+        free = (known for known, x in origins if known is not None and (costs_nothing or known.tensor is not x))
+        origin = next(free, None)
+        if self.after.at_zero:
+            base = self._before(base)
+            self.after.keep(base, base if base is not None and base.ratio is not None else self._before(origin))
+        else:
+            self.after.keep(None, self._before(origin))
+        return base
+
+    def _before(self, base: Base | None) -> Base | None:
+        target = self.how.target
+        changes = base is not None and target is not None and storage_of(base.tensor) == storage_of(target)
+        return base and base.kept(relevance=self.how.relevance, changes=changes)
+
+    def _saves_input(self) -> bool:
+        """Whether keeping the input costs no memory: the backward needs it too, or nobody needs its values."""
+        return self.how.relevance or not curve_of(self.op).own_slope
+
+    def by_default(self, *, whole: bool = True) -> Step:
+        """Return the step under the default rule; a sum that hands on all of the relevance needs no stabilizer."""
+        return Step(self.after, _SUM if whole and self.how.stabilized and _adds(self.op) else None)
+
+    def chained(self, base: Base | None) -> Step | None:
+        """Return the step with all relevance for the base; None if there is none, or no slope at 0."""
+        if base is None:
+            return None
+        known = base.ratio is not None
+        found = expansion_of(self.after.values if known else base.part, base.ratio or 1.0)
+        if found is None:
+            return None
+        anchor = Anchor(base.tensor, base.tensor.detach() if base.value is None else base.value)
+        return Step(self.after, Chained(expansion=found), anchor, divides=self.function.divides)
+
+
+def _copied(before: Chain, args: Sequence[Any], kwargs: Mapping[str, Any], x: Tensor) -> Step | None:
+    """A copy, or the same numbers in another dtype."""
+    if sum(1 for _ in tensors_in((args, kwargs))) > 1:
+        return None  # a mask, say
+    after = Chain(before.source, before.values, before.checkpoint, active=before.active)
+    after.keep(before.base(x), before.origin(x))
+    return Step(after, first=before.values is POINTS)
+
+
+def _of_one(call: _Call) -> Step | None:
+    """A function of one tensor."""
+    before, after = call.chains[0], call.after
+    base, own, straight = before.base(call.carriers[0]), call.function([POINTS]), is_affine(before.values)
+    if own is None:
+        return None
+    if base is not None and base.ratio is None:
+        part = call.function([base.part])
+        base = None if part is None else base._replace(part=part)
+    base = call.keep(base)
+    if call.function.divides:
+        # A number over a tensor. Of a variance and an epsilon it is a statistic, which is held constant.
+        return None if straight or not all(map(isfinite, after.values)) else call.chained(base)
+    scales = ratio_of(own) is not None
+    if scales or (straight and is_affine(own)) or not (before.at_zero or is_affine(own)):
+        return call.by_default(whole=scales)
+    return call.chained(base)
+
+
+def _of_several(call: _Call) -> Step | None:
+    """A function of several tensors that are functions of one source."""
+    chains, base = call.chains, call.keep(_common(call))
+    away = [bool(chain.at_zero) for chain in chains]
+    if call.op.multiplies and not all(away):
+        held = tuple(place for place, is_away in enumerate(away) if is_away)
+        return Step(call.after, _HELD if held else None, held=held)
+    divided = [is_away for is_away, held in zip(away, call.function.held, strict=True) if not held]
+    if not any(away) or (call.op.family is Family.DIVISION and divided == [False]):
+        return call.by_default()
+    if all(is_affine(chain.values) for chain in chains) and is_affine(call.after.values):
+        return Step(call.after)
+    return call.chained(base)
+
+
+def _common(call: _Call) -> Base | None:
+    """A base of which all carriers are functions: a multiple of the source, or one tensor that is the base of all."""
+    pairs = list(zip(call.chains, call.carriers, strict=True))
+    origin = next((known for chain, x in pairs if (known := chain.origin(x)) is not None), None)
+    if origin is not None:
+        return origin
+    bases = [chain.base(x) for chain, x in pairs]
+    first = bases[0]
+    if first is None or any(base is None or base.tensor is not first.tensor for base in bases):
+        return None
+    part = call.function([base.part for base in bases if base is not None])
+    return None if part is None else first._replace(part=part)

@@ -1,0 +1,159 @@
+"""Chains: elementwise functions of one tensor that plain code writes as several operations.
+
+``x * sigmoid(x)`` is SiLU, ``1 / (1 + exp(-x))`` the sigmoid. Whatever is computed element by element from one tensor,
+the *source*, and from numbers is one function f of it, and gets the relevance of one,
+``R_x = R * (f(x) - f(0)) / f(x)`` (:class:`~lxt_compose.rules.Identity`). The rules of the steps give that as long as
+each step is 0 where the source is 0. After a step that is c != 0 there, the next one has to be expanded at c: then it
+hands its relevance to the last tensor before it that is 0 there (:class:`~lxt_compose.rules.chained.Chained`). Of a
+product ``t * s`` of two functions of one source, of which t is 0 where the source is and s is not, all goes to t.
+
+What is known of a tensor is a mark on its autograd node. f is known by its values at some points (`curves`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..autograd.functions import Link
+from ..autograd.marks import Values
+from ..autograd.nodes import Edge, edge_of
+from ..torch_internals import checkpoint_hook
+from .curves import POINTS, ratio_of
+
+MARK = "lxt_compose: chain"
+"""The key in the metadata of an autograd node."""
+
+
+class Base(NamedTuple):
+    """A tensor that is 0 where the source of a chain is.
+
+    Attributes:
+        tensor: the tensor, or a link to it, which has its way back and no values.
+        ratio: what it is a multiple of the source by, if it is one: then each function of the source is one of it.
+        part: else what the tensor that it is the base of is as a function of it.
+        value: its values, where they are needed.
+        linked: whether `tensor` is a link.
+    """
+
+    tensor: Tensor
+    ratio: float | None
+    part: Values = POINTS
+    value: Tensor | None = None
+    linked: bool = False
+
+    def kept(self, *, relevance: bool, changes: bool) -> Base:
+        """Return the base such that it can be kept: alive no longer than it is anyway, and whatever changes it.
+
+        Args:
+            relevance: in the relevance formulation its values are not needed.
+            changes: whether it is about to be changed in place.
+        """
+        if self.linked or not (relevance or changes):
+            return self
+        value = None if relevance else self.tensor.detach().clone()
+        return self._replace(tensor=Link.apply(self.tensor), value=value, linked=True)
+
+
+class Chain:
+    """What is known of a tensor that is an elementwise function of another one, its source.
+
+    Attributes:
+        source: the edge of the autograd graph that the source stands for.
+        values: the function of the source.
+        active: whether a step was an activation, and not a polynomial.
+        checkpoint: the activation checkpoint that recorded the tensor.
+    """
+
+    __slots__ = ("_anchor", "_origin", "_source", "_versions", "active", "checkpoint", "source", "values")
+
+    def __init__(self, source: Edge, values: Values, checkpoint: Any, *, active: bool = False) -> None:
+        self.source, self.checkpoint, self.active = source, checkpoint, active
+        self.values = values
+        self._anchor: Base | None = None
+        self._origin: Base | None = None
+        self._versions: tuple[Any, ...] = ()
+        self._source: tuple[Tensor, int] | None = None
+
+    @property
+    def at_zero(self) -> float:
+        """The value where the source is 0."""
+        return self.values[0]
+
+    def base(self, x: Tensor) -> Base | None:
+        """The last tensor in the chain of x that is 0 where the source is; None if it was changed in place."""
+        if not self.at_zero:
+            return Base(x, ratio_of(self.values))
+        return self._from_source() or self._as_it_was(self._anchor, 0)
+
+    def origin(self, x: Tensor) -> Base | None:
+        """A multiple of the source, if one is kept."""
+        for known in (self.base(x), self._from_source(), self._as_it_was(self._origin, 1)):
+            if known is not None and known.ratio is not None:
+                return known
+        return None
+
+    @property
+    def keeps(self) -> bool:
+        """Whether it keeps a tensor alive."""
+        return self._source is not None or self._anchor is not None or self._origin is not None
+
+    def keep_source(self, x: Tensor) -> None:
+        """Keep the source, x, until the forward pass is over."""
+        self._source = x, x._version
+
+    def keep(self, anchor: Base | None, origin: Base | None) -> None:
+        """Keep the base and the origin of the tensor until the forward pass is over."""
+        self._anchor = anchor if self.at_zero else None
+        self._origin = None if ratio_of(self.values) is not None else origin
+        self._versions = _version_of(self._anchor), _version_of(self._origin)
+
+    def skip_to(self, before: Chain, x: Tensor) -> None:
+        """Make x the base, a tensor in the chain that is known by `before`: the steps since are one unit."""
+        base = None if before.at_zero else before.base(x)
+        if base is not None and base.ratio is not None and self._anchor is not None and not self._anchor.linked:
+            self.keep(base, None)
+
+    def let_go(self) -> None:
+        """Keep no tensor alive any longer."""
+        self._anchor = self._origin = self._source = None
+
+    def _from_source(self) -> Base | None:
+        if self._source is None:
+            return None
+        x, version = self._source
+        return Base(x, 1.0) if x._version == version and edge_of(x) == self.source else None
+
+    def _as_it_was(self, base: Base | None, place: int) -> Base | None:
+        return base if base is not None and _version_of(base) == self._versions[place] else None
+
+
+def _version_of(base: Base | None) -> tuple[int, Edge] | None:
+    return None if base is None or base.linked else (base.tensor._version, edge_of(base.tensor))
+
+
+def source_of(x: Tensor, checkpoint: Any) -> Edge:
+    """Return the edge of the tensor that another one is a function of; its own by default."""
+    found = known_chain(x)
+    return found.source if found is not None and found.checkpoint is checkpoint else edge_of(x)
+
+
+def mark(output: Any, chain: Chain) -> None:
+    """Write down what is known of an output."""
+    node: Any = output.grad_fn if isinstance(output, Tensor) and output.output_nr == 0 else None
+    if node is not None:
+        node.metadata[MARK] = chain
+
+
+def known_chain(x: Any) -> Chain | None:
+    """Return what is known of a tensor by its mark."""
+    node: Any = x.grad_fn if isinstance(x, Tensor) and x.output_nr == 0 else None
+    return None if node is None else node.metadata.get(MARK)
+
+
+def chain_of(x: Tensor, checkpoint: Any = None) -> Chain:
+    """Return what is known of a tensor; by default, or if another checkpoint recorded it, it is a source."""
+    checkpoint = checkpoint or checkpoint_hook()
+    found = known_chain(x)
+    return found if found is not None and found.checkpoint is checkpoint else Chain(edge_of(x), POINTS, checkpoint)
