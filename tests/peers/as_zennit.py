@@ -3,6 +3,7 @@
 Its composites keep their own tables of types and rules; what registers them is our :class:`Composite`.
 """
 
+import copy
 import importlib
 import inspect
 import sys
@@ -18,7 +19,6 @@ import lxt_compose as ours
 from lxt_compose import Composite, Epsilon, MergeBatchNorm, Rule, Stabilizer, first_layer, kinds
 from lxt_compose.autograd.functions import bypass
 from lxt_compose.autograd.numerics import stabilize
-from lxt_compose.rules.linear_layers.weight_parts import absolute, whole
 
 MACHINERY = "test_basic_hook_copy test_basic_hook_custom test_basic_hook_default test_collect_leaves_dummy \
 test_collect_leaves_no_children test_composite_context test_composite_empty test_composite_inactive \
@@ -91,21 +91,39 @@ class Hook(Rule):
         return [bypass(lambda slot: (self.backward(None, slot, slot),), outputs[0], (), call.carriers)]
 
 
+@dataclass(frozen=True)
 class GammaBySignWithBias(ours.Gamma):
     """Zennit's gamma rule where the bias is left out: the sign s is still that of the output with the bias.
 
     ``R_i = sum_j (c_ij + gamma c_ij^s) / (z_j + gamma z_j^s) R_j`` with z and z^s without the bias.
     """
 
-    def pull(self, layer, r, x, z, relevance):
-        if not self.zero_bias:
-            return super().pull(layer, r, x, z, relevance)
-        bare, _ = layer.without_bias(x, z), None
-        sign, half = z.sign(), self.gamma / 2
-        denominator = bare + half * (bare + sign * layer.product(x.abs(), absolute))
-        v = sign.abs() * r / stabilize(denominator, self.epsilon)
-        plain, extra = layer.transpose((1 + half) * v, whole, x), layer.transpose(half * sign * v, absolute, x)
-        return plain * x + extra * x.abs()
+    families = frozenset()  # on the module, and not on the operation in it
+
+    def leave(self, call, outputs):
+        back = partial(self._by_parts, call.module, outputs[0].detach().sign())
+        return [bypass(back, outputs[0], (call.values[0].detach(),), call.carriers)]
+
+    def _by_parts(self, module, sign, slot, x):
+        whole, size = _without_bias(module, lambda w: w), _without_bias(module, torch.abs)
+        half, x, positive = self.gamma / 2, x.clone().requires_grad_(), x.abs().requires_grad_()
+        with torch.enable_grad():
+            z, total = whole(x), size(positive)
+        v = sign.abs() * slot / stabilize((1 + half) * z + half * sign * total, self.epsilon).detach()
+        plain, extra = torch.autograd.grad((z, total), (x, positive), ((1 + half) * v, half * sign * v))
+        return (plain * x.detach() + extra * positive.detach(),)
+
+
+def _gamma(gamma=0.25, epsilon=1e-6, zero_bias=False):
+    return (GammaBySignWithBias if zero_bias else ours.Gamma)(gamma, epsilon, zero_bias)
+
+
+def _without_bias(module, part):
+    """The layer with a part of its weight and no bias."""
+    changed = copy.deepcopy(module)
+    changed.weight = nn.Parameter(part(module.weight.detach()), requires_grad=False)
+    changed.bias = None
+    return changed
 
 
 class Merge:
@@ -183,7 +201,7 @@ def patch(module):
 
 def install(conventions):
     """Exchange Zennit's objects, wherever its modules name them."""
-    gamma = GammaBySignWithBias if conventions else ours.Gamma
+    gamma = _gamma if conventions else ours.Gamma
     made = {name: getattr(ours, name) for name in "Epsilon ZPlus AlphaBeta ZBox WSquare Flat Pass".split()}
     made |= {name: getattr(ours, name) for name in "ReLUDeconvNet ReLUGuidedBackprop ReLUBetaSmooth".split()}
     made |= {"Gamma": gamma, "Norm": Epsilon}

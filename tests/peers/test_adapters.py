@@ -6,12 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import as_captum
 import as_lxt
+import as_tdhook
+import as_zennit
 import pytest
 import torch
 from kinds import CAPTUM, LXT, TDHOOK, ZENNIT, Kind
 from run_suites import BEGIN, END, REPOSITORY
 from suites import SUITES, Suite, version_of
+from torch import nn
 
 from lxt_compose import functional
 
@@ -59,6 +63,40 @@ def test_the_stabilizer_of_lxt_is_unsigned():
     assert a.grad.item() == 2 / (-1 + 0.5)
     (found,) = torch.autograd.grad(as_lxt._unsigned(functional.matmul)(a[None], b[None, :].mT, False, 0.5), a)
     assert found.item() == pytest.approx(-6 / (2 * -6 + 0.5))
+
+
+def test_zennits_gamma_takes_the_sign_of_the_output_with_its_bias():
+    layer, x = nn.Linear(2, 1).double(), torch.ones(1, 2).double().requires_grad_()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[5.0, -4.0]]))
+        layer.bias.fill_(-2.0)
+    with as_zennit._gamma(0.25, 1e-6, zero_bias=True).register(layer):
+        layer(x).backward(torch.ones(1, 1).double())
+    assert x.grad.flatten().tolist() == pytest.approx([5e6, -5e6])
+
+
+def test_tdhooks_pseudo_identity_is_stabilized_everywhere():
+    layer, x = nn.Linear(1, 1, bias=False).double(), torch.tensor([[0.005]]).double().requires_grad_()
+    with as_tdhook.StabilizedRatio(1e-6).register(layer, formulation="gradient"):
+        layer(x).sum().backward()
+    assert x.grad.item() == pytest.approx((layer.weight * 0.005 / 0.005001).item())
+
+
+def test_captums_classes_give_our_relevance_at_inputs_and_layers():
+    model, x = nn.Sequential(nn.Linear(3, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False)), torch.ones(2, 3)
+    with torch.no_grad():
+        model[0].weight.fill_(2.0)
+        model[2].weight.fill_(3.0)
+    model[0].rule = as_captum.EpsilonRule()
+    relevance, delta = as_captum.LRP(model).attribute(x, target=0, return_convergence_delta=True)
+    torch.testing.assert_close(relevance, torch.full((2, 3), 12.0))
+    torch.testing.assert_close(delta, torch.zeros(2))
+    for layer, inputs in ((model[0], False), (model[2], True)):
+        found = as_captum.LayerLRP(model, layer).attribute(x, target=0, attribute_to_layer_input=inputs)
+        torch.testing.assert_close(found, torch.full((2, 2), 18.0))
+    model[0].rule = 1
+    with pytest.raises(TypeError, match="rule is no rule"):
+        as_captum.LRP(model)
 
 
 def test_the_document_has_a_place_for_the_table():
