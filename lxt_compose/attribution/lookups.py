@@ -55,13 +55,18 @@ class Following:
         beside: the names of those that say where or of what kind something is, such as positions. What is computed
             from their numbers is a constant; look-ups count.
         listener: who is told of look-ups.
+        floats: whether there are floating point tensors among them, to be followed until something is added up.
     """
 
-    def __init__(self, inputs: Mapping[str, Tensor], beside: Iterable[str], listener: Listener) -> None:
+    def __init__(
+        self, inputs: Mapping[str, Tensor], beside: Iterable[str], listener: Listener, *, floats: bool = False
+    ) -> None:
         self.starts: dict[str, int] = {}
         """The origin of the first element of each input."""
-        self._origins, self._listener = Origins(), listener
+        self._origins, self._listener = Origins(floats=floats), listener
         self._known: dict[Any, Integers | None] = {}
+        self.rounds = False
+        """Whether integers were made of floating point numbers that are not followed."""
         self._beside, start = set(beside), 1
         self._spans: list[tuple[int, int]] = []
         for name, x in inputs.items():
@@ -81,7 +86,7 @@ class Following:
             kwargs: its keyword arguments.
         """
         plain = all(x.is_floating_point() if isinstance(x, Tensor) else type(x) in PLAIN for x in args)
-        if (plain and not kwargs) or not self._origins.among((args, kwargs)):
+        if (plain and not kwargs and not self._origins.floats) or not self._origins.among((args, kwargs)):
             return call(func, args, kwargs)
         if func not in self._known:
             self._known[func] = integers_of(func)
@@ -99,6 +104,12 @@ class Following:
                 self._changed(known, func, args, kwargs)
                 return output
             return self._made(known, func, args, kwargs, output)
+
+    def unknown(self, x: Tensor, arguments: Any) -> None:
+        """Note that integers were made of floating point numbers, which are not followed."""
+        if not self._origins.among(arguments):
+            self.rounds = True
+            self._origins.put(x, torch.tensor(UNKNOWN))
 
     def _made(self, known: Integers | None, func: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> Any:
         """Note the origins of what a function has made."""
@@ -118,11 +129,15 @@ class Following:
             known.effect in (Effect.ONE_HOT, Effect.EQUALS) or any(map(self._origins.is_indicator, given))
         )
         looks_up = known is not None and bool(index_in(known, args, kwargs, self._origins))
+        of_integers = any(not x.is_floating_point() for x in given)
         exchanged: dict[int, Tensor] = {}
         for place, x in made:
             origins = found[place] if found is not None and len(found) == len(outputs) else None
             if x.is_floating_point() or x.is_complex():
-                if not self._listener.carries(x):
+                if not of_integers:
+                    if origins is not None and bool((origins > 0).any()):
+                        self._origins.put(x, origins)
+                elif not self._listener.carries(x):
                     exchanged[id(x)] = self._looked_up(func, x, origins, as_numbers=not (indicator or looks_up))
                 elif not (looks_up and not self._origins.among(values_in(known, args, kwargs))):  # type: ignore[arg-type]
                     self._listener.lost(func)
@@ -155,6 +170,9 @@ class Following:
     def _changed(self, known: Integers | None, func: Callable[..., Any], args: Any, kwargs: Any) -> None:
         """Note the origins of what a function has changed in place."""
         target = next(changed_by(args, kwargs), None)
+        if target is not None and target.is_floating_point() and self._origins.knows(target):
+            self._origins.inside(target).fill_(UNKNOWN)
+            return
         if target is None or (target.dtype == torch.bool and not self._origins.knows(target)):
             return
         floating = target.is_floating_point() or target.is_complex()

@@ -21,9 +21,13 @@ UNKNOWN = -1
 
 
 class Origins:
-    """The origins of all integer tensors that come from some inputs, for the time of one forward and backward pass."""
+    """The origins of all integer tensors that come from some inputs, for the time of one forward and backward pass.
 
-    def __init__(self) -> None:
+    Those of floating point tensors too, if they are followed: a model may round them and look up what it gets.
+    """
+
+    def __init__(self, *, floats: bool = False) -> None:
+        self.floats = floats
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
         self._indicators: set[int] = set()
 
@@ -52,14 +56,15 @@ class Origins:
         """The origins of a tensor: int64, of its shape."""
         kept = self._kept.get(storage_of(x))
         if kept is None:
-            return torch.zeros((), dtype=torch.long, device=x.device).expand(x.shape)
+            nobody = UNKNOWN if self.floats and x.requires_grad else 0
+            return torch.full((), nobody, dtype=torch.long, device=x.device).expand(x.shape)
         if kept[0].element_size() != x.element_size():
             return torch.full(x.shape, UNKNOWN, device=x.device)
         return kept[1].as_strided(x.size(), x.stride(), x.storage_offset())
 
     def knows(self, x: Any) -> bool:
         """Whether a value is a tensor that comes from an input, or shares memory with one that does."""
-        return isinstance(x, Tensor) and not x.is_floating_point() and storage_of(x) in self._kept
+        return isinstance(x, Tensor) and (self.floats or not x.is_floating_point()) and storage_of(x) in self._kept
 
     def is_indicator(self, x: Tensor) -> bool:
         """Whether it says where an integer is among others."""
@@ -93,7 +98,7 @@ def after(
     if known.effect is Effect.CONVERTS:
         fitting = isinstance(x, Tensor) and x.shape == made.shape
         return [from_.of(x).to(made.device)] if fitting else None
-    if known.effect is Effect.AT_PLACE:
+    if known.effect in (Effect.AT_PLACE, Effect.ROUNDS):
         return [_at_place(func, (args, kwargs), made.shape, from_)]
     if known.effect is Effect.ONE_HOT:
         return [from_.of(x if args else kwargs["tensor"])[..., None].expand(made.shape)]
@@ -117,7 +122,8 @@ def combined(origins: Iterable[Tensor]) -> Tensor:
 def _at_place(func: Callable[..., Any], arguments: Any, shape: torch.Size, from_: Origins) -> Tensor:
     """Of elementwise operations; what is multiplied with 0 is a constant."""
     tensors = list(tensors_in(arguments))
-    origins = combined(from_.of(x).expand(shape) for x in tensors if from_.knows(x))
+    known = [x for x in tensors if from_.knows(x) or (from_.floats and x.requires_grad)]
+    origins = combined(from_.of(x).expand(shape) for x in known)
     if str(getattr(func, "__name__", "")).strip("_") in ("mul", "rmul", "imul", "multiply"):
         for factor in (*tensors, *(x for x in arguments[0] if isinstance(x, (int, float)))):
             if not from_.knows(factor):

@@ -23,7 +23,7 @@ from .joining import joined, one_after_the_other
 from .latent import Layer, Recorder, find_layers
 from .layer_dims import LayerDims
 from .result import Attribution
-from .taps import Taps
+from .taps import RoundedError, Taps
 from .targets import Chosen, called
 
 
@@ -148,6 +148,14 @@ class _Run:
 
     def batches(self, goals: Goals, size: int | None, *, progress: bool, ledger: bool) -> list[dict[str, Any]]:
         """What was found in each batch, as the arguments that an Attribution is joined from."""
+        try:
+            return self._all(goals, size, floats=False, progress=progress, ledger=ledger)
+        except RoundedError:
+            return self._all(goals, size, floats=True, progress=progress, ledger=ledger)
+
+    def _all(
+        self, goals: Goals, size: int | None, *, floats: bool, progress: bool, ledger: bool
+    ) -> list[dict[str, Any]]:
         parts = []
         inside = asked_inside(goals, self._ask)
         self.called = self.model if inside is None else with_target(self.model, inside)
@@ -155,7 +163,7 @@ class _Run:
             self.registration, tally = registration, registration.session.tally
             tally.strict = False  # until it is known what lies between the explained output and the inputs
             self.books = stack.enter_context(registration.ledger()) if ledger else None
-            taps = stack.enter_context(Taps(registration))
+            taps = stack.enter_context(Taps(registration, floats=floats))
             times_value = self.composite.formulation == GRADIENT and not self.as_it_is
             layer_dims = LayerDims(self.model, self.given.dims_of_relevance())
             recorder = stack.enter_context(Recorder(self.layers, registration, layer_dims, times_value=times_value))

@@ -10,16 +10,21 @@ from torch import Tensor, nn
 
 from ..autograd.trees import map_tensors
 from ..errors import AttributionError, RegistrationError, place
-from ..ops import display_name
+from ..ops import Effect, display_name, integers_of
 from ..rules import GRADIENT, Epsilon
 from ..runtime.registration import Registration
 from ..target_module import explained
-from .inputs import Inputs, telling
+from ..torch_internals import modes_off
+from .inputs import Inputs, is_integer, telling
 from .lookups import Following
 
 
 class NotLookedUpError(AttributionError):
     """Nothing was computed from the integers that a model was given."""
+
+
+class RoundedError(AttributionError):
+    """A model has looked something up by floating point numbers that it rounded: they must be followed too."""
 
 
 class _Leaf:
@@ -43,14 +48,21 @@ class Taps:
 
     A floating point input is passed on as a copy, so that a model may change it in place. Integers are followed: the
     rows of tables that are looked up by them become carriers with the same values, cut off from what made them, and
-    their relevance is that of the integers.
+    their relevance is that of the integers. Floating point inputs are followed too if a model looks something up by
+    what it rounds of them; that is found out by doing without.
+
+    Args:
+        registration: of the composite.
+        floats: whether to follow floating point inputs.
     """
 
-    def __init__(self, registration: Registration) -> None:
+    def __init__(self, registration: Registration, *, floats: bool = False) -> None:
+        self._floats = floats
         self._registration, self._session = registration, registration.session
         self._open = False
         self._leaves: list[_Leaf] = []
         self._ids: dict[str, Tensor] = {}
+        """All inputs that are followed."""
         self._following: Following | None = None
         self._lost: dict[str, None] = {}
 
@@ -58,7 +70,7 @@ class Taps:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._session.following = None
+        self._session.following = self._session.rounded = None
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -73,11 +85,12 @@ class Taps:
         """
         batch = batch.copied()
         self._leaves = [_Leaf(x, name) for name, x in batch.carriers.items()]
-        self._ids = {**batch.ids, **batch.beside}
-        exchanged = {id(batch.carriers[leaf.name]): leaf.carrier.clone() for leaf in self._leaves}
+        copies = {leaf.name: leaf.carrier.clone() for leaf in self._leaves}
+        exchanged = {id(batch.carriers[name]): copy for name, copy in copies.items()}
         args, kwargs = map_tensors(lambda x: exchanged.get(id(x), x), (batch.args, batch.kwargs))
-        self._following = Following(self._ids, batch.beside, self) if self._ids else None
-        self._session.following = self._following
+        self._ids = {**batch.ids, **batch.beside, **(copies if self._floats else {})}
+        self._following = Following(self._ids, batch.beside, self, floats=self._floats) if self._ids else None
+        self._session.following, self._session.rounded = self._following, self._rounded
         self._open, self._lost = True, {}
         try:
             with telling(model, batch):
@@ -116,6 +129,7 @@ class Taps:
         Integers that the model computed with as they are have no features.
         """
         found = {leaf.name: r for leaf, r in zip(self._leaves, relevance, strict=True) if leaf.origins is None}
+        given = dict(found)
         for name, ids in self._ids.items():
             own = [
                 (leaf, leaf.rows(r))
@@ -130,6 +144,9 @@ class Taps:
                 mine = self._own(leaf, name)
                 places = leaf.origins.flatten()[mine] - self._following.starts[name]  # type: ignore[union-attr]
                 total[:, : rows.shape[1]].index_add_(0, places, rows[mine].to(total))
+            if name in given:
+                found[name] = given[name] + total.sum(1).reshape(ids.shape)
+                continue
             numbers = features == 1 and all(leaf.as_numbers for leaf, _ in own)
             found[name] = total.reshape(ids.shape if numbers else (*ids.shape, features))
         return found
@@ -156,9 +173,23 @@ class Taps:
 
     def lost(self, func: Callable[..., Any]) -> None:
         """See :class:`~.lookups.Listener`."""
+        if self._following is not None and self._following.rounds and not self._floats:
+            raise RoundedError("floating point inputs are rounded and looked up")
         note = "made of integers of an input that several elements have made together, or in a way that is not followed"
         self._session.tally.uncovered(self._path(), display_name(func), note)
         self._lost[f"{display_name(func)} in {place(self._path())}"] = None
+
+    def _rounded(self, func: Callable[..., Any], args: Any, kwargs: Any, output: Tensor) -> None:
+        """A function has made something without gradients of carriers: note it if it converted them to integers."""
+        effect = getattr(integers_of(func), "effect", None)
+        if effect is Effect.ROUNDS and output.is_floating_point() and not self._floats:
+            raise RoundedError("floating point inputs are rounded")
+        if effect is not Effect.CONVERTS or not is_integer(output):
+            return
+        with modes_off():
+            if self._following is None:
+                self._following = self._session.following = Following({}, (), self, floats=self._floats)
+            self._following.unknown(output, (args, kwargs))
 
     def left(self, func: Callable[..., Any]) -> None:
         """See :class:`~.lookups.Listener`."""

@@ -17,6 +17,7 @@ class Effect(Enum):
 
     MOVES = "elements of the operands, elsewhere"
     AT_PLACE = "from the elements of the operands at their place"
+    ROUNDS = "the same, rounded to whole numbers"
     CONVERTS = "the elements of the first operand, as another type or in other memory"
     ONE_HOT = "each integer becomes a row"
     LOOKS_UP = "rows of a table"
@@ -112,6 +113,7 @@ def _rows() -> dict[str, Integers]:
     for name in _ADDED_AT.split():
         rows[name] = Integers(Effect.COMBINES, (Argument(0, "input"), Argument(3, "src")), Argument(2, "index"), True)
     rows |= {name: Integers(Effect.AT_PLACE) for name in _AT_THEIR_PLACE.split()}
+    rows |= {name: Integers(Effect.ROUNDS) for name in ("floor", "ceil", "round", "trunc", "floor_divide")}
     rows |= {name: Integers(Effect.CONVERTS) for name in _CONVERSIONS.split()}
     for name in _CHOSEN_BY_VALUE.split():
         rows.pop(name, None)

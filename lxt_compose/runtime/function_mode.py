@@ -185,6 +185,8 @@ class FunctionMode(TorchFunctionMode):
                 note_cut(self.session, frame, made, args)
         else:
             output, now = self._run_decided(now, made, site)
+        if self.session.rounded is not None and isinstance(output, Tensor) and not output.requires_grad:
+            self.session.rounded(info.function, args, kwargs, output)
         self._mark(now, output)
         return output
 

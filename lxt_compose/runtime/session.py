@@ -6,7 +6,7 @@ Hooks and function mode hold no state of their own.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -44,6 +44,7 @@ class Session:
         tally: what has run.
         observer: who watches: a ledger or a conservation check.
         following: what follows the integers that the model was given, if anything does.
+        rounded: who is told of functions that carriers go into and a tensor without gradients comes out of.
         parts: the parts of weights that rules have made.
         mode: the function mode, which is active while a module runs.
         active: whether the registration has not been removed.
@@ -70,6 +71,7 @@ class Session:
         self.stack, self.parts = CallStack(), Parts()
         self.observer: Observer | None = None
         self.following: Following | None = None
+        self.rounded: Callable[[Any, Any, Any, Tensor], None] | None = None
         self.mode = TorchFunctionMode()
         self.active, self.installed = True, ExitStack()
         self.frozen: list[nn.Parameter] = []

@@ -317,6 +317,40 @@ def test_bags(mode, form, formulation):
 
 
 @both
+@pytest.mark.parametrize("rounding", ["long", "round", "floor"])
+def test_columns_of_numbers_that_are_rounded_and_looked_up(rounding, formulation):
+    composite, sizes = composite_of(formulation), (5, 7)
+    tables = nn.ModuleList([embedding(5, 3), embedding(7, 4)])
+    columns = torch.stack([torch.arange(6) % 5, (torch.arange(6) * 3) % 7], 1)
+    numbers = torch.randn(6, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    passes = []
+
+    def integers(x):
+        if rounding == "long":
+            return x[:, :2].long()
+        return (x[:, :2].round() if rounding == "round" else (x[:, :2] + 0.25).floor()).to(torch.int64)
+
+    def forward(self, x):
+        passes.append(len(x))
+        ids = integers(x)
+        return self.head(torch.cat([*(table(ids[:, i]) for i, table in enumerate(self.tables)), x[:, 2:]], 1).tanh())
+
+    def by_rows(self, a, b, x):
+        return self.head(torch.cat([a @ self.tables[0].weight, b @ self.tables[1].weight, x], 1).tanh())
+
+    children = {"tables": tables, "head": nn.Linear(9, 3).double()}
+    rows = [one_hot(columns[:, i], size) for i, size in enumerate(sizes)]
+    want = attribute(Fn(by_rows, **children), (*rows, numbers), target=1, composite=composite).relevance
+    want = torch.cat([want["args0"].sum(1, True), want["args1"].sum(1, True), want["args2"]], 1)
+    given = torch.cat([columns.double(), numbers], 1)
+    found = attribute(Fn(forward, **children), given, target=1, composite=composite, ledger=True, batch_size=4)
+    assert_close(found.relevance, want, 1e-6)
+    assert found.report.complete
+    assert found.ledger.unaccounted < 1e-9
+    assert passes == [4, 4, 2]  # the first of them to find that out
+
+
+@both
 def test_integers_that_a_model_computes_with(formulation):
     composite = composite_of(formulation)
     net = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).double()
@@ -383,6 +417,10 @@ LOST = {
             self.table(ids) + torch.stack([torch.bincount(r, minlength=WIDTH)[:WIDTH] for r in ids])[:, None] * 0.1
         ),
         "mul",
+    ),
+    "rounded sums": (
+        lambda self, ids: self.table(ids) + self.table((self.table(ids).sum(-1).cosh()).long() % SIZE),
+        "embedding",
     ),
     "a number beside a carrier": (lambda self, ids: self.table(ids) * ids[..., None], "mul"),
 }
