@@ -11,6 +11,7 @@ import as_lxt
 import as_tdhook
 import as_zennit
 import pytest
+import run_suites
 import torch
 from kinds import CAPTUM, LXT, TDHOOK, ZENNIT, Kind
 from run_suites import BEGIN, END, REPOSITORY
@@ -102,3 +103,19 @@ def test_captums_classes_give_our_relevance_at_inputs_and_layers():
 def test_the_document_has_a_place_for_the_table():
     text = (REPOSITORY / "docs/measured.md").read_text()
     assert text.index(BEGIN) < text.index(END)
+
+
+def test_a_run_without_all_suites_leaves_the_document(tmp_path, monkeypatch, capsys):
+    document = tmp_path / "measured.md"
+    document.write_text(f"before\n{BEGIN}table\n{END}after\n")
+    given = ["run_suites.py", "--sources", str(tmp_path), "--write", str(document)]
+    monkeypatch.setattr(sys, "argv", given)
+    assert run_suites.main() == 0
+    assert "no tests in the source distribution: set PEERS_SRC" in capsys.readouterr().out
+    assert "table" in document.read_text()
+    monkeypatch.setattr(run_suites, "judge", lambda suite, *_: ((suite.name, "1", 2, 2, 0, 0), [], []))
+    monkeypatch.setattr(Suite, "trees", lambda suite, places: [tmp_path])
+    monkeypatch.setattr(Suite, "files", lambda suite, root: ["test_it.py"])
+    assert run_suites.main() == 0
+    assert "table" not in document.read_text()
+    assert document.read_text().endswith(f"{END}after\n")
