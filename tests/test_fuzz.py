@@ -18,7 +18,7 @@ OPEN_STEPS: set[str] = {"scatter", "scatter_mean"}
 OPEN_IDS = {"a table for each column": "one table", "looked up by a function": "one table"}
 OPEN_CALLS = {"dict": "positional", "list": "positional"}
 OPEN_SPELLINGS = {("residual_block", "f(x) += x"): "x + f(x)"}
-OPEN_UNDER: dict[str, set[str]] = {"cp_lrp": {"swiglu"}}
+OPEN_UNDER: dict[str, set[str]] = {}
 
 
 OPEN_SEEDS = {48}

@@ -227,3 +227,43 @@ def test_marks_hold_no_tensor_and_values_stay_the_models_own():
             assert alive() is None
         finally:
             gc.enable()
+
+
+INLINE = {
+    "silu": (F.silu, lambda x: x * torch.sigmoid(x), lambda x: x.sigmoid() * x, lambda x: x / (1 + torch.exp(-x))),
+    "gelu": (F.gelu, lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)), lambda x: x * (torch.erf(x * 2**-0.5) + 1) / 2),
+    "gelu by tanh": (
+        lambda x: F.gelu(x, approximate="tanh"),
+        lambda x: 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))),
+        lambda x: 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x * x * x))),
+    ),
+    "hard swish": (F.hardswish, lambda x: x * F.relu6(x + 3) / 6, lambda x: x * F.hardsigmoid(x)),
+    "mish": (F.mish, lambda x: x * torch.tanh(F.softplus(x))),
+    "squared relu": (lambda x: F.relu(x) ** 2, lambda x: F.relu(x) * F.relu(x), lambda x: x.relu().square()),
+    "a copy": (F.silu, lambda x: x * torch.sigmoid(x.clone().contiguous().double())),
+    "in place": (F.silu, lambda x: x.clone().mul_(x.sigmoid())),
+}
+
+
+@pytest.mark.parametrize("preset", ["attnlrp", "cp_lrp", "relp"])
+@pytest.mark.parametrize("name", INLINE)
+def test_an_activation_written_out_where_it_is_used_is_the_activation(name, preset):
+    """``x * sigmoid(x)`` depends on one signal: that is an activation of x, and no product of a signal and a gate."""
+    wanted = [found(Net(function), getattr(presets, preset)())[1] for function in INLINE[name]]
+    for other in wanted[1:]:
+        torch.testing.assert_close(other, wanted[0], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [
+        lambda x: x.flip(1) * torch.sigmoid(x),
+        lambda x: x * torch.sigmoid(x * torch.ones(3, dtype=x.dtype)),
+        lambda x: x * x,
+    ],
+    ids=["moved", "a tensor as a factor", "a square"],
+)
+def test_other_products_of_a_signal_with_itself_are_signals(gate):
+    rule, relevance = found(Net(gate), presets.cp_lrp())
+    assert rule == "SignalTakesAll(epsilon=0.0)"
+    assert relevance.any()
