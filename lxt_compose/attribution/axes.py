@@ -165,6 +165,8 @@ def _of_ids(name: str, n: int, model: nn.Module) -> Dims | None:
     if n == 3:
         kind = "choice" if "MultipleChoice" in type(model).__name__ else "sequence"
         return (BATCH, "codebook" if hasattr(_config(model), "num_codebooks") else kind, "token")
+    if n > 3 and not name.endswith(("ids", "tokens")):
+        return None  # numbers, of an image maybe
     if n != 2:
         return (BATCH,) if n == 1 else (BATCH, *["group"] * (n - 2), "token") if n else ()
     return (BATCH, "token") if name.endswith(("ids", "tokens")) else (BATCH, "column" if "cat" in name else "token")

@@ -471,3 +471,15 @@ def test_a_rule_around_a_look_up():
     for key in ("table", nn.Embedding):
         found = attribute(model_of(WAYS["nn.Embedding"]), ids(), target=1, composite=Composite({key: Epsilon()}))
         assert_close(found.relevance, want.relevance)
+
+
+def test_images_of_bytes_are_images():
+    torch.manual_seed(0)
+    children = {"conv": nn.Conv2d(3, 4, 3).double(), "head": nn.Linear(4, 2).double()}
+    model = Fn(lambda self, x: self.head(self.conv(x.double() / 255).relu().mean((2, 3))), **children)
+    image = torch.randint(0, 255, (2, 3, 6, 6), dtype=torch.uint8)
+    found = attribute(model, image, target=1)
+    assert found.dims == {"args0": ("batch", "channel", "height", "width")}
+    assert found.scores.shape == (2, 6, 6)
+    plain = Fn(lambda self, x: self.head(self.conv(x / 255).relu().mean((2, 3))), **children)
+    assert_close(found.relevance, attribute(plain, image.double(), target=1).relevance)
