@@ -247,6 +247,10 @@ class NoRelevance(RelevanceFunction):
         return None, *zeros
 
 
+class AllStopped(NoRelevance):
+    """The same where rules have stopped all relevance on its way to every input of the model."""
+
+
 def shared(shapes: list[torch.Size], shares: list[float], slot: Tensor) -> Slots:
     """Shares of the slot for inputs of these shapes, summed over the dimensions along which each was broadcast."""
     if len(set(shares)) == 1:

@@ -15,13 +15,23 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from ..autograd.nodes import CHECKPOINT, CUSTOM, EXACT, OTHER, kind_of_node, name_of_node, past_links
+from ..autograd.functions import AllStopped
+from ..autograd.nodes import (
+    CHECKPOINT,
+    CUSTOM,
+    EXACT,
+    OTHER,
+    function_of_node,
+    kind_of_node,
+    name_of_node,
+    past_links,
+)
 from ..autograd.saved_values import Kept, keep
 from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
 from ..ops import mutates
 from ..rules import GRADIENT, OpCall
-from ..rules.absorption import CONSTANT, UNCOVERED
+from ..rules.absorption import CONSTANT, RULE, UNCOVERED
 from ..torch_internals import in_backward, modes_off, next_node_number
 from .accounts import Graph, Key, Run
 from .closing import close
@@ -199,6 +209,8 @@ class Recorder:
         operation.name = ", ".join(dict.fromkeys(reversed(named)))
         operation.status = {CUSTOM: Status.UNCOVERED, EXACT: Status.EXACT}.get(worst)
         operation.rest = CONSTANT if worst == EXACT else UNCOVERED
+        if any(function_of_node(node) is AllStopped for node in nodes):
+            operation.rest = RULE
         operation.passes_on = worst == CHECKPOINT
 
     def _claim(self, run: Run, graph: Graph, operation: Operation, node: Any) -> list[Any]:

@@ -57,12 +57,13 @@ class Shifted:
 class Exponents:
     """What a number was raised to the power of: the way back to it, and its values times the logarithm of the base."""
 
-    __slots__ = ("_value", "edge", "rate", "shifted", "way")
+    __slots__ = ("_carriers", "_value", "edge", "rate", "shifted", "way")
 
     def __init__(self, z: Tensor, rate: float = 1.0, shifted: Shifted | None = None) -> None:
         self.edge, self.rate, self.shifted = edge_of(z), rate, shifted
         self.way: Tensor = Share.apply(z, 1.0)
         self._value: Kept = keep(z)
+        self._carriers: dict[bool, Tensor] = {}
 
     @property
     def value(self) -> Tensor:
@@ -77,8 +78,11 @@ class Exponents:
         return self.edge == other.edge or (mine.shape == others.shape and torch.equal(mine, others))
 
     def carrier(self, gradient: bool) -> Tensor:
-        """Return the scores with their way back."""
-        return graft(self.value, Share.apply(self.way, self.rate) if gradient and self.rate != 1 else self.way)
+        """Return the scores with their way back; the same tensor each time, so that a ledger knows it again."""
+        scaled = gradient and self.rate != 1
+        if scaled not in self._carriers:
+            self._carriers[scaled] = graft(self.value, Share.apply(self.way, self.rate) if scaled else self.way)
+        return self._carriers[scaled]
 
     def without_shift(self, total: Sums, gradient: bool, moved: Sums | None = None) -> Tensor:
         """Return the scores as they were before the shift, if that is the same for all terms of each sum.

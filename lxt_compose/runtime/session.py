@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..autograd import saved_values
-from ..autograd.functions import NoRelevance
+from ..autograd.functions import AllStopped
 from ..autograd.marks import mark_seen
 from ..autograd.trees import map_tensors, tensors_in
 from ..coverage.tally import Tally
@@ -196,7 +196,7 @@ class Session:
         first, inputs = outputs[0], stack.root_inputs
 
         def with_backward(tensor: Tensor) -> Tensor:
-            result: Tensor = NoRelevance.apply(tensor, *inputs) if tensor is first else tensor
+            result: Tensor = AllStopped.apply(tensor, *inputs) if tensor is first else tensor
             return result
 
         return map_tensors(with_backward, output)

@@ -119,7 +119,7 @@ class WrittenSoftmax:
             scores, total = known.scores.carrier(self._gradient), known.total
             if self._log_softmax is None:
                 return None
-            return Found(self._log_softmax, (scores, total), Softmax(known.scores, total, logarithm=True))
+            return Found(self._log_softmax, (scores, total), Softmax(Exponents(scores), total, logarithm=True))
         if not isinstance(known, Powers) or self._log_sum is None or known.inverse:
             return None
         if known.exponents.rate != 1 or not known.sums:
@@ -136,7 +136,7 @@ class WrittenSoftmax:
             if self._log_softmax is None or not mine or not total.in_groups(exponents.value):
                 return None
             scores = exponents.without_shift(total, self._gradient)
-            return Found(self._log_softmax, (scores, total), Softmax(exponents, total, logarithm=True))
+            return Found(self._log_softmax, (scores, total), Softmax(Exponents(scores), total, logarithm=True))
         if op.traits.signs != (1, 1) or not (isinstance(one, LogSum) or isinstance(other, LogSum)):
             return None
         logarithm, shift = (one, args[1]) if isinstance(one, LogSum) else (other, args[0])

@@ -523,3 +523,24 @@ def test_lines_that_are_masked_in_full(formulation):
         assert x.grad.isfinite().all()
         results.append(x.grad)
     torch.testing.assert_close(*results)
+
+
+SCORES_TWICE = {
+    "exp of z - logsumexp": lambda z: (z - z.logsumexp(-1, keepdim=True)).exp(),
+    "z - log of sum of exp": lambda z: z - z.exp().sum(-1, keepdim=True).log(),
+    "exp of log of softmax": lambda z: (z.exp() / z.exp().sum(-1, keepdim=True)).log().exp(),
+}
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("name", SCORES_TWICE)
+def test_books_hold_scores_that_are_used_twice_once(name, formulation):
+    weight, x = torch.randn(4, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    model = Fn(lambda _, x: SCORES_TWICE[name](x @ weight) @ weight)
+    with presets.attnlrp(formulation=formulation).register(model) as registration, registration.ledger() as ledger:
+        y = model(x).sum()
+        y.backward(y.detach() if formulation == "relevance" else None)
+    absorbed = sum(ledger.absorbed.values())
+    torch.testing.assert_close(ledger.inputs + absorbed, ledger.seed)
+    constant = ledger.absorbed.get("constant", torch.zeros(1))
+    assert float(constant.abs().max()) < 1e-9
