@@ -15,7 +15,7 @@ _INTERRUPTED = 130
 
 
 def is_command() -> bool:
-    """Whether this process is `lxt-compose` or `python -m lxt_compose`, and its command has not begun."""
+    """Return whether this process is `lxt-compose` or `python -m lxt_compose`, and its command has not begun."""
     if not sys.argv or sys.argv[0] != "-m":
         return bool(sys.argv) and Path(sys.argv[0]).stem == "lxt-compose"
     return "-m" in sys.orig_argv and sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] == [__package__]
@@ -28,7 +28,7 @@ def quit_quietly() -> None:
 
 
 def begin() -> None:
-    """From now on the command handles interrupts itself."""
+    """Let the command handle interrupts itself from now on."""
     if signal.getsignal(signal.SIGINT) is _quit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

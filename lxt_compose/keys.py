@@ -30,7 +30,7 @@ class Where:
 
 
 def where(predicate: Predicate) -> Where:
-    """A key that matches the modules for which ``predicate(name, module)`` is true.
+    """Return a key that matches the modules for which ``predicate(name, module)`` is true.
 
     Args:
         predicate: a function of the dotted name ("" for the model itself) and the module.
@@ -88,7 +88,7 @@ class Assignment:
         return _describe(self.key)
 
     def matches(self, names: tuple[str, ...], module: nn.Module) -> bool:
-        """Whether the key matches this module under one of its dotted names."""
+        """Return whether the key matches this module under one of its dotted names."""
         if isinstance(self.key, tuple):
             return isinstance(module, self.key)
         if isinstance(self.key, str):
@@ -98,7 +98,7 @@ class Assignment:
         return False
 
     def serves(self, function: Callable[..., Any], op: Op | None) -> bool:
-        """Whether the key is this function, or another name of the same operation."""
+        """Return whether the key is this function, or another name of the same operation."""
         if not self.of_function:
             return False
         if self.key in (
@@ -190,7 +190,7 @@ class Binding:
 
 
 def names_of(model: nn.Module) -> dict[nn.Module, tuple[str, ...]]:
-    """Each module of the model with all its dotted names: a module that is mounted twice has two."""
+    """Return each module of the model with all its dotted names: a module that is mounted twice has two."""
     names: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
@@ -200,7 +200,7 @@ def names_of(model: nn.Module) -> dict[nn.Module, tuple[str, ...]]:
 def match(
     entries: tuple[Assignment, ...], names: Mapping[nn.Module, tuple[str, ...]], model: nn.Module
 ) -> tuple[dict[nn.Module, Binding], tuple[str, ...]]:
-    """The bindings, and the keys that match no module; the first key in the order written wins.
+    """Return the bindings, and the keys that match no module; the first key in the order written wins.
 
     Raises:
         MatchError: a name matches no module; the closest names are told.

@@ -52,12 +52,15 @@ def with_target(model: nn.Module, function: Callable[[Any], Any]) -> nn.Module:
 
 
 def explained(model: nn.Module) -> nn.Module:
-    """The model itself, without the function of its output."""
+    """Return the model itself, without the function of its output."""
     return model.model if isinstance(model, WithTarget) else model
 
 
 def target_names(model: nn.Module) -> dict[nn.Module, tuple[str, ...]]:
-    """The names of what is added to the model itself: the function, and modules in it that are none of the model."""
+    """Return the names of what is added to the model itself.
+
+    The function, and modules in it that are none of the model.
+    """
     if not isinstance(model, WithTarget):
         return {}
     known = set(model.model.modules())

@@ -37,7 +37,7 @@ _EXAMPLES = "'batch token feature', 'batch channel time', 'batch channel height 
 
 
 def parse_dims(dims: Any, inputs: Iterable[str]) -> dict[str, Dims]:
-    """The names of dimensions as a user writes them, by the names of inputs and layers.
+    """Return the names of dimensions as a user writes them, by the names of inputs and layers.
 
     Args:
         dims: a string such as ``"batch channel time"``, a tuple of names, or a mapping of them by inputs' names. What
@@ -87,7 +87,7 @@ def find_dims(
     *,
     graph: bool = False,
 ) -> dict[str, Dims]:
-    """The names of the dimensions of each input; token ids have none for the features of their embeddings.
+    """Return the names of the dimensions of each input; token ids have none for the features of their embeddings.
 
     The model runs only if names are missing, on copies, and only until its layers have told them.
 
@@ -119,7 +119,7 @@ def find_dims(
 
 
 def _fitting(name: str, x: Tensor, dims: Dims) -> Dims:
-    """The names without that of the features, where these are ids that have none."""
+    """Return the names without that of the features, where these are ids that have none."""
     if len(dims) == x.dim():
         return dims
     if not x.is_floating_point() and len(dims) == x.dim() + 1 and dims[-1] in SUMMED:
@@ -128,7 +128,7 @@ def _fitting(name: str, x: Tensor, dims: Dims) -> Dims:
 
 
 def embedded(dims: Dims) -> Dims:
-    """The dimensions of what ids are embedded to."""
+    """Return the dimensions of what ids are embedded to."""
     return (*dims, "feature")
 
 
@@ -136,12 +136,12 @@ def embedded(dims: Dims) -> Dims:
 
 
 def is_graph(names: Iterable[str]) -> bool:
-    """Whether arguments of these names are those of a net for graphs, whose first dimension counts nodes."""
+    """Return whether arguments of these names are those of a net for graphs, whose first dimension counts nodes."""
     return not {"edge_index", "adj", "adj_t"}.isdisjoint(names)
 
 
 def _by_name(name: str, x: Tensor, model: nn.Module, *, graph: bool) -> Dims | None:
-    """The dimensions of an argument of a model of transformers, or of a net for graphs."""
+    """Return the dimensions of an argument of a model of transformers, or of a net for graphs."""
     n = x.dim()
     if graph and n in (1, 2):
         first = "edge" if name.startswith("edge") else "node"
@@ -199,7 +199,7 @@ def _is_video(model: nn.Module) -> bool:
 
 
 def completed(names: Sequence[str | None]) -> Dims:
-    """All names, where layers have told some."""
+    """Return all names, where layers have told some."""
     found = list(names)
     if found and found[0] is None and BATCH not in found:
         found[0] = BATCH
@@ -231,12 +231,12 @@ def _by_convention(x: Tensor, model: nn.Module) -> Dims | None:
 
 
 def of_layer(dims: Sequence[Dimension] | None, x: Tensor) -> Dims:
-    """The dimensions of a layer's tensor."""
+    """Return the dimensions of a layer's tensor."""
     return completed([dim.name for dim in dims] if dims is not None else [None] * x.dim())
 
 
 def before_they_were_kept(n: int) -> Dims:
-    """The dimensions of relevance that was made without their names, as by version 0.1: sequences and images."""
+    """Return the dimensions of relevance that was made without their names, as by version 0.1: sequences and images."""
     return (BATCH, "feature")[:n] if n < 3 else {3: _SEQUENCE, 4: _IMAGE}.get(n, (BATCH, *[UNKNOWN] * (n - 1)))
 
 
@@ -244,7 +244,7 @@ def before_they_were_kept(n: int) -> Dims:
 
 
 def place_of(dims: Dims, name: str) -> int | None:
-    """Where a dimension is, or None."""
+    """Return where a dimension is, or None."""
     return dims.index(name) if name in dims else None
 
 
@@ -262,7 +262,7 @@ def check_known(name: str, dims: Dims, shape: Sequence[int]) -> None:
 
 
 def summed(relevance: Tensor, dims: Dims, name: str = "the relevance") -> Tensor:
-    """Relevance summed over channels and features: one number for each place of each sample, samples first.
+    """Return relevance summed over channels and features: one number for each place of each sample, samples first.
 
     A table, which has no places, keeps its features.
 
@@ -278,12 +278,12 @@ def summed(relevance: Tensor, dims: Dims, name: str = "the relevance") -> Tensor
 
 
 def kept_dims(dims: Dims) -> Dims:
-    """The dimensions of scores, the batch first."""
+    """Return the dimensions of scores, the batch first."""
     places = tuple(dim for dim in dims if dim not in SUMMED and dim != BATCH)
     return (BATCH,) * (BATCH in dims) + (places or tuple(dim for dim in dims if dim != BATCH))
 
 
 def total(relevance: Tensor, dim: int | list[int]) -> Tensor:
-    """A sum that does not lose in 16 bits what it adds up."""
+    """Return a sum that does not lose in 16 bits what it adds up."""
     short = relevance.dtype in (torch.float16, torch.bfloat16)
     return relevance.sum(dim, dtype=torch.float32 if short else None)

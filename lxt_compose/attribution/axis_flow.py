@@ -56,7 +56,7 @@ class AxisFlow(TorchFunctionMode):
             self._note(x, self.dims[name])
 
     def of(self, tensor: Tensor) -> list[Dimension] | None:
-        """The dimensions of a tensor that was met, or None."""
+        """Return the dimensions of a tensor that was met, or None."""
         kept, dims = self._known.get(id(tensor), (None, None))
         return dims if kept is not None and kept() is tensor else None
 
@@ -81,7 +81,7 @@ class AxisFlow(TorchFunctionMode):
         return out
 
     def told(self) -> bool:
-        """Whether a layer has named each floating point input, and ids were embedded."""
+        """Return whether a layer has named each floating point input, and ids were embedded."""
         enough = all if self._every_name else any
         told = all(enough(dim.name for dim in dims) for name, dims in self.dims.items() if name not in self.ids)
         return told and self.ids <= self._embedded
@@ -89,7 +89,7 @@ class AxisFlow(TorchFunctionMode):
     def _after(
         self, func: Any, args: Any, kwargs: Any, known: list[tuple[Tensor, list[Dimension]]], out: Any
     ) -> Iterable[list[Dimension] | None]:
-        """The dimensions of each output."""
+        """Return the dimensions of each output."""
         op, outputs = op_of(func), list(tensors_in(out))
         (x, dims), *others = known
         if op is not None and op.traits.lookup:
@@ -109,7 +109,7 @@ class AxisFlow(TorchFunctionMode):
     def _elsewhere(
         self, func: Any, args: Any, kwargs: Any, known: list[tuple[Tensor, list[Dimension]]], place: int, y: Tensor
     ) -> list[Dimension] | None:
-        """The dimensions of one output of an operation that names none."""
+        """Return the dimensions of one output of an operation that names none."""
         op, (x, dims) = op_of(func), known[0]
         same = next((dims for x, dims in known if x.shape == y.shape), None)
         if same is not None and op is not None and op.family is not Family.MOVEMENT:
@@ -121,7 +121,7 @@ class AxisFlow(TorchFunctionMode):
 
 
 def _moved(func: Any, args: Any, kwargs: Any, x: Tensor, dims: list[Dimension]) -> list[list[Dimension]] | None:
-    """The dimensions after an operation that moves elements: where sizes go that no two dimensions share."""
+    """Return the dimensions after an operation that moves elements: where sizes go that no two dimensions share."""
     if x.dim() > len(_PRIMES):
         return None
     stand_in = torch.empty(_PRIMES[: x.dim()], device="meta", dtype=x.dtype)
@@ -137,7 +137,7 @@ def _moved(func: Any, args: Any, kwargs: Any, x: Tensor, dims: list[Dimension]) 
 
 
 def _by_size(found: Sequence[int], dims: list[Dimension]) -> list[Dimension]:
-    """The dimension of each size.
+    """Return the dimension of each size.
 
     Where others are as many as before, they were made longer or shorter in their order; else they are new ones.
     """
@@ -148,7 +148,7 @@ def _by_size(found: Sequence[int], dims: list[Dimension]) -> list[Dimension]:
 
 
 def _kept(y: Tensor, x: Tensor, dims: list[Dimension]) -> list[Dimension] | None:
-    """The dimensions after an operation that cannot be tried: those in front and behind whose sizes stayed."""
+    """Return the dimensions after an operation that cannot be tried: those in front and behind whose sizes stayed."""
     if y.dim() == x.dim():
         return dims
     front = 0

@@ -24,7 +24,7 @@ class Goals:
         return len(self.each)
 
     def part(self, samples: slice) -> Goals:
-        """The targets of some of the samples."""
+        """Return the targets of some of the samples."""
         return replace(self, each=tuple(goal.part(samples) for goal in self.each))
 
     @property
@@ -64,7 +64,7 @@ def read_targets(target: Any, count: int) -> Goals:
 
 
 def _called(target: Any) -> str:
-    """What a target is called that has no name."""
+    """Return what a target is called that has no name."""
     if target is None:
         return "arg-max"
     if isinstance(target, tuple):
@@ -73,7 +73,7 @@ def _called(target: Any) -> str:
 
 
 def asked_inside(goals: Goals, ask: Callable[[Callable[[Any], Tensor], Any], Tensor]) -> Callable[[Any], Any] | None:
-    """What is to be made of the model's output as a part of the model: the values of target functions; or None.
+    """Return what is to be made of the model's output as a part of the model: the values of target functions; or None.
 
     Args:
         goals: the targets.
@@ -88,7 +88,9 @@ def asked_inside(goals: Goals, ask: Callable[[Callable[[Any], Tensor], Any], Ten
 
 
 def choose_each(goals: Goals, output: Any, model: nn.Module, given: Inputs, *, times_output: bool) -> list[Chosen]:
-    """What is explained of an output for each target; of what :func:`asked_inside` made, if it has to do anything.
+    """Return what is explained of an output for each target.
+
+    Of what :func:`asked_inside` made, if it has to do anything.
 
     Raises:
         TypeError: the output, or what a target function returned, holds no number that could be explained.
@@ -119,7 +121,7 @@ def _chosen(goal: Goal, output: Any, model: nn.Module, given: Inputs, *, times_o
 def choose_rows(
     goals: Goals, rows: Tensor, output: Any, model: nn.Module, given: Inputs
 ) -> tuple[Chosen, list[Tensor | None]]:
-    """What is explained of the output for some rows, and the index that each target has for all of them.
+    """Return what is explained of the output for some rows, and the index that each target has for all of them.
 
     Args:
         goals: the targets; the functions have not run.

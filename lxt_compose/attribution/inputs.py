@@ -59,11 +59,11 @@ class Inputs:
         return {**self.carriers, **self.ids, **self.beside}
 
     def mask_of(self, name: str) -> Tensor | None:
-        """The mask that tells real tokens of this input from padding."""
+        """Return the mask that tells real tokens of this input from padding."""
         return self.encoder_mask if self.has_decoder and not name.startswith("decoder_") else self.mask
 
     def asked_at(self, model: nn.Module) -> Tensor | None:
-        """Where the ids are the mask token, if this is a masked language model whose configuration knows it."""
+        """Return where the ids are the mask token, if this is a masked language model whose configuration knows it."""
         token, ids = getattr(_config(model), "mask_token_id", None), self.ids.get("input_ids")
         if "MaskedLM" not in type(model).__name__ or not isinstance(token, int) or ids is None or ids.dim() != 2:
             return None
@@ -71,7 +71,7 @@ class Inputs:
         return where
 
     def batches(self, size: int | None) -> Iterator[tuple[slice, Inputs]]:
-        """The samples in groups of at most ``size``: every tensor with a dimension that counts samples is cut.
+        """Yield the samples in groups of at most ``size``: every tensor with a dimension that counts samples is cut.
 
         That is the batch of an input whose dimensions are known, and the first of any other tensor.
         """
@@ -81,7 +81,7 @@ class Inputs:
             yield part, self if step >= self.count else self._cut(part)
 
     def batch_of(self, value: Any) -> int | None:
-        """The dimension of a tensor that counts samples, or None if it has none, as what all samples share."""
+        """Return the dimension of a tensor that counts samples, or None if it has none, as what all samples share."""
         if not isinstance(value, Tensor):
             return None
         named = next((name for name, x in self.all.items() if x is value), None)
@@ -111,7 +111,7 @@ class Inputs:
         )
 
     def copied(self) -> Inputs:
-        """The same for one forward pass, in which the model may change what is no carrier."""
+        """Return the same for one forward pass, in which the model may change what is no carrier."""
         memo: dict[int, Tensor] = {}
 
         def copy_of(x: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ def read_inputs(model: nn.Module, inputs: Any, dims: Any = None) -> Inputs:
 
 
 def _count(inputs: dict[str, Tensor], dims: dict[str, Dims]) -> int:
-    """The number of samples: the batch of the first input that has one; 1 if none does."""
+    """Return the number of samples: the batch of the first input that has one; 1 if none does."""
     places = {name: place_of(dims[name], BATCH) for name in inputs}
     return next((inputs[name].shape[place] for name, place in places.items() if place is not None), 1)
 
@@ -195,7 +195,7 @@ def _has_decoder(model: nn.Module) -> bool:
 
 
 def _hint(model: nn.Module, named: dict[str, Any], main: Tensor) -> str:
-    """What is likely to be wrong with the inputs, if the model should fail on them."""
+    """Return what is likely to be wrong with the inputs, if the model should fail on them."""
     if _has_decoder(model) and not any(name.startswith("decoder_input") for name in named):
         return "an encoder with a decoder needs decoder_input_ids too: what it has said so far, or its start token"
     images = any(isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in model.modules())
@@ -224,7 +224,7 @@ def telling(model: nn.Module, inputs: Inputs) -> Iterator[None]:
 
 
 def pair(size: Any) -> tuple[int, int]:
-    """Height and width of a patch, given as one number or two.
+    """Return height and width of a patch, given as one number or two.
 
     Raises:
         TypeError: it is something else.
@@ -238,7 +238,7 @@ def pair(size: Any) -> tuple[int, int]:
 
 
 def is_integer(x: Tensor) -> bool:
-    """Whether the tensor can hold ids."""
+    """Return whether the tensor can hold ids."""
     return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
 
 

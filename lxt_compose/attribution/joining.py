@@ -22,7 +22,7 @@ def joined(
     *,
     ledger: Ledger | None = None,
 ) -> dict[str, Any]:
-    """What batches add up to, as the arguments that an Attribution is made from.
+    """Return what batches add up to, as the arguments that an Attribution is made from.
 
     Args:
         parts: what was found in each batch.
@@ -56,7 +56,7 @@ def joined(
 
 
 def _dims_of(given: Inputs, name: str, relevance: Tensor, turns: int) -> Dims:
-    """The dimensions of the relevance of an input: integers that were looked up have features."""
+    """Return the dimensions of the relevance of an input: integers that were looked up have features."""
     dims = given.dims[name]
     if turns > 1 and given.batch_of(given.all[name]) is None:
         dims = (BATCH, *dims)
@@ -67,7 +67,10 @@ def _dims_of(given: Inputs, name: str, relevance: Tensor, turns: int) -> Dims:
 
 
 def _repeated(x: Tensor, given: Inputs, turns: int) -> Tensor:
-    """A row for each target, those of a sample one after the other; of what has no samples, one for each target."""
+    """Return a row for each target, those of a sample one after the other.
+
+    Of what has no samples, one for each target.
+    """
     batch, x = given.batch_of(x), x.detach().cpu()
     if turns == 1:
         return x
@@ -75,14 +78,14 @@ def _repeated(x: Tensor, given: Inputs, turns: int) -> Tensor:
 
 
 def _woven(pieces: list[Tensor], batch: int | None) -> Tensor:
-    """The rows of several targets, those of a sample one after the other."""
+    """Return the rows of several targets, those of a sample one after the other."""
     if len(pieces) == 1:
         return pieces[0]
     return torch.stack(pieces) if batch is None else torch.stack(pieces, batch + 1).flatten(batch, batch + 1)
 
 
 def one_after_the_other(found: list[dict[str, Any]], given: Inputs, layer_dims: dict[str, Dims]) -> dict[str, Any]:
-    """What several backward passes of one batch found, as rows: those of a sample one after the other.
+    """Return what several backward passes of one batch found, as rows: those of a sample one after the other.
 
     Args:
         found: what each found, for a target.
@@ -114,7 +117,7 @@ def one_after_the_other(found: list[dict[str, Any]], given: Inputs, layer_dims: 
 
 
 def not_joined(layer: str, piece: Tensor, count: int) -> AttributionError:
-    """The error where it cannot be told which part of a layer's relevance belongs to which sample."""
+    """Return the error where it cannot be told which part of a layer's relevance belongs to which sample."""
     return AttributionError(
         f"the relevance of {layer} has shape {list(piece.shape)} for {count} samples: its first dimension does not "
         f"count them, so it cannot be told apart; pass batch_size=None and one target for each sample, or other layers"
@@ -122,7 +125,7 @@ def not_joined(layer: str, piece: Tensor, count: int) -> AttributionError:
 
 
 def join_inputs(parts: list[dict[str, Any]], given: Inputs) -> dict[str, Tensor]:
-    """The relevance of each input from all batches; one that all samples share has the sum of what they give it.
+    """Return the relevance of each input from all batches; one that all samples share has the sum of what they give it.
 
     Args:
         parts: what was found in each batch, with the relevance by the names of the inputs.
@@ -137,7 +140,9 @@ def join_inputs(parts: list[dict[str, Any]], given: Inputs) -> dict[str, Tensor]
 
 
 def join_layer(layer: str, parts: list[dict[str, Any]], dims: Dims) -> Tensor:
-    """The relevance of one layer from all batches; of what all samples share (a table of positions, say), their sum.
+    """Return the relevance of one layer from all batches.
+
+    Of what all samples share (a table of positions, say), their sum.
 
     Raises:
         AttributionError: it cannot be told which part of the layer's output belongs to which sample.

@@ -36,7 +36,7 @@ class Neuron(NamedTuple):
 def top_units(
     layers: Mapping[str, Tensor], dims: Mapping[str, Dims], k: int, n: int, sample: int | None
 ) -> list[Neuron]:
-    """The k units of most absolute relevance; see :meth:`Attribution.neurons`.
+    """Return the k units of most absolute relevance; see :meth:`Attribution.neurons`.
 
     Args:
         layers: the relevance of each.
@@ -60,7 +60,7 @@ def top_units(
 
 
 def _units(name: str, relevance: Tensor, dims: Dims, n: int, sample: int | None) -> Tensor:
-    """The relevance of each unit of a layer, the mean of samples or that of one."""
+    """Return the relevance of each unit of a layer, the mean of samples or that of one."""
     check_known(name, dims, relevance.shape)
     place = next((place for place, dim in enumerate(dims) if dim in SUMMED), len(dims) - 1)
     batch = place_of(dims, BATCH)
@@ -86,7 +86,7 @@ class Layer:
 
 
 def blocks(model: nn.Module) -> list[str]:
-    """The names of the model's repeated blocks, whose outputs are the residual stream of a transformer.
+    """Return the names of the model's repeated blocks, whose outputs are the residual stream of a transformer.
 
     These are the members of a list of modules (``nn.ModuleList`` or ``nn.Sequential``) of one and the same class that
     has children and is called; of several such lists the one that holds most parameters.
@@ -112,7 +112,7 @@ def _is_block(module: nn.Module) -> bool:
 
 
 def find_layers(model: nn.Module, keys: Any) -> list[Layer]:
-    """The modules that the keys stand for, in the model's order.
+    """Return the modules that the keys stand for, in the model's order.
 
     Args:
         model: the model.
@@ -186,21 +186,21 @@ class Recorder:
         self._stack.close()
 
     def start(self) -> None:
-        """A forward pass begins."""
+        """Begin a forward pass."""
         self._calls, self._without, self._open = {}, {}, True
         self._dims.start()
 
     def again(self) -> None:
-        """Another backward pass of the same forward pass begins."""
+        """Begin another backward pass of the same forward pass."""
         for calls in self._calls.values():
             calls[:] = [torch.zeros_like(relevance) for relevance in calls]
 
     def stop(self) -> None:
-        """The forward pass has ended; what runs after it is a recomputation."""
+        """End the forward pass; what runs after it is a recomputation."""
         self._open = False
 
     def seen(self, layer: Layer, values: Any) -> None:
-        """A layer put out (or took in) these values."""
+        """Note that a layer put out (or took in) these values."""
         if not self._open:
             return
         with modes_off():
@@ -226,7 +226,9 @@ class Recorder:
             tensor.register_hook(keep)
 
     def found(self) -> dict[str, Tensor]:
-        """The relevance of each layer's tensor; a layer that ran n times has ``name``, ``name#2``, ... ``name#n``.
+        """Return the relevance of each layer's tensor; a layer that ran n times has ``name``, ``name#2``, ...
+
+        ``name#n``.
 
         Raises:
             AttributionError: a layer that was named, or every layer, did not run or is inside of a module with a rule.

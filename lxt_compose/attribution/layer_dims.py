@@ -48,15 +48,15 @@ class LayerDims:
                 return
 
     def start(self) -> None:
-        """A forward pass begins."""
+        """Begin a forward pass."""
         self._events, self._asked = [], {}
 
     def asked(self, name: str, module: nn.Module, tensor: Tensor) -> None:
-        """A layer was met, by this name."""
+        """Note that a layer was met, by this name."""
         self._asked[name] = (len(self._events), tensor.shape, dimensions_of_module(module, tensor))
 
     def found(self) -> dict[str, Dims]:
-        """The dimensions of all layers that were met."""
+        """Return the dimensions of all layers that were met."""
         return {name: self._of(*asked) for name, asked in self._asked.items()}
 
     def _of(self, at: int, shape: torch.Size, own: Names | None) -> Dims:
@@ -71,7 +71,7 @@ class LayerDims:
         return completed(_merged([tuple(names), *self._leading(shape)], len(shape)))
 
     def _leading(self, shape: torch.Size) -> Iterable[Names]:
-        """What the inputs say of the dimensions in front, if these are of the same sizes (but for the batch)."""
+        """Yield what the inputs say of the dimensions in front, if these are of the same sizes (but for the batch)."""
         for sizes, dims in self._inputs.values():
             front = zip(sizes[:-1], shape[:-1], dims[:-1], strict=False)
             if len(sizes) == len(shape) and all(a == b or dim == BATCH for a, b, dim in front):

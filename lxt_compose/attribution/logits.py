@@ -16,7 +16,7 @@ _CAUSAL = re.compile(r"CausalLM|(?<!With)LMHeadModel|DoubleHeads|ConditionalGene
 
 
 def logits_of(output: Any) -> Tensor:
-    """The tensor of a model's output that holds one number for each class.
+    """Return the tensor of a model's output that holds one number for each class.
 
     Raises:
         TypeError: there is none, or it cannot be told which of several it is.
@@ -39,7 +39,7 @@ def logits_of(output: Any) -> Tensor:
 
 
 def per_class(output: Any, model: nn.Module, count: int, mask: Tensor | None, asked_at: Tensor | None = None) -> Tensor:
-    """The numbers that a class can be chosen from: [n, classes].
+    """Return the numbers that a class can be chosen from: [n, classes].
 
     Args:
         output: of the model.
@@ -85,14 +85,14 @@ def _of_masks(model: nn.Module, asked_at: Tensor | None) -> str:
 
 
 def _answers_last(model: nn.Module) -> bool:
-    """Whether the last position of a model's output is its answer: a causal language model."""
+    """Return whether the last position of a model's output is its answer: a causal language model."""
     if hasattr(getattr(model, "config", None), "model_type"):
         return bool(_CAUSAL.search(type(model).__name__))
     return any(isinstance(module, nn.Embedding) for module in model.modules())
 
 
 def last_real(mask: Tensor | None, count: int, length: int) -> Tensor:
-    """The position of the last token of each sample that is no padding; the padding may be left or right.
+    """Return the position of the last token of each sample that is no padding; the padding may be left or right.
 
     Raises:
         ValueError: the mask is of another length than the output, or masks a whole sample.

@@ -41,7 +41,7 @@ class Listener(Protocol):
         """Return whether a tensor has something of an input already."""
 
     def lost(self, func: Callable[..., Any]) -> None:
-        """A function made floating point values of integers of an input, and it cannot be said of which."""
+        """Note that a function made floating point values of integers of an input, and it is not known of which."""
 
     def left(self, func: Callable[..., Any]) -> None:
         """Integers of an input became numbers of Python or an array of numpy."""
@@ -148,7 +148,7 @@ class Following:
         return map_tensors(lambda x: exchanged.get(id(x), x), output) if exchanged else output
 
     def _looked_up(self, func: Callable[..., Any], x: Tensor, origins: Tensor | None, *, as_numbers: bool) -> Tensor:
-        """What takes the place of floating point values that were made of integers."""
+        """Return what takes the place of floating point values that were made of integers."""
         with torch.no_grad():
             if origins is None or x.is_complex() or bool((origins == UNKNOWN).any()):
                 self._listener.lost(func)

@@ -45,7 +45,7 @@ class Origins:
             self._indicators.add(storage_of(x))
 
     def inside(self, x: Tensor) -> Tensor:
-        """The origins of a tensor, to be changed in place; what was not known is a constant."""
+        """Return the origins of a tensor, to be changed in place; what was not known is a constant."""
         memory = storage_of(x)
         if memory not in self._kept:
             count = x.untyped_storage().nbytes() // x.element_size()
@@ -53,7 +53,7 @@ class Origins:
         return self._kept[memory][1].as_strided(x.size(), x.stride(), x.storage_offset())
 
     def of(self, x: Tensor) -> Tensor:
-        """The origins of a tensor: int64, of its shape."""
+        """Return the origins of a tensor: int64, of its shape."""
         kept = self._kept.get(storage_of(x))
         if kept is None:
             nobody = UNKNOWN if self.floats and x.requires_grad else 0
@@ -63,22 +63,24 @@ class Origins:
         return kept[1].as_strided(x.size(), x.stride(), x.storage_offset())
 
     def knows(self, x: Any) -> bool:
-        """Whether a value is a tensor that comes from an input, or shares memory with one that does."""
+        """Return whether a value is a tensor that comes from an input, or shares memory with one that does."""
         return isinstance(x, Tensor) and (self.floats or not x.is_floating_point()) and storage_of(x) in self._kept
 
     def is_indicator(self, x: Tensor) -> bool:
-        """Whether it says where an integer is among others."""
+        """Return whether it says where an integer is among others."""
         return storage_of(x) in self._indicators
 
     def among(self, tree: Any) -> list[Tensor]:
-        """The tensors among some arguments that come from an input."""
+        """Return the tensors among some arguments that come from an input."""
         return [x for x in tensors_in(tree) if self.knows(x)] if self._kept else []
 
 
 def after(
     known: Integers, func: Callable[..., Any], args: Any, kwargs: Any, output: Any, from_: Origins
 ) -> Sequence[Tensor | None] | None:
-    """The origins of what a function has made, one for each tensor that it put out, in their order; None if unknown.
+    """Return the origins of what a function has made, one for each tensor that it put out, in their order.
+
+    None if unknown.
 
     Args:
         known: what the function does with integers.
@@ -110,7 +112,7 @@ def after(
 
 
 def combined(origins: Iterable[Tensor]) -> Tensor:
-    """Where elements came from that were made of others, which may be constants: unknown if of several."""
+    """Return where elements came from that were made of others, which may be constants: unknown if of several."""
     first, *others = origins
     for other in others:
         either = torch.maximum(first, other)
@@ -147,7 +149,7 @@ def _one_hot_by_hand(operands: list[Tensor], made: Tensor, from_: Origins) -> li
 
 
 def values_in(known: Integers, args: Any, kwargs: Any) -> list[Any]:
-    """The arguments whose elements are moved."""
+    """Return the arguments whose elements are moved."""
     found = [args[place] for place in {argument.position for argument in known.values} if place < len(args)]
     return found + [kwargs[name] for name in _keywords(known) if name in kwargs]
 
@@ -157,7 +159,7 @@ def _keywords(known: Integers) -> set[str]:
 
 
 def index_in(known: Integers, args: Any, kwargs: Any, from_: Origins) -> list[Tensor]:
-    """The tensors in the argument that says where to read or write, if they come from an input."""
+    """Return the tensors in the argument that says where to read or write, if they come from an input."""
     if known.effect is Effect.LOOKS_UP:  # torch.embedding and F.embedding take their arguments in different orders
         return from_.among((args, kwargs))
     return [] if known.index is None else from_.among(known.index.of(args, kwargs))

@@ -17,7 +17,9 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def read_arguments(model: nn.Module, inputs: Any) -> Arguments:
-    """The arguments that the model is called with; arrays of numpy become tensors, floats those of the model's dtype.
+    """Return the arguments that the model is called with.
+
+    Arrays of numpy become tensors, floats those of the model's dtype.
 
     Args:
         model: the model.
@@ -46,7 +48,7 @@ def read_arguments(model: nn.Module, inputs: Any) -> Arguments:
 
 
 def distinct(arguments: Arguments) -> Arguments:
-    """The same arguments where a tensor that is given twice is two tensors: each has a relevance of its own."""
+    """Return the same arguments where a tensor that is given twice is two tensors: each has a relevance of its own."""
     met: set[int] = set()
 
     def another(x: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _tensors(tree: Any, dtype: torch.dtype) -> Any:
-    """The same with tensors for arrays of numpy, and plain dictionaries for other mappings."""
+    """Return the same with tensors for arrays of numpy, and plain dictionaries for other mappings."""
     if _is_array(tree):
         found = torch.as_tensor(tree)
         return found.to(dtype) if found.is_floating_point() else found
@@ -84,7 +86,7 @@ def _takes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> b
 
 
 def names_of_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What the arguments hold, by names: ``x``, ``xs[0]``, ``batch.input_ids``.
+    """Return what the arguments hold, by names: ``x``, ``xs[0]``, ``batch.input_ids``.
 
     Of a model that takes one dictionary, the names are those in it.
     """
@@ -115,7 +117,7 @@ def _holds_tensors(tree: Any) -> bool:
 
 
 def _positional(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
-    """The arguments by the names that they have in the model's forward."""
+    """Return the arguments by the names that they have in the model's forward."""
     try:
         names = list(inspect.signature(model.forward).bind_partial(*args).arguments.items())
     except (TypeError, ValueError):  # too many arguments, or no signature: the model itself will tell
@@ -130,7 +132,7 @@ def _positional(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def fresh(tree: Any, exchange: Callable[[Tensor], Tensor] = lambda x: x) -> Any:
-    """A copy for one forward pass: a model may fill a cache or a list that it is given. Tensors are exchanged.
+    """Return a copy for one forward pass: a model may fill a cache or a list that it is given. Tensors are exchanged.
 
     Raises:
         AttributionError: an object cannot be copied.

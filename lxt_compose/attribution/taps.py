@@ -38,7 +38,7 @@ class _Leaf:
         self.carrier.requires_grad_()
 
     def rows(self, relevance: Tensor) -> Tensor:
-        """Relevance of looked up values, one row for each origin."""
+        """Return relevance of looked up values, one row for each origin."""
         assert self.origins is not None
         return relevance.reshape(self.origins.numel(), -1)
 
@@ -78,7 +78,7 @@ class Taps:
         return [leaf.carrier for leaf in self._leaves]
 
     def call(self, model: nn.Module, batch: Inputs) -> Any:
-        """The output of the model; afterwards ``leaves`` holds the carriers.
+        """Return the output of the model; afterwards ``leaves`` holds the carriers.
 
         Raises:
             AttributionError: nothing was made of the integers, or they were looked up inside a module with a rule.
@@ -110,20 +110,20 @@ class Taps:
         return output
 
     def _names_of(self, leaf: _Leaf) -> list[str]:
-        """The inputs that a leaf comes from."""
+        """Return the inputs that a leaf comes from."""
         return (
             [leaf.name] if leaf.origins is None else [name for name in self._ids if bool(self._own(leaf, name).any())]
         )
 
     def _own(self, leaf: _Leaf, name: str) -> Tensor:
-        """Which rows of looked up values are those of an input."""
+        """Return which rows of looked up values are those of an input."""
         assert leaf.origins is not None
         assert self._following is not None
         start = self._following.starts[name]
         return (leaf.origins.flatten() >= start) & (leaf.origins.flatten() < start + self._ids[name].numel())
 
     def by_input(self, relevance: Sequence[Tensor]) -> dict[str, Tensor]:
-        """The relevance of each input from that of the leaves; of integers [*shape, features].
+        """Return the relevance of each input from that of the leaves; of integers [*shape, features].
 
         What was looked up several times gets the sum, feature by feature; shorter rows count for the first features.
         Integers that the model computed with as they are have no features.

@@ -32,7 +32,7 @@ class Goal:
     function: Callable[[Any], Tensor] | None = None
 
     def part(self, samples: slice) -> Goal:
-        """The target of some of the samples."""
+        """Return the target of some of the samples."""
 
         def cut(index: Tensor | None) -> Tensor | None:
             return None if index is None else index[samples]
@@ -46,7 +46,7 @@ class Goal:
         return self.function or (self.first if second is None else (self.first, second))
 
     def rows(self, samples: Tensor) -> Goal:
-        """The target of these samples, given by their numbers."""
+        """Return the target of these samples, given by their numbers."""
         first, second = (None if index is None else index[samples] for index in (self.first, self.second))
         return Goal(first, second, self.others, self.function)
 
@@ -95,7 +95,7 @@ def read_target(target: Any, count: int) -> Goal:
 
 
 def _indices(value: Any, count: int) -> Tensor:
-    """One index per sample."""
+    """Return one index per sample."""
     if hasattr(value, "__array__") and hasattr(value, "shape") and not isinstance(value, Tensor):
         value = torch.as_tensor(value)
     if isinstance(value, Tensor):
@@ -179,7 +179,7 @@ def _check_finite(value: Tensor) -> None:
 
 
 def chosen_by(function: Callable[[Any], Tensor], output: Any, *, count: int, times_output: bool) -> Chosen:
-    """What a target function makes of the model's output; relevance starts with its value.
+    """Return what a target function makes of the model's output; relevance starts with its value.
 
     Raises:
         TypeError: it returned no floating point tensor.
@@ -193,7 +193,7 @@ def chosen_by(function: Callable[[Any], Tensor], output: Any, *, count: int, tim
 
 
 def called(function: Callable[[Any], Tensor], output: Any, count: int) -> Tensor:
-    """What a target function makes of the model's output, [count].
+    """Return what a target function makes of the model's output, [count].
 
     Raises:
         TypeError: it returned no floating point tensor.
@@ -213,7 +213,7 @@ def called(function: Callable[[Any], Tensor], output: Any, count: int) -> Tensor
 
 
 def _picked(goal: Goal, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The number explained, and the indices that it belongs to; logits are [n, classes]."""
+    """Return the number explained, and the indices that it belongs to; logits are [n, classes]."""
     classes = logits.shape[1]
 
     def logit(index: Tensor) -> Tensor:

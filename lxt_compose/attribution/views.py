@@ -25,7 +25,7 @@ _STACKS = ("frame", "depth", "image")
 def picture(
     found: AttributionData, samples: Sequence[int], tokens: Any, *, alone: bool, name: str | None = None, **options: Any
 ) -> Any:
-    """The heatmap of some samples; see :meth:`Attribution.heatmap`.
+    """Return the heatmap of some samples; see :meth:`Attribution.heatmap`.
 
     Args:
         found: the attribution.
@@ -54,7 +54,7 @@ def picture(
 def _picture(
     found: AttributionData, name: str, samples: Sequence[int], tokens: Any, *, alone: bool, **options: Any
 ) -> Any:
-    """The picture of one input."""
+    """Return the picture of one input."""
     from .. import heatmap
 
     scores, dims = found._per_sample(name), tuple(dim for dim in kept_dims(found.dims_of(name)) if dim != BATCH)
@@ -87,7 +87,7 @@ def _picture(
 
 
 def _over(found: AttributionData, name: str, samples: Sequence[int], options: dict[str, Any]) -> dict[str, Any]:
-    """The options with the input under the relevance, unless there is another picture or more than one to a place."""
+    """Return the options with the input under the relevance, unless another is given or a place has several values."""
     below = found.inputs.get(name)
     dims = found.dims_of(name)
     if "image" in options or below is None or below.dim() != len(dims):
@@ -97,7 +97,7 @@ def _over(found: AttributionData, name: str, samples: Sequence[int], options: di
 
 
 def _upright(values: Tensor, dims: Dims) -> Tensor:
-    """The mean over channels, samples first."""
+    """Return the mean over channels, samples first."""
     kept = kept_dims(dims)
     gone = [place for place, dim in enumerate(dims) if dim not in kept]
     found = values.double().mean(gone) if gone else values
@@ -106,7 +106,7 @@ def _upright(values: Tensor, dims: Dims) -> Tensor:
 
 
 def _spectrogram(values: Tensor, dims: Dims) -> Tensor:
-    """[n, mel, time], low bins at the bottom."""
+    """Return [n, mel, time], low bins at the bottom."""
     others = [place for place, dim in enumerate(dims) if dim not in (BATCH, "mel", "time")]
     values = total(values, others) if others else values
     rest = tuple(dim for place, dim in enumerate(dims) if place not in others)
@@ -115,7 +115,7 @@ def _spectrogram(values: Tensor, dims: Dims) -> Tensor:
 
 
 def _signals(values: Tensor, dims: Dims) -> Tensor:
-    """[n, channels, time] of a series."""
+    """Return [n, channels, time] of a series."""
     values, dims = (values, dims) if BATCH in dims else (values[None], (BATCH, *dims))
     values = values.movedim((dims.index(BATCH), dims.index("time")), (0, -1))
     return values.flatten(1, -2) if values.dim() > 2 else values[:, None]
@@ -125,7 +125,7 @@ def _slices(
     found: AttributionData, name: str, scores: Tensor, dims: Dims, samples: Sequence[int], titles: list[str],
     options: dict[str, Any],
 ) -> Any:  # fmt: skip
-    """A row of frames or slices for each sample, all of one scale; of many so many that are evenly apart."""
+    """Return a row of frames or slices for each sample, all of one scale; of many so many that are evenly apart."""
     from .. import heatmap
 
     count = scores.shape[1]
@@ -167,7 +167,7 @@ def _nested(
     found: AttributionData, name: str, scores: Tensor, dims: Dims, samples: Sequence[int], tokenizer: Any,
     options: dict[str, Any],
 ) -> Any:  # fmt: skip
-    """A text for each choice or sequence of each sample."""
+    """Return a text for each choice or sequence of each sample."""
     from .. import heatmap
 
     ids, outer = found.inputs.get(name), dims[0]
@@ -183,7 +183,7 @@ def _nested(
 
 
 def tokens_of(found: AttributionData, name: str, sample: int, source: Any) -> list[str]:
-    """The tokens of one sample of an input without its padding; see :meth:`Attribution.tokens`.
+    """Return the tokens of one sample of an input without its padding; see :meth:`Attribution.tokens`.
 
     Raises:
         ValueError: the number of tokens given does not fit.
@@ -205,7 +205,7 @@ def tokens_of(found: AttributionData, name: str, sample: int, source: Any) -> li
 
 
 def repr_of(found: AttributionData) -> str:
-    """One line: shapes, what was explained and its value, layers, coverage."""
+    """Return one line: shapes, what was explained and its value, layers, coverage."""
     whole = ", ".join(f"{name} {list(r.shape)}" for name, r in found._main.items())
     layers = f", {len(found.latent)} layers" if found.latent else ""
     covered = "complete" if found.report.complete else "NOT complete"
@@ -221,7 +221,7 @@ def _few(values: list[Any]) -> str:
 
 
 def html_of(found: AttributionData) -> str:
-    """What a notebook shows: the first samples and the coverage."""
+    """Return what a notebook shows: the first samples and the coverage."""
     more = f"<p>and {len(found) - _SHOWN} more samples</p>" if len(found) > _SHOWN else ""
     try:
         shown = picture(found, range(len(found))[:_SHOWN], None, alone=False)._repr_html_() + more
@@ -231,7 +231,7 @@ def html_of(found: AttributionData) -> str:
 
 
 def dataframe(found: AttributionData, tokens: Any) -> DataFrame:
-    """One row per score; see :meth:`Attribution.to_dataframe`.
+    """Return one row per score; see :meth:`Attribution.to_dataframe`.
 
     Raises:
         ImportError: pandas is not installed.
@@ -269,14 +269,14 @@ def dataframe(found: AttributionData, tokens: Any) -> DataFrame:
 
 
 def _column(dims: Dims, place: int) -> str:
-    """What the column of a dimension is called: the second of one name has a number."""
+    """Return what the column of a dimension is called: the second of one name has a number."""
     name = _COLUMNS.get(dims[place], dims[place])
     before = dims[:place].count(dims[place])
     return f"{name}{before + 1}" if before else name
 
 
 def _named(names: Any, name: str, scores: Tensor, places: Tensor) -> list[str]:
-    """The name of the last dimension's place in each row."""
+    """Return the name of the last dimension's place in each row."""
     if len(names) != scores.shape[-1]:
         raise ValueError(f"there are {len(names)} names, but {name} has scores for {scores.shape[-1]}")
     return [str(names[place]) for place in places[:, -1].tolist()]

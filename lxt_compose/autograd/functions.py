@@ -196,7 +196,7 @@ class GraftRounded(RelevanceFunction):
 
 
 def graft(value: Tensor, way: Tensor, *, rounded: bool = False) -> Tensor:
-    """The value, with the backward of another computation of it, if that has one.
+    """Return the value, with the backward of another computation of it, if that has one.
 
     Args:
         value: the value.
@@ -260,6 +260,9 @@ def shared(shapes: list[torch.Size], shares: list[float], slot: Tensor) -> Slots
 
 
 def taylor_softmax(total: Callable[[Tensor], Tensor], sign: float, slot: Tensor, x: Tensor, s: Tensor) -> Slots:
-    """``sign * x * (R - s * sum R)`` for ``s = softmax(sign * x)``, the sum by `total`; 0 where x is infinite."""
+    """Return ``sign * x * (R - s * sum R)`` for ``s = softmax(sign * x)``, the sum by `total`.
+
+    0 where x is infinite.
+    """
     relevance = sign * x * (slot - s * total(slot)).to(x.dtype)
     return (relevance.masked_fill(x.isinf(), 0),)

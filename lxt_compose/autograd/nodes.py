@@ -20,12 +20,12 @@ _CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def function_of_node(node: Any) -> type | None:
-    """The autograd function in Python that made a node, if one did."""
+    """Return the autograd function in Python that made a node, if one did."""
     return getattr(type(node), "_forward_cls", type(node)) if isinstance(node, BackwardCFunction) else None
 
 
 def kind_of_node(node: Any) -> str:
-    """What a node is by itself: exact (it moves gradients, or is a rule's own), custom, a checkpoint, or anything."""
+    """Return what a node is: exact (it moves gradients, or is a rule's own), custom, a checkpoint, or anything."""
     function = function_of_node(node)
     if function is not None:
         own = registered(function)
@@ -38,12 +38,18 @@ def kind_of_node(node: Any) -> str:
 
 
 def has_backward(x: Tensor) -> bool:
-    """Whether gradients pass what made a tensor: kernels of libraries without a backward have a node all the same."""
+    """Return whether gradients pass what made a tensor.
+
+    Kernels of libraries without a backward have a node all the same.
+    """
     return x.requires_grad and (x.grad_fn is None or not x.grad_fn.name().endswith("::WarnNotImplemented"))
 
 
 def name_of_node(node: Any) -> str:
-    """How a user would know a node: ``Swish.apply`` for a custom function, ``SigmoidBackward0`` for one of torch."""
+    """Return how a user would know a node.
+
+    ``Swish.apply`` for a custom function, ``SigmoidBackward0`` for one of torch.
+    """
     function = function_of_node(node)
     return str(node.name()).rpartition("::")[2] if function is None else f"{function.__name__}.apply"
 

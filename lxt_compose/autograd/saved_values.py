@@ -49,7 +49,7 @@ def _note(tensor: Tensor, saver: Any, place: int) -> None:
 
 
 def save(ctx: Any, *tensors: Tensor) -> None:
-    """``ctx.save_for_backward(*tensors)``, for tensors that may be changed in place afterwards."""
+    """Call ``ctx.save_for_backward(*tensors)`` for tensors that may be changed in place afterwards."""
     if packs_saved_tensors():
         # Somebody packs what is saved (or may): activation checkpointing, or offloading. What they packed cannot be
         # exchanged later, and a recomputed block changes its tensors in place anew: so copy now.

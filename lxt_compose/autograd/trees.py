@@ -49,7 +49,7 @@ def _registered(tree: Any) -> tuple[Callable[[Any], Any], Callable[[Any, Any], A
 
 
 def tensors_in(tree: Any) -> Iterator[Tensor]:
-    """Every tensor in nested tuples, lists, dicts and dataclasses, in a fixed order; repeats are repeated."""
+    """Yield every tensor in nested tuples, lists, dicts and dataclasses, in a fixed order; repeats are repeated."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, (dict, tuple, list)):
@@ -66,7 +66,7 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    """`tree` with every tensor replaced by ``function(tensor)``, in the order of :func:`tensors_in`.
+    """Return `tree` with every tensor replaced by ``function(tensor)``, in the order of :func:`tensors_in`.
 
     Containers keep their type (named tuples, ordered dicts, frozen dataclasses and such); a container in which
     nothing changes is returned itself, not a copy of it.

@@ -25,7 +25,7 @@ from .points import Around, Key, Place, Scores, points_of, unmoved
 
 
 def gradient_x_input(model: nn.Module, inputs: Any, *, target: Any = None, batch_size: int | None = None) -> Scores:
-    """Gradient times input, ``x * df/dx``, summed over features.
+    """Return gradient times input, ``x * df/dx``, summed over features.
 
     Args:
         model: any module, in ``eval()`` mode.
@@ -139,7 +139,7 @@ def _noisy(noise: float, seed: int) -> Place:
 
 
 def _baselines(baseline: Any, names: list[str]) -> dict[str, float | Tensor]:
-    """The baseline of each input."""
+    """Return the baseline of each input."""
     if isinstance(baseline, Tensor) and len(names) > 1:
         raise ValueError(f"there are several inputs; give a baseline for each, as a dictionary of {', '.join(names)}")
     found = dict(baseline) if isinstance(baseline, Mapping) else dict.fromkeys(names, baseline)
@@ -185,7 +185,7 @@ def attention_rollout(
 def gradient_x_attention_rollout(
     model: nn.Module, inputs: Any, *, target: Any = None, read: str | int = "auto", batch_size: int | None = None
 ) -> Tensor:
-    """Gradient x attention rollout: ``R <- R + E_heads[max(A * df/dA, 0)] R`` over the layers, from ``R = 1``.
+    """Return gradient x attention rollout: ``R <- R + E_heads[max(A * df/dA, 0)] R`` over the layers, from ``R = 1``.
 
     Args:
         model: a transformer, in ``eval()`` mode, with self-attention by softmax or by torch's attention functions.
@@ -215,7 +215,7 @@ def gradient_x_attention_rollout(
 
 
 def random(model: nn.Module, inputs: Any, *, seed: int = 0) -> Scores:
-    """Scores drawn from a normal distribution: what any explanation must beat.
+    """Return scores drawn from a normal distribution: what any explanation must beat.
 
     Args:
         model: any module; it is not run.
@@ -242,7 +242,7 @@ def captum(
     options: dict[str, Any] | None = None,
     **call: Any,
 ) -> Scores:
-    """A method of Captum, by its name there: ``captum("DeepLift", model, x, target=3)``.
+    """Return a method of Captum, by its name there: ``captum("DeepLift", model, x, target=3)``.
 
     Args:
         method: the name of a class in ``captum.attr`` that takes a model (or its forward function).

@@ -59,7 +59,7 @@ class Watch(TorchFunctionMode):
         scale: float | None = None,
         enable_gqa: bool = False,
     ) -> Tensor:
-        """``softmax(Q K^T * scale + mask) V``, the arguments those of ``F.scaled_dot_product_attention``."""
+        """Return ``softmax(Q K^T * scale + mask) V``, the arguments those of ``F.scaled_dot_product_attention``."""
         if enable_gqa:
             key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
             value = value.repeat_interleave(query.shape[-3] // value.shape[-3], -3)
@@ -78,7 +78,7 @@ class Watch(TorchFunctionMode):
 
 
 def attention_maps(points: Points, *, gradients: bool) -> Iterator[tuple[Inputs, list[Map]]]:
-    """The attention of each layer, for each batch: what was given, and the maps from the first layer to the last.
+    """Yield the attention of each layer, for each batch: what was given, and the maps from the first layer to the last.
 
     Raises:
         ValueError: there is no self-attention, it is not over all tokens at once, or no input is in all of it.
@@ -118,7 +118,7 @@ def attention_maps(points: Points, *, gradients: bool) -> Iterator[tuple[Inputs,
 
 
 def _share_an_input(leaves: Values, maps: list[Tensor]) -> bool:
-    """Whether there is an input that every map depends on; of a single input that is taken for granted."""
+    """Return whether there is an input that every map depends on; of a single input that is taken for granted."""
     names = {name for name, _ in leaves}
     if len(names) < 2:
         return True
@@ -134,7 +134,7 @@ def _kept(values: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def read_rows(product: Tensor, read: str | int, maps: list[Tensor], mask: Tensor | None) -> Tensor:
-    """One row of each sample's product [n, tokens, tokens]: that of the token that the output is read from.
+    """Return one row of each sample's product [n, tokens, tokens]: that of the token that the output is read from.
 
     Raises:
         ValueError: `read` is unknown or out of range.

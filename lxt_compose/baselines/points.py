@@ -42,7 +42,7 @@ class Points(Probe):
         return found
 
     def mean_gradients(self, places: Sequence[Place]) -> list[Values]:
-        """The mean of the gradients at several points, for each batch."""
+        """Return the mean of the gradients at several points, for each batch."""
         total: list[Values] = []
         for place in places:
             parts = [{key: g / len(places) for key, g in slots.items()} for _, slots in self.gradients(place)]
@@ -51,12 +51,15 @@ class Points(Probe):
         return total
 
     def starts(self) -> list[Values]:
-        """The inputs themselves, or their embeddings, for each batch, on the CPU."""
+        """Return the inputs themselves, or their embeddings, for each batch, on the CPU."""
         passes = self.passes(unmoved)
         return [{key: leaf.detach().cpu() for key, leaf in leaves.items()} for _, leaves, _, _ in passes]
 
     def scores(self, batches: Sequence[Values]) -> Scores:
-        """What each input got, summed over features: one tensor, or if there are several inputs, one for each name."""
+        """Return what each input got, summed over features.
+
+        One tensor, or if there are several inputs, one for each name.
+        """
         found: dict[str, Tensor] = {}
         for name in dict.fromkeys(name for values in batches for name, _ in values):
             dims = self.dims_of(name)
@@ -69,7 +72,7 @@ class Points(Probe):
         return found if len(self.given.ids) + len(self.given.carriers) > 1 else next(iter(found.values()))
 
     def dims_of(self, name: str) -> Dims:
-        """The names of the dimensions of an input, or of the embeddings of its ids."""
+        """Return the names of the dimensions of an input, or of the embeddings of its ids."""
         dims = self.given.dims[name]
         return embedded(dims) if name in self.given.ids else dims
 
@@ -113,12 +116,12 @@ class Points(Probe):
 
 
 def unmoved(values: Tensor, _: Key) -> Tensor:
-    """The input itself."""
+    """Return the input itself."""
     return values
 
 
 def points_of(model: nn.Module, inputs: Any, target: Any, batch_size: int | None) -> Points:
-    """The points of these inputs."""
+    """Return the points of these inputs."""
     with torch.inference_mode(False):
         return Points(model, inputs, target, batch_size)
 
@@ -137,7 +140,7 @@ class Around(nn.Module):
         self._points = points
 
     def forward(self, *values: Tensor) -> Tensor:
-        """[m] from the values of each input [m, ...], where m is a multiple of the number of samples."""
+        """Return [m] from the values of each input [m, ...], where m is a multiple of the number of samples."""
         points, count = self._points, self._points.given.count
         rows = max(len(x) for x in values)
         samples = torch.arange(count).repeat(max(1, rows // count))  # what is expanded is expanded block by block

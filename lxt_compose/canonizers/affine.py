@@ -31,12 +31,12 @@ def own(module: nn.Module, name: str) -> Tensor | None:
 
 
 def _first(weight: Tensor, scale: Tensor, groups: int) -> Tensor:
-    """``[out, in / groups, ...]``, as in linear layers and convolutions."""
+    """Return ``[out, in / groups, ...]``, as in linear layers and convolutions."""
     return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
 
 
 def _second(weight: Tensor, scale: Tensor, groups: int) -> Tensor:
-    """``[in, out / groups, ...]``, as in transposed convolutions: the inputs of a group lead to its outputs."""
+    """Return ``[in, out / groups, ...]``, as in transposed convolutions: the inputs of a group lead to its outputs."""
     grouped = weight.unflatten(0, (groups, -1))
     return (grouped * scale.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))).flatten(0, 1)
 
@@ -73,17 +73,17 @@ def groups_of(layer: nn.Module) -> int:
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a module has running statistics for each channel, or places for them."""
+    """Return whether a module has running statistics for each channel, or places for them."""
     return set(STATISTICS) <= {*module._buffers, *module._parameters}
 
 
 def has_computed_weight(module: nn.Module) -> bool:
-    """Whether the weight of a module is computed from others: a parametrization, weight norm, an adapter."""
+    """Return whether the weight of a module is computed from others: a parametrization, weight norm, an adapter."""
     return "weight" not in module._parameters and isinstance(getattr(module, "weight", None), Tensor)
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether a module has a weight matrix, its own or a computed one, that its whole output may come from."""
+    """Return whether a module has a weight matrix, its own or a computed one, that its whole output may come from."""
     if is_norm(module) or any(map(is_lazy, module.parameters(recurse=False))):
         return False
     weight = getattr(module, "weight", None)
@@ -150,7 +150,7 @@ class Trial:
         return error
 
     def is_identity(self, norm_values: dict[str, Tensor]) -> bool:
-        """Whether the norm with these values hands on what it is given: no activation is in it."""
+        """Return whether the norm with these values hands on what it is given: no activation is in it."""
         size = norm_values["running_mean"].numel()
         for spatial in ((), (2,), (2, 2), (2, 2, 2)):
             x = 2 * torch.arange(1, 1 + 2 * size * 2 ** len(spatial), dtype=torch.float64).square().sin()

@@ -44,7 +44,7 @@ def merged(layer: nn.Module, norm: nn.Module, layout: Layout) -> Values:
 
 
 def neutral(norm: nn.Module) -> Values:
-    """Values with which the norm computes ``z / sqrt(1 + eps) * sqrt(1 + eps) + 0``."""
+    """Return values with which the norm computes ``z / sqrt(1 + eps) * sqrt(1 + eps) + 0``."""
     given = own(norm, "running_var")
     assert given is not None
     zero = torch.zeros_like(given)
@@ -52,7 +52,7 @@ def neutral(norm: nn.Module) -> Values:
 
 
 def eps_of(norm: nn.Module) -> float:
-    """The eps of a norm; where it is written into its forward, it is most likely torch's default."""
+    """Return the eps of a norm; where it is written into its forward, it is most likely torch's default."""
     eps: Any = getattr(norm, "eps", 1e-5)
     return float(eps)
 
@@ -96,7 +96,7 @@ class Pair:
 
     @torch.no_grad()
     def _tried(self) -> tuple[Layout, bool]:
-        """The layout of the weight in which merging changes no value, and whether nothing is left of the norm."""
+        """Return the layout of the weight in which merging changes no value, and whether all of the norm is merged."""
         mean, weight = own(self.norm, "running_mean"), own(self.layer, "weight")
         if mean is None or own(self.norm, "running_var") is None:
             raise ValueError("no running statistics, so each batch is normalized by its own")

@@ -108,12 +108,12 @@ class _Order:
     through_relu: bool = False
 
     def passes(self, module: nn.Module | None) -> bool:
-        """Whether what a module hands on counts as what it is given."""
+        """Return whether what a module hands on counts as what it is given."""
         kinds = (nn.ReLU, nn.Identity, nn.modules.dropout._DropoutNd)
         return self.through_relu and isinstance(module, kinds)
 
     def passes_node(self, node: Any, root: nn.Module) -> bool:
-        """Whether this holds for a node of a trace."""
+        """Return whether this holds for a node of a trace."""
         if node.op == "call_module":
             return self.passes(root.get_submodule(node.target))
         function = getattr(Tensor, node.target, None) if node.op == "call_method" else node.target
@@ -122,7 +122,7 @@ class _Order:
 
 
 def _uses_in(model: nn.Module, order: _Order) -> tuple[list[Use], bool]:
-    """All uses that can be told, and whether these are all that there are."""
+    """Return all uses that can be told, and whether these are all that there are."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         # Code that runs with stand-ins for tensors may leave them lying about, so it runs in a copy.
@@ -188,14 +188,14 @@ class _Tracer(torch.fx.Tracer):
         self._thread, self._leaves = threading.get_ident(), leaves
 
     def graph_of(self, module: nn.Module) -> torch.fx.Graph:
-        """The graph of the module's forward, optional arguments at their defaults."""
+        """Return the graph of the module's forward, optional arguments at their defaults."""
         parameters = inspect.signature(module.forward).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         with _ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
             return self.trace(module, defaults)
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        """One of a pair, a module of torch, or a subclass that computes just what its parent in torch does."""
+        """Return one of a pair, a module of torch, or a subclass that computes just what its parent in torch does."""
         if module in self._leaves:
             return True
         inherited = type(module).forward.__module__.startswith("torch.nn.modules.")
@@ -208,7 +208,7 @@ class _Tracer(torch.fx.Tracer):
         return super().call_module(module, module.forward, args, kwargs)
 
     def getattr(self, attr: str, value: Any, parameter_proxy_cache: Any) -> Any:
-        """The value itself for other threads."""
+        """Return the value itself for other threads."""
         if threading.get_ident() != self._thread:
             return value
         return super().getattr(attr, value, parameter_proxy_cache)

@@ -69,7 +69,7 @@ def shown(first_name: str, second_name: str) -> str:
 
 
 def expanded(model: nn.Module, layer: str, norm: str) -> list[tuple[str, str]]:
-    """The names that two patterns stand for: what ``*`` is in the first is filled into the second.
+    """Return the names that two patterns stand for: what ``*`` is in the first is filled into the second.
 
     Raises:
         MatchError: no module has the first name.

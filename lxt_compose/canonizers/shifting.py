@@ -69,7 +69,7 @@ def padding_of(layer: nn.Module) -> list[int]:
 
 
 def _shifted(h: Tensor, shift: Tensor, pads: list[int], dims: int) -> Tensor:
-    """``pad(h) - c``, c for each channel, which `dims` dimensions follow."""
+    """Return ``pad(h) - c``, c for each channel, which `dims` dimensions follow."""
     padded = F.pad(h, pads) if pads else h
     return padded - shift.to(h.dtype).reshape(-1, *[1] * dims)
 
@@ -212,7 +212,7 @@ class Shift:
         return _shifted(args[0], self._shift, self._pads, self._dims), *args[1:]
 
     def _is_taken(self, h: Any) -> bool:
-        """Whether this is what the norm has put out, as it was or after a ReLU, with its channels where they were."""
+        """Return whether this is the norm's output, as it was or after a ReLU, with its channels where they were."""
         if not isinstance(h, Tensor) or not hasattr(self._last, "output"):
             return False
         shape, seen = self._last.output

@@ -25,7 +25,7 @@ class StandIn(Tensor):
 
     @staticmethod
     def of(value: Tensor, original: Tensor | None, unhooked: Tensor | None = None) -> StandIn:
-        """`value`, standing in for `original`."""
+        """Return `value`, standing in for `original`."""
         stand_in: StandIn = Tensor._make_subclass(StandIn, value)
         stand_in.original, stand_in.unhooked = original, unhooked
         return stand_in
@@ -67,7 +67,7 @@ def drop_stand_ins(module: nn.Module, *_: Any) -> None:
 
 
 def copy_as_merged(module: nn.Module) -> nn.Module:
-    """A deep copy that computes what the module does now, with merged values as parameters and buffers of its own.
+    """Return a deep copy that computes what the module does now, with merged values as its own parameters and buffers.
 
     Hooks of canonizers do not run in the copy; those on the module itself have changed what it is given already.
     """

@@ -116,7 +116,7 @@ def _print(answer: Answer, options: argparse.Namespace) -> None:
 
 
 def _told(error: Exception) -> str:
-    """An error in one line; the kind of it too, unless it was raised to be read by users."""
+    """Return an error in one line; the kind of it too, unless it was raised to be read by users."""
     message = " ".join(str(error).split())
     if not message or not isinstance(error, _FOR_USERS):
         return f"{type(error).__name__}: {message}".removesuffix(": ")
@@ -128,7 +128,7 @@ def _rules_wanted(options: argparse.Namespace) -> CompositeOptions:
 
 
 def _say(options: argparse.Namespace) -> Callable[[str], None]:
-    """Where progress goes: to stderr, or nowhere."""
+    """Return where progress goes: to stderr, or nowhere."""
     return lambda line: None if options.quiet else print(f"lxt-compose: {line}", file=sys.stderr)
 
 

@@ -29,7 +29,7 @@ class CompositeOptions:
         return f"{self.preset}{arguments}{' with merged batch norms' * self.merge_batch_norm}"
 
     def composite(self) -> Composite:
-        """The composite that is meant.
+        """Return the composite that is meant.
 
         Raises:
             ValueError: there is no such preset, it lacks an argument, has none of this name, or not with this value.
@@ -47,7 +47,7 @@ class CompositeOptions:
 
 
 def read_arguments(texts: Sequence[str]) -> dict[str, Any]:
-    """The arguments that texts ``name=value`` stand for.
+    """Return the arguments that texts ``name=value`` stand for.
 
     A value is a number, true or false, numbers with commas between (one for each channel), or else the text itself.
 

@@ -70,7 +70,7 @@ def _moved(model: nn.Module, device: str) -> nn.Module:
 
 
 def heatmap_suffix(out: Path) -> str:
-    """The ending of the file to write.
+    """Return the ending of the file to write.
 
     Raises:
         ValueError: nothing of that kind is written.
@@ -130,7 +130,7 @@ def _top(model: Any, inputs: dict[str, Tensor], task: Task) -> list[tuple[str, f
 
 
 def _title(task: Task, found: Attribution, aim: Wanted) -> str:
-    """What was explained, in words."""
+    """Return what was explained, in words."""
     assert found.target is not None
     chosen = found.target.flatten().tolist()
     name = task.names.name(chosen[0])

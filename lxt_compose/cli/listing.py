@@ -18,7 +18,7 @@ _NAME, _SHORT = 32, {"formulations": "form"}
 
 
 def list_presets(name: str | None = None, *, width: int = 100) -> Answer:
-    """All presets with one line each, or one of them in full.
+    """Return all presets with one line each, or one of them in full.
 
     Raises:
         ValueError: there is no such preset.
@@ -30,7 +30,7 @@ def list_presets(name: str | None = None, *, width: int = 100) -> Answer:
 
 
 def list_rules(name: str | None = None, *, width: int = 100) -> Answer:
-    """All rules with their arguments and one line each, or one of them in full.
+    """Return all rules with their arguments and one line each, or one of them in full.
 
     Raises:
         ValueError: there is no such rule.
@@ -75,7 +75,7 @@ def _one(name: str, thing: Callable[..., Any]) -> Answer:
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    """The arguments and their defaults, without types: the text tells them."""
+    """Return the arguments and their defaults, without types: the text tells them."""
     found = inspect.signature(function)
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in found.parameters.values()]
     return inspect.Signature(bare)
@@ -86,12 +86,12 @@ def _summary(thing: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """A docstring without the marks that are for documentation tools."""
+    """Return a docstring without the marks that are for documentation tools."""
     return re.sub(r":\w+:`~?([^`]+)`", r"\1", text).replace("``", "")
 
 
 def _table(rows: list[dict[str, str]], width: int) -> str:
-    """The rows as a table of at most `width` columns; the last column takes what is left."""
+    """Return the rows as a table of at most `width` columns; the last column takes what is left."""
     limits: list[int] = [min(max(len(row[key]) for row in rows), _NAME) for key in list(rows[0])[:-1]]
     last = max(width - sum(limits) - 2 * len(limits), 24)
     return tabulate(rows, headers="keys", tablefmt="simple", maxcolwidths=[*limits, last])

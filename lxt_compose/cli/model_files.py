@@ -42,7 +42,7 @@ class Loaded:
 
 
 def load_model(reference: str, *, weights: bool = True, dtype: torch.dtype = torch.float32) -> Loaded:
-    """The model of a checkpoint folder, or of ``module:factory``.
+    """Return the model of a checkpoint folder, or of ``module:factory``.
 
     Args:
         reference: a folder with a ``config.json``, or the name of a Python module and of something in it: a model, or
@@ -75,7 +75,7 @@ def _from_factory(module: str, name: str) -> Loaded:
 
 
 def _made(module: str, name: str) -> Any:
-    """What the module holds by this name, or what that returns if it is a function."""
+    """Return what the module holds by this name, or what that returns if it is a function."""
     try:
         found = getattr(importlib.import_module(module), name)
     except ImportError as error:
@@ -103,7 +103,7 @@ def _made(module: str, name: str) -> Any:
 
 
 def _raised(error: Exception) -> str:
-    """An exception in words, with the line of code that it is from."""
+    """Return an exception in words, with the line of code that it is from."""
     frames = traceback.extract_tb(error.__traceback__)
     tells = isinstance(error, SyntaxError) or not frames
     at = "" if tells else f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
@@ -152,7 +152,7 @@ def _config(transformers: Any, folder: Path) -> Any:
 
 
 def _class_of(transformers: Any, config: Any, folder: Path) -> Any:
-    """The class that the checkpoint was saved from."""
+    """Return the class that the checkpoint was saved from."""
     names = getattr(config, "architectures", None) or []
     for name in names:
         kind = getattr(transformers, name, None)
@@ -168,7 +168,7 @@ def _class_of(transformers: Any, config: Any, folder: Path) -> Any:
 
 
 def load_beside(loaded: Loaded, what: str) -> Any:
-    """What a checkpoint has besides its model: ``"AutoTokenizer"`` or ``"AutoImageProcessor"``.
+    """Return what a checkpoint has besides its model: ``"AutoTokenizer"`` or ``"AutoImageProcessor"``.
 
     Raises:
         CheckpointError: there is none.
@@ -188,7 +188,7 @@ def load_beside(loaded: Loaded, what: str) -> Any:
 
 @contextmanager
 def quiet_transformers() -> Iterator[Any]:
-    """The package transformers, which keeps to errors meanwhile and shows no bars.
+    """Import transformers, quiet meanwhile: errors only, and no progress bars.
 
     Raises:
         CheckpointError: it is not installed.
@@ -210,7 +210,7 @@ def quiet_transformers() -> Iterator[Any]:
 
 
 def dummy_inputs(loaded: Loaded, shape: tuple[int, ...] | None = None) -> Any:
-    """Inputs of the right shape for a model, with random values: from its maker, a shape, or the model's config.
+    """Return inputs of the right shape for a model, with random values: from its maker, a shape, or the model's config.
 
     Args:
         loaded: the model.
@@ -263,7 +263,7 @@ def _from_config(model: nn.Module, config: Any, generator: torch.Generator) -> I
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """All settings of a config, and of the configs for text and vision inside of it."""
+    """Return all settings of a config, and of the configs for text and vision inside of it."""
     own: Mapping[str, Any] = json.loads(config.to_json_string(use_diff=False))
     inner: dict[str, Any] = {}
     for name in ("vision_config", "text_config"):

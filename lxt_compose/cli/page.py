@@ -50,7 +50,7 @@ def _text(text: str) -> str:
 
 
 def _scrolling(table: str) -> str:
-    """A wide table that scrolls by itself on a narrow screen."""
+    """Return a wide table that scrolls by itself on a narrow screen."""
     return f'<div class="lxt-wide">{table}</div>'
 
 
@@ -63,7 +63,7 @@ def _top(explained: Explained) -> str:
 
 
 def _scan(path: Path | None) -> str:
-    """The image itself."""
+    """Return the image itself."""
     if path is None:
         return ""
     import io

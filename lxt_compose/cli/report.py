@@ -66,7 +66,7 @@ def report(
 
 
 def _made_up(loaded: Loaded, shapes: Sequence[tuple[int, ...]]) -> Any:
-    """Inputs of these shapes, no two of them with the same values: what a model makes of x - y is not 0."""
+    """Return inputs of these shapes, no two of them with the same values: what a model makes of x - y is not 0."""
     if not shapes:
         return dummy_inputs(loaded)
     sizes = [math.prod(shape) for shape in shapes]
@@ -75,7 +75,7 @@ def _made_up(loaded: Loaded, shapes: Sequence[tuple[int, ...]]) -> Any:
 
 
 def _everything(output: Any) -> Tensor:
-    """All outputs together: relevance should pass wherever it can."""
+    """Return all outputs together: relevance should pass wherever it can."""
     first = next(tensor for tensor in tensors_in(output) if tensor.is_floating_point())
     return first.flatten(1).sum(1) if first.dim() > 1 else first
 

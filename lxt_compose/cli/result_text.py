@@ -17,7 +17,7 @@ _REGIONS = 8
 
 
 def picture_of(explained: Explained, words: bool = False) -> Any:
-    """The heatmap of the text or the image."""
+    """Return the heatmap of the text or the image."""
     task, found = explained.task, explained.found
     if task.tokens is not None:
         return found.heatmap(task.tokens, sample=0, scheme=task.scheme, words=words)
@@ -25,7 +25,7 @@ def picture_of(explained: Explained, words: bool = False) -> Any:
 
 
 def text_of(explained: Explained, options: ExplainOptions) -> str:
-    """The answer as text."""
+    """Return the answer as text."""
     task, found = explained.task, explained.found
     subject = f"the relevance for {explained.title}" if explained.is_relevance else f"for {explained.title}"
     parts = [f"{task.loaded.name}, preset {explained.preset}: {subject}"]
@@ -51,7 +51,7 @@ def _reached(reached: float, whole: float) -> str:
 
 
 def regions(scores: Tensor) -> Tensor:
-    """Scores [height, width] of pixels, added up in at most 8 x 8 regions of about the same size."""
+    """Return scores [height, width] of pixels, added up in at most 8 x 8 regions of about the same size."""
     for dim, size in enumerate(scores.shape):
         parts = scores.double().tensor_split(min(_REGIONS, size), dim)
         scores = torch.stack([part.sum(dim) for part in parts], dim)
@@ -59,7 +59,7 @@ def regions(scores: Tensor) -> Tensor:
 
 
 def _table(grid: Tensor, hint: str) -> str:
-    """A line for each row of regions, in per cent of the largest absolute value."""
+    """Return a line for each row of regions, in per cent of the largest absolute value."""
     largest = float(grid.abs().max())
     rows = (100 * grid / (largest or 1.0)).round().int().tolist()
     head = f"where in the image: {grid.shape[0]} x {grid.shape[1]} regions, 100 is {number(largest)}{hint}"
@@ -67,7 +67,7 @@ def _table(grid: Tensor, hint: str) -> str:
 
 
 def data_of(explained: Explained, out: Path | None) -> dict[str, Any]:
-    """The answer as data; the scores are ``relevance`` or not."""
+    """Return the answer as data; the scores are ``relevance`` or not."""
     task, found = explained.task, explained.found
     assert isinstance(found.scores, Tensor)
     assert found.target is not None

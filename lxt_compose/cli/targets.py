@@ -18,7 +18,7 @@ class Wanted:
 
 
 def wanted(target: str | None, against: str | None, names: Any) -> Wanted:
-    """The target that the two options mean.
+    """Return the target that the two options mean.
 
     Args:
         target: a name or an index; None is the arg-max.
@@ -44,7 +44,7 @@ class Labels:
         self.labels = {int(index): str(label) for index, label in (getattr(config, "id2label", None) or {}).items()}
 
     def __call__(self, name: str) -> int:
-        """The index of a class.
+        """Return the index of a class.
 
         Raises:
             ValueError: there is none of this name.
@@ -59,7 +59,7 @@ class Labels:
         raise ValueError(f"no class is called {name!r}; classes: {shown}")
 
     def name(self, index: int) -> str:
-        """What a class is called."""
+        """Return what a class is called."""
         return self.labels.get(index, str(index))
 
 
@@ -70,7 +70,7 @@ class Vocabulary:
         self.tokenizer = tokenizer
 
     def __call__(self, name: str) -> int:
-        """The number of a token.
+        """Return the number of a token.
 
         Raises:
             ValueError: the text is not one token, or not in the vocabulary.
@@ -99,7 +99,7 @@ class Vocabulary:
         )
 
     def _unknown(self) -> str | None:
-        """The token that stands for whatever is not in the vocabulary, if there is one."""
+        """Return the token that stands for whatever is not in the vocabulary, if there is one."""
         if self.tokenizer.unk_token is not None:
             return str(self.tokenizer.unk_token)
         # A checkpoint may leave it unnamed; what turns text into ids knows it all the same.
@@ -107,7 +107,7 @@ class Vocabulary:
         return getattr(model, "unk_token", None)
 
     def name(self, index: int) -> str:
-        """What a token is called: its text in quotes, or its bytes where they are but a part of a character."""
+        """Return what a token is called: its text in quotes, or its bytes where they are but a part of a character."""
         text = str(self.tokenizer.decode([index]))
         if text and "\ufffd" not in text:
             return repr(text)

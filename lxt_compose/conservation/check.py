@@ -58,12 +58,12 @@ class Checked:
         return self.entered - self.left - sum(self.absorbed.values(), torch.zeros_like(self.entered))
 
     def violations(self, atol: float, rtol: float) -> list[int]:
-        """The samples where more is missing than ``atol + rtol * size``, or something is not finite."""
+        """Return the samples where more is missing than ``atol + rtol * size``, or something is not finite."""
         fits = self.missing.abs() <= atol + rtol * self.size
         return (~fits).nonzero().flatten().tolist()
 
     def describe(self, sample: int) -> str:
-        """A line for an error message."""
+        """Return a line for an error message."""
         parts = {"in": self.entered, "out": self.left, **self.absorbed, "missing": self.missing}
         amounts = ", ".join(f"{name} {float(values[sample]):.6g}" for name, values in parts.items())
         which = f"sample {sample}" if len(self.entered) > 1 else "all samples"
@@ -204,13 +204,13 @@ class Watcher(Recorder):
         return edge
 
     def _rule_of(self, operation: Operation) -> str:
-        """The rule of an operation, or the name of the function that has run in its place."""
+        """Return the rule of an operation, or the name of the function that has run in its place."""
         if operation.rule is not None:
             return str(operation.rule)
         return next(str(e.shown) for e in self._replacements if e.serves(operation.function, operation.op))
 
     def rows(self) -> list[Checked]:
-        """What was checked."""
+        """Return what was checked."""
         balances = [(run, run.journal.balance()) for run in list(self.runs)]
         done = [(operation, balance) for run, balance in balances for operation in run.operations]
         return [self._row(operation, balance) for operation, balance in done if self._accounts.get(operation)]

@@ -70,7 +70,7 @@ class Ran:
         return [kept.value.detach().requires_grad_() for kept in self.before.values]
 
     def call(self) -> Call:
-        """The call, as rules know it."""
+        """Return the call, as rules know it."""
         carriers = self.carriers
         args, kwargs = self.filled(carriers)
         module = self.function if isinstance(self.function, nn.Module) else None
@@ -82,17 +82,20 @@ class Ran:
         return call
 
     def filled(self, carriers: Sequence[Tensor]) -> Any:
-        """The arguments, positional and by keyword, with these tensors in the places of the carriers."""
+        """Return the arguments, positional and by keyword, with these tensors in the places of the carriers."""
         given = {id(hole): x for hole, x in zip(self._holes, carriers, strict=True)}
         return map_tensors(lambda t: given.get(id(t), t), self._args)
 
     def twin(self) -> nn.Module:
-        """A copy of the module that has run, without hooks of ours, and with statistics of its own."""
+        """Return a copy of the module that has run, without hooks of ours, and with statistics of its own."""
         assert isinstance(self.function, nn.Module)
         return copy_as_merged(self.function)
 
     def run(self, carriers: Sequence[Tensor], biases: Mapping[str, Tensor] | None = None) -> Tensor:
-        """What the operation makes of other carriers (and a module of other biases): the output in the place of z."""
+        """Return what the operation makes of other carriers (and a module of other biases).
+
+        The output in the place of z.
+        """
         args, kwargs = self.filled(carriers)
         with modes_off():  # this run is not the model's
             if isinstance(self.function, nn.Module):
@@ -108,5 +111,5 @@ class Ran:
         return by_sample(relevance.expand(self.z.shape), self.edge.layout, self.edge.samples)
 
     def relevance(self, slot: Tensor) -> Tensor:
-        """The relevance in a slot of the output."""
+        """Return the relevance in a slot of the output."""
         return slot if self.formulation == RELEVANCE else slot * self.z

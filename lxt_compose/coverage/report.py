@@ -126,7 +126,7 @@ class CoverageReport:
         return f"<{type(self).__name__}: {self._summary(100)}>"
 
     def to_markdown(self, *, every_row: bool = False) -> str:
-        """The same as a Markdown table, with nothing shortened."""
+        """Return the same as a Markdown table, with nothing shortened."""
         parts = [f"**{escape_markdown(self._summary(1000))}**"]
         lines = self._lines(every_row)
         if lines:
@@ -137,11 +137,11 @@ class CoverageReport:
         return "\n\n".join(parts)
 
     def to_dicts(self) -> list[dict[str, object]]:
-        """Every row as a dictionary of strings, numbers and lists, ready for JSON."""
+        """Return every row as a dictionary of strings, numbers and lists, ready for JSON."""
         return [asdict(row) | {"status": row.status.value, "aliases": list(row.aliases)} for row in self.rows]
 
     def _repr_html_(self) -> str:
-        """The folded table for a notebook: self-contained, for light and dark backgrounds."""
+        """Return the folded table for a notebook: self-contained, for light and dark backgrounds."""
         lines = self._lines(every_row=False)
         columns, rows = _table(line.cells() for line in lines)
         head = "".join(f"<th>{escape(column.title)}</th>" for column in columns)
@@ -156,7 +156,7 @@ class CoverageReport:
         return f'<div class="lxt-coverage">{"".join(parts)}</div>'
 
     def _lines(self, every_row: bool) -> list[Line]:
-        """The lines of the table. Modules that were not executed are named under it, unless every row is wanted."""
+        """Return the lines of the table; modules that were not executed are named below, unless every row is wanted."""
         if every_row:
             lines = [line_of(row) for row in self.rows]
         else:
@@ -164,7 +164,7 @@ class CoverageReport:
         return sorted(lines, key=lambda line: line.status is not Status.UNCOVERED)
 
     def _remarks(self, every_row: bool) -> list[tuple[str, str]]:
-        """What stands under the table: a heading and a text each."""
+        """Return what stands under the table: a heading and a text each."""
         idle = [] if every_row else [line.headline() for line in fold(self.not_executed)]
         remarks = list(dict.fromkeys((f"uncovered {row.target}", row.note) for row in self.uncovered if row.note))
         remarks += [("matched nothing", ", ".join(self.unmatched)), ("not executed", shorten_list(idle, _IDLE_ROOM))]
@@ -189,14 +189,14 @@ class CoverageReport:
 
 
 def _table(cells: Iterable[tuple[str, ...]]) -> tuple[list[Column], list[list[str]]]:
-    """Columns and rows, without the columns that are empty throughout."""
+    """Return columns and rows, without the columns that are empty throughout."""
     rows = list(cells)
     used = [index for index in range(len(_COLUMNS)) if any(row[index] for row in rows)]
     return [_COLUMNS[index] for index in used], [[row[index] for index in used] for row in rows]
 
 
 def _without_repetition(lines: Iterable[Line]) -> list[tuple[str, ...]]:
-    """The cells of a table that would be too wide: lines of one block stand under its name, keys say less.
+    """Return the cells of a table that would be too wide: lines of one block stand under its name, keys say less.
 
     Uncovered lines stay whole. A key that is just what stands in the line anyway, its type or function, is left out.
     """

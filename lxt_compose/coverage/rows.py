@@ -62,7 +62,7 @@ class Line:
     note: str = ""
 
     def cells(self) -> tuple[str, ...]:
-        """The texts of the columns, whole and printable."""
+        """Return the texts of the columns, whole and printable."""
         where = ("in " if self.kind == "op" else "") + (self.path or ROOT)
         # Why an op is uncovered is said once, under the table.
         note = "" if self.status is Status.UNCOVERED else self.note
@@ -76,23 +76,25 @@ class Line:
         return f"x{self.places}" if self.places > 1 else ""
 
     def under(self, block: str) -> Line:
-        """The line as it reads under a heading that names its block already."""
+        """Return the line as it reads under a heading that names its block already."""
         path = self.path.removeprefix(block).removeprefix(".") or "(itself)"
         return replace(self, path=path, note=self.note.replace(block + ".", ""))
 
     def headline(self) -> str:
-        """The line as a part of a sentence: "foo in layers.{0..31}.mlp (x32)"."""
+        """Return the line as a part of a sentence: "foo in layers.{0..31}.mlp (x32)"."""
         what = f"{', '.join(self.targets)} {'in' if self.kind == 'op' else 'at'} {self.path or ROOT}"
         return printable(what + (f" ({self.times})" if self.times else ""))
 
 
 def line_of(row: Row) -> Line:
-    """The line of one row alone."""
+    """Return the line of one row alone."""
     return Line(row.kind, row.path, (row.target,), row.rule, row.key, row.calls, row.status, 1, row.aliases, row.note)
 
 
 def fold(rows: Iterable[Row]) -> list[Line]:
-    """Lines that stand for exactly these rows: each path of a line's pattern, with each of its targets, is one row.
+    """Return lines that stand for exactly these rows.
+
+    Each path of a line's pattern, with each of its targets, is one row.
 
     Rows fold when they differ only in their calls and in the numbers of their paths, aliases and notes. In the order
     of first occurrence.
@@ -114,7 +116,10 @@ def fold(rows: Iterable[Row]) -> list[Line]:
 
 
 def _alike(row: Row) -> Hashable:
-    """What rows that fold have in common besides their path: all but the calls, and texts without their numbers."""
+    """Return what rows that fold have in common besides their path.
+
+    All but the calls, and texts without their numbers.
+    """
     aliases = frozenset(split_numbers(alias)[0] for alias in row.aliases)
     return row.kind, row.target, row.rule, row.key, row.status, aliases, split_numbers(row.note)[0]
 

@@ -39,7 +39,7 @@ class Explained:
     untouched: bool
 
     def missing(self) -> Tensor:
-        """How far the relevance of the pixels of each scan sums from its logit, relative to the logit: [n]."""
+        """Return how far the relevance of the pixels of each scan sums from its logit, relative to the logit: [n]."""
         return (self.relevance.sum((1, 2, 3)) - self.logits).abs() / self.logits.abs()
 
     def shares(self) -> dict[str, float]:

@@ -118,14 +118,14 @@ def flip(
 
 
 def order(scores: Tensor, real: Tensor) -> Tensor:
-    """The rank of each unit when the lowest scores go first, [n, units]; what is not real comes last."""
+    """Return the rank of each unit when the lowest scores go first, [n, units]; what is not real comes last."""
     places = scores.masked_fill(~real, torch.inf).sort(dim=1, stable=True).indices
     ranks = torch.empty_like(places)
     return ranks.scatter_(1, places, torch.arange(scores.shape[1]).expand_as(places))
 
 
 def _curve(probe: Probe, removal: Removal, rank: Tensor, real: Tensor, fractions: Tensor) -> Tensor:
-    """The explained number after each step, [n, steps + 1]."""
+    """Return the explained number after each step, [n, steps + 1]."""
     n, steps = len(rank), len(fractions)
     counts = (fractions[None] * real.sum(1, keepdim=True)).round().long()
     samples = torch.arange(n).repeat_interleave(steps - 1)

@@ -23,7 +23,7 @@ def leave_one_out(
     dims: Any = None,
     input: str | None = None,
 ) -> Tensor:
-    """How much the explained number falls when one token, pixel, patch or feature is removed alone.
+    """Return how much the explained number falls when one token, pixel, patch or feature is removed alone.
 
     ``f(x) - f(x without unit i)``, one forward pass for each unit. Padding gets 0.
 

@@ -70,7 +70,7 @@ class Probe:
         self.values, self.goals = self._unchanged(goals)
 
     def summed(self, relevance: Tensor) -> Tensor:
-        """Relevance of the input, or of the embeddings of its ids, summed over channels and features."""
+        """Return relevance of the input, or of the embeddings of its ids, summed over channels and features."""
         return summed(relevance, self.dims, self.name)
 
     @property
@@ -81,7 +81,7 @@ class Probe:
         return mask if mask is not None and list(mask.shape) == [self.given.count, *sizes] else None
 
     def of(self, samples: Tensor, change: Change | None = None, *, embedded: Change | None = None) -> Tensor:
-        """The explained number of changed samples: [m], on the CPU.
+        """Return the explained number of changed samples: [m], on the CPU.
 
         Args:
             samples: which sample each of the m passes starts from.
@@ -94,12 +94,12 @@ class Probe:
         return torch.cat(found)
 
     def groups(self, count: int) -> Iterator[Tensor]:
-        """The numbers 0, 1, ..., count - 1 in groups of the batch size."""
+        """Yield the numbers 0, 1, ..., count - 1 in groups of the batch size."""
         for start in range(0, count, self.size):
             yield torch.arange(start, min(start + self.size, count))
 
     def _unchanged(self, goals: Goals) -> tuple[Tensor, Goals]:
-        """The values of the unchanged inputs, and the targets with an index for each arg-max."""
+        """Return the values of the unchanged inputs, and the targets with an index for each arg-max."""
         values, targets = [], []
         for group in self.groups(self.given.count):
             value, target = self._forward(group, group, None, None, goals)
@@ -127,7 +127,7 @@ class Probe:
         return chosen.value.cpu(), targets
 
     def choose(self, samples: Tensor, output: Any, given: Inputs) -> Chosen:
-        """What is explained of the model's output for these samples."""
+        """Return what is explained of the model's output for these samples."""
         return choose_rows(self.goals, samples, output, self.model, given)[0]
 
     def embed(self, stack: ExitStack, given: Inputs, changes: Mapping[str, Change], group: Tensor) -> None:
@@ -138,7 +138,7 @@ class Probe:
         stack.enter_context(FollowingMode(listener.following))
 
     def rows(self, samples: Tensor, changes: Mapping[str, Change], group: Tensor) -> Inputs:
-        """The arguments of a forward pass of these samples, with the changes made, input by input."""
+        """Return the arguments of a forward pass of these samples, with the changes made, input by input."""
         given = self.given
         wanted = {id(given.all[name]): change for name, change in changes.items()}
 
@@ -219,7 +219,7 @@ class _Exchange:
 
 
 def _turns(places: Tensor) -> Tensor:
-    """How often the same place was there before, for each of some places."""
+    """Return how often the same place was there before, for each of some places."""
     order = places.argsort(stable=True)
     ordered = places[order]
     numbers = torch.arange(len(places), device=places.device)

@@ -111,7 +111,7 @@ def _explainer(explain: str | Composite | Explain, batch_size: int | None) -> Ex
 
 
 def _scores(found: Any, shape: tuple[int, ...]) -> Tensor:
-    """The scores that `explain` gave, [n, units]; `shape` is what they must begin with."""
+    """Return the scores that `explain` gave, [n, units]; `shape` is what they must begin with."""
     scores = getattr(found, "scores", found)
     if not isinstance(scores, Tensor):
         raise TypeError(f"explain must return a tensor or an Attribution of one input, got {type(scores).__name__}")
@@ -130,7 +130,7 @@ def _mask(probe: Probe, scores: Tensor) -> Tensor | None:
 
 
 def _in_order(probe: Probe) -> dict[str, list[nn.Module]]:
-    """The modules that have parameters of their own, from the last that began to run to the first.
+    """Return the modules that have parameters of their own, from the last that began to run to the first.
 
     One that is never called (its parent takes its weight) goes with the innermost module around it that is.
     """

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def ranks(values: Tensor) -> Tensor:
-    """The ranks along the last dimension, from 1; equal values share the mean of their ranks. float64."""
+    """Return the ranks along the last dimension, from 1; equal values share the mean of their ranks. float64."""
     ordered, order = values.sort(-1)
     starts = torch.ones_like(ordered, dtype=torch.bool)
     starts[..., 1:] = ordered[..., 1:] != ordered[..., :-1]
@@ -23,7 +23,7 @@ def ranks(values: Tensor) -> Tensor:
 
 
 def correlation(a: Any, b: Any, *, kind: str = "spearman", mask: Tensor | None = None) -> Tensor:
-    """The correlation of two sets of scores for each of n samples: [n], from -1 to 1; NaN where one is constant.
+    """Return the correlation of two sets of scores for each of n samples: [n], from -1 to 1; NaN where one is constant.
 
     Pearson: ``cov(a, b) / (std(a) std(b))``; Spearman: the same of the ranks, equal values sharing their mean rank.
 

@@ -46,7 +46,7 @@ class Removal:
         self.shape = self._shape()
 
     def _patch(self, patch: int | tuple[int, ...]) -> tuple[int, ...]:
-        """The size of a patch along each of the units' dimensions."""
+        """Return the size of a patch along each of the units' dimensions."""
         spatial = [dim in ("time", "depth", "height", "width") for dim in self.units]
         if not any(spatial) or self.probe.is_ids:
             raise ValueError(
@@ -80,7 +80,7 @@ class Removal:
             )
 
     def _shape(self) -> tuple[int, ...]:
-        """The shape of the units of one sample."""
+        """Return the shape of the units of one sample."""
         sizes = [self.probe.x.shape[place] for place in self.places]
         patch = self.patch or (1,) * len(sizes)
         if min(patch, default=1) < 1 or any(size % part for size, part in zip(sizes, patch, strict=True)):
@@ -94,7 +94,7 @@ class Removal:
         return math.prod(self.shape)
 
     def real(self) -> Tensor:
-        """Which units can be removed, [n, units]: all but padding."""
+        """Return which units can be removed, [n, units]: all but padding."""
         mask, n = self.probe.mask, self.probe.given.count
         if mask is None:
             return torch.ones(n, self.count, dtype=torch.bool)
@@ -104,7 +104,7 @@ class Removal:
         return real.flatten(1)
 
     def scores_of(self, scores: Any) -> Tensor:
-        """Scores for each unit, [n, units]: those of pixels are summed over patches.
+        """Return scores for each unit, [n, units]: those of pixels are summed over patches.
 
         Raises:
             ValueError: their shape is not that of the units.
@@ -135,7 +135,7 @@ class Removal:
         return units
 
     def changes(self, samples: Tensor, removed: Tensor) -> dict[str, Change]:
-        """The change to be made for passes that start at `samples` [m] and lose the units `removed` [m, units]."""
+        """Return the change for passes that start at `samples` [m] and lose the units `removed` [m, units]."""
 
         def exchanged(values: Tensor, group: Tensor) -> Tensor:
             gone, start = removed[group.cpu()].to(values.device), samples[group.cpu()]
@@ -152,7 +152,7 @@ class Removal:
         return {"change": masked} if is_id else {"embedded": exchanged}
 
     def _spread(self, removed: Tensor) -> Tensor:
-        """The removed units as a mask that broadcasts to the input."""
+        """Return the removed units as a mask that broadcasts to the input."""
         grid = removed.reshape(len(removed), *self.shape)
         for dim, size in enumerate(self.patch or (), 1):
             grid = grid.repeat_interleave(size, dim)
@@ -167,7 +167,7 @@ class Removal:
         return grid
 
     def _stand_in(self, values: Tensor, samples: Tensor) -> Tensor:
-        """What takes the place of removed units in these values, which are of these samples."""
+        """Return what takes the place of removed units in these values, which are of these samples."""
         batch = place_of(self.dims, BATCH)
         if isinstance(self.baseline, Tensor):
             given = self.baseline.to(values)
@@ -183,7 +183,7 @@ class Removal:
         return values.new_full((), 0.0 if self.baseline == "zero" else float(self.baseline))
 
     def _mean_token(self, values: Tensor, samples: Tensor) -> Tensor:
-        """The mean of each sequence's tokens without its padding."""
+        """Return the mean of each sequence's tokens without its padding."""
         weights = self._spread(self.real()[samples.cpu()]).to(values.device, torch.float64)
         mean = (values.double() * weights).sum(self.places, keepdim=True) / weights.sum(self.places, keepdim=True)
         return mean.to(values.dtype)
@@ -197,7 +197,7 @@ def _broadcasts(given: Tensor, x: Tensor) -> bool:
 
 
 def blurred(images: Tensor, sigma: float | None = None) -> Tensor:
-    """Images after a Gaussian blur, by default of a sixth of their smaller side; edges are repeated."""
+    """Return images after a Gaussian blur, by default of a sixth of their smaller side; edges are repeated."""
     height, width = images.shape[-2:]
     sigma = min(height, width) / 6 if sigma is None else sigma
     radius = max(1, round(2 * sigma))

@@ -78,7 +78,7 @@ class BarsHeatmap(Picture):
         return f"<BarsHeatmap: {len(self.scores)} x {len(self.names)} names>"
 
     def rows(self, sample: int) -> list[tuple[str, float, float | None]]:
-        """What is shown of a sample: name, score and the length of its bar from -1 to 1; the rest has no bar."""
+        """Return what is shown of a sample: name, score and the length of its bar from -1 to 1; the rest has no bar."""
         values = self.scores[sample]
         order = values.abs().argsort(descending=True, stable=True).tolist()
         shown = order if len(order) <= self.most + 1 else order[: self.most]
@@ -90,7 +90,7 @@ class BarsHeatmap(Picture):
         return [*rows, (f"{len(rest)} more, added up", float(values[rest].sum()), None)] if rest else rows
 
     def __str__(self) -> str:
-        """A plain table: score, bar and name on each line."""
+        """Return a plain table: score, bar and name on each line."""
         lines: list[str] = []
         for sample, title in enumerate(self.titles):
             lines += [visible(title)] if title else []
@@ -101,7 +101,7 @@ class BarsHeatmap(Picture):
         return "\n".join(lines)
 
     def html(self) -> str:
-        """A table with bars."""
+        """Return a table with bars."""
         parts = []
         for sample, title in enumerate(self.titles):
             parts.append(f'<div class="name">{escape(visible(title))}</div>' if title else "")
@@ -109,7 +109,7 @@ class BarsHeatmap(Picture):
         return f'<div class="lxt lxt-bars"><style>{STYLE}{_STYLE}</style>{"".join(parts)}</div>'
 
     def figure(self, *, dark: bool = False) -> Figure:
-        """The bars of all samples below each other."""
+        """Return the bars of all samples below each other."""
         ink = [c / 255 for c in (DARK if dark else LIGHT)[1]]
         style: dict[str, Any] = {"size": _SIZE, "color": ink, "family": fonts(), "parse_math": False}
         panels = [self.rows(sample) for sample in range(len(self.scores))]

@@ -19,7 +19,7 @@ STRONGEST = 0.72
 
 
 def scale_of(values: Iterable[float], limit: float | None = None) -> float:
-    """The value that gets full color: the largest absolute one, or `limit`; 1 if all are 0.
+    """Return the value that gets full color: the largest absolute one, or `limit`; 1 if all are 0.
 
     Raises:
         ValueError: a value is not finite, or the limit is not positive.
@@ -37,12 +37,12 @@ def scale_of(values: Iterable[float], limit: float | None = None) -> float:
 
 
 def strength(value: float, scale: float) -> float:
-    """The value relative to the scale, from -1 to 1."""
+    """Return the value relative to the scale, from -1 to 1."""
     return max(-1.0, min(1.0, value / scale))
 
 
 def over(background: Color, value: float) -> Color:
-    """The color of a value from -1 to 1 on a background."""
+    """Return the color of a value from -1 to 1 on a background."""
     color, alpha = (FOR if value > 0 else AGAINST), abs(value) * STRONGEST
     mixed = [round(b + (c - b) * alpha) for b, c in zip(background, color, strict=True)]
     return mixed[0], mixed[1], mixed[2]
@@ -55,13 +55,13 @@ def luminance(color: Color) -> float:
 
 
 def contrast(a: Color, b: Color) -> float:
-    """The contrast of two colors from 1 to 21, as WCAG 2 defines it; text wants 4.5."""
+    """Return the contrast of two colors from 1 to 21, as WCAG 2 defines it; text wants 4.5."""
     dark, light = sorted((luminance(a), luminance(b)))
     return (light + 0.05) / (dark + 0.05)
 
 
 def color_map(background: Color, *, dark: bool, deep: bool = True) -> Any:
-    """A map of matplotlib: from blue through the background in the middle to red.
+    """Return a map of matplotlib: from blue through the background in the middle to red.
 
     Lightness falls (on dark: rises) to both sides alike. ``deep`` goes on to a deeper shade at the ends, so that
     there is more to tell apart.

@@ -45,7 +45,7 @@ def image(
     shared: bool = False,
     strength: float = 1.0,
 ) -> ImageHeatmap:
-    """Images colored by relevance: red speaks for the target, blue against it, white (or the image) is 0.
+    """Return images colored by relevance: red speaks for the target, blue against it, white (or the image) is 0.
 
     Args:
         relevance: [height, width], [n, height, width] or [n, channels, height, width], channels are summed; any unit.
@@ -87,7 +87,7 @@ def image(
 
 
 def _maps(values: Any, what: str, *, mean: bool = False, count: int = 1) -> Tensor:
-    """[n, height, width] of whatever was given; channels are added up, or averaged for images to look at.
+    """Return [n, height, width] of whatever was given; channels are added up, or averaged for images to look at.
 
     ``count`` is how many images there should be: it tells n maps from one of n channels.
     """
@@ -104,7 +104,7 @@ def _maps(values: Any, what: str, *, mean: bool = False, count: int = 1) -> Tens
 
 
 def _clipped(ratio: float) -> float:
-    """Height over width of the place for a picture: what is thinner than this is stretched."""
+    """Return height over width of the place for a picture: what is thinner than this is stretched."""
     return min(max(ratio, _THIN), 1 / _THIN)
 
 
@@ -115,7 +115,7 @@ def _enlarged(*pictures: Tensor) -> list[Tensor]:
 
 
 def _broken(title: str, width: float) -> list[str]:
-    """The lines of a title that fit into this width; what takes more than a few lines ends in an ellipsis."""
+    """Return the lines of a title that fit into this width; what takes more than a few lines ends in an ellipsis."""
     lines: list[str] = []
     for given in title.split("\n") if title else ():
         line = ""
@@ -155,7 +155,7 @@ class ImageHeatmap(Picture):
         return f"<ImageHeatmap: {len(self.maps)} x {list(self.maps.shape[1:])}>"
 
     def figure(self, *, dark: bool = False) -> Figure:
-        """The grid, with one bar of colors."""
+        """Return the grid, with one bar of colors."""
         ink = [c / 255 for c in (DARK if dark else LIGHT)[1]]
         rows, columns = math.ceil(len(self.maps) / self.columns), min(self.columns, len(self.maps))
         wide, cell = self._cell()
@@ -193,7 +193,7 @@ class ImageHeatmap(Picture):
         return _CELL / side, _CELL * side
 
     def _ratio(self) -> float:
-        """Height over width of what is drawn."""
+        """Return height over width of what is drawn."""
         height, width = (self.maps if self.below is None else self.below).shape[1:]
         return height / width
 
@@ -215,5 +215,5 @@ class ImageHeatmap(Picture):
         axes.imshow(mixed.numpy(), aspect=aspect, interpolation="nearest")
 
     def html(self) -> str:
-        """The grid as pictures inside of the HTML: one for light, one for dark backgrounds."""
+        """Return the grid as pictures inside of the HTML: one for light, one for dark backgrounds."""
         return drawn(self, "relevance of images", self.titles)

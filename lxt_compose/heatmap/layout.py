@@ -19,7 +19,7 @@ _WIDTH, _MARGIN, _SIZE, _LEADING = 504.0, 18.0, 12.0, 24.0
 
 
 def draw_texts(sentences: Sequence[Sentence], scale: float | None, *, dark: bool) -> Figure:
-    """The texts below each other, each token on its color, with what the colors mean under them, or under each."""
+    """Return the texts below each other, each token on its color, with a legend under them, or under each."""
 
     def measure(text: str) -> float:
         return text_width(text) * _SIZE * 72
@@ -71,7 +71,7 @@ def _broken(sentence: Sentence, measure: Any, top: float) -> tuple[list[Any], fl
 
 
 def _cut(text: str, measure: Any) -> list[str]:
-    """A text that fits in no line, in parts that do, each as long as can be."""
+    """Return a text that fits in no line, in parts that do, each as long as can be."""
     room, parts = _WIDTH - 2 * _MARGIN, []
     while text:
         fitting = bisect_right(range(2, len(text) + 1), room, key=lambda size: measure(text[:size])) + 1
@@ -98,7 +98,7 @@ def _paint(axes: Any, placed: Sequence[Any], dark: bool) -> None:
 
 
 def _legend(axes: Any, scale: float, top: float, measure: Any, dark: bool) -> None:
-    """A bar of colors."""
+    """Write a bar of colors."""
     background, ink = DARK if dark else LIGHT
     words = (f"against {number(-scale)}", f"{number(scale)} for")
     steps, width, left = 100, 110.0, _MARGIN + measure(words[0]) * 9 / _SIZE + 6

@@ -58,11 +58,11 @@ class Picture:
     title = "relevance"
 
     def html(self) -> str:
-        """A self-contained piece of HTML, without scripts, for light and dark backgrounds."""
+        """Return a self-contained piece of HTML, without scripts, for light and dark backgrounds."""
         raise NotImplementedError
 
     def figure(self, *, dark: bool = False) -> Figure:
-        """The picture as a figure of matplotlib.
+        """Return the picture as a figure of matplotlib.
 
         Raises:
             ImportError: matplotlib is not installed.
@@ -70,7 +70,7 @@ class Picture:
         raise NotImplementedError
 
     def page(self) -> str:
-        """A whole HTML document."""
+        """Return a whole HTML document."""
         return page(self.title, [self.html()])
 
     def save(self, path: str | Path, *, dark: bool = False, dpi: int = 150) -> Path:
@@ -101,7 +101,7 @@ class Picture:
 
 
 def writable(path: str | Path) -> Path:
-    """The path, if its folder exists.
+    """Return the path, if its folder exists.
 
     Raises:
         FileNotFoundError: it does not.
@@ -113,7 +113,7 @@ def writable(path: str | Path) -> Path:
 
 
 def page(title: str, sections: Iterable[str]) -> str:
-    """A self-contained HTML document of pieces of HTML."""
+    """Return a self-contained HTML document of pieces of HTML."""
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -125,7 +125,7 @@ def page(title: str, sections: Iterable[str]) -> str:
 
 
 def visible(text: str) -> str:
-    """The text with control characters, lone surrogates and marks that turn the direction written as escapes."""
+    """Return the text with control characters, lone surrogates and marks that turn the direction written as escapes."""
     return "".join(char if _harmless(char) else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
@@ -135,7 +135,7 @@ def _harmless(char: str) -> bool:
 
 
 def numbers_of(values: Any, what: str) -> Tensor:
-    """Numbers as a float64 tensor on the CPU, free of any graph.
+    """Return numbers as a float64 tensor on the CPU, free of any graph.
 
     Raises:
         TypeError: they are no real numbers.
@@ -150,7 +150,7 @@ def numbers_of(values: Any, what: str) -> Tensor:
 
 
 def headings(titles: str | Sequence[str] | None, count: int) -> list[str]:
-    """One title for each of several pictures, empty if there are none.
+    """Return one title for each of several pictures, empty if there are none.
 
     Raises:
         TypeError: a title is no text.
@@ -166,18 +166,20 @@ def headings(titles: str | Sequence[str] | None, count: int) -> list[str]:
 
 
 def tip_of(text: str, score: float) -> str:
-    """What is shown when the pointer is on a token, ready to stand in an attribute."""
+    """Return what is shown when the pointer is on a token, ready to stand in an attribute."""
     text = visible(text)
     return escape(f"{text if len(text) <= _TIP else text[: _TIP - 1] + '…'}  {number(score)}", quote=True)
 
 
 def number(value: float) -> str:
-    """A score as it is shown: with its sign and four digits."""
+    """Return a score as it is shown: with its sign and four digits."""
     return f"{value:+.4g}"
 
 
 def new_figure(width: float, height: float, *, dark: bool) -> Figure:
-    """A figure of this many inches. By hand: pyplot would keep it alive, and choose a backend for the whole process.
+    """Return a figure of this many inches.
+
+    By hand: pyplot would keep it alive, and choose a backend for the whole process.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -196,7 +198,7 @@ def new_figure(width: float, height: float, *, dark: bool) -> Figure:
 def color_bar(
     figure: Figure, box: tuple[float, float, float, float], scale: float | None, *, dark: bool, deep: bool = True
 ) -> None:
-    """A bar that says what the colors mean, at (left, bottom, width, height) in shares of the figure.
+    """Draw a bar that says what the colors mean, at (left, bottom, width, height) in shares of the figure.
 
     Args:
         figure: where to.
@@ -220,7 +222,7 @@ def color_bar(
 
 @lru_cache
 def fonts() -> tuple[str, ...]:
-    """Those of the fonts that cover the most scripts that are installed here."""
+    """Return those of the fonts that cover the most scripts that are installed here."""
     from matplotlib import font_manager
 
     installed = {font.name for font in font_manager.fontManager.ttflist}
@@ -228,7 +230,7 @@ def fonts() -> tuple[str, ...]:
 
 
 def text_width(text: str) -> float:
-    """The width of a text in inches for each point of its size."""
+    """Return the width of a text in inches for each point of its size."""
     import warnings
 
     with warnings.catch_warnings():
@@ -259,7 +261,7 @@ def save_figure(figure: Figure, path: Path | io.BytesIO, *, dpi: int, form: str 
 
 
 def png_of(figure: Figure, dpi: int = 110) -> str:
-    """A figure as a data address that can stand in a page."""
+    """Return a figure as a data address that can stand in a page."""
     memory = io.BytesIO()
     save_figure(figure, memory, dpi=dpi, form="png")
     return "data:image/png;base64," + base64.b64encode(memory.getvalue()).decode("ascii")
@@ -272,7 +274,10 @@ _DRAWN = """
 
 
 def drawn(picture: Picture, what: str, titles: Sequence[str]) -> str:
-    """The figure inside of HTML: one for light, one for dark backgrounds; `what` and the titles are its description."""
+    """Return the figure inside of HTML: one for light, one for dark backgrounds.
+
+    `what` and the titles are its description.
+    """
     alt = escape(f"{what}: " + "; ".join(filter(None, titles)), quote=True)
     figures = "".join(
         f'<img class="{kind}" alt="{alt}" src="{png_of(picture.figure(dark=kind == "dark"))}">'

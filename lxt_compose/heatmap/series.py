@@ -78,7 +78,7 @@ class SeriesHeatmap(Picture):
         return f"<SeriesHeatmap: {len(self.scores)} x {self.scores.shape[1]} points>"
 
     def figure(self, *, dark: bool = False) -> Figure:
-        """The series below each other."""
+        """Return the series below each other."""
         ink = [c / 255 for c in (DARK if dark else LIGHT)[1]]
         style: dict[str, Any] = {"color": ink, "family": fonts(), "parse_math": False}
         head = _HEAD if any(self.titles) else 0.2
@@ -118,5 +118,5 @@ class SeriesHeatmap(Picture):
             axes.plot(range(count), at.tolist(), color=ink, linewidth=0.9, alpha=1 / (1 + 0.35 * number))
 
     def html(self) -> str:
-        """The series as pictures inside of the HTML: one for light, one for dark backgrounds."""
+        """Return the series as pictures inside of the HTML: one for light, one for dark backgrounds."""
         return drawn(self, "relevance of series", self.titles)

@@ -57,12 +57,12 @@ class Several(Picture):
         return "\n".join(f"{visible(title)}\n{picture}" for title, picture in zip(self.titles, self, strict=True))
 
     def html(self) -> str:
-        """The pieces of HTML below each other."""
+        """Return the pieces of HTML below each other."""
         pairs = zip(self.titles, self.pictures, strict=True)
         return "".join(f"<div><h2>{escape(visible(title))}</h2>{one.html()}</div>" for title, one in pairs)
 
     def figure(self, *, dark: bool = False) -> Figure:
-        """The pictures in one figure, as images of 200 dots per inch."""
+        """Return the pictures in one figure, as images of 200 dots per inch."""
         from matplotlib.image import imread
 
         figures = [picture.figure(dark=dark) for picture in self.pictures]

@@ -115,7 +115,7 @@ class TextHeatmap(Picture):
     sentences: tuple[Sentence, ...]
 
     def html(self) -> str:
-        """The texts as HTML; the pointer on a token shows its score."""
+        """Return the texts as HTML; the pointer on a token shows its score."""
         shared = self.scale is not None
         parts = []
         for sentence in self.sentences:
@@ -133,7 +133,7 @@ class TextHeatmap(Picture):
         return scales.pop() if len(scales) == 1 else None
 
     def ansi(self, *, dark: bool | None = None, colors: int | None = None) -> str:
-        """The texts for a terminal, colored by escape sequences; control characters in tokens are harmless.
+        """Return the texts for a terminal, colored by escape sequences; control characters in tokens are harmless.
 
         Args:
             dark: whether the terminal is dark; None looks at ``COLORFGBG``, and takes it for dark if that is not set.
@@ -155,7 +155,7 @@ class TextHeatmap(Picture):
         return "\n".join(lines)
 
     def __str__(self) -> str:
-        """A plain table: score, bar and token on each line."""
+        """Return a plain table: score, bar and token on each line."""
         lines: list[str] = []
         for sentence in self.sentences:
             lines += [visible(sentence.title)] if sentence.title else []
@@ -170,7 +170,7 @@ class TextHeatmap(Picture):
         return f"<TextHeatmap: {texts} text{'s' * (texts != 1)}, {pieces} piece{'s' * (pieces != 1)}>"
 
     def figure(self, *, dark: bool = False) -> Figure:
-        """The texts as a figure of 7 inches width."""
+        """Return the texts as a figure of 7 inches width."""
         return draw_texts(self.sentences, self.scale, dark=dark)
 
 
@@ -183,13 +183,16 @@ def _span(sentence: Sentence, piece: Piece, score: float) -> str:
 
 
 def rgba(value: float) -> str:
-    """The color of a value from -1 to 1 for CSS: it lets the background through where there is little relevance."""
+    """Return the color of a value from -1 to 1 for CSS.
+
+    It lets the background through where there is little relevance.
+    """
     red, green, blue = FOR if value > 0 else AGAINST
     return f"rgba({red},{green},{blue},{abs(value) * STRONGEST:.3f})"
 
 
 def legend(scale: float) -> str:
-    """What the colors mean, as HTML."""
+    """Return what the colors mean, as HTML."""
     bar = f"linear-gradient(90deg,{rgba(-1)},{rgba(-1e-9)} 50%,{rgba(1)})"
     low, high = number(-scale), number(scale)
     return f'<div class="key">against {low}<i style="background:{bar}"></i>{high} for</div>'
@@ -201,7 +204,7 @@ def _is_dark(environment: Mapping[str, str]) -> bool:
 
 
 def _ansi(value: float, dark: bool, colors: int) -> str:
-    """What switches a terminal to the colors of a value from -1 to 1."""
+    """Return what switches a terminal to the colors of a value from -1 to 1."""
     background, ink = DARK if dark else LIGHT
     if colors > 256:
         return f"\x1b[38;2;{';'.join(map(str, ink))};48;2;{';'.join(map(str, over(background, value)))}m"

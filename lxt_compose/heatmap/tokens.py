@@ -51,12 +51,12 @@ class Sentence:
     tokens: tuple[str, ...]
 
     def raw(self, piece: Piece) -> str:
-        """The tokens behind a piece, as the tokenizer names them."""
+        """Return the tokens behind a piece, as the tokenizer names them."""
         return " ".join(self.tokens[number] for number in piece.tokens)
 
 
 def _byte_table() -> dict[str, int]:
-    """The bytes behind the characters of byte-level BPE: printable bytes are themselves, others 256, 257, ..."""
+    """Return the bytes behind the characters of byte-level BPE: printable bytes are themselves, others 256, 257, ..."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
@@ -66,7 +66,7 @@ _BYTES = _byte_table()
 
 
 def guess_scheme(tokens: Sequence[str]) -> str:
-    """How word pieces are marked: one of :data:`SCHEMES`, from the marks that occur.
+    """Return how word pieces are marked: one of :data:`SCHEMES`, from the marks that occur.
 
     ``"wordpiece"``: ``##ing`` goes on with a word (BERT). ``"bytes"``: ``Ġthe`` begins with a space (GPT-2, Llama 3).
     ``"sentencepiece"``: ``▁the`` does (T5, Llama 2, Gemma). ``"suffix"``: ``the</w>`` ends a word (CLIP, XLM).
@@ -84,7 +84,7 @@ def guess_scheme(tokens: Sequence[str]) -> str:
 
 
 def scheme_of(tokenizer: Any) -> str | None:
-    """How the word pieces of a tokenizer are marked; None if it does not tell, and it has to be guessed.
+    """Return how the word pieces of a tokenizer are marked; None if it does not tell, and it has to be guessed.
 
     Args:
         tokenizer: a tokenizer of transformers or of tokenizers.
@@ -107,7 +107,7 @@ def scheme_of(tokenizer: Any) -> str | None:
 
 
 def pieces_of(tokens: Sequence[str], *, scheme: str | None = None, special: Sequence[str] = ()) -> list[Piece]:
-    """The tokens as they read in the text.
+    """Return the tokens as they read in the text.
 
     Args:
         tokens: as the tokenizer names them, or plain words.
@@ -195,7 +195,7 @@ def _characters(tokens: Sequence[str], marked: set[str], scheme: str) -> list[Pi
 
 
 def bytes_of(token: str, scheme: str) -> bytes:
-    """The bytes of text that a token stands for, of a tokenizer that splits characters into bytes."""
+    """Return the bytes of text that a token stands for, of a tokenizer that splits characters into bytes."""
     if scheme == "sentencepiece":
         if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             try:
@@ -209,7 +209,7 @@ def bytes_of(token: str, scheme: str) -> bytes:
 
 
 def _is_whole(data: bytes) -> bool:
-    """Whether no character at the end waits for more bytes; bytes that are no text at all count as whole."""
+    """Return whether no character at the end waits for more bytes; bytes that are no text at all count as whole."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:

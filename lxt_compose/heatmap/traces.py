@@ -34,7 +34,7 @@ max-height:8em;overflow:hidden;text-overflow:ellipsis}
 def trace(
     layers: Sequence[str], tokens: Sequence[str], scores: Any, *, limit: float | None = None, columns: int = _COLUMNS
 ) -> TraceHeatmap:
-    """A picture of relevance [layers, tokens]: the first layer, nearest to the input, at the bottom.
+    """Return a picture of relevance [layers, tokens]: the first layer, nearest to the input, at the bottom.
 
     A long text is drawn in several parts below each other.
 
@@ -76,7 +76,7 @@ class TraceHeatmap(Picture):
         return f"<TraceHeatmap: {len(self.layers)} layers, {len(self.tokens)} tokens>"
 
     def labels(self) -> list[str]:
-        """What the tokens are called: without the marks of word pieces."""
+        """Return what the tokens are called: without the marks of word pieces."""
         labels = list(self.tokens)
         for piece in pieces_of(self.tokens):
             for place in piece.tokens:
@@ -84,12 +84,12 @@ class TraceHeatmap(Picture):
         return [visible(label) for label in labels]
 
     def _parts(self) -> list[slice]:
-        """The tokens in groups that stand beside each other."""
+        """Return the tokens in groups that stand beside each other."""
         count = len(self.tokens)
         return [slice(start, min(start + self.columns, count)) for start in range(0, count, self.columns)]
 
     def html(self) -> str:
-        """A table, or one for each part of a long text; the pointer on a cell shows layer, token and score."""
+        """Return a table, or one for each part of a long text; the pointer on a cell shows layer, token and score."""
         tables = "".join(self._table(part) for part in self._parts())
         return f'<div class="lxt lxt-trace"><style>{STYLE}{_STYLE}</style>{tables}{legend(self.scale)}</div>'
 
@@ -105,7 +105,7 @@ class TraceHeatmap(Picture):
         return f"<table><tbody>{rows}</tbody><thead><tr><th></th>{head}</tr></thead></table>"
 
     def figure(self, *, dark: bool = False) -> Figure:
-        """The picture, with layers from the bottom upwards."""
+        """Return the picture, with layers from the bottom upwards."""
         _, ink = DARK if dark else LIGHT
         labels = [label if len(label) < 18 else label[:16] + "…" for label in self.labels()]
         names = [visible(layer) for layer in self.layers]

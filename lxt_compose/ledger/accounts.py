@@ -49,12 +49,12 @@ class Run:
         self.check: GraphCheck | None = None
 
     def balance(self) -> Balance:
-        """What is on the accounts."""
+        """Return what is on the accounts."""
         return self.journal.balance(self.page if self.outer is None else 0)
 
 
 def by_page(runs: Sequence[Run]) -> list[Run]:
-    """The runs, apart for each backward pass; what was recomputed in it belongs to that."""
+    """Return the runs, apart for each backward pass; what was recomputed in it belongs to that."""
     pages: dict[tuple[Run, int], Run] = {}
     found = []
     for run in runs:

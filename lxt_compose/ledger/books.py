@@ -39,7 +39,7 @@ class Amount:
 
 
 def nothing(samples: int) -> Amount:
-    """No relevance at all."""
+    """Return no relevance at all."""
     return Amount(torch.zeros(samples, dtype=torch.float64))
 
 
@@ -102,7 +102,7 @@ class Books:
         return max(self.gaps, default=0.0)
 
     def share(self, amount: Amount) -> float:
-        """An amount as a part of the seed; over several samples the mean, each weighted by the size of its seed.
+        """Return an amount as a part of the seed; over several samples the mean, each weighted by the size of its seed.
 
         NaN where the seed is 0.
         """

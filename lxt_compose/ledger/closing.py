@@ -43,7 +43,7 @@ class _Sheet:
         """For each run, triples of a line, an account, and a sign."""
 
     def begin(self, place: _Place, balance: Balance) -> None:
-        """From now on accounts are those of this balance."""
+        """Make accounts those of this balance from now on."""
         self._told.append((place, balance, array("q")))
 
     def add(self, line: _Line, accounts: Iterable[int], sign: int = 1) -> None:
@@ -54,7 +54,7 @@ class _Sheet:
             told.extend((number, account, sign))
 
     def amounts(self, samples: int) -> dict[_Line, Amount]:
-        """The amounts of all lines, of this many samples."""
+        """Return the amounts of all lines, of this many samples."""
         values = torch.zeros(len(self._lines), samples, dtype=torch.float64)
         shared = values.new_zeros(len(self._lines))
         for place, balance, told in self._told:
@@ -72,7 +72,7 @@ class _Sheet:
 
 
 def close(runs: Sequence[Run], alone: Collection[str] = ()) -> Books:
-    """The books of these forward passes, each with its samples after those of the one before.
+    """Return the books of these forward passes, each with its samples after those of the one before.
 
     Where there were several backward passes, each sample has as many places, one after the other.
 
@@ -116,7 +116,7 @@ def close(runs: Sequence[Run], alone: Collection[str] = ()) -> Books:
 
 
 def _key(operation: Operation, rules: dict[int, str]) -> _Key:
-    """What calls are entered together by; `rules` are the names of rules that are known already."""
+    """Return what calls are entered together by; `rules` are the names of rules that are known already."""
     rule, status = operation.rule, UNSEEN if operation.status is None else operation.status.value
     if id(rule) not in rules:
         rules[id(rule)] = "" if rule is None else str(rule)
@@ -146,7 +146,7 @@ def _entries(calls: Counter[_Key], amounts: dict[_Line, Amount]) -> Iterator[Ent
 
 
 def _modules(modules: Counter[tuple[str, str]], amounts: dict[_Line, Amount]) -> Iterator[ModuleEntry]:
-    """Each module with what it, and every module in it, absorbed."""
+    """Yield each module with what it, and every module in it, absorbed."""
     lost = {f"{line[1]}.": amount for line, amount in amounts.items() if line[0] == "lost"}
     none = nothing(len(amounts[_SEED].by_sample))
     for (path, kind), count in modules.items():
@@ -155,7 +155,7 @@ def _modules(modules: Counter[tuple[str, str]], amounts: dict[_Line, Amount]) ->
 
 
 def _places(balances: dict[Run, Balance]) -> dict[Run, _Place]:
-    """Where the samples of each run stand. A run whose output mixes samples counts as one."""
+    """Return where the samples of each run stand. A run whose output mixes samples counts as one."""
     places, first = {}, 0
     mixed = {
         run.journal
@@ -172,7 +172,7 @@ def _places(balances: dict[Run, Balance]) -> dict[Run, _Place]:
 
 
 def _gap(run: Run, balances: dict[Run, Balance], place: _Place) -> float:
-    """What is missing of one forward pass: the most of a sample, or of all where they cannot be told apart."""
+    """Return what is missing of one forward pass: the most of a sample, or of all where they cannot be told apart."""
     roots = dict.fromkeys(run.roots)
     came, went = [flow.arrived for flow in roots], [flow.sent for flow in (*roots, *run.inputs)]
     rest = balances[run].sums[came].sum(0) - balances[run].sums[went].sum(0)

@@ -34,11 +34,11 @@ class Edge:
     """The slot that was read last, its version, and its row."""
 
     def keep(self, z: Tensor) -> Kept:
-        """The tensor's value."""
+        """Return the tensor's value."""
         return self.value or keep(z)
 
     def read(self, slot: Tensor) -> Row:
-        """The relevance in a slot; where there is one consumer, what arrives is the very tensor that it sent."""
+        """Return the relevance in a slot; where there is one consumer, what arrives is the very tensor that it sent."""
         if self.last is not None and self.last[0]() is slot and self.last[1] == slot._version:
             return self.last[2]
         row = self._row(slot)
@@ -46,7 +46,7 @@ class Edge:
         return row
 
     def _row(self, slot: Tensor) -> Row:
-        """A slot of 0 has no relevance, also at masked scores of -inf."""
+        """Return a slot of 0 has no relevance, also at masked scores of -inf."""
         if self.value is None:
             return row_of(_real(slot), self.layout, self.samples)
         slot, value = _alike(slot, self.value.value)
@@ -62,7 +62,7 @@ def _real(relevance: Tensor) -> Tensor:
 
 
 def _alike(slot: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as real numbers, and not in half precision."""
+    """Return both as real numbers, and not in half precision."""
     if slot.is_complex() or value.is_complex():
         slot, value = (torch.view_as_real(t if t.is_complex() else t.to(torch.complex128)) for t in (slot, value))
         return slot, value

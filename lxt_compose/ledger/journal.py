@@ -33,12 +33,12 @@ class Journal:
         self._pages: list[list[tuple[Row, tuple[int, ...]]]] = [[]]
 
     def open(self) -> int:
-        """The number of a new account."""
+        """Return the number of a new account."""
         self._accounts += 1
         return self._accounts - 1
 
     def flow(self) -> Flow:
-        """The new accounts of a tensor."""
+        """Return the new accounts of a tensor."""
         return Flow(self.open(), self.open())
 
     def post(self, row: Row, *accounts: int) -> None:
@@ -51,11 +51,11 @@ class Journal:
         return len(self._pages)
 
     def turn(self) -> None:
-        """What is posted from now on is that of another backward pass."""
+        """Begin another backward pass: what is posted from now on is its own."""
         self._pages.append([])
 
     def balance(self, page: int = 0) -> Balance:
-        """What is on the accounts now."""
+        """Return what is on the accounts now."""
         posted = list(self._pages[page])  # another thread may be posting
         on = [account for _, accounts in posted for account in accounts]
         which = [place for place, (_, accounts) in enumerate(posted) for _ in accounts]
@@ -74,7 +74,7 @@ class Balance(NamedTuple):
 
 
 def _stacked(rows: list[Row], width: int) -> Tensor:
-    """Rows as one matrix; those on another device come over together."""
+    """Return rows as one matrix; those on another device come over together."""
     matrix = torch.empty(len(rows), width, dtype=torch.float64)
     places: dict[torch.device | None, list[int]] = {}
     for place, row in enumerate(rows):

@@ -30,7 +30,7 @@ class Ledger:
         return self._source if isinstance(self._source, Books) else self._source()
 
     def frozen(self) -> Ledger:
-        """The ledger as it is now: data alone, without ties to a model."""
+        """Return the ledger as it is now: data alone, without ties to a model."""
         return Ledger(self.books)
 
     @property
@@ -80,11 +80,14 @@ class Ledger:
         return tuple(entry for entry in self.entries if entry.status in (Status.UNCOVERED.value, UNSEEN))
 
     def share(self, amount: Amount) -> float:
-        """An amount as a part of the seed; over several samples the mean, each weighted by the size of its seed."""
+        """Return an amount as a part of the seed.
+
+        Over several samples the mean, each weighted by the size of its seed.
+        """
         return self.books.share(amount)
 
     def lines(self) -> list[Line]:
-        """The table's lines, unfolded: one for each place, operation and kind, the largest leak first."""
+        """Return the table's lines, unfolded: one for each place, operation and kind, the largest leak first."""
         return lines_of(self.books)
 
     def to_string(self, *, width: int = 100, rows: int | None = 20) -> str:
@@ -99,11 +102,14 @@ class Ledger:
         return f"<Ledger: seed {seed:.4g}, inputs {inputs:.4g}, unaccounted {self.unaccounted:.1e}>"
 
     def _repr_html_(self) -> str:
-        """The table for a notebook: self-contained, for light and dark backgrounds."""
+        """Return the table for a notebook: self-contained, for light and dark backgrounds."""
         return html_of(self.books)
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Every entry as a dictionary of strings and numbers, ready for JSON; amounts are totals over samples."""
+        """Return every entry as a dictionary of strings and numbers, ready for JSON.
+
+        Amounts are totals over samples.
+        """
         return [
             {
                 **{name: getattr(entry, name) for name in ("path", "name", "rule", "status", "calls")},
@@ -123,7 +129,7 @@ class Ledger:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Ledger:
-        """The ledger that :meth:`to_dict` was called on."""
+        """Return the ledger that :meth:`to_dict` was called on."""
         entries = [{**e, "absorbed": {k: _amount(a) for k, a in e["absorbed"].items()}} for e in data["entries"]]
         check = GraphCheck(tuple(GraphRow(**row) for row in data["check"]["rows"]), data["check"]["nodes"])
         return cls(

@@ -80,7 +80,7 @@ class Meter:
             node.register_hook(self.after)
 
     def __call__(self, sent: Slots, arrived: Slots) -> None:
-        """The node has run."""
+        """Note that the node has run."""
         self.before(arrived)
         self.after(sent, arrived)
 

@@ -95,7 +95,7 @@ class Recorder:
             run.check = check_graph(roots.values(), graph.stops, graph.intervals)
 
     def turn(self) -> None:
-        """Another backward pass of the forward pass that has ended begins, with relevance of its own."""
+        """Begin another backward pass of the forward pass that has ended, with relevance of its own."""
         next(run for run in reversed(self.runs) if run.outer is None).journal.turn()
 
     def begin(self, call: OpCall) -> Operation:
@@ -147,7 +147,7 @@ class Recorder:
 
     @staticmethod
     def _key(x: Tensor) -> Key:
-        """The edge that x stands for now. A change in place gives it another."""
+        """Return the edge that x stands for now. A change in place gives it another."""
         node = x.grad_fn
         return torch.autograd.graph.get_gradient_edge(x)[:2] if node is None else (node, x.output_nr)
 
@@ -174,14 +174,17 @@ class Recorder:
 
     @staticmethod
     def _changed_view(seen: Operation) -> Tensor | None:
-        """The view of another tensor that an operation has changed in place; autograd leads from there to the whole."""
+        """Return the view of another tensor that an operation has changed in place.
+
+        Autograd leads from there to the whole.
+        """
         if not any(x._is_view() for x, _ in seen.carriers) or not mutates(seen.function, seen.args, seen.kwargs):
             return None
         target = next(tensors_in((seen.args, seen.kwargs)), None)
         return target if target is not None and target._base is not None and target._base.requires_grad else None
 
     def _edge(self, run: Run, x: Tensor, key: Key, path: str) -> Edge:
-        """What is known of a carrier; if nobody made it that we have seen, what did is found in the graph."""
+        """Return what is known of a carrier; if nobody made it that we have seen, what did is found in the graph."""
         graph = run.graph
         if graph is None:  # the forward pass is over
             return Edge(None, None, run.journal.flow(), run.samples)
@@ -214,7 +217,7 @@ class Recorder:
         operation.passes_on = worst == CHECKPOINT
 
     def _claim(self, run: Run, graph: Graph, operation: Operation, node: Any) -> list[Any]:
-        """All nodes from this one down to what is known belong to the operation; read what leaves it there."""
+        """Return all nodes from this one down to what is known belong to the operation; read what leaves it there."""
         pending, claimed = [node], []
         while pending:
             node = pending.pop()
@@ -244,7 +247,7 @@ class Recorder:
         return claimed
 
     def _enter_from_outside(self, run: Run, graph: Graph, x: Tensor, key: Key) -> Edge:
-        """An input of the model, or another leaf that carries relevance."""
+        """Return an input of the model, or another leaf that carries relevance."""
         batched = x.dim() > 0 and x.shape[0] == run.samples
         layout = in_front(run.samples) if batched else None
         edge = graph.edges[key] = Edge(self._value(x), layout, run.journal.flow(), run.samples)
@@ -267,7 +270,10 @@ class Recorder:
         *,
         past: bool = False,
     ) -> Edge:
-        """A tensor that an operation made: read all relevance that arrives there, or at what it is a view of (past)."""
+        """Return a tensor that an operation made.
+
+        Read all relevance that arrives there, or at what it is a view of (past).
+        """
         flow, whole, view = run.journal.flow(), z._base, view_of(z)
         edge = own = Edge(None if past else self._value(z), layout, flow, run.samples)
         if past and whole is not None:

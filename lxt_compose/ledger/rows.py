@@ -14,7 +14,10 @@ _SMALL = 2**13
 
 
 def by_sample(relevance: Tensor, layout: Layout | None, samples: int) -> Tensor:
-    """The sums over each sample, and last what is left: of shape [samples + 1], in float64 where the device has it."""
+    """Return the sums over each sample, and last what is left.
+
+    Of shape [samples + 1], in float64 where the device has it.
+    """
     sums = _sums(relevance, layout, samples)
     row = relevance.new_zeros(samples + 1, dtype=_wide(relevance))
     row[_place_of_all(samples) if sums.dim() == 0 else slice(len(sums))] = sums
@@ -22,7 +25,7 @@ def by_sample(relevance: Tensor, layout: Layout | None, samples: int) -> Tensor:
 
 
 def row_of(relevance: Tensor, layout: Layout | None, samples: int) -> Row:
-    """The same; numbers of the CPU without a tensor around them.
+    """Return the same; numbers of the CPU without a tensor around them.
 
     Thousands of small tensors that stay, between large ones that go, would leave the heap in pieces.
     """
@@ -38,7 +41,7 @@ def row_of(relevance: Tensor, layout: Layout | None, samples: int) -> Row:
 
 
 def _place_of_all(samples: int) -> int:
-    """Where in a row a sum stands that is not told apart: it is a single sample's, or nobody's."""
+    """Return where in a row a sum stands that is not told apart: it is a single sample's, or nobody's."""
     return 0 if samples == 1 else samples
 
 
@@ -47,7 +50,7 @@ def _wide(relevance: Tensor) -> torch.dtype:
 
 
 def _sums(relevance: Tensor, layout: Layout | None, samples: int) -> Tensor:
-    """The sums over each sample, with or without what is left; or, without dimensions, the sum of all."""
+    """Return the sums over each sample, with or without what is left; or, without dimensions, the sum of all."""
     small = relevance.numel() < _SMALL  # a cast that costs nothing; else torch's pairwise sums are good enough
     dtype = _wide(relevance) if small else torch.promote_types(relevance.dtype, torch.float32)
     if samples == 1 or layout is None or layout.owner.numel() != relevance.shape[layout.dim]:

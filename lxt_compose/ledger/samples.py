@@ -35,16 +35,16 @@ class Layout:
     """The owners are 0, 1, 2, ... in order."""
 
     def same(self, other: Layout) -> bool:
-        """Whether both say the same."""
+        """Return whether both say the same."""
         return self.dim == other.dim and (self.owner is other.owner or torch.equal(self.owner, other.owner))
 
     def moved(self, dim: int) -> Layout:
-        """The same owners along another dimension."""
+        """Return the same owners along another dimension."""
         return self if dim == self.dim else Layout(dim, self.owner, self.plain)
 
 
 def in_front(samples: int) -> Layout:
-    """The layout of an input: sample i is slice i of the first dimension."""
+    """Return the layout of an input: sample i is slice i of the first dimension."""
     return Layout(0, torch.arange(samples), plain=True)
 
 
@@ -57,7 +57,7 @@ def layouts_after(
     outputs: Sequence[Tensor],
     samples: int,
 ) -> list[Layout | None]:
-    """The layouts of the outputs of an operation.
+    """Return the layouts of the outputs of an operation.
 
     Args:
         op: the operation; None for one without a family, and for a module that is taken as one.
@@ -97,14 +97,14 @@ def layouts_after(
 
 
 def _keeps_rows(layouts: Sequence[tuple[Tensor, Layout]], args: tuple[Any, ...]) -> bool:
-    """Whether samples stay apart where rows are combined: before the last two dimensions, or with a constant."""
+    """Return whether samples stay apart where rows are combined: before the last two dimensions, or with a constant."""
     (x, layout), *others = layouts
     first_of_two = bool(args) and x is args[0] and len(args) > 1 and isinstance(args[1], Tensor)
     return all(layout.dim < x.dim() - 2 for x, layout in layouts) or (first_of_two and not others and layout.dim == 0)
 
 
 def layout_like(x: Tensor, sources: Sequence[Layout | None]) -> Layout | None:
-    """The layout of a tensor that was made out of sight from sources which all have one and the same."""
+    """Return the layout of a tensor that was made out of sight from sources which all have one and the same."""
     first = sources[0] if sources else None
     if first is None or any(layout is None or not layout.same(first) for layout in sources):
         return None
@@ -115,7 +115,7 @@ _ALIGNED_RIGHT = (Family.PRODUCT, Family.CONTRACTION, Family.DIVISION, Family.AC
 
 
 def _kept(op: Op | None, layouts: list[tuple[Tensor, Layout]], z: Tensor) -> Layout | None:
-    """The layout of an output whose batch dimension is that of the inputs; None where they do not agree."""
+    """Return the layout of an output whose batch dimension is that of the inputs; None where they do not agree."""
     found: list[Layout] = []
     for x, layout in layouts:
         if z.dim() == x.dim():
@@ -132,14 +132,16 @@ def _kept(op: Op | None, layouts: list[tuple[Tensor, Layout]], z: Tensor) -> Lay
 
 
 def _joins_beside(layouts: Sequence[tuple[Tensor, Layout]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether tensors are joined along a dimension in which no sample differs from another."""
+    """Return whether tensors are joined along a dimension in which no sample differs from another."""
     dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
     x, layout = layouts[0]
     return isinstance(dim, int) and dim % x.dim() != layout.dim and all(layout.same(other) for _, other in layouts)
 
 
 def _by_strides(x: Tensor, layout: Layout, z: Tensor) -> Layout | None:
-    """The layout of a view z of x that has the samples along one of its dimensions, all of them; found by strides.
+    """Return the layout of a view z of x that has the samples along one of its dimensions, all of them.
+
+    Found by strides.
 
     If a place in memory is a number whose digit at `step` says where it is along x's dimension of samples, then that
     is so in a view too which has a dimension of this step and size, while its others never carry into that digit.
@@ -158,7 +160,10 @@ def _by_strides(x: Tensor, layout: Layout, z: Tensor) -> Layout | None:
 
 
 def layout_of_whole(view: Tensor, layout: Layout | None, whole: Tensor) -> Layout | None:
-    """The layout of a tensor of which a view is known that has all samples: the dimension of the same step and size."""
+    """Return the layout of a tensor of which a view is known that has all samples.
+
+    The dimension of the same step and size.
+    """
     if layout is None or view.shape[layout.dim] < 2:
         return None
     wanted = view.stride(layout.dim), view.shape[layout.dim]
@@ -167,13 +172,13 @@ def layout_of_whole(view: Tensor, layout: Layout | None, whole: Tensor) -> Layou
 
 
 def _below(x: Tensor, dim: int, period: int) -> int:
-    """How far the other dimensions reach by steps that are no multiples of the period."""
+    """Return how far the other dimensions reach by steps that are no multiples of the period."""
     others = [(x.shape[d] - 1, x.stride(d)) for d in range(x.dim()) if d != dim]
     return sum(count * step for count, step in others if step % period)
 
 
 def _in_order(layout: Layout, old: Sequence[int], new: Sequence[int], samples: int) -> Layout | None:
-    """The layout of elements that keep their order in another shape.
+    """Return the layout of elements that keep their order in another shape.
 
     Element k of a tensor stands at place ``k // step % size`` of a dimension, so whose it is depends on k with a period
     of ``step * size``, and changes at multiples of step.
@@ -229,7 +234,7 @@ def _codes(samples: int, device: torch.device = _CPU) -> Tensor:
 
 
 def _line(layout: Layout, samples: int, device: torch.device) -> Tensor:
-    """The codes of the owners; 0 is nobody's."""
+    """Return the codes of the owners; 0 is nobody's."""
     if layout.plain:
         return _codes(samples, device)
     return torch.where(layout.owner == NOBODY, 0, _codes(samples)[layout.owner.clamp(min=0)]).to(device)
@@ -272,7 +277,7 @@ def _results(
 
 
 def _read(values: Tensor, codes: Tensor) -> Layout | None:
-    """The dimension along which the codes stand, and whose they are."""
+    """Return the dimension along which the codes stand, and whose they are."""
     if not values.numel() or not values.dim():
         return None
     # A view of broadcast codes moves through memory along the samples alone.
@@ -292,7 +297,7 @@ def _read(values: Tensor, codes: Tensor) -> Layout | None:
 
 
 def _layout_along(dim: int, line: Tensor, codes: Tensor) -> Layout | None:
-    """The layout of a tensor whose slices along `dim` hold the codes in `line`; 0 is nobody's."""
+    """Return the layout of a tensor whose slices along `dim` hold the codes in `line`; 0 is nobody's."""
     line = line.cpu()
     index = torch.searchsorted(codes, line - 0.5).clamp(max=len(codes) - 1)
     owner = torch.where((codes[index] - line).abs() < 1e-6, index, NOBODY)

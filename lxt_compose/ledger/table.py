@@ -50,14 +50,14 @@ class Line:
         return self.status in (Status.UNCOVERED.value, UNSEEN)
 
     def cells(self) -> tuple[str, ...]:
-        """The texts of the columns."""
+        """Return the texts of the columns."""
         kind = self.status if self.status == UNSEEN else self.kind
         texts = (self.path or ROOT, self.name, kind, percent(self.share), percent(self.passes), str(self.calls))
         return tuple(map(printable, texts))
 
 
 def percent(share: float) -> str:
-    """A part as "12.3 %", from 1e5 on as "1.7e+29 %"."""
+    """Return a part as "12.3 %", from 1e5 on as "1.7e+29 %"."""
     if math.isnan(share):
         return "-"
     rounded = round(100 * share, 1) + 0.0  # no -0.0
@@ -65,7 +65,7 @@ def percent(share: float) -> str:
 
 
 def lines_of(books: Books) -> list[Line]:
-    """The lines, unfolded: one for each place, operation and kind, the largest leak first."""
+    """Return the lines, unfolded: one for each place, operation and kind, the largest leak first."""
     found = []
     for entry in books.entries:
         passes = books.share(entry.entered)
@@ -75,7 +75,7 @@ def lines_of(books: Books) -> list[Line]:
 
 
 def fold(lines: Iterable[Line]) -> list[Line]:
-    """Lines that differ in the numbers of their paths alone become one, with the sum of their leaks.
+    """Return lines that differ in the numbers of their paths alone become one, with the sum of their leaks.
 
     What passes is that of the place where most passes.
     """
@@ -91,7 +91,7 @@ def fold(lines: Iterable[Line]) -> list[Line]:
 
 
 def _shown(books: Books, rows: int | None) -> tuple[list[Line], str]:
-    """The lines that are worth printing, and a remark on the others."""
+    """Return the lines that are worth printing, and a remark on the others."""
     lines = lines_of(books)
     if rows is None:
         return lines, ""
@@ -104,7 +104,7 @@ def _shown(books: Books, rows: int | None) -> tuple[list[Line], str]:
 
 
 def summary(books: Books) -> str:
-    """One sentence: the seed, the inputs' part and the kinds' parts."""
+    """Return one sentence: the seed, the inputs' part and the kinds' parts."""
     kinds: dict[str, float] = {}
     for line in lines_of(books):
         if line.status != UNSEEN:
@@ -118,12 +118,12 @@ def summary(books: Books) -> str:
 
 
 def missing(books: Books) -> str:
-    """What the sentence lacks, in the unit of the seed."""
+    """Return what the sentence lacks, in the unit of the seed."""
     return f"unaccounted: {books.unaccounted:.1e}"
 
 
 def warnings_of(books: Books) -> list[str]:
-    """What a reader must know: operations without a rule, weighed; what the graph check found; notes."""
+    """Return what a reader must know: operations without a rule, weighed; what the graph check found; notes."""
     lines = [line for line in fold(lines_of(books)) if line.is_uncovered]
     found = [
         f"{line.name} in {line.path or ROOT}: {percent(line.passes)} of the relevance passes through it "
@@ -136,7 +136,7 @@ def warnings_of(books: Books) -> list[str]:
 
 
 def text_of(books: Books, width: int, rows: int | None) -> str:
-    """The ledger for a terminal."""
+    """Return the ledger for a terminal."""
     lines, others = _shown(books, rows)
     parts = ["\n".join([*fill(summary(books).split(), width), missing(books)])]
     if lines:
@@ -148,7 +148,7 @@ def text_of(books: Books, width: int, rows: int | None) -> str:
 
 
 def html_of(books: Books, rows: int = 20) -> str:
-    """The ledger for a notebook."""
+    """Return the ledger for a notebook."""
     lines, others = _shown(books, rows)
     largest = max((abs(line.share) for line in lines if not math.isnan(line.share)), default=0.0) or 1.0
     head = "".join(f"<th{' class=lxt-n' if column.right else ''}>{escape(column.title)}</th>" for column in _COLUMNS)
@@ -164,7 +164,7 @@ def html_of(books: Books, rows: int = 20) -> str:
 
 
 def _cell(column: Column, text: str, line: Line, largest: float) -> str:
-    """One cell; that of a leak has a bar as long as its share of the largest one."""
+    """Return one cell; that of a leak has a bar as long as its share of the largest one."""
     if column.title == "absorbed" and not math.isnan(line.share):
         return f'<td class="lxt-n lxt-bar" style="--w:{100 * abs(line.share) / largest:.0f}%">{escape(text)}</td>'
     return f'<td class="{"lxt-n" if column.right else ""}">{escape(text)}</td>'

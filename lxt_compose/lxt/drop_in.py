@@ -92,7 +92,7 @@ class DropIns(TorchFunctionMode):
 
 
 def in_formulation(formulation: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, with slots of this formulation for the drop-ins that it calls."""
+    """Return the function, with slots of this formulation for the drop-ins that it calls."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         with DropIns(formulation):

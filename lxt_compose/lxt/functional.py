@@ -52,7 +52,7 @@ def _constant(weight: Tensor | None) -> Tensor | None:
 
 
 def linear_epsilon(input: Tensor, weight: Tensor, bias: Tensor | None = None, epsilon: float = EPSILON) -> Tensor:
-    """``F.linear`` under the epsilon rule.
+    """Return ``F.linear`` under the epsilon rule.
 
     ``R_i = x_i * sum_j w_ji R_j / (z_j + epsilon * sign(z_j))``; the bias keeps its share.
 
@@ -71,7 +71,7 @@ def linear_epsilon(input: Tensor, weight: Tensor, bias: Tensor | None = None, ep
 def add2(
     input_a: Operand, input_b: Operand, inplace: bool = False, epsilon: float = SMALL, *, alpha: float = 1
 ) -> Tensor:
-    """``a + alpha * b`` under the epsilon rule, with broadcasting.
+    """Return ``a + alpha * b`` under the epsilon rule, with broadcasting.
 
     ``R_a = sum of a * R / (z + epsilon * sign(z))`` over the dimensions along which a was broadcast, and likewise for
     ``alpha * b``; a constant keeps its share.
@@ -85,7 +85,7 @@ def add2(
 
 
 def mul2(input_a: Operand, input_b: Operand, inplace: bool = False) -> Tensor:
-    """``a * b`` under the uniform rule, with broadcasting.
+    """Return ``a * b`` under the uniform rule, with broadcasting.
 
     ``R_a = R_b = R / 2``, summed over the dimensions along which the factor was broadcast; with a constant as the other
     factor a carrier gets all of R.
@@ -98,7 +98,7 @@ def mul2(input_a: Operand, input_b: Operand, inplace: bool = False) -> Tensor:
 
 
 def matmul(input_a: Tensor, input_b: Tensor, inplace: bool = False, epsilon: float = SMALL) -> Tensor:
-    """``torch.matmul`` under the uniform epsilon rule, for all shapes that it takes.
+    """Return ``torch.matmul`` under the uniform epsilon rule, for all shapes that it takes.
 
     With ``s = R / (n * (z + epsilon * sign(z)))``: ``R_A = A * (s B^T)``, ``R_B = B * (A^T s)``; n = 2 if both factors
     are carriers, n = 1 if one is a constant.
@@ -113,7 +113,7 @@ def matmul(input_a: Tensor, input_b: Tensor, inplace: bool = False, epsilon: flo
 def softmax(
     input: Tensor, dim: int, dtype: torch.dtype | None = None, temperature: float = 1.0, inplace: bool = False
 ) -> Tensor:
-    """``softmax(x / temperature)`` along `dim`, by a Taylor expansion at x.
+    """Return ``softmax(x / temperature)`` along `dim`, by a Taylor expansion at x.
 
     ``R_x = x / temperature * (R - s * sum_j R_j)``, the sum along `dim`; inputs of -inf (masked ones) get 0, also where
     all of a row is masked.
@@ -149,7 +149,7 @@ def mean(
     *,
     keepdim: bool | None = None,
 ) -> Tensor:
-    """``x.mean(dim)`` under the epsilon rule.
+    """Return ``x.mean(dim)`` under the epsilon rule.
 
     ``R_i = x_i / n * R / (z + epsilon * sign(z))`` with the n elements of each mean.
 
@@ -177,7 +177,9 @@ def layer_norm(
     *,
     normalized_shape: Sequence[int] | None = None,
 ) -> Tensor:
-    """``F.layer_norm`` with the standard deviation held constant: what remains is linear, and gets the epsilon rule.
+    """Return ``F.layer_norm`` with the standard deviation held constant.
+
+    What remains is linear, and gets the epsilon rule.
 
     ``z = (x - mean(x)) / sigma * w + b``; with ``s = w / sigma * R / z``, z stabilized by the resolution of its dtype,
     it is ``R_x = x * (s - mean(s))``; the bias keeps its share.
@@ -205,7 +207,7 @@ def _normalized_shape(x: Tensor, weight: Tensor | None, given: Sequence[int] | N
 
 
 def rms_norm_identity(hidden_states: Tensor, weight: Tensor | None, variance_epsilon: float) -> Tensor:
-    """``x / sqrt(mean(x^2) + epsilon) * w``, computed in float32 for half precision; relevance passes unchanged.
+    """Return ``x / sqrt(mean(x^2) + epsilon) * w``, computed in float32 for half precision; relevance passes unchanged.
 
     ``R_x = R_z``, since with the root held constant each output comes from one input.
 
@@ -233,7 +235,7 @@ def _rms_norm(x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None,
 def normalize(
     input: Tensor, p: float = 2.0, dim: int | tuple[int, ...] = 1, eps: float = 1e-12, out: Tensor | None = None
 ) -> Tensor:
-    """``F.normalize``: x divided by its p-norm along `dim`; relevance passes unchanged.
+    """Return ``F.normalize``: x divided by its p-norm along `dim`; relevance passes unchanged.
 
     ``R_x = R_z``, since with the norm held constant each output comes from one input.
 
@@ -252,7 +254,7 @@ def normalize(
 
 
 def epsilon_lrp(fn: Callable[..., Any], epsilon: float, *inputs: Any) -> Any:
-    """``fn(*inputs)``, any differentiable function or module, under the epsilon rule.
+    """Return ``fn(*inputs)``, any differentiable function or module, under the epsilon rule.
 
     ``R_x = x * J^T (R / (z + epsilon * sign(z)))`` for each carrier x; several outputs z add up. What `fn` holds
     itself, such as parameters, is constant: nothing reaches its ``.grad``.
@@ -263,7 +265,7 @@ def epsilon_lrp(fn: Callable[..., Any], epsilon: float, *inputs: Any) -> Any:
 
 
 def identity(fn: Callable[..., Tensor], input: Tensor) -> Tensor:
-    """``fn(x)`` for an elementwise function or module; relevance passes unchanged.
+    """Return ``fn(x)`` for an elementwise function or module; relevance passes unchanged.
 
     ``R_x = R_z``.
 
@@ -286,7 +288,7 @@ def identity(fn: Callable[..., Tensor], input: Tensor) -> Tensor:
 
 
 def stop_relevance(fn: Callable[..., Any], input: Any) -> Any:
-    """``fn(x)`` as a constant: no relevance passes, ``R_x = 0``.
+    """Return ``fn(x)`` as a constant: no relevance passes, ``R_x = 0``.
 
     Raises:
         RuntimeError: `fn` changes its input in place.

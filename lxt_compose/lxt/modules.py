@@ -75,14 +75,14 @@ class LinearEpsilon(nn.Linear):
 
     @classmethod
     def from_torch(cls, module: nn.Module, epsilon: float = EPSILON) -> LinearEpsilon:
-        """The same layer under the rule; TypeError for anything but ``nn.Linear``."""
+        """Return the same layer under the rule; TypeError for anything but ``nn.Linear``."""
         given = _expected(module, nn.Linear, cls)
         new = cls(given.in_features, given.out_features, given.bias is not None, device="meta", epsilon=epsilon)
         _take_over(new, module)
         return new
 
     def forward(self, input: Tensor) -> Tensor:
-        """[..., in_features] to [..., out_features]."""
+        """Return [..., in_features] to [..., out_features]."""
         return R.linear_epsilon(input, self.weight, self.bias, self.epsilon)
 
 
@@ -106,7 +106,7 @@ class SoftmaxDT(nn.Softmax):
 
     @classmethod
     def from_torch(cls, module: nn.Module) -> SoftmaxDT:
-        """The same softmax under the rule; TypeError for anything but ``nn.Softmax`` with a dim."""
+        """Return the same softmax under the rule; TypeError for anything but ``nn.Softmax`` with a dim."""
         dim = _expected(module, nn.Softmax, cls).dim
         if dim is None:
             raise TypeError(f"SoftmaxDT.from_torch takes a torch.nn.Softmax with a dim, got {module!r}")
@@ -136,7 +136,7 @@ class RMSNormIdentity(nn.Module):
 
     @classmethod
     def from_torch(cls, module: nn.Module) -> RMSNormIdentity:
-        """The same normalization under the rule.
+        """Return the same normalization under the rule.
 
         Args:
             module: ``nn.RMSNorm``, or any module with a ``weight`` and a ``variance_epsilon`` or ``eps`` that computes
@@ -161,7 +161,7 @@ class RMSNormIdentity(nn.Module):
         return new
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """[..., hidden_size] to the same."""
+        """Return [..., hidden_size] to the same."""
         return R.rms_norm_identity(hidden_states, self.weight, self.variance_epsilon)
 
 
@@ -184,7 +184,7 @@ class LayerNormEpsilon(nn.LayerNorm):
 
     @classmethod
     def from_torch(cls, module: nn.Module) -> LayerNormEpsilon:
-        """The same normalization under the rule; TypeError for anything but ``nn.LayerNorm``."""
+        """Return the same normalization under the rule; TypeError for anything but ``nn.LayerNorm``."""
         given = _expected(module, nn.LayerNorm, cls)
         has_bias = given.bias is not None
         new = cls(given.normalized_shape, given.eps, given.elementwise_affine, has_bias, device="meta")
@@ -192,7 +192,7 @@ class LayerNormEpsilon(nn.LayerNorm):
         return new
 
     def forward(self, input: Tensor) -> Tensor:
-        """[..., *normalized_shape] to the same."""
+        """Return [..., *normalized_shape] to the same."""
         return R.layer_norm(input, self.weight, self.bias, self.eps, normalized_shape=self.normalized_shape)
 
 
@@ -217,7 +217,7 @@ class MultiheadAttentionCP(nn.MultiheadAttention):
 
     @classmethod
     def from_torch(cls, module: nn.Module, epsilon: float = EPSILON) -> MultiheadAttentionCP:
-        """The same attention under the rule; TypeError for anything but ``nn.MultiheadAttention``."""
+        """Return the same attention under the rule; TypeError for anything but ``nn.MultiheadAttention``."""
         given = _expected(module, nn.MultiheadAttention, cls)
         new = cls(
             given.embed_dim, given.num_heads, given.dropout, add_zero_attn=given.add_zero_attn, kdim=given.kdim,
@@ -240,7 +240,7 @@ class MultiheadAttentionCP(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """The attended values, and the attention weights if they are wanted."""
+        """Return the attended values, and the attention weights if they are wanted."""
         masks = (key_padding_mask, attn_mask, is_causal)
         weights: Tensor = under(Stop(), "MultiheadAttentionCP", self._weights, query, key, value, *masks)
         output = self._attend(weights, value)
@@ -257,7 +257,7 @@ class MultiheadAttentionCP(nn.MultiheadAttention):
         attn_mask: Tensor | None,
         is_causal: bool,
     ) -> Tensor | None:
-        """``softmax(Q K^T / sqrt(d))``, [(batch,) heads, targets, sources]."""
+        """Return ``softmax(Q K^T / sqrt(d))``, [(batch,) heads, targets, sources]."""
         if query.dim() == 3 and self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         separate = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -272,7 +272,7 @@ class MultiheadAttentionCP(nn.MultiheadAttention):
         )[1]  # fmt: skip
 
     def _attend(self, weights: Tensor, value: Tensor) -> Tensor:
-        """Weights [(batch,) heads, targets, sources] applied to the projected values."""
+        """Return weights [(batch,) heads, targets, sources] applied to the projected values."""
         sequence_first = value.dim() == 3 and not self.batch_first
         values = self._project(value.transpose(0, 1) if sequence_first else value)
         if self.bias_v is not None:

@@ -53,7 +53,7 @@ StopRelevanceRule = Stop
 def TaylorDecompositionRule(
     ref: Reference | Sequence[Reference] = 0.0, bias: bool = False, distribute_bias: Distribution | None = None
 ) -> TaylorDecomposition:
-    """:class:`TaylorDecomposition` by the name, and with the arguments, that it has in LXT.
+    """Return :class:`TaylorDecomposition` by the name, and with the arguments, that it has in LXT.
 
     Args:
         ref: the reference point, or one for each input; None is the input itself.
@@ -107,7 +107,7 @@ _RULES: dict[Any, Callable[..., Rule]] = {
 
 
 def rule_of(value: Any) -> Any:
-    """The rule that a value of a composite stands for, if it is a drop-in; any other value as it is.
+    """Return the rule that a value of a composite stands for, if it is a drop-in; any other value as it is.
 
     A drop-in can be given options by ``functools.partial(add2, epsilon=1e-3)``. A class of modules with ``from_torch``
     that is not of this library becomes a :class:`DropIn`.

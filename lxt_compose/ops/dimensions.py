@@ -24,7 +24,7 @@ _FEATURES_LAST = frozenset("linear matmul mm layer_norm rms_norm".split())
 
 
 def dimensions_of(op: Op, x: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Names | None:
-    """The names that the operation gives to the dimensions of `x`, or None if it works on any dimensions.
+    """Return the names that the operation gives to the dimensions of `x`, or None if it works on any dimensions.
 
     Args:
         op: the operation.
@@ -48,7 +48,7 @@ def dimensions_of(op: Op, x: Tensor, args: Sequence[Any], kwargs: Mapping[str, A
 
 
 def _normalized(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Sequence[int]:
-    """The sizes that a norm over the last dimensions is taken over; one size for all other operations."""
+    """Return the sizes that a norm over the last dimensions is taken over; one size for all other operations."""
     if not op.name.endswith("_norm"):
         return (1,)
     sizes = kwargs.get("normalized_shape", args[1] if len(args) > 1 else (1,))
@@ -69,7 +69,7 @@ def _sliding(name: str, n: int) -> Names | None:
 
 
 def new_dimensions(op: Op, names: Sequence[str | None]) -> set[int]:
-    """Which dimensions of the result, of the same number as those of `x`, are others than those of `x`.
+    """Return which dimensions of the result, of the same number as those of `x`, are others than those of `x`.
 
     Args:
         op: an operation that :func:`dimensions_of` knows.
@@ -84,7 +84,7 @@ def new_dimensions(op: Op, names: Sequence[str | None]) -> set[int]:
 
 
 def dimensions_of_module(module: nn.Module, x: Tensor) -> Names | None:
-    """The names that a module gives to the dimensions of what it takes in or puts out, or None.
+    """Return the names that a module gives to the dimensions of what it takes in or puts out, or None.
 
     Convolutions, pools and batch norms are known by their class, what has a weight by its size: the last dimension of
     `x` or, for norms, the one of the channels.

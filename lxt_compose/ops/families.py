@@ -299,7 +299,7 @@ FAMILIES = {
 
 
 def build_ops() -> dict[str, Op]:
-    """Every operation, by its canonical name."""
+    """Return every operation, by its canonical name."""
     nothing: frozenset[int | str] = frozenset()
     addends = {name: _arguments(words) for name, words in parse(ADDENDS).items()}
     held = {name: _arguments(words) for name, words in parse(HELD).items()}

@@ -129,6 +129,6 @@ _ROWS = _rows()
 
 
 def integers_of(func: Callable[..., Any]) -> Integers | None:
-    """What a function does with integers; None where that cannot be said."""
+    """Return what a function does with integers; None where that cannot be said."""
     name = plain_name(func)
     return None if name is None else _ROWS.get(name)

@@ -49,14 +49,14 @@ _SPECIAL = {("F", "unfold"): _OPS["im2col"]} | {
 
 
 def _getter(func: Callable[..., Any]) -> str | None:
-    """The name of the attribute that `func` reads or writes: `torch.Tensor.T.__get__` -> "T"."""
+    """Return the name of the attribute that `func` reads or writes: `torch.Tensor.T.__get__` -> "T"."""
     if getattr(func, "__name__", "") not in ("__get__", "__set__", "__delete__"):
         return None
     return str(getattr(func.__self__, "__name__", "?"))  # type: ignore[attr-defined]
 
 
 def _place_and_name(func: Callable[..., Any]) -> tuple[str, str] | None:
-    """How the place of a function of torch or python is written, and its name there; None for anybody else's."""
+    """Return how the place of a function of torch or python is written, and its name there; None for anybody else's."""
     name = getattr(func, "__name__", None)
     if isinstance(func, type) or not isinstance(name, str):
         return None
@@ -76,7 +76,7 @@ def _is_dunder(name: str) -> bool:
 
 
 def op_named(name: str) -> Op | None:
-    """The operation that torch knows by this plain name ("add_", "special_expit", "as_strided"), or None."""
+    """Return the operation that torch knows by this plain name ("add_", "special_expit", "as_strided"), or None."""
     return _look_up(name)
 
 
@@ -89,7 +89,7 @@ def _look_up(name: str) -> Op | None:
 
 
 def op_of(func: Callable[..., Any]) -> Op | None:
-    """The operation that `func` is, or None.
+    """Return the operation that `func` is, or None.
 
     `func` is whatever a TorchFunctionMode receives or a user names: a function of torch, a method or an operator of
     `torch.Tensor`, a function of `operator`, an overload of `torch.ops.aten`, or the getter of an attribute
@@ -116,7 +116,7 @@ _FORWARD = {"rsub": "sub", "rdiv": "div", "rpow": "pow", "rremainder": "remainde
 
 
 def is_reversed(op: Op) -> bool:
-    """Whether the first two operands stand in the order opposite to that of the operation it is the reverse of."""
+    """Return whether the first two operands stand in reverse order, as in ``rsub``."""
     return op.name in _FORWARD
 
 
@@ -126,13 +126,16 @@ def forward_name(op: Op) -> str:
 
 
 def same_op(a: Op, b: Op) -> bool:
-    """Whether both answer to the same key: a reversed operator does to that of its forward form."""
+    """Return whether both answer to the same key: a reversed operator does to that of its forward form."""
     return _FORWARD.get(a.name, a.name) == _FORWARD.get(b.name, b.name)
 
 
 @lru_cache(maxsize=4096)
 def _position(func: Callable[..., Any], name: str) -> int | None:
-    """Where a python function takes this argument by position; functions in C take neither of those asked for so."""
+    """Return where a python function takes this argument by position.
+
+    Functions in C take neither of those asked for so.
+    """
     try:
         parameters = list(inspect.signature(func).parameters.values())
     except (TypeError, ValueError):
@@ -164,12 +167,15 @@ def _mutates_by_name(func: Callable[..., Any]) -> bool:
 
 
 def can_mutate(func: Callable[..., Any]) -> bool:
-    """Whether a call without keyword arguments may change a tensor in place; else only `inplace=` or `out=` can."""
+    """Return whether a call without keyword arguments may change a tensor in place.
+
+    Else only `inplace=` or `out=` can.
+    """
     return _mutates_by_name(func) or _position(func, "inplace") is not None or _position(func, "out") is not None
 
 
 def mutates(func: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> bool:
-    """Whether this call changes its first tensor argument, or the tensor given as `out`, in place.
+    """Return whether this call changes its first tensor argument, or the tensor given as `out`, in place.
 
     By name (`relu_`, `__iadd__`, `__setitem__`), or by `inplace=True` or `out=`, given by keyword or by position.
     """
@@ -180,7 +186,7 @@ def mutates(func: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[
 
 
 def plain_name(func: Callable[..., Any]) -> str | None:
-    """The name of an operation, also of one that carries no relevance ("eq", "one_hot", "__and__"), or None.
+    """Return the name of an operation, also of one that carries no relevance ("eq", "one_hot", "__and__"), or None.
 
     None is for what is no function of torch, and for getters of attributes.
     """
@@ -195,7 +201,7 @@ def plain_name(func: Callable[..., Any]) -> str | None:
 
 
 def display_name(func: Callable[..., Any]) -> str:
-    """How a user would write `func`: "torch.add", "F.gelu", "Tensor.add_", "Tensor.T", "operator.add"."""
+    """Return how a user would write `func`: "torch.add", "F.gelu", "Tensor.add_", "Tensor.T", "operator.add"."""
     attribute = _getter(func)
     if attribute is not None:
         return f"Tensor.{attribute}"

@@ -40,12 +40,12 @@ def dotted_name(function: Any) -> str:
 
 
 def is_operator(function: Any) -> bool:
-    """Whether this is an operator of another library than torch: ``torch.ops.<library>.<name>``."""
+    """Return whether this is an operator of another library than torch: ``torch.ops.<library>.<name>``."""
     return type(function).__module__ == "torch._ops" and not str(function).startswith(("aten.", "prim."))
 
 
 def is_autograd_function(function: Any) -> bool:
-    """Whether this is a class derived from :class:`torch.autograd.Function`."""
+    """Return whether this is a class derived from :class:`torch.autograd.Function`."""
     return isinstance(function, type) and issubclass(function, Function)
 
 

@@ -57,7 +57,7 @@ def _erf(x: Tensor) -> Tensor:
 
 
 def softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
-    """``(softplus(x) - log(2) / beta) / x``, by ``log1p(expm1(beta x) / 2)`` where expm1 is not large."""
+    """Return ``(softplus(x) - log(2) / beta) / x``, by ``log1p(expm1(beta x) / 2)`` where expm1 is not large."""
     scaled = x * beta
     bounded = torch.log1p(torch.expm1(scaled.clamp(max=1)) / 2) / beta
     large = F.softplus(x, beta, threshold) - math.log(2) / beta
@@ -65,13 +65,13 @@ def softplus(x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
 
 
 def power(x: Tensor, exponent: float | Tensor) -> Tensor:
-    """``x ** (exponent - 1)``; 0 where that is infinite: at 0, below exponent 1."""
+    """Return ``x ** (exponent - 1)``; 0 where that is infinite: at 0, below exponent 1."""
     found = torch.pow(x, exponent - 1)
     return found.masked_fill((x == 0) & found.isinf(), 0)
 
 
 def xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor) -> Tensor:
-    """``softplus(alpha_p) x + beta`` where x > 0, else ``(expm1(x) / x - 1) (beta + softplus(alpha_n)) + beta``.
+    """Return ``softplus(alpha_p) x + beta`` where x > 0, else ``(expm1(x) / x - 1) (beta + softplus(alpha_n)) + beta``.
 
     Source: Huang 2024 (arXiv:2411.13010), eq. 5.
     """
@@ -80,18 +80,18 @@ def xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: Tensor) -> Tensor:
 
 
 def log(base: float, x: Tensor) -> Tensor:
-    """``log(x) / (x - 1)`` to this base."""
+    """Return ``log(x) / (x - 1)`` to this base."""
     return limited(torch.log1p, 1.0, x - 1) / math.log(base)
 
 
 def exp(base: float, x: Tensor) -> Tensor:
-    """``(base ** x - 1) / x``."""
+    """Return ``(base ** x - 1) / x``."""
     rate = math.log(base)
     return limited(lambda x: torch.expm1(x * rate), rate, x)
 
 
 def _hardsigmoid(x: Tensor) -> Tensor:
-    """0 where the output is: there is nothing to pass on."""
+    """Return 0 where the output is: there is nothing to pass on."""
     return torch.where(x > -3, limited(lambda x: (x / 6).clamp(-0.5, 0.5), 1 / 6, x), 0)
 
 
@@ -205,10 +205,10 @@ _CURVES = {name: _curve(name) for name in (*_CLOSED, *_CLOSED_WITH_BIAS, *_THROU
 
 
 def curve_of(op: Op) -> Curve:
-    """What is known of an elementwise operation."""
+    """Return what is known of an elementwise operation."""
     return _CURVES.get(op.name, UNKNOWN)
 
 
 def curve_of_module(kind: type) -> Curve:
-    """What is known of the elementwise function that modules of this class are."""
+    """Return what is known of the elementwise function that modules of this class are."""
     return _CURVES.get(_MODULES.get(kind.__module__, {}).get(kind.__name__, ""), UNKNOWN)

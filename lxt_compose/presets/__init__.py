@@ -49,12 +49,12 @@ _PRESETS: dict[str, Callable[..., Composite]] = {name: globals()[name] for name 
 
 
 def available() -> tuple[str, ...]:
-    """The names of all presets, in alphabetical order."""
+    """Return the names of all presets, in alphabetical order."""
     return tuple(sorted(_PRESETS))
 
 
 def find(name: str) -> Callable[..., Composite]:
-    """The function behind the name of a preset.
+    """Return the function behind the name of a preset.
 
     Raises:
         ValueError: there is no such preset; the closest names are told.
@@ -66,7 +66,7 @@ def find(name: str) -> Callable[..., Composite]:
 
 
 def get(name: str, **options: Any) -> Composite:
-    """A new composite by the name of its preset.
+    """Return a new composite by the name of its preset.
 
     Args:
         name: one of :func:`available`.
@@ -89,7 +89,10 @@ def get(name: str, **options: Any) -> Composite:
 
 
 def _arguments(preset: Callable[..., Composite]) -> dict[str, Any]:
-    """The names of a preset's arguments, with their defaults; and those of a composite if it hands on its options."""
+    """Return the names of a preset's arguments, with their defaults.
+
+    And those of a composite if it hands on its options.
+    """
     parameters = signature(preset).parameters.values()
     found = {p.name: p.default for p in parameters if p.kind is not Parameter.VAR_KEYWORD}
     if len(found) < len(parameters):

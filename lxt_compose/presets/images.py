@@ -57,7 +57,7 @@ def epsilon(rules: Rules = (), *, epsilon: float = EPSILON, **options: Any) -> C
 
 
 def epsilon_plus(rules: Rules = (), *, epsilon: float = EPSILON, **options: Any) -> Composite:
-    """:class:`ZPlus` for convolutions, :class:`Epsilon` for dense layers.
+    """Return :class:`ZPlus` for convolutions, :class:`Epsilon` for dense layers.
 
     Args:
         rules: keys and rules of your own, which go before the preset's.
@@ -70,7 +70,7 @@ def epsilon_plus(rules: Rules = (), *, epsilon: float = EPSILON, **options: Any)
 
 
 def epsilon_alpha2_beta1(rules: Rules = (), *, epsilon: float = EPSILON, **options: Any) -> Composite:
-    """``AlphaBeta(2, 1)`` for convolutions, :class:`Epsilon` for dense layers.
+    """Return ``AlphaBeta(2, 1)`` for convolutions, :class:`Epsilon` for dense layers.
 
     Args:
         rules: keys and rules of your own, which go before the preset's.
@@ -118,7 +118,7 @@ def epsilon_gamma_box(
     epsilon: float = EPSILON,
     **options: Any,
 ) -> Composite:
-    """:class:`ZBox` for the first layer, :class:`Gamma` for convolutions, :class:`Epsilon` for dense layers.
+    """Return :class:`ZBox` for the first layer, :class:`Gamma` for convolutions, :class:`Epsilon` for dense layers.
 
     Args:
         low: the smallest value that an input can have, after normalization; a number, or a tensor that broadcasts to
@@ -213,7 +213,7 @@ def deconvnet(rules: Rules = (), **options: Any) -> Composite:
 
 
 def beta_smooth(rules: Rules = (), *, beta: float = 10.0, **options: Any) -> Composite:
-    """The gradient of the network with its ReLUs smoothed to softplus; values stay those of ReLU.
+    """Return the gradient of the network with its ReLUs smoothed to softplus; values stay those of ReLU.
 
     Not LRP: nothing is conserved, and the picture is ``x.grad`` as it is, or ``x * x.grad``.
 

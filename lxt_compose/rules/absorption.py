@@ -120,7 +120,7 @@ def biases_of_block(call: OpCall) -> Tensor:
 
 
 def is_block(module: nn.Module | None) -> bool:
-    """Whether a module has other modules inside."""
+    """Return whether a module has other modules inside."""
     return module is not None and next(module.children(), None) is not None
 
 

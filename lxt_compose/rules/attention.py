@@ -84,7 +84,7 @@ class ValueAttention(Scaling):
         return not _has_parts(call) and super().idle(call)
 
     def shares(self, call: Call) -> list[float]:
-        """1 for values, 0 for all else."""
+        """Return 1 for values, 0 for all else."""
         if call.op is not None and call.op.family is Family.SOFTMAX:
             return [0.0] * len(call.carriers)
         return [float(role == "value") for role in _roles(call)]

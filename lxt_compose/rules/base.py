@@ -119,7 +119,7 @@ class OpCall:
         self.versions = [x._version for x in carriers]
 
     def only_carrier(self, rule: Rule) -> int:
-        """The place of the single carrier, for rules that know one input.
+        """Return the place of the single carrier, for rules that know one input.
 
         Raises:
             RuleError: there are several.
@@ -136,12 +136,12 @@ Call = OpCall
 
 
 def is_carrier(value: Any) -> bool:
-    """Whether relevance flows through this value: a tensor that requires grad."""
+    """Return whether relevance flows through this value: a tensor that requires grad."""
     return isinstance(value, Tensor) and value.requires_grad
 
 
 def find_carriers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """The carriers among the arguments of a call, also inside containers."""
+    """Return the carriers among the arguments of a call, also inside containers."""
     found = []
     for value in (*args, *kwargs.values()) if kwargs else args:
         if isinstance(value, Tensor):
@@ -155,7 +155,7 @@ def find_carriers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]
 
 
 def exchange(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call with its inputs in the places of the carriers."""
+    """Return the arguments of a call with its inputs in the places of the carriers."""
     if all(given is x for given, x in zip(call.inputs, call.carriers, strict=True)):
         return call.args, call.kwargs
     inputs = iter(call.inputs)
@@ -186,7 +186,7 @@ def _is_shown(declared: Field[Any], value: Any) -> bool:
 
 
 def _written(value: Any) -> str:
-    """A rule, or an argument of one, as one would write it."""
+    """Return a rule, or an argument of one, as one would write it."""
     if isinstance(value, Tensor):
         return f"tensor{tuple(value.shape)}"
     if is_dataclass(value) and not isinstance(value, type):
@@ -224,11 +224,11 @@ class Rule:
         """Raise :class:`RuleError` if the rule cannot serve this module in this formulation."""
 
     def enter(self, call: Call, place: int) -> Tensor:
-        """What the operation gets instead of carrier number `place`."""
+        """Return what the operation gets instead of carrier number `place`."""
         raise NotImplementedError
 
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
-        """The outputs (those that the rest of the model uses), wrapped so that relevance finds its way back."""
+        """Return the outputs that the rest of the model uses, wrapped such that relevance flows back by the rule."""
         raise NotImplementedError
 
     def absorbed(self, call: OpCall) -> dict[str, Amount]:
@@ -262,24 +262,27 @@ class Rule:
         return register_alone[0](self, module, formulation)
 
     def serves(self, op: Op, carriers: int) -> bool:
-        """Whether a rule that acts on the operations inside a module is given to this one, with so many carriers."""
+        """Return whether a rule for the operations inside a module is given to this one, with so many carriers."""
         return op.family in self.families
 
     def takes_whole(self, module: nn.Module) -> bool:
-        """Whether the rule takes this module as one operation if it is not made of one that the rule serves."""
+        """Return whether the rule takes this module as one operation if it is not made of one that the rule serves."""
         return False
 
     def __str__(self) -> str:
-        """The rule as it is written; arguments that are seldom given are left out where they have their default."""
+        """Return the rule as it is written.
+
+        Arguments that are seldom given are left out where they have their default.
+        """
         return _written(self)
 
     def idle(self, call: Call) -> bool:
-        """Whether the operation's own gradient is already what the rule wants, so that nothing has to be done."""
+        """Return whether the operation's own gradient is what the rule gives, so that nothing has to be done."""
         return False
 
 
 def only_output(rule: Rule, call: Call, outputs: list[Tensor]) -> Tensor:
-    """The single output of a call, for rules that know one.
+    """Return the single output of a call, for rules that know one.
 
     Raises:
         RuleError: there are several, or none.

@@ -68,7 +68,7 @@ class Chained(Rule):
 
 
 def _less_bias(value: float, slot: Tensor, *saved: Tensor) -> Slots:
-    """``R * (z - f(0)) / z``; 0 where z is 0, or too small to divide by."""
+    """Return ``R * (z - f(0)) / z``; 0 where z is 0, or too small to divide by."""
     if not saved:
         return (slot,)
     z = saved[0].float() if saved[0].dtype in (torch.float16, torch.bfloat16) else saved[0]

@@ -29,7 +29,7 @@ Table = Mapping[Family, Rule]
 
 @cache
 def default_rules(formulation: str, epsilon: float | None = None) -> dict[Family, Rule]:
-    """The default rule of each family; movement needs none, since its gradient moves relevance exactly.
+    """Return the default rule of each family; movement needs none, since its gradient moves relevance exactly.
 
     Args:
         formulation: "relevance" or "gradient".
@@ -53,7 +53,7 @@ def default_rules(formulation: str, epsilon: float | None = None) -> dict[Family
 
 
 def default_rule(op: Op, table: Table, carriers: int = 1) -> Rule | None:
-    """The default rule of an operation on so many carriers; None for movement, and for what is uncovered."""
+    """Return the default rule of an operation on so many carriers; None for movement, and for what is uncovered."""
     if carriers > 1 and op.multiplies and op.family is Family.LINEAR:
         return table.get(Family.CONTRACTION)  # weights that carry relevance themselves are factors too
     if op.family is Family.PRODUCT and op.addends:
@@ -81,7 +81,7 @@ def check_table(table: Any) -> None:
 
 
 def depends_on_call(op: Op) -> bool:
-    """Whether :func:`rule_of_call` may give another rule than :func:`default_rule`."""
+    """Return whether :func:`rule_of_call` may give another rule than :func:`default_rule`."""
     known = op.traits
     alone = known.lookup or known.modulus or known.dropout or known.state_space is not None
     argued = isinstance(known.exponent, Argument) or known.decides_family
@@ -89,12 +89,12 @@ def depends_on_call(op: Op) -> bool:
 
 
 def _has_modes(op: Op) -> bool:
-    """Whether it is a normalization in train mode, and a linear layer in eval mode."""
+    """Return whether it is a normalization in train mode, and a linear layer in eval mode."""
     return op.traits.norm is not None and op.traits.training is not None
 
 
 def rule_of_call(op: Op, table: Table, args: tuple[Any, ...], kwargs: dict[str, Any], module: nn.Module) -> Rule | None:
-    """The default rule where it depends on the arguments of the call, or on the module that makes it."""
+    """Return the default rule where it depends on the arguments of the call, or on the module that makes it."""
     known = op.traits
     if known.decides_family:
         family = op.family_of_call(args, kwargs)
@@ -114,24 +114,27 @@ def rule_of_call(op: Op, table: Table, args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def _of_elements(table: Table) -> Rule | None:
-    """The rule for the elements of one tensor as factors: they are all alike, so no table tells a signal among them."""
+    """Return the rule for the elements of one tensor as factors.
+
+    They are all alike, so no table tells a signal among them.
+    """
     return UniformElements() if Family.PRODUCT in table else None
 
 
 def drops(op: Op | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call drops elements at random."""
+    """Return whether a call drops elements at random."""
     if op is None or op.traits.dropout_rate is None:
         return False
     return bool(op.traits.dropout_rate.of(args, kwargs)) and _is_training(op, args, kwargs)
 
 
 def _is_training(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call is in train mode, as those are that know no other."""
+    """Return whether a call is in train mode, as those are that know no other."""
     return op.traits.training is None or bool(op.traits.training.of(args, kwargs))
 
 
 def raises(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a power passes relevance: ``x ** p`` with a constant p > 0, or ``b ** x`` with a constant b > 0.
+    """Return whether a power passes relevance: ``x ** p`` with a constant p > 0, or ``b ** x`` with a constant b > 0.
 
     The first is homogeneous, the second an exponential function. With a negative exponent it is a statistic, which
     multiplies what it normalizes (``x * var ** -0.5``). Where a root is divided by, the division holds it constant.

@@ -34,7 +34,7 @@ class Lookup(Rule):
 
 
 def is_for_training(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether the own gradient of this call of an embedding is not that of the values, but one to train with."""
+    """Return whether the own gradient of this call of an embedding is not that of the values, but one to train with."""
     places = {"padding_idx": 2, "scale_grad_by_freq": 5, "sparse": 6}
     given = (kwargs.get(name, args[place] if len(args) > place else None) for name, place in places.items())
     return any(value is not None and value is not False for value in given)

@@ -92,7 +92,10 @@ class Epsilon(Scaling):
 
 
 def through_layer(layer: Layer, epsilon: Stabilizing, zero_bias: bool, slot: Tensor, x: Tensor, z: Tensor) -> Slots:
-    """A linear layer or convolution: its own gradient, asked for by hand, which saves memory and passes over it."""
+    """Return a linear layer or convolution.
+
+    Its own gradient, asked for by hand, which saves memory and passes over it.
+    """
 
     def pull(slot: Tensor, x: Tensor, z: Tensor) -> Tensor:
         given, x = x.dtype, x.to(layer.dtype)

@@ -67,7 +67,7 @@ def _simplified(expansion: Expansion | None, device: torch.device, dtype: torch.
 def expand_function(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor
 ) -> Expansion | None:
-    """The expansion of a function of torch in its only carrier, x; None if it cannot be evaluated."""
+    """Return the expansion of a function of torch in its only carrier, x; None if it cannot be evaluated."""
     kwargs = {name: value for name, value in kwargs.items() if name != "out"}
     if any(not tensor.requires_grad for tensor in tensors_in((args, kwargs))):
         return _expand_call(function, args, kwargs, torch.zeros(x.shape, dtype=torch.float64), x)
@@ -148,7 +148,7 @@ _of_modules: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Expansion | None]] 
 
 
 def expand_module(module: nn.Module, x: Tensor, z: Tensor) -> Expansion | None:
-    """The expansion of a module that gave z for x, if it is an elementwise function; else None.
+    """Return the expansion of a module that gave z for x, if it is an elementwise function; else None.
 
     It is evaluated again when its parameters or buffers have changed, and where it has a value for each channel, when
     the shape has.
@@ -179,7 +179,7 @@ def _evaluate(module: nn.Module, x: Tensor, z: Tensor) -> Expansion | None:
 
 
 def _is_elementwise(twin: nn.Module, expansion: Expansion, x: Tensor, z: Tensor) -> bool:
-    """Whether changing every other element of the input to the point of expansion changes those of the output alone."""
+    """Return whether setting every other element to the point of expansion changes those of the output alone."""
     changed = (torch.arange(x.numel()) % 2 == 0).view(x.shape)
     given = x.detach().to("cpu", torch.float64)
     expected = torch.where(changed, expansion.value, z.detach().reshape(x.shape).to("cpu", torch.float64))

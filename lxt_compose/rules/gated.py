@@ -47,7 +47,7 @@ class SignalTakesAll(Scaling):
     """What is taken for a gate; the next kind where the one before would leave no signal."""
 
     def shares(self, call: Call) -> list[float]:
-        """1/n for each of the n factors that are no gates, 0 for gates, 1 for what is added."""
+        """Return 1/n for each of the n factors that are no gates, 0 for gates, 1 for what is added."""
         return shares_among(call, [not gate for gate in gates_among(call, *self.kinds)])
 
 

@@ -46,7 +46,7 @@ class Homogeneous(Scaling):
                 raise ValueError("degree must be above 0: a function of degree 0 has no gradient along its input")
 
     def shares(self, call: OpCall) -> list[float]:
-        """1/p for each carrier."""
+        """Return 1/p for each carrier."""
         degree = self.degree or (1.0 if call.op is None else call.op.traits.degree)
         if isinstance(degree, Argument):
             degree = float(degree.of(call.args, call.kwargs))

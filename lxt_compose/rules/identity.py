@@ -44,7 +44,7 @@ class ElementwiseRule(Rule):
         return [bypass(partial(_less_bias, slope.factor), z, (z, *slope.saved), call.carriers)]
 
     def pair(self, call: Call, outputs: list[Tensor]) -> Tensor:
-        """The output, which has one element for each of the input."""
+        """Return the output, which has one element for each of the input."""
         z, x = only_output(self, call, outputs), call.values[0]
         if z.numel() != x.numel():
             raise RuleError(
@@ -54,11 +54,11 @@ class ElementwiseRule(Rule):
         return z
 
     def passes_whole(self, call: Call) -> bool:
-        """Whether all relevance passes, so that the slope is not needed in the relevance formulation."""
+        """Return whether all relevance passes, so that the slope is not needed in the relevance formulation."""
         return True
 
     def slope(self, call: Call, x: Tensor, z: Tensor) -> Slope:
-        """What the gradient is multiplied with."""
+        """Return what the gradient is multiplied with."""
         return slope_of(call, x, z, whole=True)
 
     def absorbed(self, call: Call) -> dict[str, Amount]:
@@ -118,12 +118,12 @@ class Identity(ElementwiseRule):
         return not call.relevance and len(call.carriers) == 1 and curve_called(call).own_slope
 
     def passes_whole(self, call: Call) -> bool:
-        """Whether f(0) is 0, or its share passes too."""
+        """Return whether f(0) is 0, or its share passes too."""
         curve = curve_called(call)
         return self.zero_bias or curve.through_zero or curve.opaque
 
     def slope(self, call: Call, x: Tensor, z: Tensor) -> Slope:
-        """What the gradient is multiplied with."""
+        """Return what the gradient is multiplied with."""
         return slope_of(call, x, z, whole=self.zero_bias)
 
     def rest(self, call: Call) -> str:
@@ -144,7 +144,7 @@ def through_slope(slope: Callable[..., Tensor], slot: Tensor, *saved: Tensor) ->
 
 
 def _less_bias(slope: Callable[..., Tensor], slot: Tensor, z: Tensor, *saved: Tensor) -> Slots:
-    """``R / z * slope * x``; 0 where z is 0, or too small to divide by."""
+    """Return ``R / z * slope * x``; 0 where z is 0, or too small to divide by."""
     x = saved[0]
     if x.dtype in (torch.float16, torch.bfloat16):  # an output below their range divides a relevance below it
         saved, z = (x.float(), *saved[1:]), z.float()
@@ -181,7 +181,7 @@ class Ratio(ElementwiseRule):
         return [bypass(_through_ratio, z, (x, z), call.carriers)]
 
     def _kept(self, call: Call, slot: Tensor) -> Tensor:
-        """All of R where x is 0, elsewhere ``R - R * z / (z + e sign z)``."""
+        """Return all of R where x is 0, elsewhere ``R - R * z / (z + e sign z)``."""
         if not call.relevance:
             return super()._kept(call, slot)
         x, z = call.values[0].reshape(call.z.shape), call.z

@@ -79,7 +79,7 @@ class Norm(Rule):
 
 
 def _takes_input_alone(call: Call) -> bool:
-    """Whether this is a layer norm whose input alone is a carrier, in a precision that torch's backward knows."""
+    """Return whether this is a layer norm in float32 or float64 whose input alone is a carrier."""
     if call.op is None or call.op.family is not Family.NORMALIZATION or len(call.carriers) != 1:
         return False
     if call.op.traits.norm is not NormKind.LAYER:
@@ -91,7 +91,7 @@ def _takes_input_alone(call: Call) -> bool:
 
 
 def _of_layer_norm(call: Call, z: Tensor) -> Tensor | None:
-    """The output of a layer norm in the gradient formulation, by the statistic that the layer itself has computed."""
+    """Return the output of a layer norm in the gradient formulation, by the statistic that the layer has computed."""
     rstd = layer_norm_rstd(z) if _takes_input_alone(call) else None
     if rstd is None:
         return None
@@ -178,7 +178,7 @@ _INPUT = Argument(0, "input")
 
 
 def _role(rule: Norm, call: Call, carrier: Tensor) -> str:
-    """Which argument of a normalization a carrier is: "input", "weight" or "bias"."""
+    """Return which argument of a normalization a carrier is: "input", "weight" or "bias"."""
     assert call.op is not None
     traits = call.op.traits
     for role, argument in (("input", _INPUT), ("weight", traits.weight), ("bias", traits.bias)):
@@ -194,7 +194,7 @@ def _argument(call: Call, place: int, name: str, default: Any = None) -> Any:
 
 
 def _layer_norm_backward(slot: Tensor, size: tuple[int, ...], rstd: Tensor, weight: Tensor | None) -> Tensor:
-    """``rstd * (weight * slot - mean(weight * slot))`` over the last dimensions, which have this size, in one pass.
+    """Return ``rstd * (weight * slot - mean(weight * slot))`` over the last dimensions, of this size, in one pass.
 
     By torch's own backward of layer norm. Its derivative of sigma is proportional to the input less the mean: for a
     zero input with mean 0 there is none.
@@ -211,7 +211,7 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _rstd(x: Tensor, count: int, eps: float) -> Tensor:
-    """``1 / sqrt(var + eps)`` over the last `count` dimensions, kept with size 1."""
+    """Return ``1 / sqrt(var + eps)`` over the last `count` dimensions, kept with size 1."""
     # torch's layer norm gives it as a by-product, many times faster on a CPU than var() does
     return torch.native_layer_norm(_wide(x), x.shape[x.dim() - count :], None, None, eps)[2]
 

@@ -24,7 +24,7 @@ class Pass(ElementwiseRule):
     """
 
     def slope(self, call: Call, x: Tensor, z: Tensor) -> Slope:
-        """What the gradient is multiplied with."""
+        """Return what the gradient is multiplied with."""
         return Slope(_plain_ratio, (x, z))
 
 

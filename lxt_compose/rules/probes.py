@@ -62,7 +62,7 @@ def _bias(layer: Layer, r: Tensor) -> Tensor | None:
 
 
 def _counts_bias(rule: Pulls, layer: Layer, r: Tensor, x: Tensor, bias: Tensor) -> bool:
-    """Whether the inputs get what they get if the bias is an input too, rather than what they get without it."""
+    """Return whether the inputs get what they get if the bias is an input too, rather than what they get without it."""
     z = layer.product(x, whole, whole)
     with torch.no_grad():
         found = rule.pull(layer, r.clone(), x, z, True).double()

@@ -84,7 +84,7 @@ class ResidualGamma(Rule):
 
 
 def _factors(call: Call) -> tuple[float, float]:
-    """What the operands are multiplied with before they are added.
+    """Return what the operands are multiplied with before they are added.
 
     `alpha` multiplies what is taken off or added on: the second operand, in a reversed subtraction the first.
     """
@@ -100,7 +100,7 @@ def _factors(call: Call) -> tuple[float, float]:
 
 
 def _measured(gamma: float, factors: tuple[float, float], a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-    """The operands as they are added, their weights, the sum s of those with the sign of c, and t = c / s."""
+    """Return the operands as they are added, their weights, the sum s of those with the sign of c, and t = c / s."""
     a, b = (x if factor == 1 else x * factor for x, factor in zip((a, b), factors, strict=True))
     c = a + b
     positive = c >= 0

@@ -40,7 +40,7 @@ class Scaling(Rule):
         check_epsilon(self.epsilon)
 
     def shares(self, call: Call) -> list[float]:
-        """The share of each carrier; 0 stops it, which makes it a constant."""
+        """Return the share of each carrier; 0 stops it, which makes it a constant."""
         return [1.0] * len(call.carriers)
 
     def shares_of(self, call: Call) -> list[float]:
@@ -132,7 +132,7 @@ def shares_among(call: Call, takes: Sequence[bool]) -> list[float]:
 
 
 def _in_stabilizer(relevance: bool, epsilon: Stabilizing, kept: Kept, slot: Tensor) -> Tensor:
-    """``R - R z / (z + e sign z)``, with the denominator as the rule computes it."""
+    """Return ``R - R z / (z + e sign z)``, with the denominator as the rule computes it."""
     z = kept.value
     if not relevance and not epsilon:
         return torch.zeros_like(slot)
@@ -142,7 +142,7 @@ def _in_stabilizer(relevance: bool, epsilon: Stabilizing, kept: Kept, slot: Tens
 
 
 def _in_bias(relevance: bool, epsilon: Stabilizing, kept: Kept, constant: Callable[[], Tensor], slot: Tensor) -> Tensor:
-    """``R b / (z + e sign z)`` for the constant part b of z."""
+    """Return ``R b / (z + e sign z)`` for the constant part b of z."""
     z = kept.value
     if not relevance and epsilon:
         slot = slot * z
@@ -150,7 +150,7 @@ def _in_bias(relevance: bool, epsilon: Stabilizing, kept: Kept, constant: Callab
 
 
 def _edges_of(call: Call) -> list[Edge]:
-    """The edges that the carriers stand for; none if what is sent there cannot be told by them.
+    """Return the edges that the carriers stand for; none if what is sent there cannot be told by them.
 
     That is so for one tensor in several places, and for a view that is changed in place: autograd leads past it.
     """

@@ -24,7 +24,7 @@ class Slope(NamedTuple):
 
 
 def curve_called(call: Call) -> Curve:
-    """What is known of the elementwise function that is called."""
+    """Return what is known of the elementwise function that is called."""
     if call.curve is None:
         if call.module is not None:
             call.curve = curve_of_module(type(call.module))
@@ -35,7 +35,7 @@ def curve_called(call: Call) -> Curve:
 
 
 def _raises_a_constant(call: Call) -> bool:
-    """Whether this is ``b ** x``, an exponential function, and no power of x."""
+    """Return whether this is ``b ** x``, an exponential function, and no power of x."""
     exponent = None if call.op is None else call.op.traits.exponent
     if not isinstance(exponent, Argument):
         return False
@@ -44,7 +44,7 @@ def _raises_a_constant(call: Call) -> bool:
 
 
 def slope_of(call: Call, x: Tensor, z: Tensor, *, whole: bool = False) -> Slope:
-    """The slope of ``z = f(x)`` from its point of expansion to x.
+    """Return the slope of ``z = f(x)`` from its point of expansion to x.
 
     Args:
         call: the call of f.
@@ -68,7 +68,7 @@ def slope_of(call: Call, x: Tensor, z: Tensor, *, whole: bool = False) -> Slope:
 
 
 def _closed(slope: Callable[..., Tensor], curve: Curve, call: Call, x: Tensor) -> Slope:
-    """A closed form with the options that the call, or its module, gives it; tensors among them are saved."""
+    """Return a closed form with the options that the call, or its module, gives it; tensors among them are saved."""
     if call.module is not None:
         options = {name: getattr(call.module, name, None) for _, name, *_ in curve.options}
     else:
@@ -86,7 +86,10 @@ def _with_tensors(slope: Callable[..., Tensor], names: tuple[str, ...], x: Tenso
 
 
 def expansion_of(call: Call, x: Tensor, z: Tensor) -> Expansion | None:
-    """The point at which a function without a closed form is expanded; None if there is none, or it is unknown."""
+    """Return the point at which a function without a closed form is expanded.
+
+    None if there is none, or it is unknown.
+    """
     if call.module is not None:
         return expand_module(call.module, x, z) if len(call.args) == 1 and not call.kwargs else None
     if call.op is None or call.function is None or curve_of(call.op).opaque:
@@ -97,7 +100,7 @@ def expansion_of(call: Call, x: Tensor, z: Tensor) -> Expansion | None:
 
 
 def secant(at: float, x: Tensor, z: Tensor, value: Any, slope: Any) -> Tensor:
-    """``(z - value) / (x - at)``, near `at` the derivative there; 0 where z is 0, which has nothing to pass on.
+    """Return ``(z - value) / (x - at)``, near `at` the derivative there; 0 where z is 0, which has nothing to pass on.
 
     Where x is nearer to `at` than the square root of the machine epsilon, the difference of z and value has lost half
     of its digits, and the derivative is as exact.
@@ -110,7 +113,7 @@ def secant(at: float, x: Tensor, z: Tensor, value: Any, slope: Any) -> Tensor:
 
 
 def ratio(x: Tensor, z: Tensor, *, limit: float | None = None) -> Tensor:
-    """The ratio z / x for z = f(x), finite everywhere.
+    """Return the ratio z / x for z = f(x), finite everywhere.
 
     Where x is below the resolution and z is not small with it, f(0) is not 0 (sigmoid, softplus, exp): there x is
     stabilized, and what it cannot explain is absorbed. `limit` is f'(0) for functions with f(0) = 0, if it is known.

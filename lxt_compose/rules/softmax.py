@@ -117,13 +117,13 @@ def logsumexp_of(x: Tensor, total: Total, value: Tensor) -> Tensor:
 
 
 def _difference(x: Tensor) -> Tensor:
-    """0, with the derivative of x; constant where x is infinite."""
+    """Return 0, with the derivative of x; constant where x is infinite."""
     masked = x.isinf()
     return x.masked_fill(masked, 0) - x.detach().masked_fill(masked, 0)
 
 
 def _total(call: Call) -> Total:
-    """How to sum over the terms of a softmax; along the dimension that torch would take where none is given."""
+    """Return how to sum over the terms of a softmax; along the dimension that torch would take where none is given."""
     given: Any = call.kwargs.get("dim", call.args[1] if len(call.args) > 1 else None)
     if callable(given):
         return given

@@ -42,7 +42,10 @@ class Split(Rule):
     families: ClassVar[frozenset[Family]] = frozenset({Family.LINEAR, Family.CONTRACTION})
 
     def by_pieces(self, x: Tensor) -> bool:
-        """Whether large batches are worked on piece by piece; a stabilizer that is a function may look at all of it."""
+        """Return whether large batches are worked on piece by piece.
+
+        A stabilizer that is a function may look at all of it.
+        """
         return not callable(getattr(self, "epsilon", 0.0))
 
     def serves(self, op: Op, carriers: int) -> bool:
@@ -78,7 +81,7 @@ class Split(Rule):
         return [bypass(partial(self._back, layer, call.relevance), z, saved, call.carriers)]
 
     def saved(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """What is kept of the input and the output for the backward pass."""
+        """Return what is kept of the input and the output for the backward pass."""
         return x, z
 
     def _back(self, layer: Layer, relevance: bool, slot: Tensor, x: Tensor, z: Tensor) -> Slots:
@@ -93,7 +96,7 @@ class Split(Rule):
             return (in_pieces(layer, pull, slot, x, z) if self.by_pieces(x) else pull(slot, x, z),)
 
     def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
-        """The relevance of x from r, the relevance of z; in the gradient formulation the relevance over x."""
+        """Return the relevance of x from r, the relevance of z; in the gradient formulation the relevance over x."""
         raise NotImplementedError
 
     def terms(self, layer: Layer, x: Tensor, z: Tensor, bias: Tensor) -> list[Term]:
@@ -156,7 +159,7 @@ class Split(Rule):
 
 
 def _gives_terms(kind: type) -> bool:
-    """Whether a class, or one that it is derived from, has terms that belong to its own pull."""
+    """Return whether a class, or one that it is derived from, has terms that belong to its own pull."""
 
     def owner(name: str) -> type:
         return next(base for base in kind.__mro__ if name in vars(base))
@@ -172,7 +175,7 @@ def _layer_behind(z: Tensor) -> Layer | None:
 
 
 def unless(condition: bool, part: Part) -> Part | None:
-    """The part of the bias that counts, unless it is left out."""
+    """Return the part of the bias that counts, unless it is left out."""
     return None if condition else part
 
 
@@ -183,5 +186,5 @@ class Emphasis:
     gamma: float
 
     def __call__(self, weight: Tensor) -> Tensor:
-        """The part of this weight."""
+        """Return the part of this weight."""
         return weight.add(weight.clamp(min=0), alpha=self.gamma)

@@ -33,12 +33,15 @@ class StateSpace(Rule):
 
 
 def is_state_space(module: nn.Module) -> bool:
-    """Whether a module runs a selective state space: it owns the logarithm of its decay, A_log, and its skip, D."""
+    """Return whether a module runs a selective state space.
+
+    It owns the logarithm of its decay, A_log, and its skip, D.
+    """
     return {"A_log", "D"} <= module._parameters.keys()
 
 
 def makes_parameters(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether a call in such a module makes delta, or splits off B and C: two last parts of the same size."""
+    """Return whether a call in such a module makes delta, or splits off B and C: two last parts of the same size."""
     if op.traits.state_space is StateSpaceRole.STEP_SIZE:
         return True
     sizes = kwargs.get("split_sizes", kwargs.get("split_size_or_sections", args[1] if len(args) > 1 else None))

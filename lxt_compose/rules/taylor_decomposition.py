@@ -101,7 +101,7 @@ class TaylorDecomposition(Rule):
         return s * (bias if kind == BIAS else z - linear_part(output, points, call.values) - bias)
 
     def at_reference(self, call: Call) -> tuple[Tensor, list[Tensor]]:
-        """The operation's output at the reference point, and that point, with the graph between them."""
+        """Return the operation's output at the reference point, and that point, with the graph between them."""
         references, points = self._each(), list[Tensor]()
         if isinstance(self.reference, (tuple, list)) and len(references) != len(call.carriers):
             raise RuleError(
@@ -154,7 +154,7 @@ def _pulled(output: Tensor, points: list[Tensor], slot: Tensor) -> list[Tensor]:
 
 
 def _evenly(relevance: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The relevance of each sample, shared by all elements of that sample's inputs."""
+    """Return the relevance of each sample, shared by all elements of that sample's inputs."""
     if not relevance.dim():
         return tuple((relevance / len(inputs)).expand(x.shape) for x in inputs)
     per_sample = relevance.flatten(1).sum(1) if relevance.dim() > 1 else relevance

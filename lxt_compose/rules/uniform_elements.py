@@ -54,7 +54,7 @@ class UniformElements(Rule):
 
 
 def _sum(rule: Rule, call: Call, carriers: list[Tensor]) -> Tensor:
-    """The sum of these in place of the carriers, and of zeros in place of the constants, by the same arguments."""
+    """Return the sum of these in place of the carriers, with zeros in place of the constants, by the same arguments."""
     form = None if call.op is None else call.op.traits.element_sum
     if form is None:
         raise RuleError(
@@ -73,7 +73,7 @@ def _sum(rule: Rule, call: Call, carriers: list[Tensor]) -> Tensor:
 
 
 def _numbers(rule: Rule, call: Call) -> Tensor:
-    """The number of carrying elements in each element of the output."""
+    """Return the number of carrying elements in each element of the output."""
     with torch.no_grad():
         return _sum(rule, call, [torch.ones_like(x) for x in call.carriers])
 

@@ -24,5 +24,5 @@ class UniformEpsilon(Scaling):
     """
 
     def shares(self, call: Call) -> list[float]:
-        """1/n for each of the n factors, 1 for what is added."""
+        """Return 1/n for each of the n factors, 1 for what is added."""
         return shares_among(call, [True] * len(call.carriers))

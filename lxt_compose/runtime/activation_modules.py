@@ -32,7 +32,7 @@ _ELEMENTWISE = frozenset({Family.ACTIVATION, Family.PRODUCT, Family.DIVISION})
 
 
 def may_be_unit(module: nn.Module, bound: Set[nn.Module]) -> bool:
-    """Whether a module can be one elementwise function: it has no parameter of more than one element.
+    """Return whether a module can be one elementwise function: it has no parameter of more than one element.
 
     Activations of torch itself are one operation, and the rules of operations serve them.
 
@@ -86,14 +86,14 @@ class Unit:
         self._elementwise = known and constants and all(out.numel() == self.x.numel() for out in tensors_in(output))
 
     def holds(self, output: Any) -> bool:
-        """Whether the module was one elementwise function, of several steps, that gave this output."""
+        """Return whether the module was one elementwise function, of several steps, that gave this output."""
         if not (self._elementwise and self._nonlinear and self._steps > 1 and isinstance(output, Tensor)):
             return False
         mine = output is not self.x and id(output) in self._derived and output.shape == self.x.shape
         return mine and output.is_floating_point() and self.x._version == self._version
 
     def leave(self, formulation: str, where: str, module: nn.Module, output: Tensor) -> Tensor:
-        """The output with the identity rule as its only way back to the input."""
+        """Return the output with the identity rule as its only way back to the input."""
         call = Call(formulation, where, (self.x,), {}, module=module, carriers=[self.x], values=[self.x])
         return RULE.leave(call, [output])[0]
 

@@ -22,10 +22,10 @@ class Reentered(Protocol):
     stack: CallStack
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """An outermost module begins in this thread."""
+        """Note that an outermost module begins in this thread."""
 
     def end(self) -> None:
-        """The outermost module has ended in this thread."""
+        """Note that the outermost module has ended in this thread."""
 
 
 class Recomputed:

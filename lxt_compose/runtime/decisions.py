@@ -176,7 +176,7 @@ def _choose_action(made: Decision, call: OpCall, policy: Policy, where: Where) -
 
 
 def _is_exact(info: FunctionInfo, call: OpCall) -> bool:
-    """Whether the operation's own gradient moves relevance exactly, in this call."""
+    """Return whether the operation's own gradient moves relevance exactly, in this call."""
     return info.exact or (info.op is not None and info.op.family_of_call(call.args, call.kwargs) is Family.MOVEMENT)
 
 

@@ -27,13 +27,13 @@ Step = Callable[[Tensor, State, Sequence[Tensor]], State]
 
 
 def glu(input: Tensor, dim: int = -1) -> Tensor:
-    """``a * sigmoid(b)`` for the halves a, b of the input along `dim`."""
+    """Return ``a * sigmoid(b)`` for the halves a, b of the input along `dim`."""
     signal, gate = input.chunk(2, dim)
     return signal * torch.sigmoid(gate)
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    """The sum over `dim` of the product of both, each over its norm."""
+    """Return the sum over `dim` of the product of both, each over its norm."""
     x1, x2 = torch.broadcast_tensors(x1, x2)
     return (F.normalize(x1, dim=dim, eps=eps) * F.normalize(x2, dim=dim, eps=eps)).sum(dim)
 
@@ -41,7 +41,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
 def _with_mean(
     spread: Callable[..., Tensor], input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
-    """A measure of spread, and the mean."""
+    """Return a measure of spread, and the mean."""
     dim = kwargs.pop("axis", dim)
     if len(args) > 1:  # unbiased, keepdim
         args, keepdim = args[:1], args[1]
@@ -60,7 +60,7 @@ def _lp_pool(
     stride: Any = None,
     ceil_mode: bool = False,
 ) -> Tensor:
-    """``(sum of x ** p) ** (1 / p)`` over windows, the sum as their mean times their size."""
+    """Return ``(sum of x ** p) ** (1 / p)`` over windows, the sum as their mean times their size."""
     size = math.prod(kernel_size) if isinstance(kernel_size, (tuple, list)) else kernel_size**dims
     mean = pool(input.pow(norm_type), kernel_size, stride, 0, ceil_mode)
     return (mean * size).pow(1.0 / norm_type)
@@ -71,7 +71,7 @@ def _lp_pool(
 
 
 def _summed(x: Tensor, h: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """``W_ih x + W_hh h + b_ih + b_hh`` as one layer of both inputs, so that they share one denominator."""
+    """Return ``W_ih x + W_hh h + b_ih + b_hh`` as one layer of both inputs, so that they share one denominator."""
     bias = weights[2] + weights[3] if len(weights) > 3 else None
     return F.linear(torch.cat([x, h], -1), torch.cat([weights[0], weights[1]], 1), bias)
 
@@ -104,7 +104,7 @@ def _rnn_step(activation: Callable[[Tensor], Tensor], x: Tensor, state: State, w
 def _direction(
     step: Step, rows: Sequence[Tensor], state: State, weights: Sequence[Tensor]
 ) -> tuple[list[Tensor], State]:
-    """One layer in one direction. `rows` holds the samples that have each position, the longest samples first."""
+    """Return one layer in one direction; `rows` holds the samples that have each position, longest first."""
     outputs = []
     for x in rows:
         count, whole = len(x), len(state[0])
@@ -123,7 +123,7 @@ def _net(
     num_layers: int,
     bidirectional: bool,
 ) -> tuple[Sequence[Tensor], list[Tensor]]:
-    """All layers: the outputs at each position, and of each part of the state the last ones, of all directions."""
+    """Return the outputs of all layers at each position, and the last states of all directions."""
     directions = 2 if bidirectional else 1
     each = len(params) // (num_layers * directions)
     ends: list[State] = []
@@ -140,7 +140,7 @@ def _net(
 
 
 def _recurrent(step: Step, input: Tensor, *args: Any, **named: Any) -> tuple[Tensor, ...]:
-    """A recurrent net, by the arguments that torch calls its kernel with.
+    """Return a recurrent net, by the arguments that torch calls its kernel with.
 
     They are: sizes of batches (if packed), first state, weights, has biases, layers, dropout, train, bidirectional, and
     batch first (if not packed). Sizes of batches are known by being integers.
@@ -161,7 +161,10 @@ def _recurrent(step: Step, input: Tensor, *args: Any, **named: Any) -> tuple[Ten
 
 
 def _start(hx: Any, input: Tensor) -> State:
-    """The first state, as carriers: whether a gate shares with it must not depend on the other samples of a batch."""
+    """Return the first state, as carriers.
+
+    Whether a gate shares with it must not depend on the other samples of a batch.
+    """
     parts = (hx,) if isinstance(hx, Tensor) else tuple(hx)
     carrier = next((x for x in (input, *parts) if x.requires_grad), None)
     if carrier is None:
@@ -200,7 +203,7 @@ _KERNELS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 def _by_operation() -> dict[str, Callable[..., Any]]:
-    """The kernels by their operations, so that each is found under all of its names."""
+    """Return the kernels by their operations, so that each is found under all of its names."""
     found = ((op_of(kernel), steps) for kernel, steps in _KERNELS.items())
     return {op.name: steps for op, steps in found if op is not None}
 
@@ -210,7 +213,7 @@ STEPS = _by_operation()
 
 
 def attention_body() -> Callable[..., Any]:
-    """``F.multi_head_attention_forward`` without its first step, which hands itself to any active function mode.
+    """Return ``F.multi_head_attention_forward`` without its first step, which hands itself to any active function mode.
 
     With that step it would come back to this mode again and again. A copy of the function whose globals answer
     "no overrides" is the same code in every version of torch, so values stay bit-identical, and F is not touched.

@@ -75,7 +75,7 @@ def scaled(step: Step) -> History:
 
 
 def divided(step: Step) -> History:
-    """The dividend scaled; where only the divisor is a carrier, a function of it."""
+    """Return the dividend scaled; where only the divisor is a carrier, a function of it."""
     inverse = any(step.carriers[0] is value for value in given(step, step.op.held))
     return applied(step) if inverse else scaled(step)
 
@@ -96,7 +96,7 @@ def added(step: Step) -> History:
 
 
 def raised(step: Step) -> History:
-    """A power. One that counts factors is a product: ``x ** 2`` is ``x * x``."""
+    """Return a power. One that counts factors is a product: ``x ** 2`` is ``x * x``."""
     exponent = step.op.traits.exponent
     if isinstance(exponent, Argument):
         exponent = exponent.of(step.args, step.kwargs)
@@ -111,7 +111,7 @@ def raised(step: Step) -> History:
 
 
 def applied(step: Step) -> History:
-    """An activation: of a gate that opens, what it makes opens too (``sigmoid(x).clamp(0.1, 0.9)``)."""
+    """Return an activation: of a gate that opens, what it makes opens too (``sigmoid(x).clamp(0.1, 0.9)``)."""
     before = step.known[0]
     alone = None if len(step.known) > 1 or curve_of(step.op).opaque else _values(step, INPUTS)
     values = None if alone is None else _values(step, before.values)

@@ -14,7 +14,9 @@ from ..torch_internals import storage_of
 
 
 def enter(rule: Rule, call: Call, constants: Constants) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments that the operation is to be run with: carriers are exchanged for what the rule makes of them.
+    """Return the arguments that the operation is to be run with.
+
+    Carriers are exchanged for what the rule makes of them.
 
     Args:
         rule: the rule.
@@ -54,7 +56,7 @@ def keep_values(call: Call, tensor: Tensor) -> None:
 
 
 def write_into(target: Tensor, result: Tensor) -> Tensor:
-    """`target`, with the values of `result` and, for autograd, as its outcome."""
+    """Return `target`, with the values of `result` and, for autograd, as its outcome."""
     with torch.no_grad():
         target.copy_(result)
     rebind(target, result)
@@ -62,7 +64,7 @@ def write_into(target: Tensor, result: Tensor) -> Tensor:
 
 
 def leave(rule: Rule, call: Call, output: Any, constants: Constants) -> Any:
-    """The output that the rest of the model is to use; what was changed in place becomes an output too.
+    """Return the output that the rest of the model is to use; what was changed in place becomes an output too.
 
     Of what wraps an output of a module, or of a function that is no operation, the same is known as of that output.
 
@@ -102,7 +104,7 @@ def _leave(rule: Rule, call: Call, output: Any) -> Any:
 
 
 def _written(call: Call) -> tuple[list[tuple[Tensor, Tensor]], set[int]]:
-    """The arguments that the operation wrote into, each with what it has become, and which others are constants."""
+    """Return the arguments that were written into, each with what it has become, and which others are constants."""
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for x, given, version in zip(call.carriers, call.inputs, call.versions, strict=True):
         if x._version != version and (call.module is not None or x is call.target):
@@ -120,6 +122,6 @@ def _written(call: Call) -> tuple[list[tuple[Tensor, Tensor]], set[int]]:
 
 
 def _double(x: Tensor) -> Tensor:
-    """Another tensor with the memory and the history of x."""
+    """Return another tensor with the memory and the history of x."""
     double: Tensor = Share.apply(x, 1.0) if x.requires_grad else x.detach()
     return double

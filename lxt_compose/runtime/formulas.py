@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def times_log(log: Callable[[Tensor], Tensor], of_zero: float, input: Any, other: Any, *, out: Any = None) -> Tensor:
-    """``input * log(other)``, and 0 where the input is 0 whatever the other is.
+    """Return ``input * log(other)``, and 0 where the input is 0 whatever the other is.
 
     Args:
         log: the logarithm.
@@ -26,7 +26,7 @@ def times_log(log: Callable[[Tensor], Tensor], of_zero: float, input: Any, other
 
 
 def corrcoef(input: Tensor) -> Tensor:
-    """The covariances over the product of both standard deviations, which a division holds constant."""
+    """Return the covariances over the product of both standard deviations, which a division holds constant."""
     covariance = torch.cov(input)
     if covariance.dim() == 0:
         return covariance / covariance
@@ -35,5 +35,5 @@ def corrcoef(input: Tensor) -> Tensor:
 
 
 def polar(abs: Tensor, angle: Tensor, *, out: Any = None) -> Tensor:
-    """``abs * cos(angle) + i * abs * sin(angle)``."""
+    """Return ``abs * cos(angle) + i * abs * sin(angle)``."""
     return torch.complex(abs * torch.cos(angle), abs * torch.sin(angle))

@@ -28,11 +28,11 @@ class Frozen:
         self._computed: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
 
     def add(self, parameter: Tensor) -> None:
-        """A parameter that was frozen."""
+        """Note a parameter that was frozen."""
         self._parameters[id(parameter)] = parameter
 
     def follow(self, given: Iterable[Tensor], made: Iterable[Tensor]) -> None:
-        """An operation without carriers has run: what it made would require grad if something it was given would."""
+        """Note that an operation without carriers has run: its output would require grad if an input would."""
         if self._parameters and any(x in self for x in given):
             for x in made:
                 if x.is_floating_point():
@@ -46,7 +46,7 @@ class Frozen:
 
 
 def as_trained(function: Callable[..., Any], op: Op | None, frozen: Frozen) -> Callable[..., Any]:
-    """The function itself, or for products with weights one with the values that they have with trained weights."""
+    """Return the function, or for products with weights one that has the values of trained weights."""
     if op is None:
         return function
     if op.traits.folds_batch:
@@ -63,7 +63,7 @@ def _was_trained(weight: Any, frozen: Frozen) -> bool:
 
 
 def _twice(function: Callable[..., Any], frozen: Frozen, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The values of a run with weights that require grad, with the way back of one with frozen weights."""
+    """Return the values of a run with weights that require grad, with the way back of one with frozen weights."""
 
     def trained(value: Any) -> Any:
         return value.detach().requires_grad_() if _was_trained(value, frozen) else value
@@ -73,7 +73,10 @@ def _twice(function: Callable[..., Any], frozen: Frozen, args: tuple[Any, ...], 
 
 
 def _is_scattered(x: Any) -> bool:
-    """Whether this is a batch of matrices that is not contiguous: what is contiguous makes one product anyway."""
+    """Return whether this is a batch of matrices that is not contiguous.
+
+    What is contiguous makes one product anyway.
+    """
     return isinstance(x, Tensor) and x.dim() >= 3 and not x.is_contiguous()
 
 
@@ -96,7 +99,10 @@ def _linear(
 
 
 def _quantized(function: Callable[..., Any], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The values of a kernel for quantized weights; where it has no backward, with that of the dequantized weight."""
+    """Return the values of a kernel for quantized weights.
+
+    Where it has no backward, with that of the dequantized weight.
+    """
     output: Tensor = function(input, weight, bias)
     if output.requires_grad or not input.requires_grad:
         return output
@@ -122,7 +128,7 @@ def _masked(function: Callable[..., Any], mask: Argument, frozen: Frozen, *args:
 
 
 def _recurrent(function: Callable[..., Any], frozen: Frozen, *args: Any, **kwargs: Any) -> Any:
-    """The kernel makes its products itself, so their values come from a run with weights that require grad."""
+    """Return the kernel makes its products itself, so their values come from a run with weights that require grad."""
     output = function(*args, **kwargs)
     if len(args) <= _BATCH_FIRST or not _was_trained(args[2][0], frozen):
         return output

@@ -115,7 +115,10 @@ def after(
 
 
 def _by_tensor(args: Sequence[Any]) -> bool:
-    """Whether a constant tensor scales or shifts a carrier: what that does to each element is not looked into."""
+    """Return whether a constant tensor scales or shifts a carrier.
+
+    What that does to each element is not looked into.
+    """
     return len(args) == 2 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor)
 
 
@@ -175,7 +178,7 @@ def _averaged(step: Step) -> History:
 
 
 def _contracted(step: Step) -> History:
-    """A sum of products, to which something may be added."""
+    """Return a sum of products, to which something may be added."""
     if len(step.known) == 1:
         return signal(step.known[0].degree)
     added = given(step, step.op.addends)
@@ -191,7 +194,7 @@ def _homogeneous(step: Step) -> History:
 
 
 def _attended(step: Step) -> History:
-    """``A V``, where A comes out of a softmax, which has degree 1 if anything in it carries relevance."""
+    """Return ``A V``, where A comes out of a softmax, which has degree 1 if anything in it carries relevance."""
     values = given(step, (2, "value"))
     mine = [history.degree for x, history in zip(step.carriers, step.known, strict=True) if any(x is v for v in values)]
     scores = sum(history.degree for history in step.known) - sum(mine)

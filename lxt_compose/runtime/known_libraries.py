@@ -35,13 +35,16 @@ _ROWS = 256
 
 
 def _four_bits(x: Tensor, packed: Tensor, out: Any = None, bias: Tensor | None = None, state: Any = None) -> Tensor:
-    """``bitsandbytes.autograd._functions.MatMul4Bit``, with its weight dequantized."""
+    """Return ``bitsandbytes.autograd._functions.MatMul4Bit``, with its weight dequantized."""
     weight = import_module("bitsandbytes.functional").dequantize_4bit(packed.reshape(-1, 1), state)
     return F.linear(x, weight.to(x.dtype), bias)
 
 
 def _eight_bits(x: Tensor, weight: Tensor, out: Any = None, bias: Tensor | None = None, state: Any = None) -> Tensor:
-    """``bitsandbytes.autograd._functions.MatMul8bitLt``, with its weight dequantized: int8 times a scale per row."""
+    """Return ``bitsandbytes.autograd._functions.MatMul8bitLt``, with its weight dequantized.
+
+    Int8 times a scale per row.
+    """
     if state is None or state.CB is None:
         return F.linear(x, weight.to(x.dtype), bias)
     return F.linear(x, state.CB.to(x.dtype) * (state.SCB / 127).unsqueeze(1).to(x.dtype), bias)

@@ -54,7 +54,7 @@ class Step:
         return result
 
     def same(self, other: Step) -> bool:
-        """Whether both do the same to the same constants."""
+        """Return whether both do the same to the same constants."""
         mine, others = [*self.args, *self.kwargs.items()], [*other.args, *other.kwargs.items()]
         return (
             self.op is other.op
@@ -110,14 +110,14 @@ class Total:
         return v
 
     def is_plain(self) -> bool:
-        """Whether it is a sum along dimensions that are kept."""
+        """Return whether it is a sum along dimensions that are kept."""
         first, *others = self.steps
         return (
             not others and first.op.traits.layer is LayerKind.AVERAGE and _KEEPDIM.of(first.args, first.kwargs) is True
         )
 
     def in_groups(self, like: Tensor) -> bool:
-        """Whether each place gets the sum over a group of places that it belongs to, tried on two sets of numbers.
+        """Return whether each place gets the sum over a group that it belongs to, tried on two sets of numbers.
 
         Such sums are symmetric, ``v . T(u) = u . T(v)``, and repeat themselves: ``T(T(u) / T(1)) = T(u)``.
         """
@@ -135,7 +135,7 @@ class Total:
 
 
 def _numbers(like: Tensor, step: int, size: int) -> Tensor:
-    """Numbers between 0 and 1 that do not repeat themselves soon."""
+    """Return numbers between 0 and 1 that do not repeat themselves soon."""
     dtype = like.dtype if like.dtype is torch.float64 else torch.float32
     places = torch.arange(like.numel(), device=like.device)
     return ((places * step) % size).to(dtype).div_(size).view(like.shape)

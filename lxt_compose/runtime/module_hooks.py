@@ -132,7 +132,7 @@ class BeforeHook:
 
 
 def _has_weight_carriers(module: nn.Module) -> bool:
-    """Whether a module runs with weights that carry relevance themselves, as under torch.func.functional_call."""
+    """Return whether a module runs with weights that carry relevance, as under torch.func.functional_call."""
     return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
 
 
@@ -259,5 +259,5 @@ def install(session: Session, site: Site, stack: ExitStack) -> None:
 
 
 def is_our_hook(hook: Any) -> TypeGuard[BeforeHook]:
-    """Whether a forward pre-hook belongs to a registration (those in copies do not)."""
+    """Return whether a forward pre-hook belongs to a registration (those in copies do not)."""
     return isinstance(hook, BeforeHook)

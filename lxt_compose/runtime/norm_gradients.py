@@ -43,7 +43,10 @@ def with_right_gradient(function: Callable[..., Any], op: Op | None) -> Callable
 
 
 def _laid_out(strides: tuple[int, ...], slot: Tensor) -> Tensor | None:
-    """The same values with these strides; None where it has them, or stands for several gradients inside of vmap."""
+    """Return the same values with these strides.
+
+    None where it has them, or stands for several gradients inside of vmap.
+    """
     if is_batched(slot) or slot.stride() == strides:
         return None
     return slot.new_empty_strided(slot.shape, strides).copy_(slot)

@@ -24,19 +24,19 @@ class Observer(Protocol):
     """Watches a registered model; see :attr:`Session.observer`."""
 
     def start(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """An outermost module begins: the whole model, or a block of it, called on its own or recomputed."""
+        """Note that an outermost module begins: the whole model, or a block of it, called on its own or recomputed."""
 
     def finish(self, output: Any) -> None:
-        """The outermost module has ended; `output` is what the caller gets."""
+        """Note that the outermost module has ended; `output` is what the caller gets."""
 
     def begin(self, call: OpCall) -> Seen:
-        """An operation begins, or a module that its rule takes as one unit."""
+        """Note that an operation begins, or a module that its rule takes as one unit."""
 
     def end(self, seen: Any, output: Any) -> None:
-        """The operation has ended well; `output` is what the rest of the model gets."""
+        """Note that the operation has ended well; `output` is what the rest of the model gets."""
 
     def module(self, path: str, kind: str, output: Any) -> None:
-        """A module, with or without a rule, has ended well."""
+        """Note that a module, with or without a rule, has ended well."""
 
 
 class Following(Protocol):

@@ -47,7 +47,7 @@ def before_change(session: Session, args: tuple[Any, ...], kwargs: dict[str, Any
 
 
 def may_change(info: FunctionInfo, kwargs: dict[str, Any]) -> bool:
-    """Whether a call of a function can change a tensor in place; cheap to ask, before :func:`mutates` is."""
+    """Return whether a call of a function can change a tensor in place; cheap to ask, before :func:`mutates` is."""
     return info.can_mutate or (bool(kwargs) and ("out" in kwargs or "inplace" in kwargs))
 
 
@@ -115,7 +115,7 @@ def run_as_it_is(session: Session, frame: Frame, made: Decision, call: OpCall) -
 
 
 def is_cut(output: Any) -> bool:
-    """Whether an operation on carriers put out floating point numbers, and none that requires grad."""
+    """Return whether an operation on carriers put out floating point numbers, and none that requires grad."""
     if isinstance(output, Tensor) and output.requires_grad:
         return False
     found = [tensor for tensor in tensors_in(output) if tensor.is_floating_point() or tensor.is_complex()]

@@ -71,7 +71,7 @@ class Exponents:
         return self._value.value if self.rate == 1 else self._value.value * self.rate
 
     def same(self, other: Exponents) -> bool:
-        """Whether both are the same tensor, or were computed twice from the same."""
+        """Return whether both are the same tensor, or were computed twice from the same."""
         if self.rate != other.rate:
             return False
         mine, others = self._value.value, other._value.value
@@ -128,7 +128,7 @@ def _times(slot: Tensor, factor: Tensor) -> Slots:
 
 
 def _is_constant(x: Tensor, z: Tensor, total: Sums) -> bool:
-    """Whether ``x - z`` is the same for all terms of each sum, up to rounding; masked terms aside."""
+    """Return whether ``x - z`` is the same for all terms of each sum, up to rounding; masked terms aside."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     shift = x.to(dtype) - z.to(dtype)
     if not x.numel():
@@ -179,7 +179,7 @@ class Powers:
         return tuple(step for step in self.steps if not step.weighs)
 
     def masked(self) -> Tensor | None:
-        """Where a mask after the powers has made them 0; None if there is none."""
+        """Return where a mask after the powers has made them 0; None if there is none."""
         if not self.steps:
             return None
         weight = Total(self.steps)(torch.ones_like(self.exponents.value))
@@ -187,7 +187,7 @@ class Powers:
 
 
 def _takes_numbers(step: Step) -> bool:
-    """Whether its constants are the same everywhere, such as the epsilon of a denominator."""
+    """Return whether its constants are the same everywhere, such as the epsilon of a denominator."""
     constants = (*step.args, *step.kwargs.values())
     return all(not isinstance(value, Tensor) or value.numel() == 1 for value in constants)
 

@@ -94,7 +94,7 @@ class WrittenSoftmax:
         return None if divided is None else self._quotient(*divided, run)
 
     def _found(self, info: FunctionInfo, x: Tensor, total: Callable[[Tensor], Tensor]) -> Found:
-        """A softmax of the scores x."""
+        """Return a softmax of the scores x."""
         return Found(info, (x, total), Softmax(None if self._gradient else Exponents(x), total))
 
     def _quotient(self, powers: Powers, whole: Powers, run: Run) -> Found | None:
@@ -112,7 +112,7 @@ class WrittenSoftmax:
         return self._found(self._softmax, x if masked is None else graft(x.masked_fill(masked, -math.inf), x), total)
 
     def _logarithm(self, x: Any, known: Note | None) -> Found | None:
-        """The logarithm of a sum of powers, or of a softmax."""
+        """Return the logarithm of a sum of powers, or of a softmax."""
         if isinstance(known, Softmax) and not known.logarithm:
             if known.scores is None:  # relevance divided by the softmax is what its scores need
                 return None if self._log_of is None else Found(self._log_of, (Exponents(x).carrier(True), known.total))
@@ -128,7 +128,10 @@ class WrittenSoftmax:
         return Found(self._log_sum, args, LogSum(known.exponents, known.steps))
 
     def _of_sum(self, op: Op, args: tuple[Any, ...], found: list[Note | None]) -> Found | None:
-        """Scores less the logarithm of the sum of their powers; or such a logarithm and the shift that it lacks."""
+        """Return scores less the logarithm of the sum of their powers.
+
+        Or such a logarithm and the shift that it lacks.
+        """
         one, other = found
         if isinstance(other, LogSum) and op.traits.signs == (1, -1):
             total, exponents = Total(other.steps), other.exponents
@@ -183,7 +186,7 @@ class WrittenSoftmax:
     def _of_torch(
         self, op: Op, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Note | Callable[[Tensor], Note] | None:
-        """What is to be noted of a logarithm that torch computes."""
+        """Return what is to be noted of a logarithm that torch computes."""
         dim = _DIM.of(args, kwargs)
         if dim is None:
             return None
@@ -251,7 +254,7 @@ def _place(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: list
 
 
 def _inverts(op: Op, place: int | str, args: tuple[Any, ...]) -> bool:
-    """Whether a call gives one over its argument."""
+    """Return whether a call gives one over its argument."""
     if op.family is Family.DIVISION and place in op.held:
         return len(args) == 1 or args[1 - int(place)] == 1
     exponent = op.traits.exponent

@@ -21,7 +21,7 @@ Numbers = tuple[int, ...]
 
 
 def split_numbers(name: str) -> tuple[Template, Numbers]:
-    """The texts around the numbers of a name, and the numbers: ``"a.10.b"`` gives ``("a.", ".b"), (10,)``.
+    """Return the texts around the numbers of a name, and the numbers: ``"a.10.b"`` gives ``("a.", ".b"), (10,)``.
 
     A number that does not print as itself (``007``) stays text, so that ``join_numbers`` always gives the name back.
     """
@@ -37,7 +37,7 @@ def split_numbers(name: str) -> tuple[Template, Numbers]:
 
 
 def join_numbers(template: Template, numbers: Sequence[Sequence[int]]) -> str:
-    """The pattern of a template whose i-th gap takes each of the numbers in ``numbers[i]`` (sorted, distinct)."""
+    """Return the pattern of a template whose i-th gap takes each number in ``numbers[i]`` (sorted, distinct)."""
     pieces = [template[0]]
     for gap, text in zip(numbers, template[1:], strict=True):
         pieces += [ranges(gap), text]
@@ -45,7 +45,10 @@ def join_numbers(template: Template, numbers: Sequence[Sequence[int]]) -> str:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """``[3]`` is "3", ``[0, 2, 5, 6, 7]`` is "{0,2,5..7}" and ``[0, 2, 4, 6]`` is "{0..6..2}"; sorted and distinct."""
+    """Return ``[3]`` is "3", ``[0, 2, 5, 6, 7]`` is "{0,2,5..7}" and ``[0, 2, 4, 6]`` is "{0..6..2}".
+
+    Sorted and distinct.
+    """
     if len(numbers) == 1:
         return str(numbers[0])
     pieces, start = [], 0
@@ -63,7 +66,7 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def _run(numbers: Sequence[int], start: int) -> int:
-    """Where the longest run of equal steps ends that begins at ``start``."""
+    """Return where the longest run of equal steps ends that begins at ``start``."""
     end = start + 1
     if end >= len(numbers):
         return start
@@ -89,7 +92,7 @@ def products(points: Iterable[Numbers]) -> list[tuple[Numbers, ...]]:
 
 
 def fold_names(names: Iterable[str]) -> list[str]:
-    """The distinct names as patterns, in the order of their first occurrence."""
+    """Return the distinct names as patterns, in the order of their first occurrence."""
     groups: dict[Template, list[Numbers]] = {}
     for name in dict.fromkeys(names):
         template, numbers = split_numbers(name)
@@ -117,24 +120,27 @@ def fold_paths(items: Iterable[tuple[str, Hashable]]) -> list[tuple[str, list[in
 
 
 def block_of(path: str) -> str:
-    """A pattern up to its last folded part: ``layers.{0..31}.mlp.fc`` is in the block ``layers.{0..31}``."""
+    """Return a pattern up to its last folded part: ``layers.{0..31}.mlp.fc`` is in the block ``layers.{0..31}``."""
     return path[: path.rfind("}") + 1]
 
 
 def printable(text: str) -> str:
-    """The text with line breaks, control characters and lone surrogates written as escapes."""
+    """Return the text with line breaks, control characters and lone surrogates written as escapes."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def escape_markdown(text: str) -> str:
-    """The text with everything escaped that Markdown would take as its own; underscores inside words are plain."""
+    """Return the text with everything escaped that Markdown would take as its own.
+
+    Underscores inside words are plain.
+    """
     return re.sub(r"([\\`*<&|\[\]]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
 
 
 def room(text: str) -> int:
-    """Columns of a terminal that a printable text takes: wide characters take two, combining marks none."""
+    """Return columns of a terminal that a printable text takes: wide characters take two, combining marks none."""
     return len(text) if text.isascii() else sum(map(_room_of_one, text))
 
 
@@ -145,14 +151,17 @@ def _room_of_one(char: str) -> int:
 
 
 def shorten(text: str, width: int) -> str:
-    """The text in at most ``width`` columns, with an ellipsis for its end."""
+    """Return the text in at most ``width`` columns, with an ellipsis for its end."""
     if room(text) <= width:
         return text
     return _head(text, width - 1) + ELLIPSIS
 
 
 def shorten_middle(text: str, width: int) -> str:
-    """The text in at most ``width`` columns, with an ellipsis for its middle; a little more of the end is kept."""
+    """Return the text in at most ``width`` columns, with an ellipsis for its middle.
+
+    A little more of the end is kept.
+    """
     if room(text) <= width:
         return text
     head = (width - 1) * 2 // 5
@@ -160,7 +169,7 @@ def shorten_middle(text: str, width: int) -> str:
 
 
 def _head(text: str, width: int) -> str:
-    """The longest beginning of a text that takes at most ``width`` columns."""
+    """Return the longest beginning of a text that takes at most ``width`` columns."""
     used = 0
     for end, char in enumerate(text):
         used += _room_of_one(char)
@@ -170,7 +179,7 @@ def _head(text: str, width: int) -> str:
 
 
 def shorten_list(items: Sequence[str], width: int, cut: Callable[[str, int], str] = shorten) -> str:
-    """The items, joined by commas, in at most ``width`` columns: as many as fit, then "+4 more"."""
+    """Return the items, joined by commas, in at most ``width`` columns: as many as fit, then "+4 more"."""
     whole = ", ".join(items)
     if room(whole) <= width or len(items) < 2:
         return cut(whole, width)
@@ -186,7 +195,10 @@ def shorten_list(items: Sequence[str], width: int, cut: Callable[[str, int], str
 
 
 def fill(words: Iterable[str], width: int, indent: str = "  ") -> list[str]:
-    """Lines of at most ``width`` columns, all but the first indented; a word that fits in no line is shortened."""
+    """Return lines of at most ``width`` columns, all but the first indented.
+
+    A word that fits in no line is shortened.
+    """
     lines: list[str] = []
     line, used = "", 0
     for word in words:
@@ -210,7 +222,7 @@ class Column(NamedTuple):
 
 
 def natural_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
-    """What each column needs for its title and its cells; a cell may run on into empty cells to its right."""
+    """Return what each column needs for its title and its cells; a cell may run on into empty cells to its right."""
     widths = [room(column.title) for column in columns]
     running = []
     for start, end, cell in {span for row in rows for span in _spans(row)}:
@@ -224,12 +236,12 @@ def natural_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> 
 
 
 def fits(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> bool:
-    """Whether the table needs no shortening."""
+    """Return whether the table needs no shortening."""
     return _size(natural_widths(columns, rows), 0, len(columns)) <= width
 
 
 def text_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """The lines of a table of at most ``width`` columns of a terminal, under a heading.
+    """Return the lines of a table of at most ``width`` columns of a terminal, under a heading.
 
     Laid out here and not by tabulate, which counts characters or terminal columns by what else is installed.
     """
@@ -241,7 +253,10 @@ def text_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: 
 
 
 def _spans(row: Sequence[str]) -> list[tuple[int, int, str]]:
-    """Each cell with the columns from start to end that it has: its own, and those of the empty cells after it."""
+    """Return each cell with the columns from start to end that it has.
+
+    Its own, and those of the empty cells after it.
+    """
     starts = [index for index, cell in enumerate(row) if cell or not index]
     return [(start, end, row[start]) for start, end in zip(starts, [*starts[1:], len(row)], strict=True)]
 

@@ -64,7 +64,7 @@ _compiler: Callable[[], Any] = getattr(torch._C._dynamo.eval_frame, "get_eval_fr
 
 
 def is_compiled_code() -> bool:
-    """Whether this is called from code that torch.compile runs."""
+    """Return whether this is called from code that torch.compile runs."""
     return bool(_compiler())
 
 
@@ -107,7 +107,7 @@ def this_call() -> FrameType:
 
 
 def is_on_stack(wanted: FrameType | None) -> bool:
-    """Whether a Python frame is still running in this thread."""
+    """Return whether a Python frame is still running in this thread."""
     python: FrameType | None = sys._getframe(1)
     while python is not None and python is not wanted:
         python = python.f_back
@@ -115,7 +115,7 @@ def is_on_stack(wanted: FrameType | None) -> bool:
 
 
 def in_custom_function() -> bool:
-    """Whether this runs in the forward of an autograd function, whose steps are not recorded but have a backward.
+    """Return whether this runs in the forward of an autograd function, whose steps are not recorded.
 
     What a reentrant checkpoint runs does too. Unnecessary once `torch.autograd.Function` tells a function mode.
     """
@@ -136,7 +136,7 @@ _innermost_hooks: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_t
 
 
 def packs_saved_tensors() -> bool:
-    """Whether hooks pack what is saved for backward, or may do: older versions of torch do not tell."""
+    """Return whether hooks pack what is saved for backward, or may do: older versions of torch do not tell."""
     return _innermost_hooks is None or _innermost_hooks(True) is not None
 
 
@@ -210,7 +210,7 @@ def node_number(node: Any) -> int:
 
 
 def in_backward() -> bool:
-    """Whether a backward pass is under way in this thread: what runs now is recomputed by a checkpoint."""
+    """Return whether a backward pass is under way in this thread: what runs now is recomputed by a checkpoint."""
     return bool(torch._C._current_graph_task_id() != _NO_BACKWARD)
 
 
@@ -248,12 +248,12 @@ def storage_of(tensor: Tensor) -> int:
 
 
 def in_transform() -> bool:
-    """Whether a transform of torch.func (grad, vmap, ...) is under way, where autograd functions need more."""
+    """Return whether a transform of torch.func (grad, vmap, ...) is under way, where autograd functions need more."""
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
 def is_batched(tensor: Tensor) -> bool:
-    """Whether a tensor stands for several inside of vmap, as slots do under ``is_grads_batched=True``."""
+    """Return whether a tensor stands for several inside of vmap, as slots do under ``is_grads_batched=True``."""
     functorch = torch._C._functorch
     return bool(functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor))
 
@@ -295,7 +295,7 @@ def clear_hooks(module: nn.Module) -> None:
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether a module was compiled in place, by ``module.compile()``."""
+    """Return whether a module was compiled in place, by ``module.compile()``."""
     return getattr(module, "_compiled_call_impl", None) is not None
 
 

@@ -52,7 +52,7 @@ class _Binding(Interpreter):
 
 
 def _calls(function: Callable[..., Any], target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a function runs this operation alone, with these arguments."""
+    """Return whether a function runs this operation alone, with these arguments."""
     try:
         with _Recorder() as recorder:
             function(*args, **kwargs)

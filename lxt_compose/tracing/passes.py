@@ -54,7 +54,7 @@ def _frozen(value: Any) -> Any:
 
 
 def is_pure(node: Node) -> bool:
-    """Whether an operation gives the same for the same, and changes nothing."""
+    """Return whether an operation gives the same for the same, and changes nothing."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
         return getattr(node.target, "__module__", "") == "_operator"
@@ -62,13 +62,13 @@ def is_pure(node: Node) -> bool:
 
 
 def is_random(graph: Graph) -> bool:
-    """Whether a graph draws random numbers."""
+    """Return whether a graph draws random numbers."""
     random = torch.Tag.nondeterministic_seeded
     return any(random in getattr(node.target, "tags", ()) for node in graph.nodes if node.op == "call_function")
 
 
 def changes_attributes(graph: Graph) -> bool:
-    """Whether a graph changes a tensor in place that it did not make and was not given."""
+    """Return whether a graph changes a tensor in place that it did not make and was not given."""
     return any(node.op == "get_attr" for node in in_place(graph))
 
 

@@ -20,7 +20,7 @@ _LARGEST = 2**28
 
 
 def layer_of(rule: Rule, call: Call, z: Tensor) -> Layer:
-    """The layer behind a call, whatever it is made of; z is its output.
+    """Return the layer behind a call, whatever it is made of; z is its output.
 
     Layers that are not known by name are differentiated: ``W_ji = d z_j / d x_i``, with one backward pass for each
     output of a sample. Slow, but the same numbers.
@@ -64,13 +64,15 @@ def _differentiated(rule: Rule, call: Call, z: Tensor) -> Layer:
 
 
 def _noise(like: Tensor) -> Tensor:
-    """Numbers in [-1, 1] without a pattern, made without touching anybody's random state."""
+    """Return numbers in [-1, 1] without a pattern, made without touching anybody's random state."""
     count = torch.arange(1, like.numel() + 1, device=like.device, dtype=torch.float64)
     return count.square().sin().to(like.dtype).reshape(like.shape)
 
 
 def _independent(pull: Callable[[Tensor], Tensor], x: Tensor, z: Tensor) -> int:
-    """How many blocks the layer falls into (samples, positions): the leading dimensions that nothing is mixed over.
+    """Return how many blocks the layer falls into (samples, positions).
+
+    The leading dimensions that nothing is mixed over.
 
     Blocks are numbered in binary; for each digit, what comes back from the blocks where it is 1 must be 0 at those
     where it is 0, and the other way round. Any two blocks differ in some digit, so this finds every mixing.
@@ -94,7 +96,7 @@ def _leaks(pull: Callable[[Tensor], Tensor], noise: Tensor, chosen: Tensor, x: T
 
 
 def _matrix(pull: Callable[[Tensor], Tensor], blocks: int, inputs: int, outputs: int, z: Tensor) -> Tensor:
-    """The weight, (outputs, inputs) if all blocks have the same, else (blocks, outputs, inputs)."""
+    """Return the weight, (outputs, inputs) if all blocks have the same, else (blocks, outputs, inputs)."""
     rows = []
     for index in range(outputs):
         slot = z.new_zeros(blocks, outputs)
@@ -119,7 +121,7 @@ def _dense(call: Call, weight: Tensor, bias: Tensor, blocks: int, x_shape: torch
 
 
 def _connected(weight: Tensor) -> Tensor:
-    """1 where an input reaches an output."""
+    """Return 1 where an input reaches an output."""
     return (weight != 0).to(weight.dtype)
 
 

@@ -62,7 +62,7 @@ class Layer:
         return self.made_in not in (None, self.dtype)
 
     def part(self, part: Part) -> Tensor:
-        """A part of the weight.
+        """Return a part of the weight.
 
         Raises:
             RuntimeError: the weight was changed in place since the layer ran.
@@ -75,12 +75,15 @@ class Layer:
         return self.parts.get(self.weight, part, self.dtype)
 
     def product(self, x: Tensor, part: Part, bias: Part | None = None) -> Tensor:
-        """The layer with a part of its weight, of any input; with a part of its bias added, or without a bias."""
+        """Return the layer with a part of its weight, of any input.
+
+        With a part of its bias added, or without a bias.
+        """
         added = None if bias is None or self.bias is None else bias(self.bias.to(self.dtype))
         return self.apply(x, self.part(part), added)
 
     def transpose(self, s: Tensor, part: Part, x: Tensor) -> Tensor:
-        """``(part of W)^T s``: what comes back to an input like x."""
+        """Return ``(part of W)^T s``: what comes back to an input like x."""
         weight = self.part(part)
         if self.back is not None:
             return self.back(s, weight, x)
@@ -89,7 +92,10 @@ class Layer:
             return torch.autograd.grad(self.apply(x, weight, None), x, s)[0].contiguous()
 
     def of_constant(self, value: Tensor | float, part: Part, x: Tensor) -> Tensor:
-        """The layer, without its bias, of a constant that broadcasts to x; as small as broadcasts to the output."""
+        """Return the layer, without its bias, of a constant that broadcasts to x.
+
+        As small as broadcasts to the output.
+        """
         value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
         fits = value.dim() <= len(self.one_sample) and all(
             size in (1, wanted) for size, wanted in zip(value.shape[::-1], self.one_sample[::-1], strict=False)
@@ -98,12 +104,15 @@ class Layer:
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
-    """A context without autocast, which would turn products to half precision if backward() is called under it."""
+    """Return a context without autocast, which would compute products of the backward pass in half precision."""
     return nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False)
 
 
 def in_pieces(layer: Layer, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """``function(*tensors)``, some samples at a time where they are large: less memory, and on a CPU less time."""
+    """Return ``function(*tensors)``, some samples at a time where they are large.
+
+    Less memory, and on a CPU less time.
+    """
     if not layer.samples or any(map(has_symbolic_shape, tensors)):
         return function(*tensors)
     size = max(tensor.nbytes for tensor in tensors)

@@ -35,7 +35,7 @@ def _layer(call: Call, weight: Tensor, apply: Apply, *, shape: tuple[int, ...] |
 
 
 def known_layer(call: Call) -> Layer | None:
-    """The layer behind a call with one carrier, if it is one of those that are known by their name or type."""
+    """Return the layer behind a call with one carrier, if it is one of those that are known by their name or type."""
     if call.module is not None:
         return _of_module(call, call.module)
     kind = call.op.traits.layer if call.op is not None else None
@@ -43,7 +43,7 @@ def known_layer(call: Call) -> Layer | None:
 
 
 def plain_layer(call: Call, *, rounded: bool) -> Layer | None:
-    """The linear layer or convolution behind a call, where the rule may do without the operation's own graph.
+    """Return the linear layer or convolution behind a call, where the rule may do without the operation's own graph.
 
     None for layers of any other kind, for complex numbers, and in half precision, where that graph does better,
     unless it is wanted `rounded` too.
@@ -68,7 +68,7 @@ def _of_module(call: Call, module: nn.Module) -> Layer | None:
 
 
 def _of_plain_module(call: Call, module: nn.Module, function: Callable[..., Tensor], kind: LayerKind) -> Layer | None:
-    """The layer of a module of torch that has not been tampered with."""
+    """Return the layer of a module of torch that has not been tampered with."""
     own = "forward" not in vars(module) and len(pre_hooks_of(module)) <= 1  # that one is ours
     if not own or len(call.args) != 1 or call.kwargs or getattr(module, "padding_mode", "zeros") != "zeros":
         return None
@@ -80,12 +80,12 @@ def _of_plain_module(call: Call, module: nn.Module, function: Callable[..., Tens
 
 
 def given(call: Call, position: int, name: str) -> Any:
-    """An argument of the call, by its position or its name; None where it is left out."""
+    """Return an argument of the call, by its position or its name; None where it is left out."""
     return call.args[position] if position < len(call.args) else call.kwargs.get(name)
 
 
 def as_function(call: Call) -> Callable[[Tensor], Any]:
-    """The call as a function of its one carrier; the carrier itself is let go."""
+    """Return the call as a function of its one carrier; the carrier itself is let go."""
     function = call.function if call.module is None else call.module.forward
     assert function is not None
     hole = torch.empty(0)
@@ -128,7 +128,7 @@ def _weight_layer(kind: LayerKind, call: Call) -> Layer | None:
 
 
 def offset_of(call: Call, outputs: list[Tensor]) -> Tensor | None:
-    """The bias of a layer as it broadcasts to its output; None if it has none.
+    """Return the bias of a layer as it broadcasts to its output; None if it has none.
 
     Raises:
         LookupError: it is no layer ``W x + b`` of one input.
@@ -142,14 +142,14 @@ def offset_of(call: Call, outputs: list[Tensor]) -> Tensor | None:
 
 
 def _computes_as_torch(module: nn.Module) -> bool:
-    """Whether a layer of torch, or of a class derived from one, computes what torch's does."""
+    """Return whether a layer of torch, or of a class derived from one, computes what torch's does."""
     methods = [getattr(type(module), name, None) for name in ("forward", "_conv_forward")]
     own = all(method is None or method.__module__.startswith("torch.nn.modules.") for method in methods)
     return own and "forward" not in vars(module)
 
 
 def _value_at_zero(call: Call, outputs: list[Tensor]) -> Tensor:
-    """``f(0)`` of a module without children, once it is seen to be linear at another place."""
+    """Return ``f(0)`` of a module without children, once it is seen to be linear at another place."""
     if call.module is None or len(call.carriers) != 1 or len(outputs) != 1 or any(True for _ in call.module.children()):
         raise LookupError(call.where)
     function, x, z = as_function(call), call.values[0].detach(), outputs[0].detach()
@@ -162,7 +162,7 @@ def _value_at_zero(call: Call, outputs: list[Tensor]) -> Tensor:
 
 
 def _per_channel(bias: Tensor, weight: Tensor) -> Tensor:
-    """The bias of a layer as it broadcasts to the output, with and without a batch dimension."""
+    """Return the bias of a layer as it broadcasts to the output, with and without a batch dimension."""
     return bias.reshape(-1, *[1] * (weight.dim() - 2)) if weight.dim() > 2 else bias
 
 
@@ -207,7 +207,7 @@ def _padding(padding: Any, dilation: list[int], weight: Tensor) -> list[int] | N
 
 
 def _addmm(call: Call) -> Layer | None:
-    """``beta * input + alpha * mat1 @ mat2``, in which mat1 carries relevance."""
+    """Return ``beta * input + alpha * mat1 @ mat2``, in which mat1 carries relevance."""
     bias, weight = given(call, 0, "input"), given(call, 2, "mat2")
     if given(call, 1, "mat1") is not call.carriers[0]:
         return None
@@ -227,7 +227,7 @@ def _matrix_back(s: Tensor, weight: Tensor, x: Tensor) -> Tensor:
 
 
 def _matrices(call: Call) -> Layer | None:
-    """A product of two matrices (or vectors, or batches of them), one of which is constant."""
+    """Return a product of two matrices (or vectors, or batches of them), one of which is constant."""
     operands = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
     reduce = given(call, 2, "reduce")  # of a product with a sparse matrix: of what its rows take the sum, or the mean
     averages = reduce == "mean"
@@ -251,7 +251,7 @@ def _matrices(call: Call) -> Layer | None:
 
 
 def _einsum(call: Call) -> Layer | None:
-    """An einsum of two operands, one of which is constant."""
+    """Return an einsum of two operands, one of which is constant."""
     if len(call.args) != 3:
         return None
     equation, first, second = call.args
@@ -261,7 +261,10 @@ def _einsum(call: Call) -> Layer | None:
 
 
 def _pool(call: Call) -> Layer:
-    """A mean or a sum. The coefficients of one output are equal and positive: one number stands for all of them."""
+    """Return a mean or a sum. The coefficients of one output are equal and positive.
+
+    One number stands for all of them.
+    """
     function = as_function(call)
     return _layer(call, call.values[0].new_ones(()), lambda x, w, b: function(x) * w)
 

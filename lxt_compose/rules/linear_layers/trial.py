@@ -11,7 +11,7 @@ from ...torch_internals import buffers_of, preserve_version
 
 @contextmanager
 def without_effect(module: nn.Module | None) -> Iterator[None]:
-    """A context in which what runs changes no buffer of the module: no running statistics, no power iteration."""
+    """Keep what runs from changing a buffer of the module: no running statistics, no power iteration."""
     tables = [] if module is None else [(table, dict(table)) for table in buffers_of(module)]
     buffers = [b for _, named in tables for b in named.values() if b is not None and not b.is_inference()]
     values = [b.detach().clone() for b in buffers]

@@ -19,42 +19,42 @@ def whole(weight: Tensor) -> Tensor:
 
 
 def positive(weight: Tensor) -> Tensor:
-    """``max(W, 0)``."""
+    """Return ``max(W, 0)``."""
     return weight.clamp(min=0)
 
 
 def negative(weight: Tensor) -> Tensor:
-    """``min(W, 0)``."""
+    """Return ``min(W, 0)``."""
     return weight.clamp(max=0)
 
 
 def absolute(weight: Tensor) -> Tensor:
-    """``|W|``."""
+    """Return ``|W|``."""
     return weight.abs()
 
 
 def square(weight: Tensor) -> Tensor:
-    """``W * W``."""
+    """Return ``W * W``."""
     return weight.square()
 
 
 def ones(weight: Tensor) -> Tensor:
-    """1 for every weight."""
+    """Return 1 for every weight."""
     return torch.ones_like(weight)
 
 
 def is_quantized(weight: Tensor) -> bool:
-    """Whether a weight is of a class that keeps it quantized, and can give it back as numbers."""
+    """Return whether a weight is of a class that keeps it quantized, and can give it back as numbers."""
     return getattr(type(weight), "dequantize", Tensor.dequantize) is not Tensor.dequantize
 
 
 def dequantized(weight: Tensor) -> Tensor:
-    """The weight as numbers."""
+    """Return the weight as numbers."""
     return weight.dequantize() if is_quantized(weight) else weight
 
 
 def of_sparse(weight: Tensor, part: Part) -> Tensor:
-    """The part of a sparse weight: sparse as well, unless the part of 0 is something else than 0."""
+    """Return the part of a sparse weight: sparse as well, unless the part of 0 is something else than 0."""
     if part(weight.new_zeros(1, layout=torch.strided)).any():
         return part(weight.to_dense())
     if weight.layout is torch.sparse_coo:
@@ -66,7 +66,10 @@ def of_sparse(weight: Tensor, part: Part) -> Tensor:
 
 
 def mean_of_rows(weight: Tensor) -> Tensor:
-    """Each row of a sparse matrix over the number of its entries: products with it are those with ``reduce="mean"``."""
+    """Return each row of a sparse matrix over the number of its entries.
+
+    Products with it are those with ``reduce="mean"``.
+    """
     weight = weight.to_sparse_coo().coalesce()
     rows = weight.indices()[0]
     counts = torch.bincount(rows, minlength=weight.shape[0])
@@ -88,7 +91,7 @@ class Parts:
         self._closed = False
 
     def get(self, weight: Tensor, part: Part, dtype: torch.dtype) -> Tensor:
-        """The part of this weight in this dtype."""
+        """Return the part of this weight in this dtype."""
         if is_quantized(weight):  # not kept: that would be what quantization saves
             with torch.no_grad():
                 return part(dequantized(weight).to(dtype))
