@@ -256,6 +256,11 @@ def _place(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: list
 def _inverts(op: Op, place: int | str, args: tuple[Any, ...]) -> bool:
     """Return whether a call gives one over its argument."""
     if op.family is Family.DIVISION and place in op.held:
-        return len(args) == 1 or args[1 - int(place)] == 1
+        return len(args) == 1 or _is_number(args[1 - int(place)], 1)
     exponent = op.traits.exponent
-    return exponent is not None and not isinstance(exponent, float) and exponent.of(args, {}) == -1
+    return exponent is not None and not isinstance(exponent, float) and _is_number(exponent.of(args, {}), -1)
+
+
+def _is_number(value: Any, number: int) -> bool:
+    """Return whether this is the number, or a tensor of one element that is."""
+    return bool(value == number) if not isinstance(value, Tensor) or value.numel() == 1 else False

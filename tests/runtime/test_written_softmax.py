@@ -544,3 +544,12 @@ def test_books_hold_scores_that_are_used_twice_once(name, formulation):
     torch.testing.assert_close(ledger.inputs + absorbed, ledger.seed)
     constant = ledger.absorbed.get("constant", torch.zeros(1))
     assert float(constant.abs().max()) < 1e-9
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_a_constant_over_one_and_a_power_is_no_softmax(formulation):
+    constant, x = torch.randn(3, 4, dtype=torch.float64), torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    model = Fn(lambda _, x: constant / (1 + (-x).exp()))
+    with Composite(formulation=formulation).register(model) as registration:
+        model(x)
+    assert "by hand" not in str(registration.report())
