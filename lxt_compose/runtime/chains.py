@@ -140,9 +140,12 @@ def source_of(x: Tensor, checkpoint: Any) -> Edge:
 
 
 def mark(output: Any, chain: Chain) -> None:
-    """Write down what is known of an output."""
+    """Write down what is known of an output.
+
+    Not where it is the source itself, which a copy may return: a node that holds itself is never freed.
+    """
     node: Any = output.grad_fn if isinstance(output, Tensor) and output.output_nr == 0 else None
-    if node is not None:
+    if node is not None and node is not chain.source[0]:
         node.metadata[MARK] = chain
 
 

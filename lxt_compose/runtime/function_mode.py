@@ -21,7 +21,6 @@ from ..rules.defaults import drops
 from ..torch_internals import refuse_compiled
 from .call_stack import Frame
 from .chain_steps import How, Step, step_of
-from .chains import MARK as CHAIN
 from .chains import mark as mark_chain
 from .decisions import Action, CallSite, Decision, call_site, decide, decide_on_step, written
 from .elementwise_histories import joined
@@ -179,7 +178,7 @@ class FunctionMode(TorchFunctionMode):
             if node is not None:
                 node.metadata[MARK] = now.history(self._is_learned)
                 if step is not None:
-                    node.metadata[CHAIN] = step.chain
+                    mark_chain(output, step.chain)
                 return output
             if is_cut(output):
                 note_cut(self.session, frame, made, args)

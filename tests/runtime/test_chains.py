@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lxt_compose import Composite, Epsilon, Identity, ResidualGamma, Stop, Uniform, check_conservation, presets
 from lxt_compose.coverage.rows import Status
+from lxt_compose.runtime.chains import Chain
 
 ROOT = math.sqrt(2 / math.pi)
 PRESETS = ["attnlrp", "cp_lrp", "relp", "res_lrp"]
@@ -424,3 +425,14 @@ def test_a_step_that_stops_is_none():
     with Composite({torch.sigmoid: Stop()}).register(Between(lambda x: x * torch.sigmoid(x))) as registration:
         registration.model(draw(4, 6).requires_grad_())
     assert registration.report().complete
+
+
+def test_a_copy_that_is_the_tensor_itself_keeps_no_node_alive():
+    """``x.to(dtype)`` returns x itself; a mark of x on its own node would keep the whole graph for good."""
+    layer, x = nn.Linear(3, 3).double(), torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+    model = Fn(lambda _, x: torch.tanh((x @ layer.weight.detach()).to(x.dtype)))
+    with Composite(formulation="gradient").register(model):
+        for _ in range(3):
+            torch.autograd.grad(model(x).sum(), x)
+        gc.collect()
+        assert not [kept for kept in gc.get_objects() if type(kept) is Chain]
