@@ -2,7 +2,7 @@
 
 from . import command_start  # noqa: F401, I001 - before torch is imported
 from . import baselines, evaluate, functional, heatmap, kinds, modules, old_paths, presets
-from .attribution import Attribution, attribute, blocks
+from .attribution import Attribution, TracedAttribution, attribute, blocks
 from .autograd.numerics import Stabilizer
 from .autograd.trees import register_container
 from .canonizers.base import Canonizer
@@ -20,6 +20,7 @@ from .errors import (
     NotFiniteError,
     RegistrationError,
     RuleError,
+    TraceError,
     UncoveredError,
 )
 from .keys import first_layer, where
@@ -112,6 +113,8 @@ __all__ = [
     "Status",
     "Stop",
     "TaylorDecomposition",
+    "TraceError",
+    "TracedAttribution",
     "UncoveredError",
     "Uniform",
     "UniformElements",

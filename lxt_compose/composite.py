@@ -13,7 +13,7 @@ from .rules import FORMULATIONS, RELEVANCE, Rule
 from .rules.base import register_alone
 from .rules.defaults import Table, check_table, default_rules
 from .runtime.registration import Registration
-from .tracing import ByModel, Program
+from .tracing import ByModel, Program, trace_with
 
 PICTURES = ("relevance", "slot")
 
@@ -81,7 +81,7 @@ class Composite:
             RuleError: a rule does not fit the module it is bound to.
             RegistrationError: the model is compiled, or has a registration already.
         """
-        return Registration(
+        registration = Registration(
             model,
             self.assignments,
             self.formulation,
@@ -90,6 +90,33 @@ class Composite:
             canonizers=self.canonizers,
             programs=_programs.of(self, model) if isinstance(model, nn.Module) else None,
         )
+        registration.composite = self
+        return registration
+
+    def trace(self, model: nn.Module, example: Any, **options: Any) -> Any:
+        """Write the attribution of a model down as one graph: forward pass, relevance and output.
+
+        The graph is called like a function, and runs without hooks, modes and registrations, with the model's own
+        weights, for inputs like the example::
+
+            traced = composite.trace(model, images, target=3)
+            traced(other_images, target=7).relevance
+
+        Args:
+            model: any module, in ``eval()`` mode.
+            example: inputs as for :func:`attribute`.
+            **options: ``target``, ``dims`` and ``layers`` as for :func:`attribute`; calls may have other targets of the
+                same kind. ``dynamic``: True if batch and sequence may be of any size, or the names of such
+                dimensions; where there is no graph for all sizes, one is made for each that is met. ``differentiable``:
+                whether what comes out can be differentiated, by inputs and parameters.
+
+        Returns:
+            The :class:`TracedAttribution`, with the coverage report of the example.
+
+        Raises:
+            TraceError: the model cannot be written down as one graph.
+        """
+        return trace_with[0](self, model, example, **options)
 
     def __repr__(self) -> str:
         rules = ", ".join(f"{entry}: {entry.shown}" for entry in self.assignments)

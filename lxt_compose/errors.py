@@ -36,6 +36,10 @@ class NotFiniteError(AttributionError):
     """What should be explained, or a relevance, is NaN or infinite."""
 
 
+class TraceError(CompositeError):
+    """A model cannot be written down as a graph, or the graph does not fit what it is called with."""
+
+
 class ConservationError(CompositeError):
     """Relevance was lost or created at a rule; `violations` are the calls and samples where it was."""
 

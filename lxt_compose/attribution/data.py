@@ -28,6 +28,7 @@ class AttributionData:
     dims: dict[str, Dims] = field(default_factory=dict)
     beside: dict[str, Tensor] = field(default_factory=dict)
     target_names: tuple[str, ...] = ()
+    ran: str = "eager"
 
     def __len__(self) -> int:
         return len(self.output)

@@ -15,6 +15,7 @@ from ..errors import AttributionError, MatchError
 from ..keys import Assignment, Where, match, names_of
 from ..runtime.registration import Registration
 from ..torch_internals import modes_off
+from ..torch_internals.traces import on_cpu
 from .axes import BATCH, SUMMED, Dims, check_known, place_of
 from .layer_dims import LayerDims
 
@@ -221,7 +222,7 @@ class Recorder:
             value = tensor.detach().clone() if self._times_value else None
 
             def keep(slot: Tensor) -> None:
-                calls[place] = (slot.detach() if value is None else value * slot.detach()).cpu()
+                calls[place] = on_cpu(slot.detach() if value is None else value * slot.detach())
 
             tensor.register_hook(keep)
 

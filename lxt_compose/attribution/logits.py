@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..autograd.trees import tensors_in
+from ..torch_internals.traces import is_traced, on_cpu
 
 # Models of transformers whose last position answers for what comes next; other heads with positions answer at each.
 _CAUSAL = re.compile(r"CausalLM|(?<!With)LMHeadModel|DoubleHeads|ConditionalGeneration|Seq2SeqLM|ImageTextToText")
@@ -100,8 +101,8 @@ def last_real(mask: Tensor | None, count: int, length: int) -> Tensor:
     last = torch.full((count,), length - 1)
     if mask is None or mask.dim() != 2:
         return last
-    real = mask.detach().cpu() != 0
-    if not real.any(1).all():
+    real = on_cpu(mask.detach()) != 0
+    if not is_traced() and not real.any(1).all():
         raise ValueError("the attention mask leaves a sample without any token")
     positions = real.shape[1] - 1 - real.flip(1).long().argmax(1)
     if real.shape[1] == length:

@@ -34,7 +34,8 @@ class Attribution(AttributionData):
     None if a function chose. ``latent`` is the relevance of the layers asked for, by name. ``report`` says which rule
     covered what, ``ledger`` where the relevance went (None if not asked for). ``inputs`` are what was
     explained, ``mask`` tells real tokens of the first of them from padding. ``dims`` names the dimensions of the
-    relevance of each input, such as ``("batch", "channel", "time")``, and of each layer.
+    relevance of each input, such as ``("batch", "channel", "time")``, and of each layer. ``ran`` says how the model
+    ran: "eager", registered, or "one graph" (``attribute(..., traced=)``).
     """
 
     def patches(self, size: int | tuple[int, int]) -> Tensor:

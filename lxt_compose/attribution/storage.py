@@ -32,6 +32,7 @@ def save(attribution: AttributionData, path: Path) -> None:
         "dims": attribution.dims,
         "beside": attribution.beside,
         "target_names": list(attribution.target_names),
+        "ran": attribution.ran,
         "report": {
             "rows": report.to_dicts(),
             "unmatched": list(report.unmatched),
@@ -77,6 +78,7 @@ def load(path: Path) -> dict[str, Any]:
         "dims": content.get("dims", {}),  # not in files of the first version
         "beside": content.get("beside", {}),
         "target_names": tuple(content.get("target_names", ())),
+        "ran": content.get("ran", "eager"),
         "ledger": None if ledger is None else Ledger.from_dict(ledger),
         "report": CoverageReport(rows, **report),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +56,9 @@ class Taps:
         floats: whether to follow floating point inputs.
     """
 
-    def __init__(self, registration: Registration, *, floats: bool = False) -> None:
+    following_kind: ClassVar[type[Following]] = Following
+
+    def __init__(self, registration: Registration, floats: bool = False) -> None:
         self._floats = floats
         self._registration, self._session = registration, registration.session
         self._open = False
@@ -89,7 +91,7 @@ class Taps:
         exchanged = {id(batch.carriers[name]): copy for name, copy in copies.items()}
         args, kwargs = map_tensors(lambda x: exchanged.get(id(x), x), (batch.args, batch.kwargs))
         self._ids = {**batch.ids, **batch.beside, **(copies if self._floats else {})}
-        self._following = Following(self._ids, batch.beside, self, floats=self._floats) if self._ids else None
+        self._following = self.following_kind(self._ids, batch.beside, self, floats=self._floats) if self._ids else None
         self._session.following, self._session.rounded = self._following, self._rounded
         self._open, self._lost = True, {}
         try:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..autograd.trees import map_tensors, tensors_in
 from ..errors import NotFiniteError
+from ..torch_internals.traces import is_traced, on_cpu
 from .logits import per_class
 
 OTHERS = "others"
@@ -62,6 +63,8 @@ class Chosen:
     value: Tensor
     target: Tensor | None
     seeds: list[tuple[Tensor, Tensor]]
+    classes: int | None = None
+    """How many there are to choose from, if what is explained is one."""
 
 
 def read_target(target: Any, count: int) -> Goal:
@@ -160,7 +163,8 @@ def choose(
             sources.setdefault(id(tensor), tensor)
     leaves = {key: tensor.detach().requires_grad_() for key, tensor in sources.items()}
     seen = map_tensors(lambda tensor: leaves.get(id(tensor), tensor), output)
-    value, target = _picked(goal, per_class(seen, model, count, mask, asked_at))
+    logits = per_class(seen, model, count, mask, asked_at)
+    value, target = _picked(goal, logits)
     _check_finite(value)
     slots: tuple[Tensor | None, ...] = ()
     if value.requires_grad:
@@ -170,11 +174,11 @@ def choose(
         for source, slot in zip(sources.values(), slots, strict=False)
         if slot is not None
     ]
-    return Chosen(value.detach(), target, seeds)
+    return Chosen(value.detach(), target, seeds, logits.shape[1])
 
 
 def _check_finite(value: Tensor) -> None:
-    if not torch.isfinite(value).all():
+    if not is_traced() and not torch.isfinite(value).all():
         raise NotFiniteError(f"what is to be explained is not finite: {value.detach().tolist()}")
 
 
@@ -212,21 +216,30 @@ def called(function: Callable[[Any], Tensor], output: Any, count: int) -> Tensor
     return value
 
 
+def check_range(index: Tensor, classes: int) -> None:
+    """Raise if an index stands for no class.
+
+    Raises:
+        ValueError: it is out of range.
+    """
+    if is_traced():
+        return
+    bad = index[(index < 0) | (index >= classes)]
+    if bad.numel():
+        raise ValueError(f"target {int(bad[0])} is out of range: the model has {classes} outputs, 0 to {classes - 1}")
+
+
 def _picked(goal: Goal, logits: Tensor) -> tuple[Tensor, Tensor]:
     """Return the number explained, and the indices that it belongs to; logits are [n, classes]."""
     classes = logits.shape[1]
 
     def logit(index: Tensor) -> Tensor:
-        bad = index[(index < 0) | (index >= classes)]
-        if bad.numel():
-            raise ValueError(
-                f"target {int(bad[0])} is out of range: the model has {classes} outputs, 0 to {classes - 1}"
-            )
+        check_range(index, classes)
         return logits.gather(1, index.to(logits.device)[:, None])[:, 0]
 
-    if goal.first is None and logits.detach().isnan().any():
+    if goal.first is None and not is_traced() and logits.detach().isnan().any():
         raise NotFiniteError("the outputs hold NaN, so there is no arg-max")
-    first = logits.detach().argmax(1).cpu() if goal.first is None else goal.first
+    first = on_cpu(logits.detach().argmax(1)) if goal.first is None else goal.first
     value = logit(first)
     if goal.others:
         if classes < 2:

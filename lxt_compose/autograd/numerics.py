@@ -150,8 +150,11 @@ def over_positive(value: Tensor, total: Tensor, epsilon: Stabilizing) -> Tensor:
     """``value / (total + epsilon)`` for a total that is never negative; takes its memory."""
     if not isinstance(epsilon, (int, float)):
         return value / epsilon(total)
-    total.add_(epsilon_in(epsilon, total.dtype))
-    return _bounded(torch.div(value, total, out=total) if may_write_over(value) else value / total, epsilon)
+    least = epsilon_in(epsilon, total.dtype)
+    if not may_write_over(value):
+        return _bounded(value / (total + least), epsilon)
+    total.add_(least)
+    return _bounded(torch.div(value, total, out=total), epsilon)
 
 
 def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:

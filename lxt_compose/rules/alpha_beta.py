@@ -16,7 +16,16 @@ from ..autograd.numerics import (
     over_positive,
 )
 from .base import QUIET
-from .linear_layers.branches import choose, is_nonnegative, is_nowhere, without_bias
+from .linear_layers.branches import (
+    Condition,
+    both,
+    choose,
+    choose_among,
+    is_nonnegative,
+    is_nowhere,
+    opposite,
+    without_bias,
+)
 from .linear_layers.layer import Layer
 from .linear_layers.weight_parts import absolute, negative, positive, whole
 from .split import Split, Term, unless
@@ -86,49 +95,62 @@ class AlphaBeta(Split):
 
     def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
         """See :meth:`Split.pull`."""
-        ways = partial(self._of_nonnegative, relevance), partial(self._of_signed, relevance)
-        return choose(is_nonnegative(x), *ways, layer, (r, x, z), _PARTS)
+        same = is_nonnegative(x)
+        known = same is True and not self.beta  # all that is needed is a sum of its own
+        z = without_bias(layer, x, z) if self.zero_bias and not known else z
+        side = choose(same, self._one_side, self._size, layer, (x,), _PARTS)
+        exact: Condition = True
+        if not known:
+            exact = is_nowhere(choose(same, self._lost_of_nonnegative, self._lost_of_signed, layer, (z, side), ()), r)
+        given = partial(self._of_nonnegative, relevance), partial(self._of_differences, relevance)
+        ways = [
+            (both(same, lambda: exact), partial(given[0], True)),
+            (both(same, lambda: opposite(exact)), partial(given[0], False)),
+            (both(opposite(same), lambda: exact), given[1]),
+            (both(opposite(same), lambda: opposite(exact)), partial(self._of_parts, relevance)),
+        ]
+        return choose_among(ways, layer, (r, x, z, side), _PARTS)
 
-    def _of_nonnegative(self, relevance: bool, layer: Layer, r: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        slot = self._over_nonnegative(layer, r, x, z)
+    def _one_side(self, layer: Layer, x: Tensor) -> Tensor:
+        """``z^-`` of inputs >= 0; of the rule without beta ``z^+``."""
+        part = negative if self.beta else positive
+        return layer.product(x, part, unless(self.zero_bias, part))
+
+    def _size(self, layer: Layer, x: Tensor) -> Tensor:
+        return layer.product(x.abs(), absolute, unless(self.zero_bias, absolute))
+
+    def _lost_of_nonnegative(self, layer: Layer, z: Tensor, side: Tensor) -> Tensor:
+        """What is not 0 where ``P = z - z^-`` may cancel: where ``P < tolerance * |N|``, which needs z < 0."""
+        if not self.beta:
+            return torch.zeros_like(side)
+        return (z - side).add_(side, alpha=_tolerance(layer)).clamp_(max=0)
+
+    def _lost_of_signed(self, layer: Layer, z: Tensor, side: Tensor) -> Tensor:
+        """The same of the smaller of both sums, ``(A - |z|) / 2``; without beta only P counts, ``(A + z) / 2``."""
+        other = z.abs() if self.beta else -z
+        return other.sub_(side, alpha=1 - 2 * _tolerance(layer)).clamp_(min=0)
+
+    def _of_nonnegative(
+        self, relevance: bool, exact: bool, layer: Layer, r: Tensor, x: Tensor, z: Tensor, side: Tensor
+    ) -> Tensor:
+        if not self.beta:
+            above = side.clamp_(min=0) if may_write_over(side) else side.clamp(min=0)
+        elif exact:
+            above = (z - side).clamp_(min=0)
+        else:
+            above = layer.product(x, positive, unless(self.zero_bias, positive)).clamp_(min=0)
+        slot = layer.transpose(self._share(r, above), positive, x)
+        if self.beta:
+            slot.add_(layer.transpose(self._other_share(r, -side), negative, x))
         # An input of 0 has no relevance; without it, the sum of no contributions would make its slot huge.
         return slot.mul_(x if relevance else x.sign())
-
-    def _over_nonnegative(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        if not self.beta:
-            return layer.transpose(self._share(r, self._sum_above(layer, x)), positive, x)
-        z = without_bias(layer, x, z) if self.zero_bias else z
-        below = layer.product(x, negative, unless(self.zero_bias, negative))
-        above = z - below
-        # P is a difference that may cancel where z < 0; there P < tolerance * |N| tells it.
-        exact = is_nowhere(torch.add(above, below, alpha=_tolerance(layer)).clamp_(max=0), r)
-        above = choose(
-            exact,
-            lambda layer, x, above: above.clamp_(min=0) if may_write_over(above) else above.clamp(min=0),
-            lambda layer, x, above: self._sum_above(layer, x),
-            layer, (x, above), _PARTS,
-        )  # fmt: skip
-        slot = layer.transpose(self._share(r, above), positive, x)
-        return slot.add_(layer.transpose(self._other_share(r, below), negative, x))
-
-    def _sum_above(self, layer: Layer, x: Tensor) -> Tensor:
-        return layer.product(x, positive, unless(self.zero_bias, positive)).clamp_(min=0)
-
-    def _of_signed(self, relevance: bool, layer: Layer, r: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        z = without_bias(layer, x, z) if self.zero_bias else z
-        size = layer.product(x.abs(), absolute, unless(self.zero_bias, absolute))
-        # The smaller of both sums is (A - |z|) / 2; without beta only P counts, (A + z) / 2.
-        other = z.abs() if self.beta else -z
-        exact = is_nowhere(other.sub_(size, alpha=1 - 2 * _tolerance(layer)).clamp_(min=0), r)
-        ways = partial(self._of_differences, relevance), partial(self._of_parts, relevance)
-        return choose(exact, *ways, layer, (r, x, z, size), _PARTS)
 
     def _of_differences(self, relevance: bool, layer: Layer, r: Tensor, x: Tensor, z: Tensor, size: Tensor) -> Tensor:
         p = self._share(r, (z + size).mul_(0.5).clamp_(min=0))
         if not self.beta:
             return _joined(x, layer.transpose(p, positive, x), layer.transpose(p, negative, x), relevance)
         below = torch.sub(z, size, out=size) if may_write_over(size) else z - size
-        n = self._other_share(r, below.mul_(0.5).clamp_(max=0))
+        n = self._other_share(r, below.mul_(-0.5).clamp_(min=0))
         plain, extra = layer.transpose(p + n, whole, x), layer.transpose(p.sub_(n), absolute, x)
         if relevance:
             return plain.mul_(x).addcmul_(extra, x.abs()).mul_(0.5)
@@ -143,7 +165,7 @@ class AlphaBeta(Split):
         over_up, over_down = layer.transpose(p, positive, x), layer.transpose(p, negative, x)
         if self.beta:
             below = layer.product(up, negative, unless(self.zero_bias, negative)).add_(layer.product(down, positive))
-            n = self._other_share(r, below)
+            n = self._other_share(r, below.neg_())
             over_up.add_(layer.transpose(n, negative, x))
             over_down.add_(layer.transpose(n, positive, x))
         return _joined(x, over_up, over_down, relevance)
@@ -153,8 +175,8 @@ class AlphaBeta(Split):
         return p if self.alpha == 1 else p.mul_(self.alpha)
 
     def _other_share(self, r: Tensor, below: Tensor) -> Tensor:
-        # over_positive divides by |N|, and n = -beta R / N = beta R / |N|
-        n = over_positive(r, below.neg_(), self.epsilon)
+        """``-beta R / N`` from ``|N|``, whose memory it takes."""
+        n = over_positive(r, below, self.epsilon)
         return n if self.beta == 1 else n.mul_(self.beta)
 
 

@@ -17,7 +17,15 @@ from ..autograd.numerics import (
     over_stabilized,
 )
 from .base import QUIET
-from .linear_layers.branches import choose, is_nonnegative, is_nowhere, without_bias
+from .linear_layers.branches import (
+    Condition,
+    both,
+    choose,
+    is_nonnegative,
+    is_nowhere,
+    tensors_among,
+    without_bias,
+)
 from .linear_layers.layer import Layer
 from .linear_layers.weight_parts import Part, absolute, whole
 from .split import Emphasis, Split, Term, unless
@@ -71,37 +79,36 @@ class Gamma(Split):
         if not self.gamma:
             slot = layer.transpose(over_stabilized(r, z, self.epsilon), whole, x)
             return slot.mul_(x) if relevance else slot
-        return choose(
-            is_nonnegative(x),
-            partial(self._of_nonnegative, relevance),
-            partial(self._of_signed, relevance),
-            layer, (r, x, z), self._parts,
-        )  # fmt: skip
+        same = is_nonnegative(x)
+        # Where no relevance comes from negative outputs, positive contributions weigh more, whatever the output is.
+        # (Denominators of negative outputs are wrong then, which a stabilizer that is a function of all would see.)
+        positive = False if callable(self.epsilon) else both(same, lambda: is_nowhere(z.clamp(max=0), r))
+        ways = partial(self._of_positive, relevance), partial(self._of_any_sign, relevance, same)
+        return choose(positive, *ways, layer, (r, x, z, *tensors_among(same)), self._parts)
 
     @property
     def _parts(self) -> tuple[Part, ...]:
         return (whole, absolute) if callable(self.epsilon) else (whole, absolute, Emphasis(self.gamma))
 
-    def _of_nonnegative(self, relevance: bool, layer: Layer, r: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        """Where no relevance comes from negative outputs, positive contributions weigh more, whatever z is."""
-        # (Denominators of negative outputs are wrong then, which a stabilizer that is a function of all would see.)
-        positive = not callable(self.epsilon) and is_nowhere(z.clamp(max=0), r)
-        slot = choose(positive, self._of_positive, self._of_any_sign, layer, (r, x, z), self._parts)
-        return slot.mul_(x) if relevance else slot
-
-    def _of_positive(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor) -> Tensor:
+    def _of_positive(self, relevance: bool, layer: Layer, r: Tensor, x: Tensor, z: Tensor, *_: Tensor) -> Tensor:
         weigh = Emphasis(self.gamma)
         denominator = layer.product(x, weigh, unless(self.zero_bias, weigh)).clamp_(min=0)
-        return layer.transpose(over_positive(r, denominator, self.epsilon), weigh, x)
+        slot = layer.transpose(over_positive(r, denominator, self.epsilon), weigh, x)
+        return slot.mul_(x) if relevance else slot
 
-    def _of_any_sign(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        plain, extra = self._pulled(layer, r, x, x, z)
-        return plain.add_(extra)
-
-    def _of_signed(self, relevance: bool, layer: Layer, r: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        size = x.abs()
+    def _of_any_sign(
+        self, relevance: bool, same: Condition, layer: Layer, r: Tensor, x: Tensor, z: Tensor, *given: Tensor
+    ) -> Tensor:
+        size = x if same is True else x.abs()
         plain, extra = self._pulled(layer, r, x, size, z)
-        return plain.mul_(x).addcmul_(extra, size) if relevance else plain.addcmul_(extra, x.sign())
+        if same is True:
+            plain.add_(extra)
+            return plain.mul_(x) if relevance else plain
+        together = plain + extra if given else None
+        found = plain.mul_(x).addcmul_(extra, size) if relevance else plain.addcmul_(extra, x.sign())
+        if together is None:
+            return found
+        return torch.where(given[0], together * x if relevance else together, found)
 
     def _pulled(self, layer: Layer, r: Tensor, x: Tensor, size: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``W^T ((1 + gamma/2) s v)`` and ``|W|^T (gamma/2 v)``; `size` is ``|x|``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
+from typing import Any
 
 from torch import nn
 
@@ -19,7 +20,7 @@ from ..rules import RELEVANCE, Epsilon, Pass
 from ..rules.defaults import Table
 from ..target_module import explained, target_names
 from ..torch_internals import pre_hooks_of
-from ..tracing import Kept, Program
+from ..tracing import Kept, Program, trace_with
 from .activation_modules import RULE as UNIT
 from .activation_modules import may_be_unit
 from .call_stack import Site
@@ -60,6 +61,8 @@ class Registration:
             assert binding.assignment.rule is not None
             binding.assignment.rule.check_module(binding.module, binding.names[0], formulation)
         self.model, self.formulation, self.entries = model, formulation, entries
+        self.composite: Any = None
+        """What it was made by."""
         self.session = session = Session(model, entries, formulation, defaults, strict=strict)
         session.mode = FunctionMode(session)
         session.programs = session.programs if programs is None else programs
@@ -154,6 +157,20 @@ class Registration:
             yield recorder.ledger
         finally:
             session.observer = None
+
+    def trace(self, example: Any, **options: Any) -> Any:
+        """Write the attribution of the model down as one graph; see :meth:`Composite.trace`.
+
+        The graph outlives the registration.
+
+        Args:
+            example: inputs as for :func:`attribute`.
+            **options: as for :meth:`Composite.trace`, but that no target can be a function.
+
+        Raises:
+            TraceError: the model cannot be written down as one graph.
+        """
+        return trace_with[0](self.composite, self.model, example, registration=self, **options)
 
     def report(self) -> CoverageReport:
         """What is covered by which rule, by which key and how often; before any forward pass, what is bound."""

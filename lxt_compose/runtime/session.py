@@ -124,6 +124,10 @@ class Session:
         self.active = False
         self.installed.close()
         self.parts.close()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Forget a forward pass that was left by an error past all hooks, as it is where compilers look on."""
         self.stack.frames.clear()
         self.end()
 

@@ -22,6 +22,11 @@ def is_traced() -> bool:
     return torch._C._get_dispatch_mode(_PROXY) is not None
 
 
+def on_cpu(x: Tensor) -> Tensor:
+    """Return a tensor on the CPU; itself in a graph, whose results stay where they are."""
+    return x if is_traced() else x.cpu()
+
+
 def has_symbolic_shape(tensor: Tensor) -> bool:
     """Whether the shape of a tensor is a formula: a graph for all shapes is being written down.
 
@@ -36,7 +41,8 @@ def cond(condition: Tensor, then: Callable[..., Tensor], otherwise: Callable[...
     Neither may change what is given, or use another tensor. `torch.cond` is the public form; it compiles both branches
     by dynamo, which does not know the objects of this library.
     """
-    result: Tensor = torch.ops.higher_order.cond(condition, then, otherwise, tuple(given))
+    ways = [lambda *tensors, way=way: (way(*tensors),) for way in (then, otherwise)]  # compilers expect a tuple
+    result: Tensor = torch.ops.higher_order.cond(condition, *ways, tuple(given))[0]
     return result
 
 
@@ -125,6 +131,26 @@ def symbolic_graph_of(
         return code is None or bool(shapes.evaluate_guards_expression(code, [sizes[name] for name in order]))
 
     return graph, holds
+
+
+def compiled(
+    graph: GraphModule, inputs: Sequence[Tensor], *, dynamic: bool, options: Mapping[str, Any]
+) -> Callable[..., Sequence[Tensor]]:
+    """Return a graph of ATen's operations as inductor compiles it.
+
+    For one shape without the checks of `torch.compile`, which look at each weight in each call; whoever calls it has
+    made sure that shapes and dtypes are those of the inputs. For any shape by way of `torch.compile`.
+
+    Unnecessary once `torch.compile` can be told that its inputs have been checked.
+    """
+    if any(node.target is torch.ops.higher_order.cond for node in graph.graph.nodes):
+        options = {"layout_optimization": False, **options}  # branches expect the layout that they were written with
+    if dynamic:
+        return torch.compile(graph, dynamic=True, options=dict(options))
+    from torch._inductor.compile_fx import compile_fx
+
+    result: Any = compile_fx(graph, list(inputs), config_patches=dict(options))
+    return result
 
 
 @contextmanager

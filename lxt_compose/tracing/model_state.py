@@ -15,25 +15,30 @@ class ModelState:
     """The state of a model at one time, to tell whether it is still the same.
 
     Values of weights do not count: a graph computes with the tensors themselves. What a model reads from attributes
-    that are no modules, parameters or buffers (a configuration, say) is not seen.
+    that are no modules, parameters or buffers (a configuration, say) is not seen. It holds no reference to the model
+    itself.
     """
 
     def __init__(self, model: nn.Module) -> None:
         named = list(model.named_modules())
-        self._names = {module: name for name, module in named}
-        self._modules = [module for _, module in named]
-        self._training = [module.training for module in self._modules]
-        self._forwards = [vars(module).get("forward") for module in self._modules]
-        tables = [(module, kind, table) for module in self._modules for kind, table in tables_of(module)]
-        self._sizes = [(table, len(table)) for *_, table in tables]
-        self._entries = [(table, name, value) for *_, table in tables for name, value in table.items()]
-        self._owners = {id(table): (module, kind) for module, kind, table in tables}
+        self._names = [f"{name!r} ({type(module).__name__})" for name, module in named]
+        self._names[0] = f"the model ({type(model).__name__})"
+        modules = [module for _, module in named]
+        self._owned = [vars(module) for module in modules]
+        self._training = [module.training for module in modules]
+        self._forwards = [owned.get("forward") for owned in self._owned]
+        tables = [(place, kind, table) for place, each in enumerate(modules) for kind, table in tables_of(each)]
+        self._hooks = [(table, _foreign(table)) for _, kind, table in tables if "hooks" in kind]
+        self._sizes = [(table, len(table)) for _, kind, table in tables if "hooks" not in kind]
+        self._entries = [(table, name, value) for table, _ in self._sizes for name, value in table.items()]
+        self._owners = {id(table): (place, kind) for place, kind, table in tables}
 
     def change(self) -> str:
         """Return what has changed, in words; empty if nothing has."""
-        if [module.training for module in self._modules] != self._training:
-            return self._mode()
-        if [vars(module).get("forward") for module in self._modules] != self._forwards:
+        training = [owned["training"] for owned in self._owned]
+        if training != self._training:
+            return self._mode(training)
+        if [owned.get("forward") for owned in self._owned] != self._forwards:
             return "the forward of a module was exchanged"
         for table, size in self._sizes:
             if len(table) != size:
@@ -41,6 +46,9 @@ class ModelState:
         for table, name, value in self._entries:
             if table.get(name, self) is not value:
                 return f"{self._where(table)} were exchanged ({name})"
+        for table, before in self._hooks:
+            if (table or before) and _foreign(table) != before:
+                return f"{self._where(table)} were put on or taken off"
         return ""
 
     @staticmethod
@@ -52,24 +60,26 @@ class ModelState:
 
         def owned(module: nn.Module) -> list[int]:
             values = (value for _, table in tables_of(module) for value in (*table.values(), None))
-            return [id(value) for value in values if not hasattr(value, "session")]
+            return [id(value) for value in values if not _is_ours(value)]
 
         modules = model.modules()
         return tuple((id(each), each.training, id(vars(each).get("forward")), *owned(each)) for each in modules)
 
-    def _mode(self) -> str:
-        module, was = next(
-            (module, was)
-            for module, was in zip(self._modules, self._training, strict=True)
-            if module.training is not was
-        )
-        now, then = ("eval", "train") if was else ("train", "eval")
-        return f"{self._called(module)} is in {now} mode now; call model.{then}() first"
+    def _mode(self, training: list[bool]) -> str:
+        pairs = zip(training, self._training, strict=True)
+        place = next(place for place, (now, was) in enumerate(pairs) if now is not was)
+        now, then = ("train", "eval") if training[place] else ("eval", "train")
+        return f"{self._names[place]} is in {now} mode now; call model.{then}() first"
 
     def _where(self, table: Any) -> str:
-        module, kind = self._owners[id(table)]
-        return f"{kind} of {self._called(module)}"
+        place, kind = self._owners[id(table)]
+        return f"{kind} of {self._names[place]}"
 
-    def _called(self, module: nn.Module) -> str:
-        name = self._names[module]
-        return f"{name!r} ({type(module).__name__})" if name else f"the model ({type(module).__name__})"
+
+def _is_ours(hook: Any) -> bool:
+    """Whether this is a hook of a registration, which has a session."""
+    return hasattr(hook, "session")
+
+
+def _foreign(table: dict[Any, Any]) -> list[Any]:
+    return [hook for hook in table.values() if not _is_ours(hook)]

@@ -64,7 +64,16 @@ def is_pure(node: Node) -> bool:
 def is_random(graph: Graph) -> bool:
     """Return whether a graph draws random numbers."""
     random = torch.Tag.nondeterministic_seeded
-    return any(random in getattr(node.target, "tags", ()) for node in graph.nodes if node.op == "call_function")
+    nodes = [node for node in graph.nodes if random in getattr(node.target, "tags", ())]
+    return not all(_never_drops(node) for node in nodes)
+
+
+def _never_drops(node: Node) -> bool:
+    """Whether an operation that may drop something at random, such as attention, is told to drop nothing."""
+    arguments = node.target._schema.arguments  # type: ignore[union-attr]
+    places = [(place, each) for place, each in enumerate(arguments) if each.name == "dropout_p"]
+    given = [node.args[i] if i < len(node.args) else node.kwargs.get(each.name, 0.0) for i, each in places]
+    return bool(given) and all(value == 0 for value in given)
 
 
 def changes_attributes(graph: Graph) -> bool:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from ..torch_internals.traces import Names, as_compilers_see, differentiable_graph_of, graph_of, symbolic_graph_of
+from ..torch_internals.traces import (
+    Names,
+    as_compilers_see,
+    compiled,
+    differentiable_graph_of,
+    graph_of,
+    symbolic_graph_of,
+)
 from .bindings import bind
 from .hoisting import Prologue, split
 from .passes import changes_attributes, is_random, simplify
@@ -50,16 +56,30 @@ class Program:
         self._holds: Callable[[Mapping[str, int]], bool] = lambda sizes: True
         with as_compilers_see() if compiling else nullcontext():
             if self.dynamic:
-                self.graph, self._holds = symbolic_graph_of(function, inputs, names)
+                self.graph, self._holds = symbolic_graph_of(self._flat(function), inputs, names)
             else:
-                self.graph = graph_of(function, inputs)
+                self.graph = graph_of(self._flat(function), inputs)
         simplify(self.graph)
         self.is_random, self.changes_weights = is_random(self.graph.graph), changes_attributes(self.graph.graph)
         if differentiable:
             self.graph = differentiable_graph_of(self.graph, inputs)
             simplify(self.graph)
-        self._split: tuple[Prologue, GraphModule] | None = None
+        self._run: Callable[..., Sequence[Tensor]] | None = None
+        self._prologue: Prologue | None = None
         self._known: dict[tuple[tuple[str, int], ...], bool] = {}
+
+    def _flat(self, function: Function) -> Function:
+        """The function with its outputs in one list; how they are nested is kept."""
+
+        def flat(*inputs: Tensor) -> list[Tensor]:
+            outputs, self._nesting = tree_flatten(function(*inputs))
+            return outputs
+
+        return flat
+
+    def nested(self, outputs: Sequence[Tensor]) -> Any:
+        """The outputs of the graph, nested as the function had them."""
+        return tree_unflatten(list(outputs), self._nesting)
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
         """Whether the graph is right for these sizes of the dimensions that have names."""
@@ -71,21 +91,24 @@ class Program:
     def __call__(self, *inputs: Tensor) -> Any:
         """Run the graph; nothing is recorded for a backward pass."""
         with torch.no_grad():
-            prologue, rest = self._parts(inputs)
-            return rest(*prologue.values(), *inputs)
+            if self._run is None or self._prologue is None:
+                self._prologue, rest = split(self.graph)
+                bind(rest, *self._prologue.values(), *inputs)
+                self._run = rest
+            return self.nested(self._run(*self._prologue.values(), *inputs))
 
     def differentiable(self, *inputs: Tensor) -> Any:
         """Run the graph such that what it returns can be differentiated, by its weights too."""
         with torch.enable_grad():
-            return self.graph(*inputs)
+            return self.nested(self.graph(*inputs))
 
-    def parts(self, *inputs: Tensor) -> tuple[Prologue, GraphModule]:
-        """Return what depends on weights alone, and a graph for the rest, of ATen's operations."""
-        return split(copy.copy(self.graph))
+    def compile(self, *inputs: Tensor, **options: Any) -> None:
+        """Hand the graph to torch's compiler, which runs it from now on.
 
-    def _parts(self, inputs: Sequence[Tensor]) -> tuple[Prologue, GraphModule]:
-        if self._split is None:
-            prologue, rest = split(self.graph)
-            bind(rest, *prologue.values(), *inputs)
-            self._split = prologue, rest
-        return self._split
+        Args:
+            inputs: an example.
+            options: of the compiler (`torch._inductor.list_options()` names them).
+        """
+        with torch.no_grad():
+            self._prologue, rest = split(self.graph)
+            self._run = compiled(rest, [*self._prologue.values(), *inputs], dynamic=self.dynamic, options=options)

@@ -66,7 +66,7 @@ def test_operations_are_called_by_torchs_own_functions():
     program = Program(lambda x: F.gelu(x.view(-1) * 2).sum().add_(1), [torch.randn(2, 3)])
     x = torch.randn(2, 3)
     assert torch.equal(program(x), F.gelu(x * 2).sum() + 1)
-    _, rest = program._split
+    rest = program._run
     assert "view" in names(rest)
     assert "add_" in names(rest)
     assert not any(name.startswith("aten") for name in names(rest))
@@ -116,7 +116,9 @@ CHANGES = {
     "buffers of '1' (BatchNorm1d) were exchanged (running_mean)": lambda model: setattr(
         model[1], "running_mean", torch.ones(3)
     ),
-    "forward hooks of '0' (Linear) were added": lambda model: model[0].register_forward_hook(lambda *_: None),
+    "forward hooks of '0' (Linear) were put on or taken off": lambda model: model[0].register_forward_hook(
+        lambda *_: None
+    ),
     "the forward of a module was exchanged": lambda model: setattr(model[0], "forward", lambda x: x),
 }
 

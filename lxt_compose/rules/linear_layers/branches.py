@@ -12,10 +12,11 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...autograd.numerics import may_write_over
-from ...torch_internals import is_batched
+from ...torch_internals import is_batched, storage_of
 from ...torch_internals.traces import cond, has_symbolic_shape, is_traced
 from .layer import Layer
 from .weight_parts import Given, Part, whole
@@ -74,11 +75,59 @@ def choose(
         return lambda *given: way(*handed.taken(given))
 
     try:
-        return cond(condition, among(cheap), among(general), (*handed.tensors, *tensors))
+        return cond(condition, among(cheap), among(general), handed.beside(tensors))
     except RuntimeError:
         if not any(map(has_symbolic_shape, tensors)):
             raise
         return general(layer, *tensors)  # shapes are formulas that torch cannot compare between branches
+
+
+def choose_among(
+    ways: Sequence[tuple[Condition, Way]], layer: Layer, tensors: Sequence[Tensor], parts: Iterable[Part]
+) -> Tensor:
+    """Return what the one way gives whose condition holds, of the shape of the second tensor; the last is general.
+
+    In a graph these are choices one after the other, since compilers know none within another: each gives its result
+    or zeros, and they are added.
+
+    Args:
+        ways: conditions, of which exactly one holds, and functions as for :func:`choose`.
+        layer: the layer.
+        tensors: the tensors.
+        parts: the parts of the weight that they ask for.
+    """
+    plain = [way for condition, way in ways if condition is True]
+    if plain:
+        return plain[0](layer, *tensors)
+    ways = [(condition, way) for condition, way in ways if condition is not False]
+    if len(ways) == 1 or layer.back is None or not _choices.get() or any(map(is_batched, tensors)):
+        return ways[-1][1](layer, *tensors)
+    found = [choose(condition, way, _nothing, layer, tensors, parts) for condition, way in ways]
+    return sum(found[1:], found[0])
+
+
+def _nothing(layer: Layer, *tensors: Tensor) -> Tensor:
+    return torch.zeros_like(tensors[1])
+
+
+def both(first: Condition, second: Callable[[], Condition]) -> Condition:
+    """Whether both hold; the second is asked only if the first may hold."""
+    if isinstance(first, bool):
+        return second() if first else False
+    other = second()
+    if isinstance(other, bool):
+        return first if other else False
+    return first & other
+
+
+def opposite(condition: Condition) -> Condition:
+    """Whether it does not hold."""
+    return not condition if isinstance(condition, bool) else ~condition
+
+
+def tensors_among(*conditions: Condition) -> list[Tensor]:
+    """Return those conditions that are tensors, to be given to the branches of a graph."""
+    return [condition for condition in conditions if isinstance(condition, Tensor)]
 
 
 @contextmanager
@@ -109,19 +158,33 @@ def without_bias(layer: Layer, x: Tensor, z: Tensor) -> Tensor:
 
 
 class _Handed:
-    """The tensors of a layer, as they are handed to the branches of a graph."""
+    """The tensors of a layer, as they are handed to the branches of a graph; no two share memory."""
 
     def __init__(self, layer: Layer, parts: Iterable[Part]) -> None:
         self._layer, self._parts = layer, list(dict.fromkeys(parts))
         self._fields = [name for name in ("weight", "bias", "offset") if getattr(layer, name) is not None]
         named = [*(getattr(layer, name) for name in self._fields), *(layer.part(part) for part in self._parts)]
-        self.tensors: list[Tensor] = list({id(tensor): tensor for tensor in named}.values())
-        places = {id(tensor): place for place, tensor in enumerate(self.tensors)}
-        self._places = [places[id(tensor)] for tensor in named]
+        owners: dict[int, int] = {}
+        self.tensors: list[Tensor] = []
+        self._places: list[tuple[int, torch.Size | None]] = []
+        """For each of them where it is handed on, and its shape if it is a view of what is there: the offset."""
+        for tensor in named:
+            place = owners.setdefault(storage_of(tensor), len(self.tensors))
+            if place == len(self.tensors):
+                self.tensors.append(tensor)
+            self._places.append((place, None if tensor is self.tensors[place] else tensor.shape))
+
+    def beside(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """Return the tensors of the layer and others; those that share memory are copied."""
+        found, met = list(self.tensors), set(map(storage_of, self.tensors))
+        for tensor in tensors:
+            found.append(tensor.clone() if storage_of(tensor) in met else tensor)
+            met.add(storage_of(tensor))
+        return found
 
     def taken(self, given: tuple[Tensor, ...]) -> tuple[Any, ...]:
         """Return the layer made of what a branch was given, and the rest of that."""
-        named = [given[place] for place in self._places]
+        named = [given[place] if shape is None else given[place].reshape(shape) for place, shape in self._places]
         fields: dict[str, Any] = dict(zip(self._fields, named, strict=False))
         parts = dict(zip(self._parts, named[len(self._fields) :], strict=True))
         layer = replace(self._layer, version=fields["weight"]._version, parts=Given(parts), **fields)

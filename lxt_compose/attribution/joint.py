@@ -1,0 +1,311 @@
+"""Forward pass, relevance and output of a model as one graph, for inputs like those of an example."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..autograd.trees import PLAIN, map_tensors, tensors_in
+from ..composite import Composite
+from ..coverage.report import CoverageReport
+from ..errors import CompositeError, TraceError
+from ..rules.linear_layers.branches import without_choices
+from ..runtime.registration import Registration
+from ..tracing import ModelState, Program
+from .any_size import names_of, of_other_sizes
+from .axes import Dims
+from .goals import Goals
+from .inputs import Inputs
+from .joining import one_after_the_other
+from .latent import Layer
+from .replay import Lookups, NotingTaps, ReplayTaps
+from .run import Run, statistics_kept
+from .targets import Goal
+
+Register = Callable[[nn.Module], AbstractContextManager[Registration]]
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The graph of one model and one composite, for inputs of one structure.
+
+    ``state`` is that of the model when it was written down; ``notes`` say what the graph holds for, and how it came.
+    It holds no reference to the model but for its tensors.
+    """
+
+    program: Program
+    state: ModelState
+    names: tuple[tuple[str | None, ...], ...]
+    """For each tensor the names of those dimensions that may be of any size."""
+    shapes: tuple[torch.Size, ...]
+    given: Inputs
+    report: CoverageReport
+    layer_dims: dict[str, Dims]
+    classes: int | None
+    notes: tuple[str, ...]
+    differentiable: bool
+
+    def found(self, tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Run the graph: what was found for each target."""
+        recorded = self.differentiable and torch.is_grad_enabled()
+        result: list[dict[str, Any]] = (self.program.differentiable if recorded else self.program)(*tensors)
+        return result
+
+    def fits(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the graph is right for tensors of these sizes."""
+        sizes: dict[str, int] = {}
+        for x, shape, names in zip(tensors, self.shapes, self.names, strict=True):
+            if x.shape == shape:
+                pairs = [(name, size) for name, size in zip(names, shape, strict=True) if name is not None]
+            elif x.dim() != len(shape) or any(
+                name is None and size != before for name, size, before in zip(names, x.shape, shape, strict=True)
+            ):
+                return False
+            else:
+                pairs = [(name, size) for name, size in zip(names, x.shape, strict=True) if name is not None]
+            for name, size in pairs:
+                if sizes.setdefault(name, size) != size:
+                    return False
+        return self.program.holds(sizes) if sizes else True
+
+
+def tensors_of(given: Inputs, goals: Goals) -> list[Tensor]:
+    """The tensors that a graph is called with: those among the arguments, and the indices of the targets."""
+    return [*tensors_in((given.args, given.kwargs)), *_indices(goals)]
+
+
+def _indices(goals: Goals) -> list[Tensor]:
+    return [index for goal in goals.each for index in (goal.first, goal.second) if index is not None]
+
+
+def kinds_of(goals: Goals) -> tuple[Any, ...]:
+    """What of the targets is a part of a graph; their indices are given to it."""
+    each = tuple(
+        (goal.first is None, goal.second is None, goal.others, goal.function and id(goal.function))
+        for goal in goals.each
+    )
+    return each, goals.names
+
+
+def structure_of(tree: Any) -> tuple[Any, ...]:
+    """What of arguments is a part of a graph: how they are nested, and all that is no tensor.
+
+    Raises:
+        TraceError: there is an object that the model may change, such as a cache.
+    """
+    if isinstance(tree, Tensor):
+        return ("tensor", tree.dtype, str(tree.device), tree.dim())
+    if isinstance(tree, (tuple, list)):
+        return (type(tree).__name__, *map(structure_of, tree))
+    if isinstance(tree, dict):
+        return ("dict", *((key, structure_of(value)) for key, value in tree.items()))
+    if type(tree) in PLAIN:
+        return (type(tree).__name__, tree)
+    raise TraceError(
+        f"an argument of type {type(tree).__name__} may be changed by the model, so there is no graph for it; leave "
+        f"caches out, and give tensors in tuples, lists and dictionaries"
+    )
+
+
+class Writer:
+    """Writes a model's attribution down as a graph.
+
+    Args:
+        model: the model.
+        composite: the composite.
+        layers: the layers whose relevance is wanted.
+        register: puts the composite on the model, if that is not to be done anew.
+        differentiable: whether what the graph gives is to be differentiated.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        composite: Composite,
+        layers: list[Layer],
+        *,
+        register: Register | None = None,
+        differentiable: bool = False,
+    ) -> None:
+        self.model, self.composite, self.layers = model, composite, layers
+        self._register, self._differentiable = register, differentiable
+
+    def write(self, given: Inputs, goals: Goals, dynamic: Collection[str] = ()) -> Joint:
+        """Return the graph for an example.
+
+        Args:
+            given: the example.
+            goals: its targets.
+            dynamic: the dimensions that may be of any size.
+
+        Raises:
+            TraceError: the model cannot be written down as one graph.
+        """
+        structure_of((given.args, given.kwargs))
+        tensors = tensors_of(given, goals)
+        names = names_of(given, _indices(goals), tensors, dynamic)
+        state, taps = ModelState(self.model), list[NotingTaps]()
+
+        def noting(registration: Registration, floats: bool) -> NotingTaps:
+            taps.append(NotingTaps(registration, floats))
+            return taps[-1]
+
+        run = self._run(given)
+        run.make_taps = noting
+        (part,) = run.batches(goals, None, progress=False, ledger=False)
+        lookups = taps[-1].lookups
+        if dynamic and not lookups.in_order:
+            raise TraceError(
+                "integers are looked up in an order or with constants that depend on their shape, so there is no "
+                "graph for any shape; trace it for one shape"
+            )
+        program, how = self._program(given, goals, tensors, names, lookups)
+        if program.is_random or program.changes_weights:
+            raise TraceError("the model draws random numbers or changes its buffers; call model.eval() first")
+        shapes = tuple(x.shape for x in tensors)
+        return Joint(
+            program, state, names, shapes, given, run.report, part["dims"], run.classes, how, self._differentiable
+        )
+
+    def _run(self, given: Inputs) -> Run:
+        run = Run(self.model, self.composite, given, self.layers)
+        run.register = self._register or run.register
+        return run
+
+    def _program(
+        self, given: Inputs, goals: Goals, tensors: list[Tensor], names: Any, lookups: Lookups
+    ) -> tuple[Program, tuple[str, ...]]:
+        """The graph, and how it came to be: models that ask for values may do without where a compiler looks on."""
+        ways = [(False, ()), (True, ("written down as compilers see the model, which asks for values otherwise",))]
+        errors = []
+        for compiling, notes in ways:
+            try:
+                return self._written(given, goals, tensors, names, lookups, compiling=compiling), notes
+            except CompositeError as error:
+                raise TraceError(_why(self.model, error)) from error
+            except Exception as error:  # whatever the model does with tensors that have no values
+                errors.append(error)
+        raise TraceError(_why(self.model, errors[0])) from errors[0]
+
+    def _written(
+        self, given: Inputs, goals: Goals, tensors: list[Tensor], names: Any, lookups: Lookups, *, compiling: bool
+    ) -> Program:
+        run = self._run(given)
+        run.make_taps = lambda registration, floats: ReplayTaps(registration, lookups)
+        with ExitStack() as stack:
+            stack.enter_context(statistics_kept(self.model))
+            stack.enter_context(attributes_kept(self.model))
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(run.at_work(goals))
+            if self._differentiable:
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+                stack.enter_context(without_choices())
+
+            def joint(*values: Tensor) -> list[dict[str, Any]]:
+                inputs, wanted = exchanged(given, goals, tensors, values)
+                try:
+                    return [_without_nothing(found) for found in run.one(inputs, wanted)]
+                except Exception:
+                    run.registration.session.abandon()
+                    raise
+
+            sizes, differentiable = of_other_sizes(tensors, names), self._differentiable
+            return Program(joint, sizes, names, compiling=compiling, differentiable=differentiable)
+
+
+def part_of(run: Run, joint: Joint, given: Inputs, found: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a graph has found for each target, checked, on the CPU, as a part of an attribution.
+
+    Args:
+        run: the attribution.
+        joint: the graph.
+        given: the inputs that it was run on.
+        found: what it gave.
+
+    Raises:
+        NotFiniteError: the output or the relevance is not finite.
+    """
+    moved = [{**_NOTHING, **_on_cpu(each)} for each in found]
+    for each in moved:
+        run.check_finite(given, {"output": each["output"], **each["relevance"]})
+    return {**one_after_the_other(moved, given, joint.layer_dims), "dims": joint.layer_dims}
+
+
+_NOTHING: dict[str, Any] = {"target": None, "latent": {}}
+
+
+def _on_cpu(found: Any) -> Any:
+    return {name: _on_cpu(each) for name, each in found.items()} if isinstance(found, dict) else found.cpu()
+
+
+def _without_nothing(found: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _why(model: nn.Module, error: Exception) -> str:
+    said = str(error).strip().splitlines() or [type(error).__name__]
+    return f"{type(model).__name__} cannot be written down as one graph: {said[0][:300]}"
+
+
+def exchanged(given: Inputs, goals: Goals, tensors: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Inputs, Goals]:
+    """The same inputs and targets with other tensors in the places of those of an example."""
+    count = len(tensors) - len(_indices(goals))
+    new = {id(old): value for old, value in zip(tensors[:count], values[:count], strict=True)}
+    indices = iter(values[count:])
+
+    def other(x: Tensor) -> Tensor:
+        return new.get(id(x), x)
+
+    def of(table: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: other(x) for name, x in table.items()}
+
+    each = tuple(
+        Goal(
+            None if goal.first is None else next(indices),
+            None if goal.second is None else next(indices),
+            goal.others,
+            goal.function,
+        )
+        for goal in goals.each
+    )
+    inputs = replace(
+        given,
+        args=map_tensors(other, given.args),
+        kwargs=map_tensors(other, given.kwargs),
+        carriers=of(given.carriers),
+        ids=of(given.ids),
+        beside=of(given.beside),
+        mask=None if given.mask is None else other(given.mask),
+        encoder_mask=None if given.encoder_mask is None else other(given.encoder_mask),
+        count=_count(given, of({**given.ids, **given.carriers})),
+    )
+    return inputs, replace(goals, each=each)
+
+
+def _count(given: Inputs, tensors: dict[str, Tensor]) -> int:
+    """The number of samples: the batch of the first input that has one."""
+    for name, x in tensors.items():
+        place = given.batch_of(given.all[name])
+        if place is not None:
+            return x.shape[place]
+    return given.count
+
+
+@contextmanager
+def attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Put back what a model keeps in its attributes: tensors without values have no place there."""
+    kept = [(vars(module), dict(vars(module))) for module in model.modules()]
+    tables = [(table, dict(table)) for module in model.modules() for table in (module._buffers,)]
+    try:
+        yield
+    finally:
+        for now, before in (*kept, *tables):
+            if any(now.get(name, model) is not value for name, value in before.items()) or len(now) != len(before):
+                now.clear()
+                now.update(before)

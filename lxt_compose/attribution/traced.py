@@ -1,0 +1,272 @@
+"""A model's attribution as one graph that is called like a function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..autograd.trees import tensors_in
+from ..composite import Composite
+from ..coverage.report import CoverageReport
+from ..errors import TraceError
+from ..runtime.registration import Registration
+from ..tracing import trace_with
+from .axes import BATCH, check_names
+from .goals import Goals, read_targets
+from .inputs import Inputs, read_inputs
+from .joining import joined, one_after_the_other
+from .joint import Joint, Writer, exchanged, kinds_of, part_of, structure_of, tensors_of
+from .latent import find_layers
+from .result import Attribution
+from .run import Run
+from .saved import SavedAttribution, save
+from .structure import distinct, read_arguments
+from .targets import check_range
+
+MOST = 8
+"""How many graphs for other shapes are kept."""
+_AS_TRACED = object()
+
+
+class Explained(NamedTuple):
+    """What a graph found, on the device of the model.
+
+    ``relevance`` is that of the input, or of each by name if there are several, ``output`` [n] the number that is
+    explained, ``target`` [n] or [n, 2] the index or pair, None if a function chose, ``layers`` the relevance of the
+    layers asked for. With several targets there is a row for each sample and target, those of a sample in turn.
+    """
+
+    relevance: Any
+    output: Tensor
+    target: Tensor | None
+    layers: dict[str, Tensor]
+
+
+class TracedAttribution:
+    """Forward pass, relevance and output of a model, as one graph; made by :meth:`Composite.trace`.
+
+    It is called like a function, and runs without hooks, without a mode and without a registration, with the very
+    weights of the model: what ``load_state_dict`` or an optimizer does to them is seen. The numbers are those of the
+    eager :func:`attribute`, bit for bit, until it is compiled.
+
+    ``report`` is the coverage report of the example. ``notes`` say for which shapes the graph holds, and how it came.
+
+    Raises:
+        TraceError: a call does not fit: other structure, dtype, device or shape of the inputs, another kind of target;
+            or the model has been changed: weights exchanged, train mode, adapters or hooks put in.
+    """
+
+    def __init__(self, model: nn.Module, writer: Writer, given: Inputs, target: Any, dynamic: Collection[str]) -> None:
+        self.model, self._writer, self._target, self._dynamic = model, writer, target, tuple(dynamic)
+        goals = read_targets(target, given.count)
+        self._main = self._write(given, goals)
+        self._others: list[Joint] = []
+        self._kinds, self._structure = kinds_of(goals), structure_of((given.args, given.kwargs))
+        self.report: CoverageReport = self._main.report
+        self._options: dict[str, Any] | None = None
+
+    def _write(self, given: Inputs, goals: Goals) -> Joint:
+        if self._dynamic:
+            try:
+                return self._writer.write(given, goals, self._dynamic)
+            except TraceError as error:
+                self._why_fixed = str(error)
+        return self._writer.write(given, goals)
+
+    _why_fixed = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """For which shapes there are graphs, and how they came."""
+        said = list(dict.fromkeys(note for joint in (self._main, *self._others) for note in joint.notes))
+        if self._why_fixed:
+            said.append(f"one graph for each shape, of which the last {MOST} are kept: {self._why_fixed}")
+        elif self._dynamic:
+            said.append(f"one graph for any size of {', '.join(self._dynamic)}")
+        more = f"graphs of their own for {len(self._others)} shapes that it does not hold for"
+        return (*said, more) if self._others else tuple(said)
+
+    def __repr__(self) -> str:
+        return f"<TracedAttribution of {type(self.model).__name__}: {'; '.join(self.notes) or 'for one shape'}>"
+
+    # ---- calls -------------------------------------------------------------------------------------------------------
+
+    def __call__(self, inputs: Any, *, target: Any = _AS_TRACED) -> Explained:
+        """Explain inputs like those of the example.
+
+        Args:
+            inputs: as for :func:`attribute`.
+            target: of the same kind as the example's; by default the very same.
+        """
+        given, _, found = self._found(inputs, target)
+        part = one_after_the_other(found, given, self._main.layer_dims) if len(found) > 1 else found[0]
+        main = {name: r for name, r in part["relevance"].items() if name not in given.beside}
+        relevance = next(iter(main.values())) if len(main) == 1 else main
+        return Explained(relevance, part["output"], part.get("target"), part.get("latent", {}))
+
+    def attribute(self, inputs: Any, *, target: Any = _AS_TRACED) -> Attribution:
+        """The same as an :class:`Attribution`, on the CPU, with the checks of :func:`attribute`.
+
+        Raises:
+            NotFiniteError: the output or the relevance is not finite.
+        """
+        given, goals, found = self._found(inputs, target)
+        run = Run(self.model, self._writer.composite, given, [])
+        part = part_of(run, self._main, given, found)
+        return Attribution(**joined([part], given, self.report, goals.names), ran="one graph")
+
+    def _found(self, inputs: Any, target: Any) -> tuple[Inputs, Goals, list[dict[str, Any]]]:
+        example = self._main.given
+        arguments = distinct(read_arguments(self.model, inputs))
+        found = structure_of(arguments)
+        if found != self._structure:
+            raise TraceError(f"the inputs are not like those of the example: {_difference(found, self._structure)}")
+        if changed := self._main.state.change():
+            raise TraceError(f"the model is not what was traced: {changed}, or trace it anew")
+        tensors = tensors_of(example, Goals(()))
+        given, _ = exchanged(example, Goals(()), tensors, list(tensors_in(arguments)))
+        goals = read_targets(self._target if target is _AS_TRACED else target, given.count)
+        if kinds_of(goals) != self._kinds:
+            raise TraceError("the target is of another kind than the example's; trace it anew with this target=")
+        values = tensors_of(given, goals)
+        joint = self._fitting(given, goals, values)
+        self._check_targets(goals, joint)
+        return given, goals, joint.found(values)
+
+    def _fitting(self, given: Inputs, goals: Goals, values: Sequence[Tensor]) -> Joint:
+        """The graph for tensors of these shapes."""
+        for joint in (self._main, *self._others):
+            if joint.fits(values):
+                return joint
+        if not self._dynamic:
+            shapes = ", ".join(f"{name}: {list(x.shape)}" for name, x in given.all.items())
+            before = ", ".join(f"{name}: {list(x.shape)}" for name, x in self._main.given.all.items())
+            raise TraceError(
+                f"the graph is for inputs of one shape, {before}, but was given {shapes}; trace it with dynamic=True, "
+                f"or for this shape too"
+            )
+        made = self._writer.write(given, goals)
+        if self._options is not None:
+            made.program.compile(*values, **self._options)
+        self._others = [*self._others[-MOST + 1 :], made]
+        return made
+
+    def _check_targets(self, goals: Goals, joint: Joint) -> None:
+        for goal in goals.each:
+            for index in (goal.first, goal.second):
+                if index is not None and joint.classes is not None:
+                    check_range(index, joint.classes)
+
+    # ---- compilers and files -----------------------------------------------------------------------------------------
+
+    def compile(self, **options: Any) -> TracedAttribution:
+        """Hand the graph to torch's compiler (inductor), which runs it from the next call on; returns itself.
+
+        Numbers may then differ by rounding. On a GPU, ``compile(**{"triton.cudagraphs": True})`` records CUDA graphs.
+
+        Args:
+            options: of the compiler (``torch._inductor.list_options()``).
+        """
+        for joint in (self._main, *self._others):
+            joint.program.compile(*tensors_of(joint.given, self._goals(joint)), **options)
+        self._options = options
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write the graph as a ``.pt2`` file of ``torch.export``, with its weights; only torch is needed to run it.
+
+        ``torch.export.load(path).module()(*tensors)`` returns a dictionary with "relevance" by the names of the inputs,
+        "output", "target" and "latent"; ``TracedAttribution.load(path)`` does so by names.
+
+        Raises:
+            TraceError: `torch.export` cannot write it.
+        """
+        save(self._main, self._goals(self._main), path)
+
+    @staticmethod
+    def load(path: str | Path) -> SavedAttribution:
+        """Read what :meth:`save` wrote."""
+        return SavedAttribution(path)
+
+    def _goals(self, joint: Joint) -> Goals:
+        return read_targets(self._target, joint.given.count)
+
+
+def _difference(found: Any, expected: Any) -> str:
+    """The first place where two structures differ, in words."""
+    if isinstance(found, tuple) and isinstance(expected, tuple) and len(found) == len(expected):
+        pairs = [(a, b) for a, b in zip(found, expected, strict=True) if a != b]
+        nested = [pair for pair in pairs if isinstance(pair[0], tuple)]
+        if found[:1] == expected[:1] and len(pairs) == len(nested):
+            return _difference(*nested[0])
+    return f"{_shown(found)} instead of {_shown(expected)}"
+
+
+def _shown(structure: Any) -> str:
+    if isinstance(structure, tuple) and structure[:1] == ("tensor",):
+        _, dtype, device, dims = structure
+        return f"a tensor of {dtype} on {device} with {dims} dimensions"
+    return str(structure)
+
+
+# ---- how traces are made ---------------------------------------------------------------------------------------------
+
+
+def _trace(
+    composite: Composite,
+    model: nn.Module,
+    example: Any,
+    *,
+    target: Any = None,
+    dims: Any = None,
+    layers: Any = (),
+    dynamic: bool | Collection[str] = False,
+    differentiable: bool = False,
+    registration: Registration | None = None,
+) -> TracedAttribution:
+    register = None if registration is None else _as_it_is(registration)
+    with torch.inference_mode(False), torch.enable_grad():
+        given = read_inputs(model, example, dims)
+        watched = find_layers(model, layers)
+        check_names(given.said, [*given.dims, *(layer.name for layer in watched)])
+        writer = Writer(model, composite, watched, register=register, differentiable=differentiable)
+        return TracedAttribution(model, writer, given, target, _of_any_size(given, dynamic))
+
+
+def _of_any_size(given: Inputs, dynamic: bool | Collection[str]) -> list[str]:
+    """The dimensions that may be of any size.
+
+    Raises:
+        ValueError: the inputs have no such dimension.
+    """
+    known = list(dict.fromkeys(dim for dims in given.dims.values() for dim in dims))
+    if isinstance(dynamic, bool):
+        return [dim for dim in known if dynamic and dim in (BATCH, "token", "time", "node", "frame", "sequence")]
+    wanted = [dynamic] if isinstance(dynamic, str) else list(dynamic)
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"the inputs have no dimension {name!r} that could be dynamic, but {', '.join(known)}")
+    return wanted
+
+
+def _as_it_is(registration: Registration) -> Callable[[nn.Module], AbstractContextManager[Registration]]:
+    """Use a registration that is there already; nothing is counted."""
+
+    @contextmanager
+    def register(model: nn.Module) -> Iterator[Registration]:
+        if model is not registration.model or not registration.active:
+            raise TraceError(
+                "a registration is traced while it is active, and without target functions; use composite.trace()"
+            )
+        with registration.session.quietly():
+            yield registration
+
+    return register
+
+
+trace_with.append(_trace)
