@@ -9,7 +9,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .steps import ADDS, OFFSET, PIECEWISE, SOFTMAX, WIDTH, Draw, Maker, Wrapped, functions, loaded, plain, step
+from .steps import (
+    ADDS,
+    ELEMENTWISE,
+    OFFSET,
+    PIECEWISE,
+    SOFTMAX,
+    WIDTH,
+    Draw,
+    Maker,
+    Wrapped,
+    functions,
+    loaded,
+    plain,
+    step,
+)
 
 
 class Unit(nn.Module):
@@ -62,7 +76,7 @@ def activation(
         own = {f"own {key}": lambda function=function: Unit(function) for key, function in (units or {}).items()}
         return {"module": module, **functions(made), **own, **(modules or {})}
 
-    step(*traits, name=name)(spellings)
+    step(*traits, ELEMENTWISE, name=name)(spellings)
 
 
 activation(
@@ -101,7 +115,11 @@ activation(
 activation(
     "gelu",
     nn.GELU,
-    {"F.gelu": F.gelu},
+    {
+        "F.gelu": F.gelu,
+        "erf": lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)),
+        "erf, other order": lambda x: (torch.erf(x * 2**-0.5) + 1) * x / 2,
+    },
     units={
         "erf": lambda x: 0.5 * x * (1 + torch.erf(x / 2**0.5)),
         "erf, other order": lambda x: x * (torch.erf(x * 2**-0.5) + 1) / 2,
@@ -110,7 +128,10 @@ activation(
 activation(
     "gelu_tanh",
     lambda: nn.GELU("tanh"),
-    {"F.gelu": lambda x: F.gelu(x, approximate="tanh")},
+    {
+        "F.gelu": lambda x: F.gelu(x, approximate="tanh"),
+        "tanh": lambda x: 0.5 * x * (1.0 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x * x * x))),
+    },
     units={
         "tanh": lambda x: 0.5 * x * (1.0 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * torch.pow(x, 3.0)))),
     },
@@ -135,13 +156,40 @@ activation(
     {
         "F.hardswish": F.hardswish,
         "F.hardsigmoid": lambda x: x * F.hardsigmoid(x),
+        "relu6": lambda x: x * F.relu6(x + 3) / 6,
+        "clamp": lambda x: x * (x + 3).clamp(0, 6) / 6,
     },
     modules={"nested": HardSwish},
     units={"relu6": lambda x: x * F.relu6(x + 3) / 6},
 )
-activation("mish", nn.Mish, {"F.mish": F.mish}, units={"by hand": lambda x: x * torch.tanh(F.softplus(x))})
-activation("tanh", nn.Tanh, {"torch.tanh": torch.tanh, "tanh_": lambda x: x.clone().tanh_()})
-activation("elu", nn.ELU, {"F.elu": F.elu, "celu": F.celu})
+activation(
+    "mish",
+    nn.Mish,
+    {
+        "F.mish": F.mish,
+        "softplus": lambda x: x * torch.tanh(F.softplus(x)),
+        "log": lambda x: torch.tanh(torch.log(1 + torch.exp(x))) * x,
+    },
+    units={"by hand": lambda x: x * torch.tanh(F.softplus(x))},
+)
+activation(
+    "tanh",
+    nn.Tanh,
+    {
+        "torch.tanh": torch.tanh,
+        "tanh_": lambda x: x.clone().tanh_(),
+        "sigmoid": lambda x: 2 * torch.sigmoid(2 * x) - 1,
+        "quotient": lambda x: (1 - torch.exp(-2 * x)) / (1 + torch.exp(-2 * x)),
+    },
+)
+activation(
+    "elu",
+    nn.ELU,
+    {
+        "F.elu": F.elu,
+        "celu": F.celu,
+    },
+)
 activation(
     "squared_relu",
     lambda: Unit(lambda x: torch.relu(x).square()),
@@ -152,12 +200,42 @@ activation(
         "x * x": lambda x: x.relu() * x.relu(),
     },
 )
-activation("sigmoid", nn.Sigmoid, {"torch.sigmoid": torch.sigmoid, "sigmoid_": lambda x: x.clone().sigmoid_()}, OFFSET)
-activation("softplus", nn.Softplus, {"F.softplus": F.softplus}, OFFSET)
-activation("hardsigmoid", nn.Hardsigmoid, {"F.hardsigmoid": F.hardsigmoid}, OFFSET, modules={"nested": HardSigmoid})
-plain("exp", {"torch.exp": lambda x: torch.exp(x * 0.3), "x.exp()": lambda x: (x * 0.3).exp()}, OFFSET)
-plain("cos", {"torch.cos": torch.cos, "x.cos()": lambda x: x.cos()}, OFFSET)
-plain("abs", {"abs": torch.abs, "x.abs()": lambda x: x.abs(), "where": lambda x: torch.where(x > 0, x, -x)}, PIECEWISE)
+SIGMOIDS: dict[str, Callable[[Tensor], Tensor]] = {
+    "torch.sigmoid": torch.sigmoid,
+    "sigmoid_": lambda x: x.clone().sigmoid_(),
+    "logistic": lambda x: 1 / (1 + torch.exp(-x)),
+    "quotient": lambda x: x.exp() / (x.exp() + 1),
+    "tanh": lambda x: (torch.tanh(x * 0.5) + 1) / 2,
+    "mirrored": lambda x: 1 - torch.sigmoid(-x),
+    "power": lambda x: (1 + (-x).exp()) ** -1,
+}
+activation("sigmoid", nn.Sigmoid, SIGMOIDS, OFFSET)
+activation(
+    "softplus",
+    nn.Softplus,
+    {"F.softplus": F.softplus, "log1p": lambda x: torch.log1p(x.exp())},  # log(1 + exp(x)) is 0 where that is not
+    OFFSET,
+)
+activation(
+    "hardsigmoid",
+    nn.Hardsigmoid,
+    {
+        "F.hardsigmoid": F.hardsigmoid,
+        "relu6": lambda x: F.relu6(x + 3) / 6,
+        "clamp": lambda x: (x / 6 + 0.5).clamp(0, 1),
+        "in place": lambda x: (x + 3).clamp_(0, 6).div_(6),
+    },
+    OFFSET,
+    modules={"nested": HardSigmoid},
+)
+plain("exp", {"torch.exp": lambda x: torch.exp(x * 0.3), "x.exp()": lambda x: (x * 0.3).exp()}, OFFSET, ELEMENTWISE)
+plain("cos", {"torch.cos": torch.cos, "x.cos()": lambda x: x.cos()}, OFFSET, ELEMENTWISE)
+plain(
+    "abs",
+    {"abs": torch.abs, "x.abs()": lambda x: x.abs(), "where": lambda x: torch.where(x > 0, x, -x)},
+    PIECEWISE,
+    ELEMENTWISE,
+)
 
 
 # ---- gates -----------------------------------------------------------------------------------------------------------
@@ -175,7 +253,9 @@ plain(
         "logistic": lambda a, b: a * (1 / (1 + torch.exp(-b))),
         "reciprocal": lambda a, b: (1 + torch.exp(-b)).reciprocal() * a,
         "einsum": lambda a, b: torch.einsum("ntd,ntd->ntd", a, b.sigmoid()),
+        **{f"by {name}": lambda a, b, s=sigmoid: a * s(b) for name, sigmoid in SIGMOIDS.items()},
     },
+    ELEMENTWISE,
     operands=2,
 )
 plain(
@@ -187,6 +267,7 @@ plain(
         "b * (a * sigmoid)": lambda a, b: b * (a * a.sigmoid()),
         "mul_": lambda a, b: F.silu(a).mul_(b),
     },
+    ELEMENTWISE,
     operands=2,
 )
 plain(
@@ -196,6 +277,7 @@ plain(
         "lerp": lambda a, b, c: torch.lerp(b, a, torch.sigmoid(c)),
         "difference": lambda a, b, c: b + torch.sigmoid(c) * (a - b),
     },
+    ELEMENTWISE,
     operands=3,
 )
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .steps import ADDS, LENGTH, PIECEWISE, WIDTH, plain
+from .steps import ADDS, ELEMENTWISE, LENGTH, PIECEWISE, WIDTH, plain
 
 # ---- sums ------------------------------------------------------------------------------------------------------------
 
@@ -30,6 +30,7 @@ plain(
         "cat": lambda a, b: torch.cat([a, b]).unflatten(0, (2, -1)).sum(0),
     },
     PIECEWISE,
+    ELEMENTWISE,
     operands=2,
 )
 plain(
@@ -44,6 +45,7 @@ plain(
         "rsub": lambda a, b: torch.rsub(b, a),
     },
     PIECEWISE,
+    ELEMENTWISE,
     operands=2,
 )
 plain(
@@ -54,6 +56,7 @@ plain(
         "difference": lambda a, b: a + 0.25 * (b - a),
     },
     PIECEWISE,
+    ELEMENTWISE,
     operands=2,
 )
 plain(
@@ -67,6 +70,7 @@ plain(
         "neg": lambda x: -(x * 1.5),
     },
     PIECEWISE,
+    ELEMENTWISE,
 )
 plain(
     "shift",
@@ -78,6 +82,7 @@ plain(
     },
     PIECEWISE,
     ADDS,
+    ELEMENTWISE,
 )
 plain(
     "mean",
@@ -107,6 +112,7 @@ plain(
         "add_": lambda x: x.clone().add_(F.relu(x)),
     },
     PIECEWISE,
+    ELEMENTWISE,
 )
 
 # ---- products, quotients, roots --------------------------------------------------------------------------------------
@@ -121,6 +127,7 @@ plain(
         "einsum": lambda a, b: torch.einsum("ntd,ntd->ntd", a, b),
         "bmm": lambda a, b: (a[..., None, None] @ b[..., None, None])[..., 0, 0],
     },
+    ELEMENTWISE,
     operands=2,
 )
 plain(
@@ -132,6 +139,7 @@ plain(
         "einsum": lambda a, b, c: torch.einsum("ntd,ntd,ntd->ntd", a, b, c),
         "scaled between": lambda a, b, c: 2 * (a * b) * (0.5 * c),
     },
+    ELEMENTWISE,
     operands=3,
 )
 plain(
@@ -143,6 +151,7 @@ plain(
         "pow": lambda x: torch.pow(x, 2),
         "mul": lambda x: torch.mul(x, x),
     },
+    ELEMENTWISE,
 )
 plain(
     "cube",
@@ -153,6 +162,7 @@ plain(
         "x * x ** 2": lambda x: x * x**2,
         "square * x": lambda x: x.square() * x,
     },
+    ELEMENTWISE,
 )
 plain(
     "matmul",
@@ -175,6 +185,7 @@ plain(
         "1 / d": lambda a, b: a * (1 / (b.square() + 1)),
         "div_": lambda a, b: a.clone().div_(b.square() + 1),
     },
+    ELEMENTWISE,
     operands=2,
 )
 plain(
@@ -196,6 +207,7 @@ plain(
         "power": lambda a, b: (a * a + b * b).pow(0.5),
         "complex": lambda a, b: torch.complex(a, b).abs(),
     },
+    ELEMENTWISE,
     operands=2,
 )
 plain(

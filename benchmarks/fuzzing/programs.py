@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import activations, arithmetic, layers, moves, norms  # noqa: F401 - they enter their steps
-from .steps import ADDS, LENGTH, PIECEWISE, STEPS, WIDTH, Draw, Function
+from .steps import ADDS, ELEMENTWISE, LENGTH, PIECEWISE, STEPS, WIDTH, Draw, Function
 
 SAMPLES, CLASSES, WORDS = 3, 3, 20
 CALLS = ("positional", "keywords", "dict", "list")
@@ -74,11 +74,30 @@ class Program:
         """Whether all steps have this trait."""
         return all(trait in STEPS[line.name].traits for line in self.lines)
 
+    def sources(self) -> list[int]:
+        """Of which value each value is an elementwise function."""
+        found = list(range(self.values))
+        for number, line in enumerate(self.lines, self.values):
+            same = {found[operand] for operand in line.operands}
+            alone = len(same) == 1 and ELEMENTWISE in STEPS[line.name].traits
+            found.append(same.pop() if alone else number)
+        return found
+
     def spelled(self, generator: random.Random, keep: Iterable[str] = ()) -> Program:
-        """The same function in other spellings, but for the steps to keep."""
+        """The same function in other spellings, but for the steps to keep.
+
+        Steps with several operands that are functions of one value are kept: some spellings are such a function, and
+        others (a contraction, a sum over a stack) are not seen to be one.
+        """
+        sources = self.sources()
+
+        def kept(line: Line) -> bool:
+            own = [sources[operand] for operand in line.operands]
+            return line.name in keep or (ELEMENTWISE in STEPS[line.name].traits and len(set(own)) < len(own))
+
         lines = [
             line
-            if line.name in keep
+            if kept(line)
             else replace(line, spelling=generator.choice(sorted(STEPS[line.name].spellings(Draw(line.seed)))))
             for line in self.lines
         ]

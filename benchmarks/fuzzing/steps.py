@@ -20,6 +20,8 @@ ADDS = "adds"
 """A bias or another constant is added, which keeps a share of the relevance."""
 OFFSET = "offset"
 """An activation that is not 0 at an input of 0."""
+ELEMENTWISE = "elementwise"
+"""Of tensors that are functions of one other, element by element, it is one too, in most of its spellings."""
 SOFTMAX = "softmax"
 """Holds a softmax, whose Taylor expansion absorbs relevance under AttnLRP."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from .lookup import display_name
+from .lookup import display_name, plain_name
 
 _CUTS = frozenset(
     """
@@ -21,6 +21,14 @@ _METADATA = frozenset(
 
 def _name(function: Callable[..., Any]) -> str:
     return str(getattr(function, "__name__", ""))
+
+
+_COMPARISONS = frozenset("eq ne lt le gt ge less less_equal greater greater_equal not_equal".split())
+
+
+def compares(function: Callable[..., Any]) -> bool:
+    """Whether it compares numbers, element by element (``x > 0``)."""
+    return (plain_name(function) or "").strip("_") in _COMPARISONS
 
 
 def is_attribute(function: Callable[..., Any]) -> bool:

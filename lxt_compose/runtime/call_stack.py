@@ -15,7 +15,7 @@ from ..keys import Binding
 from ..rules import OpCall, Rule
 from ..torch_internals import is_on_stack
 from .activation_modules import Unit
-from .chains import Chain
+from .chains import Chain, Conditions
 from .decisions import CallSite, Decision
 from .observer import Seen
 from .powers import Notes
@@ -148,6 +148,8 @@ class CallStack(threading.local):
         """The operation that an observer watches now."""
         self.chains: list[Chain] = []
         """Those that keep a tensor alive until the outermost module ends."""
+        self.conditions = Conditions()
+        """Comparisons that functions of one tensor may choose by."""
         self.start()
 
     def innermost(self) -> Frame | None:
@@ -159,6 +161,7 @@ class CallStack(threading.local):
     def start(self) -> None:
         """Forget what was met; called when an outermost module begins."""
         self.constants.clear()
+        self.conditions.clear()
         for chain in self.chains:
             chain.let_go()
         self.chains.clear()

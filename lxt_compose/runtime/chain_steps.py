@@ -9,69 +9,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..autograd.marks import Gate, History, gate_of
 from ..autograd.trees import tensors_in
 from ..ops import Elements, Elementwise, Family, Op
 from ..ops.slopes import curve_of
-from ..rules import Epsilon, Gated, Identity, OpCall, Rule
+from ..rules import Gated
 from ..rules.chained import Anchor, Chained
 from ..torch_internals import checkpoint_hook, in_transform, storage_of
+from .chain_step import SUM, How, Step
 from .chains import Base, Chain, chain_of, source_of
-from .curves import POINTS, Followed, Function, expansion_of, inputs_of, is_affine, ratio_of
+from .curves import POINTS, Followed, Function, expansion_of, is_affine, is_finite, ratio_of
 
-_HELD, _IDENTITY, _SUM = Gated(), Identity(), Epsilon(0.0)
-
-
-class Step(NamedTuple):
-    """What a call does to chains.
-
-    Attributes:
-        chain: that of its output.
-        rule: the rule that it needs instead of the default one, if it does.
-        anchor: what :class:`Chained` hands relevance to.
-        held: the places among the carriers of the factors that get nothing.
-        divides: whether a number is divided by the only carrier.
-        first: whether it is the first step of a chain, of which all is known by the operation.
-        served: whether its rule goes before one around, which would have served the operation.
-    """
-
-    chain: Chain
-    rule: Rule | None = None
-    anchor: Anchor | None = None
-    held: tuple[int, ...] = ()
-    divides: bool = False
-    first: bool = False
-    served: bool = False
-
-    def beside_streams(self, *, served: bool) -> Step:
-        """Return the step under a rule that shares relevance among streams: where all passes, that rule stands."""
-        return self._replace(rule=None if self.rule == _SUM else self.rule, served=served)
-
-    @property
-    def shown(self) -> Rule | None:
-        """The rule as the report calls it."""
-        return _IDENTITY if isinstance(self.rule, Chained) else self.rule
-
-    def prepare(self, call: OpCall) -> None:
-        """Tell the rule what it is to hand relevance to."""
-        call.kept = self.anchor
-        for place in self.held:
-            call.histories[place] = call.histories[place]._replace(gate=Gate.OPENS)
-
-    def history(self, known: History, carriers: int) -> History:
-        """Return what is known of the output as a gate, of which the operation alone tells `known`.
-
-        A number over a tensor scales what it multiplies, as divisors do.
-        """
-        if self.first:
-            return known
-        values = inputs_of(self.chain.values)
-        if self.divides:
-            return known._replace(gate=Gate.OPENS, values=values)
-        gate = gate_of(values) if self.chain.active else Gate.NONE
-        if gate <= known.gate or (gate is Gate.ACTIVATION and carriers == 1):
-            return known
-        return known._replace(gate=gate, values=values)
+_HELD = Gated()
 
 
 def is_elementwise(op: Op | None) -> bool:
@@ -82,7 +30,7 @@ def is_elementwise(op: Op | None) -> bool:
         return not op.addends
     known = op.traits
     copies = known.elements is Elements.SAME_PLACE and not known.dropout
-    return op.family is Family.ACTIVATION or known.elementwise is Elementwise.NONLINEAR or copies or _adds(op)
+    return op.family is Family.ACTIVATION or known.elementwise is not None or copies
 
 
 def _adds(op: Op) -> bool:
@@ -111,21 +59,31 @@ def step_of(
             return None
     if first.layout is not torch.strided or not first.is_floating_point():
         return None
-    if op.family is Family.MOVEMENT and op.traits.elementwise is not Elementwise.NONLINEAR:
-        return _copied(chain_of(first, checkpoint), args, kwargs, first)
-    function = Function.of(info, args, kwargs, carriers)
+    chains = [chain_of(x, checkpoint) for x in carriers]
+    copies = op.family is Family.MOVEMENT and op.traits.elementwise is not Elementwise.NONLINEAR
+    if copies and not how.conditions:
+        return _copied(chains[0], args, kwargs, first)
+    function = Function.of(info, args, kwargs, carriers, how.find_in(chains[0]))
+    if copies and (function is None or not function.conditional):
+        return _copied(chains[0], args, kwargs, first)
     if function is None:
         return None
-    chains = [chain_of(x, checkpoint) for x in carriers]
-    if len(chains) == 1 and chains[0].values is POINTS:
+    if len(chains) == 1 and chains[0].values is POINTS and not function.conditional:
         return _first(op, function, chains[0], first, how)
     values = function([chain.values for chain in chains])
     if values is None or not isfinite(values[0]):
         return None
-    active = function.divides or op.family is Family.ACTIVATION or any(chain.active for chain in chains)
+    chooses = function.conditional or op.family is Family.MOVEMENT
+    active = chooses or function.divides or op.family is Family.ACTIVATION
+    active = active or any(chain.active for chain in chains)
     after = Chain(chains[0].source, values, checkpoint, active=active)
     call = _Call(op, function, chains, carriers, after, how)
-    return _of_one(call) if len(chains) == 1 else _of_several(call)
+    if function.conditional:
+        return _of_condition(call)
+    if len(chains) == 1:
+        return _of_one(call)
+    step, shared = _of_several(call), _shared(call)
+    return step if step is None or shared is None else step._replace(near=shared.part)
 
 
 def _first(op: Op, function: Function, source: Chain, x: Tensor, how: How) -> Step | None:
@@ -142,21 +100,23 @@ def _first(op: Op, function: Function, source: Chain, x: Tensor, how: How) -> St
             after.keep(base, base)
         else:
             after.keep_source(x)
-    return Step(after, _SUM if scales and how.stabilized and _adds(op) else None, first=True)
+    return Step(after, SUM if scales and how.stabilized and _adds(op) else None, first=True)
 
 
-class How(NamedTuple):
-    """How a call runs.
-
-    Attributes:
-        relevance: the formulation is that of relevance.
-        stabilized: default rules of sums have a stabilizer.
-        target: what the call changes in place.
-    """
-
-    relevance: bool
-    stabilized: bool
-    target: Tensor | None = None
+def note_comparison(
+    info: Followed, args: Sequence[Any], kwargs: Mapping[str, Any], carriers: Sequence[Tensor], output: Any, how: How
+) -> None:
+    """Note what a comparison that has run is as a function of the source of its carriers, if they have one."""
+    checkpoint, first = checkpoint_hook(), carriers[0]
+    chains = [chain_of(x, checkpoint) for x in carriers]
+    if any(chain.source != chains[0].source for chain in chains) or not isinstance(output, Tensor):
+        return
+    function = Function.of(info, args, kwargs, carriers, how.find_in(chains[0]))
+    values = function and function([chain.values for chain in chains])
+    if values is not None and output.shape == first.shape:
+        origin = chains[0].origin(first)
+        origin = origin and origin.kept(relevance=how.relevance, changes=False)
+        how.conditions.note(output, chains[0].source, checkpoint, values, origin)
 
 
 class _Call(NamedTuple):
@@ -175,17 +135,20 @@ class _Call(NamedTuple):
         costs_nothing = self._saves_input()
         free = (known for known, x in origins if known is not None and (costs_nothing or known.tensor is not x))
         origin = next(free, None)
-        if self.after.at_zero:
+        if self.after.at_zero or self._changes(base):
             base = self._before(base)
+        if self.after.at_zero:
             self.after.keep(base, base if base is not None and base.ratio is not None else self._before(origin))
         else:
             self.after.keep(None, self._before(origin))
         return base
 
-    def _before(self, base: Base | None) -> Base | None:
+    def _changes(self, base: Base | None) -> bool:
         target = self.how.target
-        changes = base is not None and target is not None and storage_of(base.tensor) == storage_of(target)
-        return base and base.kept(relevance=self.how.relevance, changes=changes)
+        return base is not None and target is not None and storage_of(base.tensor) == storage_of(target)
+
+    def _before(self, base: Base | None) -> Base | None:
+        return base and base.kept(relevance=self.how.relevance, changes=self._changes(base))
 
     def _saves_input(self) -> bool:
         """Whether keeping the input costs no memory: the backward needs it too, or nobody needs its values."""
@@ -193,7 +156,7 @@ class _Call(NamedTuple):
 
     def by_default(self, *, whole: bool = True) -> Step:
         """Return the step under the default rule; a sum that hands on all of the relevance needs no stabilizer."""
-        return Step(self.after, _SUM if whole and self.how.stabilized and _adds(self.op) else None)
+        return Step(self.after, SUM if whole and self.how.stabilized and _adds(self.op) else None)
 
     def chained(self, base: Base | None) -> Step | None:
         """Return the step with all relevance for the base; None if there is none, or no slope at 0."""
@@ -228,7 +191,7 @@ def _of_one(call: _Call) -> Step | None:
     base = call.keep(base)
     if call.function.divides:
         # A number over a tensor. Of a variance and an epsilon it is a statistic, which is held constant.
-        return None if straight or not all(map(isfinite, after.values)) else call.chained(base)
+        return None if straight or not is_finite(after.values) else call.chained(base)
     scales = ratio_of(own) is not None
     if scales or (straight and is_affine(own)) or not (before.at_zero or is_affine(own)):
         return call.by_default(whole=scales)
@@ -245,9 +208,19 @@ def _of_several(call: _Call) -> Step | None:
     divided = [is_away for is_away, held in zip(away, call.function.held, strict=True) if not held]
     if not any(away) or (call.op.family is Family.DIVISION and divided == [False]):
         return call.by_default()
-    if all(is_affine(chain.values) for chain in chains) and is_affine(call.after.values):
+    if _adds(call.op) and all(is_affine(chain.values) for chain in chains):
         return Step(call.after)
     return call.chained(base)
+
+
+def _of_condition(call: _Call) -> Step | None:
+    """A choice of several functions of one source, by a comparison of that."""
+    origins = [chain.origin(x) for chain, x in zip(call.chains, call.carriers, strict=True)]
+    origins.append(call.how.conditions.origin(call.after.source))
+    base = call.keep(next((known for known in origins if known is not None), None))
+    if call.function.puts_in or any(chain.at_zero for chain in call.chains):
+        return call.chained(base)
+    return Step(call.after)
 
 
 def _common(call: _Call) -> Base | None:
@@ -256,9 +229,14 @@ def _common(call: _Call) -> Base | None:
     origin = next((known for chain, x in pairs if (known := chain.origin(x)) is not None), None)
     if origin is not None:
         return origin
-    bases = [chain.base(x) for chain, x in pairs]
+    return _shared(call)
+
+
+def _shared(call: _Call) -> Base | None:
+    """The base of all carriers, if they have one that is no multiple of the source."""
+    bases = [chain.base(x) for chain, x in zip(call.chains, call.carriers, strict=True)]
     first = bases[0]
-    if first is None or any(base is None or base.tensor is not first.tensor for base in bases):
+    if first is None or first.ratio is not None or any(base is None or base.edge != first.edge for base in bases):
         return None
     part = call.function([base.part for base in bases if base is not None])
     return None if part is None else first._replace(part=part)

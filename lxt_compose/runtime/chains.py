@@ -12,13 +12,14 @@ What is known of a tensor is a mark on its autograd node. f is known by its valu
 
 from __future__ import annotations
 
+import weakref
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from ..autograd.functions import Link
 from ..autograd.marks import Values
-from ..autograd.nodes import Edge, edge_of
+from ..autograd.nodes import Edge, edge_of, past_links
 from ..torch_internals import checkpoint_hook
 from .curves import POINTS, ratio_of
 
@@ -42,6 +43,11 @@ class Base(NamedTuple):
     part: Values = POINTS
     value: Tensor | None = None
     linked: bool = False
+
+    @property
+    def edge(self) -> Edge:
+        """The edge of the autograd graph that the tensor stands for."""
+        return past_links(edge_of(self.tensor))
 
     def kept(self, *, relevance: bool, changes: bool) -> Base:
         """Return the base such that it can be kept: alive no longer than it is anyway, and whatever changes it.
@@ -131,6 +137,43 @@ class Chain:
 
 def _version_of(base: Base | None) -> tuple[int, Edge] | None:
     return None if base is None or base.linked else (base.tensor._version, edge_of(base.tensor))
+
+
+class Conditions:
+    """Comparisons of tensors with numbers: what each is as a function of the source.
+
+    The comparisons are held weakly; sources that are compared are kept until the forward pass is over.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Tensor], Edge, Any, Values]] = {}
+        self._origins: dict[Edge, tuple[Base, Any]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
+    def note(self, tensor: Tensor, source: Edge, checkpoint: Any, values: Values, origin: Base | None) -> None:
+        """Write down what a comparison is, and a multiple of its source."""
+        self._known[id(tensor)] = weakref.ref(tensor), source, checkpoint, values
+        if origin is not None:
+            self._origins[source] = origin, _version_of(origin)
+
+    def origin(self, source: Edge) -> Base | None:
+        """Return a multiple of a source that was compared; None if it was changed in place."""
+        base, version = self._origins.get(source, (None, None))
+        return base if base is not None and _version_of(base) == version else None
+
+    def find(self, tensor: Tensor, source: Edge, checkpoint: Any) -> Values | None:
+        """Return what a tensor is as a function of a source; None if it is no comparison of that."""
+        found = self._known.get(id(tensor))
+        if found is None or found[0]() is not tensor or found[1:3] != (source, checkpoint):
+            return None
+        return found[3]
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._known.clear()
+        self._origins.clear()
 
 
 def source_of(x: Tensor, checkpoint: Any) -> Edge:

@@ -21,7 +21,7 @@ from ..torch_internals import modes_off
 _STEP = 1e-5
 _TINY = 1e-15
 _NEAR = (0.0, _STEP / 100, _STEP, 2 * _STEP)
-_FAR = (1e60, 1e30, 600.0, 300.0, 40.0, 3.0, 1.0)
+_FAR = (1e60, 1e30, 200.0, 100.0, 40.0, 3.0, 1.0)
 POINTS: Values = (*_NEAR, *(-x for x in _FAR), *reversed(_FAR))
 """Where a function is known."""
 _ONE = POINTS.index(1.0)
@@ -50,6 +50,12 @@ def ratio_of(curve: Values) -> float | None:
     return curve[_ONE] or None if not curve[0] and is_affine(curve) else None
 
 
+@lru_cache(maxsize=4096)
+def is_finite(values: Values) -> bool:
+    """Whether a function is finite for inputs up to 100; beyond exponential functions overflow."""
+    return all(isfinite(z) for x, z in zip(POINTS, values, strict=True) if abs(x) <= 100)
+
+
 def inputs_of(curve: Values) -> Values:
     """Return the values far below 0, at 0, and far above, as :func:`~lxt_compose.autograd.marks.gate_of` takes them."""
     far = len(_NEAR)
@@ -76,23 +82,48 @@ class _Carrier(NamedTuple):
     place: int
 
 
+class Condition(NamedTuple):
+    """An argument that is a comparison of the source, as 0 and 1."""
+
+    values: Values
+
+
 _OTHER = object()
 """Stands for an argument that is no number and no carrier."""
 
 
-def _plain(value: Any, place: int | str, op: Op, held: list[bool], carriers: Sequence[Tensor]) -> Any:
-    if not isinstance(value, Tensor):
-        return _OTHER
-    if value.requires_grad:
-        held.append(place in op.held)
-        return _Carrier(len(held) - 1)
-    if value.numel() != 1 or value.dim() > carriers[0].dim() or value.is_complex():
+Find = Callable[[Tensor], Values | None]
+"""From a constant to what it is as a function of the source; None if it is none."""
+
+
+class _Reader(NamedTuple):
+    """Reads the arguments of a call."""
+
+    op: Op | None
+    carriers: Sequence[Tensor]
+    find: Find
+    held: list[bool]
+
+    def __call__(self, value: Any, place: int | str) -> Any:
+        if not isinstance(value, Tensor):
+            return _OTHER
+        if value.requires_grad:
+            self.held.append(self.op is not None and place in self.op.held)
+            return _Carrier(len(self.held) - 1)
+        if value.dtype is torch.bool:
+            values = self.find(value)
+            return _OTHER if values is None else Condition(values)
+        return _number(value, self.carriers[0])
+
+
+def _number(value: Tensor, x: Tensor) -> Any:
+    if value.numel() != 1 or value.dim() > x.dim() or value.is_complex():
         return _OTHER
     return value.item()
 
 
-def _is_statistic(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    if op.family is not Family.STATISTIC:
+def _is_statistic(op: Op | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    if op is None or op.family is not Family.STATISTIC:
         return False
     power = op.traits.exponent
     return power is None or (isinstance(power, Argument) and not raises(op, tuple(args), dict(kwargs)))
@@ -113,23 +144,26 @@ class Function(NamedTuple):
 
     @classmethod
     def of(
-        cls, info: Followed, args: Sequence[Any], kwargs: Mapping[str, Any], carriers: Sequence[Tensor]
+        cls, info: Followed, args: Sequence[Any], kwargs: Mapping[str, Any], carriers: Sequence[Tensor], find: Find
     ) -> Function | None:
         """Return the function that a call computes; None where another argument is a tensor of several elements."""
-        op = info.op
-        assert op is not None
-        held: list[bool] = []
-        given = [
-            value if type(value) in PLAIN else _plain(value, place, op, held, carriers)
-            for place, value in enumerate(args)
-        ]
-        named = [
-            (name, value if type(value) in PLAIN else _plain(value, name, op, held, carriers))
-            for name, value in kwargs.items()
-        ]
+        read = _Reader(info.op, carriers, find, [])
+        given = [value if type(value) in PLAIN else read(value, place) for place, value in enumerate(args)]
+        named = [(name, value if type(value) in PLAIN else read(value, name)) for name, value in kwargs.items()]
         if _OTHER in given or (named and any(value is _OTHER for _, value in named)):
             return None
-        return cls(info.function, tuple(given), tuple(named), tuple(held), _is_statistic(op, args, kwargs))
+        return cls(info.function, tuple(given), tuple(named), tuple(read.held), _is_statistic(info.op, args, kwargs))
+
+    @property
+    def conditional(self) -> bool:
+        """Whether a comparison of the source is among its arguments."""
+        return any(isinstance(value, Condition) for value in (*self.args, *(value for _, value in self.kwargs)))
+
+    @property
+    def puts_in(self) -> bool:
+        """Whether it may put in a number other than 0."""
+        given = (*self.args, *(value for _, value in self.kwargs))
+        return any(isinstance(value, (int, float)) and value for value in given)
 
     @property
     def divides(self) -> bool:
@@ -156,15 +190,19 @@ def _evaluate(call: Function, curves: tuple[Values, ...]) -> Values | None:
         points = [torch.tensor(curve, dtype=torch.float64, device="cpu") for curve in curves]
 
         def given(value: Any) -> Any:
+            if isinstance(value, Condition):
+                return torch.tensor(value.values, device="cpu") > 0
             return points[value.place] if isinstance(value, _Carrier) else value
 
         try:
             after = call.function(*map(given, call.args), **{name: given(value) for name, value in call.kwargs})
         except Exception:  # other arguments than numbers may ask for other shapes
             return None
-    if not isinstance(after, Tensor) or after.shape != points[0].shape or not after.is_floating_point():
+    if not isinstance(after, Tensor) or after.shape != points[0].shape:
         return None
-    values = after.tolist()
+    if not after.is_floating_point() and after.dtype is not torch.bool:
+        return None
+    values = after.double().tolist()
     if abs(values[0]) < _TINY:
         values[0] = 0.0
     return tuple(values)

@@ -20,7 +20,8 @@ from ..rules import RELEVANCE, Epsilon, OpCall, Rule, find_carriers
 from ..rules.defaults import drops
 from ..torch_internals import refuse_compiled
 from .call_stack import Frame
-from .chain_steps import How, Step, step_of
+from .chain_step import How, Step
+from .chain_steps import note_comparison, step_of
 from .chains import mark as mark_chain
 from .decisions import Action, CallSite, Decision, call_site, decide, decide_on_step, written
 from .elementwise_histories import joined
@@ -60,7 +61,7 @@ class FunctionMode(TorchFunctionMode):
         self._inert, self._stack, self._info = session.policy.inert, session.stack, session.policy.info
         self._softmax = WrittenSoftmax(session.policy)
         stabilized = session.policy.table.get(Family.LINEAR) != Epsilon(0.0)
-        self._how = How(session.formulation == RELEVANCE, stabilized)
+        self._how = How(session.formulation == RELEVANCE, stabilized, self._stack.conditions)
         self._followed, self._is_learned = (session.policy.frozen, session.policy.fixed), session.policy.is_learned
 
     def __torch_function__(
@@ -200,7 +201,7 @@ class FunctionMode(TorchFunctionMode):
         served = scope is not None and info.op is not None and scope.serves(info.op, len(carriers))
         if served and scope is not None and not scope.shares_streams:
             return None
-        how = self._how
+        how = self._how._replace(conditions=self._stack.conditions)
         if may_change(info, kwargs) and mutates(info.function, args, kwargs):
             how = how._replace(target=next(written(args, kwargs), None))
         step = step_of(info, args, kwargs, carriers, how)
@@ -216,6 +217,9 @@ class FunctionMode(TorchFunctionMode):
         made = written(done.args, done.kwargs) if output is None and info.can_mutate else tensors_in(output)
         if done.step is not None:
             mark_chain(output, done.step.chain)
+        if info.compares:
+            how = self._how._replace(conditions=self._stack.conditions)
+            note_comparison(info, done.args, done.kwargs, done.carriers, output, how)
         if info.effect is None and done.step is None:
             mark_seen(made)
             return
@@ -249,7 +253,7 @@ class FunctionMode(TorchFunctionMode):
             output = run(session, frame, made, call)
         else:
             output = watch(session.observer, stack, call, lambda: run(session, frame, made, call))
-        return output, now._replace(known=taking_part(call.histories, call.shares))
+        return output, now._replace(known=taking_part(now.known, call.shares))
 
     def _is_first(self, frame: Frame, info: FunctionInfo) -> bool:
         """Whether the key `first_layer` gives the rule of a layer that is about to run."""

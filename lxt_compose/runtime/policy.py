@@ -19,6 +19,7 @@ from ..ops import (
     Family,
     Op,
     can_mutate,
+    compares,
     cuts_history,
     display_name,
     is_attribute,
@@ -68,6 +69,7 @@ class FunctionInfo:
         foreign: it is of another library, or of the user's.
         steps: by default it is taken apart into this.
         chains: whether it can be a step of a function of one tensor that is written as several operations.
+        compares: whether it is a comparison, by which such a function may choose.
         effect: what it does to what is known of its carriers; None where its output is a signal whatever goes in.
         own: the rule that it brings itself, as a drop-in.
         own_gradient: it is linear, and takes its own gradient by default.
@@ -92,6 +94,7 @@ class FunctionInfo:
     steps: Callable[..., Any] | None = None
     effect: Effect | None = None
     chains: bool = False
+    compares: bool = False
     own: Rule | None = None
     own_gradient: bool = False
     begins_softmax: bool = False
@@ -196,6 +199,7 @@ class Policy:
             info.effect = effect_of(op)
             info.chains = self._by_function and not info.foreign and is_elementwise(op)
             return info
+        info.compares = self._by_function and compares(function)
         info.cuts = cuts_history(function)
         tells = returns_no_tensor(function)
         info.ignored = key is None and (tells or (is_attribute(function) and not info.cuts))

@@ -1,0 +1,98 @@
+"""One step of a chain of elementwise operations (`chains.py`): the rule that it needs, and what its output is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..autograd.marks import Gate, History, Values, gate_of
+from ..rules import Epsilon, Identity, OpCall, Rule
+from ..rules.chained import Anchor, Chained
+from ..rules.gated import gates_among
+from .chains import Chain, Conditions
+from .curves import Find, inputs_of
+
+_IDENTITY = Identity()
+SUM = Epsilon(0.0)
+"""The rule for sums that hand on all of their relevance."""
+
+
+class Step(NamedTuple):
+    """What a call does to chains.
+
+    Attributes:
+        chain: that of its output.
+        rule: the rule that it needs instead of the default one, if it does.
+        anchor: what :class:`Chained` hands relevance to.
+        held: the places among the carriers of the factors that get nothing.
+        divides: whether a number is divided by the only carrier.
+        first: whether it is the first step of a chain, of which all is known by the operation.
+        near: its output as a function of the base of all of its carriers, if that is no multiple of the source.
+        served: whether its rule goes before one around, which would have served the operation.
+    """
+
+    chain: Chain
+    rule: Rule | None = None
+    anchor: Anchor | None = None
+    held: tuple[int, ...] = ()
+    divides: bool = False
+    first: bool = False
+    near: Values | None = None
+    served: bool = False
+
+    def beside_streams(self, *, served: bool) -> Step:
+        """Return the step under a rule that shares relevance among streams: where all passes, that rule stands."""
+        return self._replace(rule=None if self.rule == SUM else self.rule, served=served)
+
+    @property
+    def shown(self) -> Rule | None:
+        """The rule as the report calls it."""
+        return _IDENTITY if isinstance(self.rule, Chained) else self.rule
+
+    def prepare(self, call: OpCall) -> None:
+        """Tell the rule what it is to hand relevance to."""
+        call.kept = self.anchor
+        if isinstance(self.rule, Chained) and call.op is not None and call.op.multiplies:
+            call.shares = [float(not gate) for gate in gates_among(call, Gate.OPENS)]  # gates count as no factors
+        if self.held:
+            gates = [Gate.OPENS if place in self.held else Gate.NONE for place in range(len(call.histories))]
+            call.histories = [known._replace(gate=gate) for known, gate in zip(call.histories, gates, strict=True)]
+
+    def history(self, known: History, carriers: int) -> History:
+        """Return what is known of the output as a gate, of which the operation alone tells `known`.
+
+        A number over a tensor scales what it multiplies, as divisors do.
+        """
+        if self.first:
+            return known
+        values = inputs_of(self.chain.values)
+        if self.divides:
+            return known._replace(gate=Gate.OPENS, values=values)
+        gate = gate_of(values) if self.chain.active else Gate.NONE
+        if self.near is not None and gate_of(inputs_of(self.near)) > gate:
+            values = inputs_of(self.near)
+            gate = gate_of(values)
+        if gate <= known.gate or (gate is Gate.ACTIVATION and carriers == 1):
+            return known
+        return known._replace(gate=gate, values=values)
+
+
+class How(NamedTuple):
+    """How a call runs.
+
+    Attributes:
+        relevance: the formulation is that of relevance.
+        stabilized: default rules of sums have a stabilizer.
+        conditions: the comparisons that have run.
+        target: what the call changes in place.
+    """
+
+    relevance: bool
+    stabilized: bool
+    conditions: Conditions
+    target: Tensor | None = None
+
+    def find_in(self, chain: Chain) -> Find:
+        """Return what finds comparisons of the source of a chain."""
+        return lambda tensor: self.conditions.find(tensor, chain.source, chain.checkpoint)
