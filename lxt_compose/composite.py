@@ -127,7 +127,10 @@ class Composite:
         )
 
     def _shown_defaults(self) -> str:
-        """A table as one would write it: by what differs from the standard one, unless it leaves something out."""
+        """Return a table as one would write it.
+
+        By what differs from the standard one, unless it leaves something out.
+        """
         if isinstance(self.defaults, bool):
             return str(self.defaults)
         standard = default_rules(self.formulation)

@@ -1,6 +1,7 @@
 """The layout of the package: imports go downwards, files stay short, optional packages come in inside functions."""
 
 import ast
+import re
 import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -216,3 +217,18 @@ def test_a_package_resolves_its_own_relative_imports():
     known = {"lxt_compose", "lxt_compose.rules", "lxt_compose.rules.base"}
     found = imported("from .base import Rule", "lxt_compose.rules", True, known)
     assert list(found) == [(1, "lxt_compose.rules.base")]
+
+
+NOT_IMPERATIVE = re.compile(r"(The|An?|Whether|What|Where|Which|How|All|Each|Every|One|Those)\b")
+
+
+@pytest.mark.parametrize("path", FILES, ids=IDS)
+def test_docstrings_of_functions_begin_with_a_verb(path):
+    """Properties are named for what they are; all else says what it does."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if not isinstance(node, ast.FunctionDef) or any("property" in ast.unparse(d) for d in node.decorator_list):
+            continue
+        if NOT_IMPERATIVE.match(ast.get_docstring(node) or ""):
+            found.append(f"{node.lineno}: {node.name}")
+    assert not found, f"{path.relative_to(ROOT)}: {found}: begin with an imperative verb, such as Return"

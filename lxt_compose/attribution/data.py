@@ -34,7 +34,7 @@ class AttributionData:
         return len(self.output)
 
     def title_of(self, row: int) -> str:
-        """What a row is called: by the number of its sample, and the name of its target if there are several."""
+        """Return what a row is called: by the number of its sample, and the name of its target if there are several."""
         if not self.target_names:
             return f"sample {row}"
         sample, target = divmod(row, len(self.target_names))
@@ -66,17 +66,17 @@ class AttributionData:
         return scores if isinstance(self.relevance, dict) else next(iter(scores.values()))
 
     def dims_of(self, name: str) -> Dims:
-        """The names of the dimensions of the relevance of an input or a layer."""
+        """Return the names of the dimensions of the relevance of an input or a layer."""
         found = {**self.latent, **self.relevances}[name]
         return self.dims.get(name) or before_they_were_kept(found.dim())
 
     def _scores(self, name: str) -> Tensor:
-        """The scores of one input or layer."""
+        """Return the scores of one input or layer."""
         relevance = self.relevances[name] if name in self.relevances else self.latent[name]
         return summed(relevance, self.dims_of(name), name)
 
     def real(self, sample: int = 0, *, input: str | None = None) -> Tensor:
-        """Which positions of a sample are no padding: [tokens], true or false.
+        """Return which positions of a sample are no padding: [tokens], true or false.
 
         Args:
             sample: which sample.
@@ -94,7 +94,7 @@ class AttributionData:
         return mask[sample] != 0
 
     def _place(self, sample: int) -> int:
-        """The number of a sample, which may count from the end."""
+        """Return the number of a sample, which may count from the end."""
         n = len(self)
         if isinstance(sample, bool) or not hasattr(sample, "__index__"):
             raise TypeError(f"sample must be a whole number, got {sample!r}")
@@ -104,7 +104,7 @@ class AttributionData:
         return place % n
 
     def _sequences(self, what: str, name: str | None = None) -> list[str]:
-        """The names of the inputs that have one score for each place of a sequence, those with tokens first."""
+        """Return the names of the inputs that have one score for each place of a sequence, those with tokens first."""
         self._check_input(name)
         names = list(self.relevances) if name is None else [name]
         unknown = [name for name in names if UNKNOWN in self.dims_of(name)]
@@ -120,5 +120,5 @@ class AttributionData:
             raise KeyError(f"there is no input {name!r}; inputs: {', '.join(self.relevances)}")
 
     def _per_sample(self, name: str) -> Tensor:
-        """The scores of an input or layer, samples first, also if there is only one."""
+        """Return the scores of an input or layer, samples first, also if there is only one."""
         return self._scores(name) if BATCH in self.dims_of(name) else self._scores(name)[None]

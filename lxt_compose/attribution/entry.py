@@ -31,7 +31,7 @@ def attribute(
     progress: bool = False,
     traced: bool | str = False,
 ) -> Attribution:
-    """The relevance of each part of the inputs for one output of the model, sample by sample.
+    """Return the relevance of each part of the inputs for one output of the model, sample by sample.
 
     Args:
         model: any module, in ``eval()`` mode; afterwards it is as before, whatever happens.

@@ -34,7 +34,7 @@ class Graphs:
         self._common = composite, ModelState.key(run.model), tuple((x.name, x.of_input) for x in run.layers)
 
     def batches(self, goals: Goals, size: int | None, *, progress: bool) -> list[dict[str, Any]]:
-        """What was found in each batch, as :meth:`Run.batches`."""
+        """Return what was found in each batch, as :meth:`Run.batches`."""
         run, parts, eagerly = self._run, list[dict[str, Any]](), list[str]()
         cut = [(part, batch, self._graph(batch, goals.part(part))) for part, batch in run.given.batches(size)]
         if not any(isinstance(graph, Joint) for *_, graph in cut):
@@ -52,7 +52,7 @@ class Graphs:
         return parts
 
     def _graph(self, batch: Inputs, goals: Goals) -> Joint | str:
-        """The graph for a batch, or why there is none.
+        """Return the graph for a batch, or why there is none.
 
         Raises:
             TraceError: there must be one.

@@ -58,7 +58,7 @@ class Joint:
         return result
 
     def fits(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether the graph is right for tensors of these sizes."""
+        """Return whether the graph is right for tensors of these sizes."""
         sizes: dict[str, int] = {}
         for x, shape, names in zip(tensors, self.shapes, self.names, strict=True):
             if x.shape == shape:
@@ -76,7 +76,7 @@ class Joint:
 
 
 def tensors_of(given: Inputs, goals: Goals) -> list[Tensor]:
-    """The tensors that a graph is called with: those among the arguments, and the indices of the targets."""
+    """Return the tensors that a graph is called with: those among the arguments, and the indices of the targets."""
     return [*tensors_in((given.args, given.kwargs)), *_indices(goals)]
 
 
@@ -85,7 +85,7 @@ def _indices(goals: Goals) -> list[Tensor]:
 
 
 def kinds_of(goals: Goals) -> tuple[Any, ...]:
-    """What of the targets is a part of a graph; their indices are given to it."""
+    """Return what of the targets is a part of a graph; their indices are given to it."""
     each = tuple(
         (goal.first is None, goal.second is None, goal.others, goal.function and id(goal.function))
         for goal in goals.each
@@ -94,7 +94,7 @@ def kinds_of(goals: Goals) -> tuple[Any, ...]:
 
 
 def structure_of(tree: Any) -> tuple[Any, ...]:
-    """What of arguments is a part of a graph: how they are nested, and all that is no tensor.
+    """Return what of arguments is a part of a graph: how they are nested, and all that is no tensor.
 
     Raises:
         TraceError: there is an object that the model may change, such as a cache.
@@ -181,7 +181,10 @@ class Writer:
     def _program(
         self, given: Inputs, goals: Goals, tensors: list[Tensor], names: Any, lookups: Lookups
     ) -> tuple[Program, tuple[str, ...]]:
-        """The graph, and how it came to be: models that ask for values may do without where a compiler looks on."""
+        """Return the graph, and how it came to be.
+
+        Models that ask for values may do without where a compiler looks on.
+        """
         ways = [(False, ()), (True, ("written down as compilers see the model, which asks for values otherwise",))]
         errors = []
         for compiling, notes in ways:
@@ -220,7 +223,7 @@ class Writer:
 
 
 def part_of(run: Run, joint: Joint, given: Inputs, found: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a graph has found for each target, checked, on the CPU, as a part of an attribution.
+    """Return what a graph has found for each target, checked, on the CPU, as a part of an attribution.
 
     Args:
         run: the attribution.
@@ -254,7 +257,7 @@ def _why(model: nn.Module, error: Exception) -> str:
 
 
 def exchanged(given: Inputs, goals: Goals, tensors: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Inputs, Goals]:
-    """The same inputs and targets with other tensors in the places of those of an example."""
+    """Return the same inputs and targets with other tensors in the places of those of an example."""
     count = len(tensors) - len(_indices(goals))
     new = {id(old): value for old, value in zip(tensors[:count], values[:count], strict=True)}
     indices = iter(values[count:])
@@ -289,7 +292,7 @@ def exchanged(given: Inputs, goals: Goals, tensors: Sequence[Tensor], values: Se
 
 
 def _count(given: Inputs, tensors: dict[str, Tensor]) -> int:
-    """The number of samples: the batch of the first input that has one."""
+    """Return the number of samples: the batch of the first input that has one."""
     for name, x in tensors.items():
         place = given.batch_of(given.all[name])
         if place is not None:

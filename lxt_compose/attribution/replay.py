@@ -217,12 +217,12 @@ class ReplayTaps:
 
 
 def _rows(lookup: Lookup, relevance: Tensor) -> Tensor:
-    """The relevance of looked up values, one row for each."""
+    """Return the relevance of looked up values, one row for each."""
     return relevance.reshape(*relevance.shape[: lookup.depth], -1).flatten(0, lookup.depth - 1)
 
 
 def _summed(own: Sequence[tuple[Owned, Tensor]], ids: Tensor) -> Tensor:
-    """The relevance of integers from that of all values that were looked up by them: [*shape, features]."""
+    """Return the relevance of integers from that of all values that were looked up by them: [*shape, features]."""
     features = max(rows.shape[1] for _, rows in own)
     if len(own) == 1 and own[0][0].rows is None:
         return own[0][1].reshape(*ids.shape, features)

@@ -39,7 +39,7 @@ class Attribution(AttributionData):
     """
 
     def patches(self, size: int | tuple[int, int]) -> Tensor:
-        """The relevance of each patch of images: [n, rows, columns]; a rest at the right or below is dropped.
+        """Return the relevance of each patch of images: [n, rows, columns]; a rest at the right or below is dropped.
 
         Args:
             size: height and width of a patch in pixels, as one number if they are equal.
@@ -58,7 +58,7 @@ class Attribution(AttributionData):
         return scores.unfold(1, height, height).unfold(2, width, width).sum((-1, -2))
 
     def heads(self, layer: str, count: int) -> Tensor:
-        """The relevance of each head, [n, tokens, heads], from that of all heads' outputs side by side.
+        """Return the relevance of each head, [n, tokens, heads], from that of all heads' outputs side by side.
 
         Args:
             layer: a name in ``latent``, usually the input of the projection after the heads (``...o_proj:input``).
@@ -74,7 +74,7 @@ class Attribution(AttributionData):
         return total(relevance.unflatten(-1, (count, -1)), -1)
 
     def neurons(self, k: int = 10, *, layer: str | None = None, sample: int | None = None) -> list[Neuron]:
-        """The k latent units of most absolute relevance, most first; positions are summed, samples averaged.
+        """Return the k latent units of most absolute relevance, most first; positions are summed, samples averaged.
 
         Args:
             k: how many, from 1 on.
@@ -93,7 +93,9 @@ class Attribution(AttributionData):
         return top_units(layers, dims, k, len(self), None if sample is None else self._place(sample))
 
     def trace(self, sample: int = 0) -> tuple[list[str], Tensor]:
-        """Where the relevance of one sample is in each layer: names and scores [layers, tokens], the input first.
+        """Return where the relevance of one sample is in each layer.
+
+        Names and scores [layers, tokens], the input first.
 
         Only layers that have as many positions as the input take part.
 
@@ -114,7 +116,7 @@ class Attribution(AttributionData):
         raise ValueError("no layer with one position per token was recorded: attribute(..., layers=blocks(model))")
 
     def tokens(self, source: Any = None, sample: int = 0, *, input: str | None = None) -> list[str]:
-        """The tokens of one sample without its padding, as texts.
+        """Return the tokens of one sample without its padding, as texts.
 
         Args:
             source: a tokenizer (``convert_ids_to_tokens``), the tokens themselves, or None for ids and positions.
@@ -130,7 +132,7 @@ class Attribution(AttributionData):
     def heatmap(
         self, tokens: Any = None, *, sample: int | None = None, input: str | None = None, **options: Any
     ) -> Any:
-        """A picture, chosen by what the dimensions are.
+        """Return a picture, chosen by what the dimensions are.
 
         Text for tokens, lines for a series, images for images, spectrograms and tables, slices of volumes, frames of
         videos, bars for nodes and named features.
@@ -155,7 +157,7 @@ class Attribution(AttributionData):
         return picture(self, samples, tokens, alone=sample is not None, name=input, **options)
 
     def to_dataframe(self, tokens: Any = None) -> DataFrame:
-        """One row per score: sample, input (if several), token or place, score. Needs pandas.
+        """Return one row per score: sample, input (if several), token or place, score. Needs pandas.
 
         The columns of places are called by the dimensions: ``position`` of tokens and features, ``row`` and ``column``
         of pixels, ``time``, ``frame``, ``depth``, ``node``, ... A column of numbers that one of several inputs lacks is

@@ -47,7 +47,7 @@ def statistics_kept(model: nn.Module) -> AbstractContextManager[None]:
 
 
 def composite_of(composite: str | Composite) -> Composite:
-    """The composite, or the preset of this name.
+    """Return the composite, or the preset of this name.
 
     Raises:
         TypeError: it is neither.
@@ -87,7 +87,7 @@ class Run:
         self.make_taps: Callable[[Registration, bool], AbstractContextManager[Any]] = Taps
 
     def batches(self, goals: Goals, size: int | None, *, progress: bool, ledger: bool) -> list[dict[str, Any]]:
-        """What was found in each batch, as the arguments that an Attribution is joined from."""
+        """Return what was found in each batch, as the arguments that an Attribution is joined from."""
         try:
             return self._all(goals, size, floats=False, progress=progress, ledger=ledger)
         except RoundedError:
@@ -113,7 +113,7 @@ class Run:
         return parts
 
     def rows(self, found: list[dict[str, Any]]) -> dict[str, Any]:
-        """What :meth:`one` found, as one part of an attribution."""
+        """Return what :meth:`one` found, as one part of an attribution."""
         dims = self.layer_dims.found()
         return {**one_after_the_other(found, self.given, dims), "dims": dims}
 
@@ -133,7 +133,10 @@ class Run:
             yield registration
 
     def one(self, batch: Inputs, goals: Goals) -> list[dict[str, Any]]:
-        """What was found in one batch for each target: one forward pass, and as many backward passes as targets."""
+        """Return what was found in one batch for each target.
+
+        One forward pass, and as many backward passes as targets.
+        """
         taps, recorder = self.taps, self.recorder
         recorder.start()
         try:
@@ -159,7 +162,10 @@ class Run:
         return found
 
     def _ask(self, function: Callable[[Any], Tensor], output: Any) -> Tensor:
-        """What a target function makes of the output, as a part of the model; the inputs are not blamed of errors."""
+        """Return what a target function makes of the output, as a part of the model.
+
+        The inputs are not blamed of errors.
+        """
         try:
             value = called(function, output, self.count)
             carried = any(x.requires_grad for x in tensors_in(output))
@@ -170,7 +176,7 @@ class Run:
             raise _TargetFailed(error) from error
 
     def _output(self, batch: Inputs, taps: Taps) -> Any:
-        """What the model answers, or what the target function makes of it."""
+        """Return what the model answers, or what the target function makes of it."""
         self.count = batch.count
         try:
             return taps.call(self.called, batch)
@@ -188,7 +194,7 @@ class Run:
             raise NotFiniteError(self._blame(batch, str(error))) from None
 
     def _backward(self, chosen: Chosen, taps: Taps, *, keep: bool) -> dict[str, Tensor]:
-        """The relevance of each input; `keep` the graph for another backward pass."""
+        """Return the relevance of each input; `keep` the graph for another backward pass."""
         leaves = taps.leaves
         slots: list[Tensor | None] = [None] * len(leaves)
         if chosen.seeds:
@@ -205,7 +211,7 @@ class Run:
         return taps.by_input([self._relevance(leaf, slot) for leaf, slot in zip(leaves, slots, strict=True)])
 
     def _relevance(self, leaf: Tensor, slot: Tensor | None) -> Tensor:
-        """The relevance of a leaf."""
+        """Return the relevance of a leaf."""
         if slot is None:
             return torch.zeros_like(leaf, requires_grad=False)
         return slot if self.composite.formulation == RELEVANCE or self.as_it_is else leaf.detach() * slot
@@ -220,7 +226,7 @@ class Run:
             raise NotFiniteError(self._blame(batch, "the relevance is not finite"))
 
     def _blame(self, batch: Inputs, message: str) -> str:
-        """The message, with the first module whose output is not finite."""
+        """Return the message, with the first module whose output is not finite."""
         first: list[str] = []
 
         def look(name: str, module: nn.Module) -> Any:
@@ -242,7 +248,7 @@ class Run:
 
 
 def with_bar(batches: Any, count: int) -> Any:
-    """The batches, with a bar on stderr that counts their samples."""
+    """Yield the batches, with a bar on stderr that counts their samples."""
     try:
         from tqdm import tqdm
     except ImportError:

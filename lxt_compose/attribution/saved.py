@@ -62,7 +62,7 @@ def save(joint: Joint, goals: Goals, path: str | Path) -> None:
 
 
 def _examples(joint: Joint, tensors: Sequence[Tensor]) -> list[tuple[Tensor, list[int]]]:
-    """Each tensor with a shape in which no dimension that may be of any size has size 1."""
+    """Return each tensor with a shape in which no dimension that may be of any size has size 1."""
     pairs = zip(tensors, joint.names, strict=True)
     return [
         (x, [size + (name is not None and size == 1) for size, name in zip(x.shape, names, strict=True)])
@@ -71,7 +71,7 @@ def _examples(joint: Joint, tensors: Sequence[Tensor]) -> list[tuple[Tensor, lis
 
 
 def _names(given: Inputs) -> list[str]:
-    """What the tensors among the arguments are called."""
+    """Return what the tensors among the arguments are called."""
     known = {id(x): name for name, x in given.all.items()}
     known |= {id(x): name for name, x in given.kwargs.items() if isinstance(x, Tensor)}
     return [known.get(id(x), f"argument{place}") for place, x in enumerate(tensors_of(given, Goals(())))]

@@ -182,7 +182,7 @@ class Taps:
         self._lost[f"{display_name(func)} in {place(self._path())}"] = None
 
     def _rounded(self, func: Callable[..., Any], args: Any, kwargs: Any, output: Tensor) -> None:
-        """A function has made something without gradients of carriers: note it if it converted them to integers."""
+        """Note a function that made something without gradients of carriers, if it converted them to integers."""
         effect = getattr(integers_of(func), "effect", None)
         if effect is Effect.ROUNDS and output.is_floating_point() and not self._floats:
             raise RoundedError("floating point inputs are rounded")

@@ -110,7 +110,7 @@ class TracedAttribution:
         return Explained(relevance, part["output"], part.get("target"), part.get("latent", {}))
 
     def attribute(self, inputs: Any, *, target: Any = _AS_TRACED) -> Attribution:
-        """The same as an :class:`Attribution`, on the CPU, with the checks of :func:`attribute`.
+        """Return the same as an :class:`Attribution`, on the CPU, with the checks of :func:`attribute`.
 
         Raises:
             NotFiniteError: the output or the relevance is not finite.
@@ -139,7 +139,7 @@ class TracedAttribution:
         return given, goals, joint.found(values)
 
     def _fitting(self, given: Inputs, goals: Goals, values: Sequence[Tensor]) -> Joint:
-        """The graph for tensors of these shapes."""
+        """Return the graph for tensors of these shapes."""
         for joint in (self._main, *self._others):
             if joint.fits(values):
                 return joint
@@ -198,7 +198,7 @@ class TracedAttribution:
 
 
 def _difference(found: Any, expected: Any) -> str:
-    """The first place where two structures differ, in words."""
+    """Return the first place where two structures differ, in words."""
     if isinstance(found, tuple) and isinstance(expected, tuple) and len(found) == len(expected):
         pairs = [(a, b) for a, b in zip(found, expected, strict=True) if a != b]
         nested = [pair for pair in pairs if isinstance(pair[0], tuple)]
@@ -239,7 +239,7 @@ def _trace(
 
 
 def _of_any_size(given: Inputs, dynamic: bool | Collection[str]) -> list[str]:
-    """The dimensions that may be of any size.
+    """Return the dimensions that may be of any size.
 
     Raises:
         ValueError: the inputs have no such dimension.

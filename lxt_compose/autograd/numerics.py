@@ -99,7 +99,7 @@ class Stabilizer:
         return self.dim if isinstance(self.dim, tuple) else (self.dim,)
 
     def __call__(self, z: Tensor) -> Tensor:
-        """The stabilized denominator."""
+        """Return the stabilized denominator."""
         if z.is_complex():
             return torch.view_as_complex(self(torch.view_as_real(z)))
         least = z.new_full((), epsilon_in(0.0 if self.norm_scale else self.epsilon, z.dtype))
@@ -113,7 +113,7 @@ class Stabilizer:
 
 
 def stabilize(z: Tensor, epsilon: Stabilizing) -> Tensor:
-    """``z + epsilon * sign(z)`` with ``sign(0) = +1``, so that it is never 0; epsilon as by :func:`epsilon_in`.
+    """Return ``z + epsilon * sign(z)`` with ``sign(0) = +1``, so that it is never 0; epsilon as by :func:`epsilon_in`.
 
     A complex z is stabilized in its real and its imaginary part, each for itself. A function is taken at its word.
     """
@@ -128,7 +128,7 @@ def stabilize(z: Tensor, epsilon: Stabilizing) -> Tensor:
 
 
 def may_write_over(slot: Tensor) -> bool:
-    """Whether a backward may put its result into the memory of a temporary of its own.
+    """Return whether a backward may put its result into the memory of a temporary of its own.
 
     Not where the backward is recorded itself, or written down as a graph, nor where vmap runs it for several slots at a
     time (is_grads_batched).
@@ -137,7 +137,7 @@ def may_write_over(slot: Tensor) -> bool:
 
 
 def over_stabilized(value: Tensor, z: Tensor, epsilon: Stabilizing) -> Tensor:
-    """``value / stabilize(z, epsilon)``, in the memory of the denominator where autograd does not need it."""
+    """Return ``value / stabilize(z, epsilon)``, in the memory of the denominator where autograd does not need it."""
     denominator = stabilize(z, epsilon)
     fits = value.shape == z.shape and value.dtype == z.dtype and not z.is_complex()
     if fits and may_write_over(value):
@@ -147,7 +147,7 @@ def over_stabilized(value: Tensor, z: Tensor, epsilon: Stabilizing) -> Tensor:
 
 
 def over_positive(value: Tensor, total: Tensor, epsilon: Stabilizing) -> Tensor:
-    """``value / (total + epsilon)`` for a total that is never negative; takes its memory."""
+    """Return ``value / (total + epsilon)`` for a total that is never negative; takes its memory."""
     if not isinstance(epsilon, (int, float)):
         return value / epsilon(total)
     least = epsilon_in(epsilon, total.dtype)
@@ -166,7 +166,7 @@ def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def componentwise(operation: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """``operation(a, b)``; on complex tensors for the real and the imaginary parts, each for itself.
+    """Return ``operation(a, b)``; on complex tensors for the real and the imaginary parts, each for itself.
 
     The slot of a complex carrier holds one relevance for its real and one for its imaginary part.
     """
@@ -186,7 +186,7 @@ def sum_to(value: Tensor, shape: torch.Size) -> Tensor:
 
 
 def broadcasts_to(shape: torch.Size, target: torch.Size) -> bool:
-    """Whether a tensor of `shape` can be broadcast to `target`."""
+    """Return whether a tensor of `shape` can be broadcast to `target`."""
     if len(shape) > len(target):
         return False
     pairs = zip(reversed(shape), reversed(target), strict=False)

@@ -92,7 +92,7 @@ class Tally:
 
     @contextmanager
     def undone(self) -> Iterator[None]:
-        """A context after which everything is as it was before."""
+        """Restore all counts when the context ends."""
         counted = {count: (count.calls, count.watched, count.reached) for count in self._counts.values()}
         state = {name: copy.copy(value) for name, value in vars(self).items() if name != "_counts"}
         try:

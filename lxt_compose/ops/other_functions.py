@@ -27,22 +27,22 @@ _COMPARISONS = frozenset("eq ne lt le gt ge less less_equal greater greater_equa
 
 
 def compares(function: Callable[..., Any]) -> bool:
-    """Whether it compares numbers, element by element (``x > 0``)."""
+    """Return whether it compares numbers, element by element (``x > 0``)."""
     return (plain_name(function) or "").strip("_") in _COMPARISONS
 
 
 def is_attribute(function: Callable[..., Any]) -> bool:
-    """Whether it gets or sets an attribute of a tensor (``Tensor.shape.__get__``)."""
+    """Return whether it gets or sets an attribute of a tensor (``Tensor.shape.__get__``)."""
     return _name(function) in ("__get__", "__set__")
 
 
 def cuts_history(function: Callable[..., Any]) -> bool:
-    """Whether it hands its tensor on, or the numbers in it, without their history."""
+    """Return whether it hands its tensor on, or the numbers in it, without their history."""
     return display_name(function) in _CUTS and _name(function) != "__set__"
 
 
 def returns_no_tensor(function: Callable[..., Any]) -> bool:
-    """Whether it is a method or an attribute that only tells something of a tensor: its shape, its dtype."""
+    """Return whether it is a method or an attribute that only tells something of a tensor: its shape, its dtype."""
     name = display_name(function)
     reads = _name(function) == "__get__" and name != "Tensor.grad_fn" and not cuts_history(function)
     return name.startswith("Tensor.") and (_name(function) in _METADATA or reads)

@@ -34,7 +34,7 @@ _PARTS = (whole, absolute, positive, negative)
 
 
 def _tolerance(layer: Layer) -> float:
-    """How small one side may be, as a part of both, and still be taken as a difference.
+    """Return how small one side may be, as a part of both, and still be taken as a difference.
 
     Its error is 1e-5 then; or some times the rounding of outputs that the model computed in half precision, or with
     the ten bits that convolutions on a GPU may have in float32 (TF32).
@@ -112,7 +112,7 @@ class AlphaBeta(Split):
         return choose_among(ways, layer, (r, x, z, side), _PARTS)
 
     def _one_side(self, layer: Layer, x: Tensor) -> Tensor:
-        """``z^-`` of inputs >= 0; of the rule without beta ``z^+``."""
+        """Return ``z^-`` of inputs >= 0; of the rule without beta ``z^+``."""
         part = negative if self.beta else positive
         return layer.product(x, part, unless(self.zero_bias, part))
 
@@ -120,13 +120,16 @@ class AlphaBeta(Split):
         return layer.product(x.abs(), absolute, unless(self.zero_bias, absolute))
 
     def _lost_of_nonnegative(self, layer: Layer, z: Tensor, side: Tensor) -> Tensor:
-        """What is not 0 where ``P = z - z^-`` may cancel: where ``P < tolerance * |N|``, which needs z < 0."""
+        """Return what is not 0 where ``P = z - z^-`` may cancel: where ``P < tolerance * |N|``, which needs z < 0."""
         if not self.beta:
             return torch.zeros_like(side)
         return (z - side).add_(side, alpha=_tolerance(layer)).clamp_(max=0)
 
     def _lost_of_signed(self, layer: Layer, z: Tensor, side: Tensor) -> Tensor:
-        """The same of the smaller of both sums, ``(A - |z|) / 2``; without beta only P counts, ``(A + z) / 2``."""
+        """Return the same of the smaller of both sums, ``(A - |z|) / 2``.
+
+        Without beta only P counts, ``(A + z) / 2``.
+        """
         other = z.abs() if self.beta else -z
         return other.sub_(side, alpha=1 - 2 * _tolerance(layer)).clamp_(min=0)
 
@@ -158,7 +161,7 @@ class AlphaBeta(Split):
         return plain.addcmul_(extra, sign).mul_(sign.abs_()).mul_(0.5)
 
     def _of_parts(self, relevance: bool, layer: Layer, r: Tensor, x: Tensor, *_: Tensor) -> Tensor:
-        """Every sum by itself, without a difference: two products for each."""
+        """Return every sum by itself, without a difference: two products for each."""
         up, down = x.clamp(min=0), x.clamp(max=0)
         above = layer.product(up, positive, unless(self.zero_bias, positive)).add_(layer.product(down, negative))
         p = self._share(r, above)
@@ -175,13 +178,13 @@ class AlphaBeta(Split):
         return p if self.alpha == 1 else p.mul_(self.alpha)
 
     def _other_share(self, r: Tensor, below: Tensor) -> Tensor:
-        """``-beta R / N`` from ``|N|``, whose memory it takes."""
+        """Return ``-beta R / N`` from ``|N|``, whose memory it takes."""
         n = over_positive(r, below, self.epsilon)
         return n if self.beta == 1 else n.mul_(self.beta)
 
 
 def _joined(x: Tensor, over_up: Tensor, over_down: Tensor, relevance: bool) -> Tensor:
-    """One of two slots by the sign of x, times x in the relevance formulation; 0 where x is 0."""
+    """Return one of two slots by the sign of x, times x in the relevance formulation; 0 where x is 0."""
     up, down = (x.clamp(min=0), x.clamp(max=0)) if relevance else (x.sign().clamp_(min=0), (-x).sign().clamp_(min=0))
     return over_up.mul_(up).addcmul_(over_down, down)
 

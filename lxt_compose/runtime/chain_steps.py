@@ -23,7 +23,7 @@ _HELD = Gated()
 
 
 def is_elementwise(op: Op | None) -> bool:
-    """Whether an operation can be a step of a chain."""
+    """Return whether an operation can be a step of a chain."""
     if op is None or curve_of(op).opaque:
         return False
     if op.family in (Family.PRODUCT, Family.DIVISION):
@@ -87,7 +87,7 @@ def step_of(
 
 
 def _first(op: Op, function: Function, source: Chain, x: Tensor, how: How) -> Step | None:
-    """A function of a source, under its default rule."""
+    """Return a function of a source, under its default rule."""
     values = function.alone()
     if values is None or not isfinite(values[0]):
         return None
@@ -151,7 +151,7 @@ class _Call(NamedTuple):
         return base and base.kept(relevance=self.how.relevance, changes=self._changes(base))
 
     def _saves_input(self) -> bool:
-        """Whether keeping the input costs no memory: the backward needs it too, or nobody needs its values."""
+        """Return whether keeping the input costs no memory: the backward needs it too, or nobody needs its values."""
         return self.how.relevance or not curve_of(self.op).own_slope
 
     def by_default(self, *, whole: bool = True) -> Step:
@@ -171,7 +171,7 @@ class _Call(NamedTuple):
 
 
 def _copied(before: Chain, args: Sequence[Any], kwargs: Mapping[str, Any], x: Tensor) -> Step | None:
-    """A copy, or the same numbers in another dtype."""
+    """Return a copy, or the same numbers in another dtype."""
     if sum(1 for _ in tensors_in((args, kwargs))) > 1:
         return None  # a mask, say
     after = Chain(before.source, before.values, before.checkpoint, active=before.active)
@@ -180,7 +180,7 @@ def _copied(before: Chain, args: Sequence[Any], kwargs: Mapping[str, Any], x: Te
 
 
 def _of_one(call: _Call) -> Step | None:
-    """A function of one tensor."""
+    """Return a function of one tensor."""
     before, after = call.chains[0], call.after
     base, own, straight = before.base(call.carriers[0]), call.function([POINTS]), is_affine(before.values)
     if own is None:
@@ -199,7 +199,7 @@ def _of_one(call: _Call) -> Step | None:
 
 
 def _of_several(call: _Call) -> Step | None:
-    """A function of several tensors that are functions of one source."""
+    """Return a function of several tensors that are functions of one source."""
     chains, base = call.chains, call.keep(_common(call))
     away = [bool(chain.at_zero) for chain in chains]
     if call.op.multiplies and not all(away):
@@ -214,7 +214,7 @@ def _of_several(call: _Call) -> Step | None:
 
 
 def _of_condition(call: _Call) -> Step | None:
-    """A choice of several functions of one source, by a comparison of that."""
+    """Return a choice of several functions of one source, by a comparison of that."""
     origins = [chain.origin(x) for chain, x in zip(call.chains, call.carriers, strict=True)]
     origins.append(call.how.conditions.origin(call.after.source))
     base = call.keep(next((known for known in origins if known is not None), None))
@@ -224,7 +224,10 @@ def _of_condition(call: _Call) -> Step | None:
 
 
 def _common(call: _Call) -> Base | None:
-    """A base of which all carriers are functions: a multiple of the source, or one tensor that is the base of all."""
+    """Return a base of which all carriers are functions.
+
+    A multiple of the source, or one tensor that is the base of all.
+    """
     pairs = list(zip(call.chains, call.carriers, strict=True))
     origin = next((known for chain, x in pairs if (known := chain.origin(x)) is not None), None)
     if origin is not None:
@@ -233,7 +236,7 @@ def _common(call: _Call) -> Base | None:
 
 
 def _shared(call: _Call) -> Base | None:
-    """The base of all carriers, if they have one that is no multiple of the source."""
+    """Return the base of all carriers, if they have one that is no multiple of the source."""
     bases = [chain.base(x) for chain, x in zip(call.chains, call.carriers, strict=True)]
     first = bases[0]
     if first is None or first.ratio is not None or any(base is None or base.edge != first.edge for base in bases):

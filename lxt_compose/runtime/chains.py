@@ -88,13 +88,13 @@ class Chain:
         return self.values[0]
 
     def base(self, x: Tensor) -> Base | None:
-        """The last tensor in the chain of x that is 0 where the source is; None if it was changed in place."""
+        """Return the last tensor in the chain of x that is 0 where the source is; None if it was changed in place."""
         if not self.at_zero:
             return Base(x, ratio_of(self.values))
         return self._from_source() or self._as_it_was(self._anchor, 0)
 
     def origin(self, x: Tensor) -> Base | None:
-        """A multiple of the source, if one is kept."""
+        """Return a multiple of the source, if one is kept."""
         for known in (self.base(x), self._from_source(), self._as_it_was(self._origin, 1)):
             if known is not None and known.ratio is not None:
                 return known

@@ -39,7 +39,7 @@ class Followed(Protocol):
 
 @lru_cache(maxsize=4096)
 def is_affine(curve: Values) -> bool:
-    """Whether a function is ``k x + b``."""
+    """Return whether a function is ``k x + b``."""
     b, k = curve[0], curve[_ONE] - curve[0]
     return all(abs(z - b - k * x) <= 1e-9 * (abs(b) + abs(k * x)) for x, z in zip(POINTS, curve, strict=True))
 
@@ -52,7 +52,7 @@ def ratio_of(curve: Values) -> float | None:
 
 @lru_cache(maxsize=4096)
 def is_finite(values: Values) -> bool:
-    """Whether a function is finite for inputs up to 100; beyond exponential functions overflow."""
+    """Return whether a function is finite for inputs up to 100; beyond exponential functions overflow."""
     return all(isfinite(z) for x, z in zip(POINTS, values, strict=True) if abs(x) <= 100)
 
 

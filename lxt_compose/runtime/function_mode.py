@@ -256,7 +256,7 @@ class FunctionMode(TorchFunctionMode):
         return output, now._replace(known=taking_part(now.known, call.shares))
 
     def _is_first(self, frame: Frame, info: FunctionInfo) -> bool:
-        """Whether the key `first_layer` gives the rule of a layer that is about to run."""
+        """Return whether the key `first_layer` gives the rule of a layer that is about to run."""
         if self.session.policy.first_layer is None or frame.context.shadowed_by is not None:
             return False
         bound = frame.site.binding

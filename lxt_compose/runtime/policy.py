@@ -163,7 +163,7 @@ class Policy:
         """The default rules inside a module whose rule acts on the operations within."""
 
     def is_learned(self, x: Tensor) -> bool:
-        """Whether a tensor is a parameter of the model, or was computed from parameters alone."""
+        """Return whether a tensor is a parameter of the model, or was computed from parameters alone."""
         return x in self.frozen or x in self.fixed
 
     def info(self, function: Callable[..., Any]) -> FunctionInfo:
@@ -207,7 +207,7 @@ class Policy:
         return info
 
     def _begins_softmax(self, op: Op, *, own_gradient: bool) -> bool:
-        """Whether an operation may be a step toward the powers of a softmax, or the logarithm of one.
+        """Return whether an operation may be a step toward the powers of a softmax, or the logarithm of one.
 
         A shift that takes its own gradient matters for differences alone, unless the rule for softmax is another one.
         """

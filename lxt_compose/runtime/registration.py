@@ -173,7 +173,7 @@ class Registration:
         return trace_with[0](self.composite, self.model, example, registration=self, **options)
 
     def report(self) -> CoverageReport:
-        """What is covered by which rule, by which key and how often; before any forward pass, what is bound."""
+        """Return what is covered by which rule, by which key and how often; before any forward pass, what is bound."""
         tally = self.session.tally
         rows = [self._module_row(site) for site in self._sites if site.binding is not None]
         for site in (site for site in self._sites if site.units):

@@ -155,7 +155,7 @@ class Session:
 
     @contextmanager
     def quietly(self) -> Iterator[None]:
-        """A context in which the model runs, frozen and under its rules, but nothing is counted or kept."""
+        """Run the model in this context frozen and under its rules, with nothing counted or kept."""
         counted = [(site, site.calls, site.units, site.shadowed_in, site.context) for site in self.sites]
         observer, self.observer, self._quiet = self.observer, None, True
         self._freeze_again()
@@ -168,7 +168,7 @@ class Session:
                 site.calls, site.units, site.shadowed_in, site.context = calls, units, shadowed_in, context
 
     def takes_first_layer(self, site: Site, other: Assignment | None) -> bool:
-        """Whether a layer in this module is the first that relevance reaches, and its key goes before `other`."""
+        """Return whether a layer here is the first that relevance reaches, and its key goes before `other`."""
         key, stack = self.policy.first_layer, self.stack
         if key is None or (other is not None and self.entries.index(other) < self.entries.index(key)):
             return False

@@ -14,7 +14,7 @@ _PROXY = torch._C._TorchDispatchModeKey.PROXY
 
 
 def is_traced() -> bool:
-    """Whether what runs is written down as a graph (`make_fx`), so that nothing can depend on the values of tensors.
+    """Return whether a graph is being traced (`make_fx`), so that nothing can depend on the values of tensors.
 
     `torch.fx.experimental.proxy_tensor.get_proxy_mode()` says the same, but takes a second to import. Unnecessary once
     `torch.compiler.is_compiling()` is true under `make_fx` too.
@@ -28,7 +28,7 @@ def on_cpu(x: Tensor) -> Tensor:
 
 
 def has_symbolic_shape(tensor: Tensor) -> bool:
-    """Whether the shape of a tensor is a formula: a graph for all shapes is being written down.
+    """Return whether the shape of a tensor is a formula: a graph for all shapes is being written down.
 
     Unnecessary once tensors tell it publicly.
     """
@@ -155,7 +155,7 @@ def compiled(
 
 @contextmanager
 def untraced() -> Iterator[None]:
-    """A context in which what runs is not written down, and computes with values."""
+    """Keep what runs in this context out of the trace: it computes with values."""
     from torch.utils._python_dispatch import _disable_current_modes
 
     with _disable_current_modes():
@@ -164,7 +164,7 @@ def untraced() -> Iterator[None]:
 
 @contextmanager
 def as_compilers_see() -> Iterator[None]:
-    """A context in which `torch.compiler.is_compiling()` is true, so that models do not ask for the values of tensors.
+    """Make `torch.compiler.is_compiling()` true here, so that models do not ask for the values of tensors.
 
     Unnecessary once `make_fx` says so itself.
     """

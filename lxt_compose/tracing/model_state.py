@@ -77,7 +77,7 @@ class ModelState:
 
 
 def _is_ours(hook: Any) -> bool:
-    """Whether this is a hook of a registration, which has a session."""
+    """Return whether this is a hook of a registration, which has a session."""
     return hasattr(hook, "session")
 
 

@@ -69,7 +69,7 @@ def is_random(graph: Graph) -> bool:
 
 
 def _never_drops(node: Node) -> bool:
-    """Whether an operation that may drop something at random, such as attention, is told to drop nothing."""
+    """Return whether an operation that may drop something at random, such as attention, is told to drop nothing."""
     arguments = node.target._schema.arguments  # type: ignore[union-attr]
     places = [(place, each) for place, each in enumerate(arguments) if each.name == "dropout_p"]
     given = [node.args[i] if i < len(node.args) else node.kwargs.get(each.name, 0.0) for i, each in places]

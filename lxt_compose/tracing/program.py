@@ -69,7 +69,7 @@ class Program:
         self._known: dict[tuple[tuple[str, int], ...], bool] = {}
 
     def _flat(self, function: Function) -> Function:
-        """The function with its outputs in one list; how they are nested is kept."""
+        """Return the function with its outputs in one list; how they are nested is kept."""
 
         def flat(*inputs: Tensor) -> list[Tensor]:
             outputs, self._nesting = tree_flatten(function(*inputs))
@@ -78,11 +78,11 @@ class Program:
         return flat
 
     def nested(self, outputs: Sequence[Tensor]) -> Any:
-        """The outputs of the graph, nested as the function had them."""
+        """Return the outputs of the graph, nested as the function had them."""
         return tree_unflatten(list(outputs), self._nesting)
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
-        """Whether the graph is right for these sizes of the dimensions that have names."""
+        """Return whether the graph is right for these sizes of the dimensions that have names."""
         key = tuple(sizes.items())
         if key not in self._known:
             self._known[key] = self._holds(sizes)

@@ -28,14 +28,14 @@ Way = Callable[..., Tensor]
 
 
 def is_nonnegative(x: Tensor) -> Condition:
-    """Whether no element is negative."""
+    """Return whether no element is negative."""
     if is_traced():
         return (x >= 0).all()
     return not x.numel() or bool(x.amin() >= 0)
 
 
 def is_nowhere(excess: Tensor, r: Tensor) -> Condition:
-    """Whether `excess` is 0 wherever there is relevance; takes its memory.
+    """Return whether `excess` is 0 wherever there is relevance; takes its memory.
 
     For several slots at a time (``is_grads_batched``) nothing can depend on values, so the answer is no.
     """
@@ -111,7 +111,7 @@ def _nothing(layer: Layer, *tensors: Tensor) -> Tensor:
 
 
 def both(first: Condition, second: Callable[[], Condition]) -> Condition:
-    """Whether both hold; the second is asked only if the first may hold."""
+    """Return whether both hold; the second is asked only if the first may hold."""
     if isinstance(first, bool):
         return second() if first else False
     other = second()
@@ -121,7 +121,7 @@ def both(first: Condition, second: Callable[[], Condition]) -> Condition:
 
 
 def opposite(condition: Condition) -> Condition:
-    """Whether it does not hold."""
+    """Return whether it does not hold."""
     return not condition if isinstance(condition, bool) else ~condition
 
 
@@ -132,7 +132,7 @@ def tensors_among(*conditions: Condition) -> list[Tensor]:
 
 @contextmanager
 def without_choices() -> Iterator[None]:
-    """A context in which graphs that are written down take the ways that are always right, and hold no choice."""
+    """Make graphs that are traced here take the branches that are always right, and hold no choice."""
     token = _choices.set(False)
     try:
         yield
