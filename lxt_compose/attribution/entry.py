@@ -9,11 +9,11 @@ from torch import nn
 
 from ..composite import Composite
 from .axes import check_names
-from .goals import read_targets
-from .graphs import Graphs
-from .inputs import read_inputs
+from .goals import Goals, read_targets
+from .graphs import Graphs, batches
+from .inputs import Inputs, read_inputs
 from .joining import joined
-from .latent import find_layers
+from .latent import Layer, find_layers
 from .result import Attribution
 from .run import Run, composite_of, statistics_kept
 
@@ -48,20 +48,17 @@ def attribute(
             dictionary by names (``{"cat": 281, "dog": 207}``). The result then has one row for each sample and target,
             those of a sample one after the other; it costs one forward pass, and a backward pass for each target.
         dims: what the dimensions of the inputs are: ``"batch channel time"``, a tuple of such names, or a mapping from
-            inputs (and layers) to them. Mostly it is known, from the names of inputs as transformers has them or from
-            the first layer that an input meets; what needs to know it and does not raises, and lists the names.
+            inputs (and layers) to them. Mostly it is known, from the names of inputs or the first layer that they meet;
+            what needs to know it and does not raises, and lists the names.
             Without ``batch`` the input is that of one sample (``"node feature"``).
         composite: the name of a preset, or a :class:`Composite`.
         layers: modules whose outputs are wanted too: names, globs (``*`` matches dots too), classes, ``where(...)``;
             with ``:input`` at its end a name stands for what goes in. See :func:`blocks` for the residual stream.
-        ledger: whether to keep the books of where the relevance went; costs at most three gradients, more only where
-            a gradient is a few milliseconds of Python's own work.
+        ledger: whether to keep the books of where the relevance went; costs at most three gradients, or Python's time.
         batch_size: how many samples to run at a time; None is all at once. Results do not depend on it.
         progress: whether to show a bar on stderr.
-        traced: False; ``"auto"``: calls that are like an earlier one (model, composite, structure and shapes of the
-            inputs, kind of target, layers) run as one graph, which is made the second time and kept, with the same
-            numbers; where that cannot be, ``result.ran`` says why. True: as one graph from the first time on, or raise.
-            See :meth:`Composite.trace`.
+        traced: whether to run as one graph (:meth:`Composite.trace`), with the same numbers. ``"auto"``: from the
+            second of calls that are alike, where that can be, and ``result.ran`` says which; True: at once, or raise.
 
     Returns:
         The :class:`Attribution`; its tensors are on the CPU, whatever the device of the model.
@@ -76,17 +73,19 @@ def attribute(
     """
     _check(model, batch_size, traced)
     with torch.inference_mode(False), torch.enable_grad(), statistics_kept(model):
-        given = read_inputs(model, inputs, dims)
-        goals = read_targets(target, given.count)
-        watched = find_layers(model, layers)
-        check_names(given.said, [*given.dims, *(layer.name for layer in watched)])
+        given, goals, watched = read(model, inputs, target, dims, layers)
         run = Run(model, composite_of(composite), given, watched)
-        if traced and not ledger:
-            parts = Graphs(run, composite, always=traced is True).batches(goals, batch_size, progress=progress)
-        else:
-            run.ran = "eager: a ledger is read off the graph of a registered model" if traced else run.ran
-            parts = run.batches(goals, batch_size, progress=progress, ledger=ledger)
+        graphs = Graphs(run, composite, always=traced is True) if traced else None
+        parts = batches(run, graphs, goals, batch_size, progress=progress, ledger=ledger)
     return Attribution(**joined(parts, given, run.report, goals.names, ledger=run.ledger), ran=run.ran)
+
+
+def read(model: nn.Module, inputs: Any, target: Any, dims: Any, layers: Any) -> tuple[Inputs, Goals, list[Layer]]:
+    """What is explained: inputs, targets and layers; arguments and errors as for :func:`attribute`."""
+    given = read_inputs(model, inputs, dims)
+    watched = find_layers(model, layers)
+    check_names(given.said, [*given.dims, *(layer.name for layer in watched)])
+    return given, read_targets(target, given.count), watched
 
 
 def _check(model: Any, batch_size: Any, traced: Any) -> None:

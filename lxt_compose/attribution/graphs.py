@@ -82,3 +82,14 @@ class Graphs:
 def _shapes(batch: Inputs) -> tuple[Any, ...]:
     tensors: list[Tensor] = list(tensors_in((batch.args, batch.kwargs)))
     return tuple(x.shape for x in tensors), tuple(batch.dims.items()), tuple(batch.all)
+
+
+def batches(
+    run: Run, graphs: Graphs | None, goals: Goals, size: int | None, *, progress: bool, ledger: bool
+) -> list[dict[str, Any]]:
+    """What was found in each batch: by graphs if there are any and no ledger is wanted, else eagerly."""
+    if graphs is not None and not ledger:
+        return graphs.batches(goals, size, progress=progress)
+    if graphs is not None:
+        run.ran = "eager: a ledger is read off the graph of a registered model"
+    return run.batches(goals, size, progress=progress, ledger=ledger)

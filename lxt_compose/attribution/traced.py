@@ -16,12 +16,12 @@ from ..coverage.report import CoverageReport
 from ..errors import TraceError
 from ..runtime.registration import Registration
 from ..tracing import trace_with
-from .axes import BATCH, check_names
+from .axes import BATCH
+from .entry import read
 from .goals import Goals, read_targets
-from .inputs import Inputs, read_inputs
+from .inputs import Inputs
 from .joining import joined, one_after_the_other
 from .joint import Joint, Writer, exchanged, kinds_of, part_of, structure_of, tensors_of
-from .latent import find_layers
 from .result import Attribution
 from .run import Run
 from .saved import SavedAttribution, save
@@ -231,9 +231,7 @@ def _trace(
 ) -> TracedAttribution:
     register = None if registration is None else _as_it_is(registration)
     with torch.inference_mode(False), torch.enable_grad():
-        given = read_inputs(model, example, dims)
-        watched = find_layers(model, layers)
-        check_names(given.said, [*given.dims, *(layer.name for layer in watched)])
+        given, _, watched = read(model, example, target, dims, layers)
         writer = Writer(model, composite, watched, register=register, differentiable=differentiable)
         return TracedAttribution(model, writer, given, target, _of_any_size(given, dynamic))
 
