@@ -49,8 +49,7 @@ def attribute(
             those of a sample one after the other; it costs one forward pass, and a backward pass for each target.
         dims: what the dimensions of the inputs are: ``"batch channel time"``, a tuple of such names, or a mapping from
             inputs (and layers) to them. Mostly it is known, from the names of inputs or the first layer that they meet;
-            what needs to know it and does not raises, and lists the names.
-            Without ``batch`` the input is that of one sample (``"node feature"``).
+            what needs to know it and does not raises. Without ``batch`` the input is one sample (``"node feature"``).
         composite: the name of a preset, or a :class:`Composite`.
         layers: modules whose outputs are wanted too: names, globs (``*`` matches dots too), classes, ``where(...)``;
             with ``:input`` at its end a name stands for what goes in. See :func:`blocks` for the residual stream.
@@ -81,7 +80,7 @@ def attribute(
 
 
 def read(model: nn.Module, inputs: Any, target: Any, dims: Any, layers: Any) -> tuple[Inputs, Goals, list[Layer]]:
-    """What is explained: inputs, targets and layers; arguments and errors as for :func:`attribute`."""
+    """Return what is explained: inputs, targets and layers; arguments and errors as for :func:`attribute`."""
     given = read_inputs(model, inputs, dims)
     watched = find_layers(model, layers)
     check_names(given.said, [*given.dims, *(layer.name for layer in watched)])

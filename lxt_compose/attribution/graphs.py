@@ -87,7 +87,7 @@ def _shapes(batch: Inputs) -> tuple[Any, ...]:
 def batches(
     run: Run, graphs: Graphs | None, goals: Goals, size: int | None, *, progress: bool, ledger: bool
 ) -> list[dict[str, Any]]:
-    """What was found in each batch: by graphs if there are any and no ledger is wanted, else eagerly."""
+    """Return what was found in each batch: by graphs if there are any and no ledger is wanted, else eagerly."""
     if graphs is not None and not ledger:
         return graphs.batches(goals, size, progress=progress)
     if graphs is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Any
@@ -54,12 +54,7 @@ class Registration:
         check_model(explained(model))
         names = names_of(explained(model))
         bindings, self._unmatched = match(entries, names, explained(model))
-        for entry in entries:
-            if entry.rule is not None:
-                entry.rule.check_formulation(formulation)
-        for binding in bindings.values():
-            assert binding.assignment.rule is not None
-            binding.assignment.rule.check_module(binding.module, binding.names[0], formulation)
+        _check_rules(entries, bindings.values(), formulation)
         self.model, self.formulation, self.entries = model, formulation, entries
         self.composite: Any = None
         """What it was made by."""
@@ -208,6 +203,16 @@ class Registration:
         return Row(
             "module", site.names[0], kind, str(entry.rule), str(entry), calls, status, aliases=site.names[1:], note=note
         )
+
+
+def _check_rules(entries: Iterable[Assignment], bindings: Iterable[Binding], formulation: str) -> None:
+    """Raise :class:`RuleError` if a rule does not work in this formulation, or on the module that it is bound to."""
+    for entry in entries:
+        if entry.rule is not None:
+            entry.rule.check_formulation(formulation)
+    for binding in bindings:
+        assert binding.assignment.rule is not None
+        binding.assignment.rule.check_module(binding.module, binding.names[0], formulation)
 
 
 def remove(model: nn.Module) -> None:
