@@ -15,6 +15,7 @@ from ..autograd.numerics import (
     may_write_over,
     over_positive,
 )
+from ..torch_internals import is_batched
 from .base import QUIET
 from .linear_layers.branches import (
     Condition,
@@ -96,6 +97,8 @@ class AlphaBeta(Split):
     def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
         """See :meth:`Split.pull`."""
         same = is_nonnegative(x)
+        if not isinstance(same, bool) and is_batched(r):  # in a graph of several slots at a time no choice can be made
+            return self._of_parts(relevance, layer, r, x)
         known = same is True and not self.beta  # all that is needed is a sum of its own
         z = without_bias(layer, x, z) if self.zero_bias and not known else z
         side = choose(same, self._one_side, self._size, layer, (x,), _PARTS)

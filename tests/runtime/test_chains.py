@@ -451,8 +451,10 @@ def test_a_copy_that_is_the_tensor_itself_keeps_no_node_alive():
     """``x.to(dtype)`` returns x itself; a mark of x on its own node would keep the whole graph for good."""
     layer, x = nn.Linear(3, 3).double(), torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     model = Fn(lambda _, x: torch.tanh((x @ layer.weight.detach()).to(x.dtype)))
+    gc.collect()
+    before = sum(type(kept) is Chain for kept in gc.get_objects())  # those of other tests
     with Composite(formulation="gradient").register(model):
         for _ in range(3):
             torch.autograd.grad(model(x).sum(), x)
         gc.collect()
-        assert not [kept for kept in gc.get_objects() if type(kept) is Chain]
+        assert sum(type(kept) is Chain for kept in gc.get_objects()) <= before
