@@ -7,6 +7,7 @@ several elements made together. Origins are kept by memory, so views share them 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
@@ -127,7 +128,7 @@ def _at_place(func: Callable[..., Any], arguments: Any, shape: torch.Size, from_
     known = [x for x in tensors if from_.knows(x) or (from_.floats and x.requires_grad)]
     origins = combined(from_.of(x).expand(shape) for x in known)
     if str(getattr(func, "__name__", "")).strip("_") in ("mul", "rmul", "imul", "multiply"):
-        for factor in (*tensors, *(x for x in arguments[0] if isinstance(x, (int, float)))):
+        for factor in (*tensors, *(x for x in arguments[0] if isinstance(x, Real))):
             if not from_.knows(factor):
                 origins = torch.where(torch.as_tensor(factor, device=origins.device) == 0, 0, origins)
     return origins

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 from collections.abc import Callable, Iterator
+from numbers import Real
 from typing import Any
 
 import torch
@@ -10,6 +11,11 @@ from torch import Tensor
 
 PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device})
 """Types without tensors in them."""
+
+
+def plain(value: Any) -> Any:
+    """Return a number of another library, as numpy's, as Python's own, which is what torch makes of it."""
+    return value if type(value) in PLAIN or not isinstance(value, Real) else getattr(value, "item", lambda: value)()
 
 
 _CONTAINERS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache
+from numbers import Real
 from typing import Any
 
 import torch
@@ -148,6 +149,6 @@ def raises(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         return False
     constant = base if exponent is carriers[0] else exponent
     if not isinstance(constant, Tensor):
-        return isinstance(constant, (int, float)) and constant > 0
+        return isinstance(constant, Real) and float(constant) > 0
     shape = carriers[0].shape
     return torch.broadcast_shapes(constant.shape, shape) == shape and bool((constant > 0).all())

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..autograd.functions import bypass, shared
 from ..autograd.numerics import broadcasts_to
+from ..autograd.trees import tensors_in
 from ..errors import RuleError, place
 from .absorption import STABILIZER
 from .base import GRADIENT, Amount, Call, Rule, only_output
@@ -43,13 +44,13 @@ class Uniform(Rule):
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""
         self.as_scaling.shares_of(call)  # now: the operation may change a carrier in place
-        if call.relevance and not call.carriers[place].is_complex():
+        if not self._is_scaled(call):
             return call.carriers[place].detach()
         return self.as_scaling.enter(self._product(call), place)
 
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
         """See :meth:`Rule.leave`."""
-        if not call.relevance or any(x.is_complex() for x in call.carriers):
+        if self._is_scaled(call):
             return self.as_scaling.leave(self._product(call), outputs)
         z = only_output(self, call, outputs)
         if call.op is not None and call.op.traits.element_sum is not None:
@@ -68,8 +69,7 @@ class Uniform(Rule):
 
     def absorbed(self, call: Call) -> dict[str, Amount]:
         """See :meth:`Rule.absorbed`: nothing but, of complex products, what is due to the stabilizer."""
-        scaled = any(x.is_complex() for x in call.carriers) or not call.relevance
-        return self.as_scaling.absorbed(call) if scaled and call.rerun is None else {}
+        return self.as_scaling.absorbed(call) if self._is_scaled(call) and call.rerun is None else {}
 
     def rest(self, call: Call) -> str:
         """See :meth:`Rule.rest`."""
@@ -87,8 +87,17 @@ class Uniform(Rule):
                 f"gives relevance to inputs that are 0; in the gradient formulation use Epsilon() or Pass()"
             )
 
+    def _is_scaled(self, call: Call) -> bool:
+        """Return whether the product's own gradient does the work: in a complex one no element belongs to one factor's.
+
+        A real factor of a complex product is such a factor too, also where the only complex one is a number.
+        """
+        if not call.relevance:
+            return True
+        given = (*call.args, *call.kwargs.values())
+        return any(isinstance(x, complex) for x in given) or any(x.is_complex() for x in tensors_in(given))
+
     def _product(self, call: Call) -> Call:
-        # A complex product mixes real and imaginary parts: no element of it belongs to one element of a factor.
         if call.op is None or not (call.op.multiplies or call.op.held):
             raise RuleError(
                 f"{self} in the gradient formulation knows products of tensors only, not {call.where}; "

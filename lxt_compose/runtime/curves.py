@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.marks import Values
-from ..autograd.trees import PLAIN
+from ..autograd.trees import PLAIN, plain
 from ..ops import Family, Op
 from ..ops.traits import Argument
 from ..rules.defaults import raises
@@ -106,7 +106,8 @@ class _Reader(NamedTuple):
 
     def __call__(self, value: Any, place: int | str) -> Any:
         if not isinstance(value, Tensor):
-            return _OTHER
+            number = plain(value)
+            return number if type(number) in PLAIN else _OTHER
         if value.requires_grad:
             self.held.append(self.op is not None and place in self.op.held)
             return _Carrier(len(self.held) - 1)

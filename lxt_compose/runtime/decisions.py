@@ -82,22 +82,16 @@ class Decision:
 
 
 CallSite = tuple[Any, ...]
-"""What decides about a call within one module: the function, how many carriers, and for some its plain arguments."""
+"""What decides about a call within one module: the function, how many carriers, and for some what arguments say."""
 
 
-def call_site(info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: int) -> CallSite:
-    """Return what the decision about a call is kept by."""
+def call_site(
+    info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: int, where: Where, policy: Policy
+) -> CallSite:
+    """Return what the decision about a call is kept by: :func:`decide` reads nothing else of the call."""
     if not info.varies:
         return info.function, carriers
-    return info.function, carriers, *map(_plain, args), *((name, _plain(value)) for name, value in kwargs.items())
-
-
-def _plain(value: Any) -> Any:
-    """Return a number, or numbers in a tuple, to tell calls apart by; None for anything else."""
-    if isinstance(value, (int, float, str)):
-        return value
-    numbers = isinstance(value, (tuple, list)) and all(isinstance(each, (int, float)) for each in value)
-    return tuple(value) if numbers else None
+    return info.function, carriers, *policy.said_by_arguments(info, args, kwargs, where)
 
 
 def decide(call: OpCall, info: FunctionInfo, where: Where, policy: Policy, *, first: bool = False) -> Decision:

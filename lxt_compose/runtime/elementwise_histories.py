@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..autograd.marks import INPUTS, Gate, History, Values, gate_of, signal
+from ..autograd.trees import plain
 from ..ops import Op
 from ..ops.slopes import curve_of
 from ..ops.traits import Argument
@@ -100,6 +101,7 @@ def raised(step: Step) -> History:
     exponent = step.op.traits.exponent
     if isinstance(exponent, Argument):
         exponent = exponent.of(step.args, step.kwargs)
+    exponent = plain(exponent)
     if not isinstance(exponent, (int, float)) or exponent <= 0:
         return applied(step)
     known = step.known[0]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.marks import Values
-from ..autograd.trees import PLAIN
+from ..autograd.trees import PLAIN, plain
 from ..torch_internals import modes_off
 
 
@@ -34,16 +34,17 @@ def values_after(
         x: the carrier among that.
     """
 
-    def plain(value: Any) -> Any:
+    def number(value: Any) -> Any:
         if value is x:
             return _CARRIER
+        value = plain(value)
         if type(value) not in PLAIN:
             raise TypeError
         return value
 
     try:
-        given = tuple([plain(value) for value in args])
-        named = tuple([(name, plain(value)) for name, value in kwargs.items()])
+        given = tuple([number(value) for value in args])
+        named = tuple([(name, number(value)) for name, value in kwargs.items()])
     except TypeError:
         return None
     return _evaluate(function, given, named, before)

@@ -168,7 +168,7 @@ class FunctionMode(TorchFunctionMode):
             known.append(history)
         step = self._step(info, frame, args, kwargs, carriers) if info.chains else None
         now = _Recorded(info, frame, args, kwargs, carriers, known, step)
-        site = call_site(info, args, kwargs, len(carriers))
+        site = call_site(info, args, kwargs, len(carriers), frame.context, self.session.policy)
         made = frame.context.decisions.get(site) if step is None or step.rule is None else None
         if made is not None and made.action is Action.RUN and self.session.observer is None:
             if made.shadowed is not None:

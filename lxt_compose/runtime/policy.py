@@ -224,9 +224,19 @@ class Policy:
     def default(self, info: FunctionInfo, call: OpCall, where: Where) -> Rule | None:
         """Return the rule of a call that no key and no rule around decides."""
         assert info.op is not None
-        table = self._inside if where.scoped else self.table if self.defaults else None
-        if table is None:
-            return None
         if info.varies:
-            return rule_of_call(info.op, table, call.args, call.kwargs, where.module)
-        return default_rule(info.op, table, len(call.carriers))
+            return self.said_by_arguments(info, call.args, call.kwargs, where)[1]
+        table = self._table(where)
+        return None if table is None else default_rule(info.op, table, len(call.carriers))
+
+    def said_by_arguments(
+        self, info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any], where: Where
+    ) -> tuple[Family, Rule | None]:
+        """Return the family and the default rule of a call, of a function where arguments decide about these."""
+        assert info.op is not None
+        table = self._table(where)
+        rule = None if table is None else rule_of_call(info.op, table, args, kwargs, where.module)
+        return info.op.family_of_call(args, kwargs), rule
+
+    def _table(self, where: Where) -> Table | None:
+        return self._inside if where.scoped else self.table if self.defaults else None

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..autograd.functions import graft
 from ..autograd.nodes import EXACT, edge_of, kind_of_node
+from ..autograd.trees import plain
 from ..ops import Argument, Family, Op, SoftmaxPart, mutates, op_of
 from ..rules import GRADIENT, find_carriers
 from ..rules.softmax import log_of, log_softmax_of, logsumexp_of, softmax_of
@@ -225,7 +226,7 @@ def _base(op: Op, args: tuple[Any, ...], carriers: list[Tensor]) -> float | None
     if exponent is None or isinstance(exponent, float) or len(args) != 2 or args[exponent.position] is not carriers[0]:
         return None
     base = args[1 - exponent.position]
-    base = base.item() if isinstance(base, Tensor) and base.numel() == 1 else base
+    base = base.item() if isinstance(base, Tensor) and base.numel() == 1 else plain(base)
     return float(base) if isinstance(base, (int, float)) and base > 0 and base != 1 else None
 
 
