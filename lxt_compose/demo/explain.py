@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..attribution import Attribution
 from ..composite import Composite
 from ..coverage.report import CoverageReport
 from ..rules import Epsilon, Gamma
@@ -90,6 +91,12 @@ def token_relevance(composite: Composite, model: SmallViT, images: Tensor) -> Te
     added = model.positions.detach().clone()
     added[:, :1] += model.class_token.detach()
     return (added * slot).sum((1, 2))
+
+
+def scores_of(result: Attribution) -> Tensor:
+    """Return the scores of the only input that carries relevance, the samples first."""
+    (scores,) = result.scores.values() if isinstance(result.scores, dict) else (result.scores,)
+    return scores
 
 
 def _plain(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:

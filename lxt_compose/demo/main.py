@@ -1,12 +1,13 @@
-"""What the demo does: train, explain, check the sums, draw."""
+"""What the demo does: train on digits, explain, check the sums, draw; and explain two networks that come trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..composite import Composite
+from . import photographs, pretrained, sentences
 from .data import Digits, load_digits, require_packages
 from .explain import Explained, cnn_composite, explain, vit_composite
 from .figure import Row, draw
@@ -22,10 +23,10 @@ class DemoResult:
     """What the demo found; `str()` is the text that the command prints."""
 
     text: str
-    figure: Path
-    trained_now: tuple[str, ...]
-    accuracies: dict[str, float]
-    complete: bool
+    figures: tuple[Path, ...] = ()
+    trained_now: tuple[str, ...] = ()
+    accuracies: dict[str, float] = field(default_factory=dict)
+    complete: bool = True
 
     def __str__(self) -> str:
         return self.text
@@ -34,20 +35,64 @@ class DemoResult:
 def run_demo(
     out: Path, *, quick: bool = False, retrain: bool = False, cache: Path | None = None, progress: bool = False
 ) -> DemoResult:
-    """Train (or load) both networks, explain test scans, and write `out/relevance.png`.
+    """Explain digits by two networks that are trained here, photographs and sentences by two that come trained.
 
     Args:
-        out: Folder for the picture; made if it is not there.
+        out: Folder for the pictures; made if it is not there.
         quick: Train for a moment only: enough to see that all works, not for good pictures.
         retrain: Train even if the cache holds the weights.
         cache: Folder for the trained weights; by default `default_cache()`.
         progress: Show a bar on stderr while training.
 
     Raises:
-        DemoError: A package of the `demo` extra is not installed.
+        DemoError: A package of the `demo` extra is not installed. Without those of `pretrained`, the digits are all.
     """
     require_packages()
     out.mkdir(parents=True, exist_ok=True)
+    parts = [
+        explain_digits(out, quick=quick, retrain=retrain, cache=cache, progress=progress),
+        explain_photographs(out),
+        explain_sentences(out),
+    ]
+    return DemoResult(
+        "\n\n".join(part.text for part in parts),
+        tuple(path for part in parts for path in part.figures),
+        parts[0].trained_now,
+        parts[0].accuracies,
+        all(part.complete for part in parts),
+    )
+
+
+def explain_photographs(out: Path) -> DemoResult:
+    """Explain photographs by a CNN for ImageNet, and write `out/photographs.png`; without its packages, say so."""
+    if lacking := pretrained.missing(pretrained.CNN_PACKAGES):
+        return _left_out("photographs", lacking)
+    shown, path = photographs.load_photographs(), out / "photographs.png"
+    found = photographs.explain_photographs(pretrained.load_cnn(), photographs.as_input(shown))
+    photographs.draw_photographs(shown, found, path)
+    return _part(photographs.describe(shown, found), path, found.complete)
+
+
+def explain_sentences(out: Path) -> DemoResult:
+    """Explain how similar sentences are, and write `out/sentences.png` and `.html`; without its packages, say so."""
+    if lacking := pretrained.missing(pretrained.ENCODER_PACKAGES):
+        return _left_out("sentences", lacking)
+    model, tokenizer = pretrained.load_sentence_encoder()
+    pairs = [sentences.explain_pair(model, tokenizer, pair) for pair in sentences.PAIRS]
+    path = sentences.picture_of(pairs).save(out / "sentences.png")
+    return _part(sentences.describe(pairs), path, all(pair.complete for pair in pairs))
+
+
+def _left_out(what: str, lacking: list[str]) -> DemoResult:
+    return DemoResult(f"{what} are left out: {', '.join(lacking)} is not installed ({pretrained.INSTALL})")
+
+
+def _part(text: str, path: Path, complete: bool) -> DemoResult:
+    return DemoResult(f"{text}\n\npicture: {path}", (path,), complete=complete)
+
+
+def explain_digits(out: Path, *, quick: bool, retrain: bool, cache: Path | None, progress: bool) -> DemoResult:
+    """Train (or load) both networks, explain test scans, and write `out/relevance.png`."""
     digits = load_digits()
     chosen = torch.cat([digits.one_of_each(SHOWN), torch.arange(MEASURED)])
     images, labels = digits.test_images[chosen], digits.test_labels[chosen]
@@ -65,17 +110,19 @@ def run_demo(
         found[name] = explain(composite, model, images)
         parts.append(_describe(name, accuracies[name], composite, found[name]))
     path = out / "relevance.png"
-    draw(_rows(images, found), _headings(labels, found), path)
+    draw(
+        _rows(images, found), _headings(labels, found), path, "Which pixels speak for the digit that the network names?"
+    )
     parts.append(f"picture: {path}")
     complete = all(one.report.complete for one in found.values())
-    return DemoResult("\n\n".join(parts), path, tuple(trained_now), accuracies, complete)
+    return DemoResult("\n\n".join(parts), (path,), tuple(trained_now), accuracies, complete)
 
 
 def _rows(images: Tensor, found: dict[str, Explained]) -> list[Row]:
-    rows = [Row("scan", images[:SHOWN, 0], is_relevance=False)]
+    rows = [Row("scan", list(images[:SHOWN, 0]), is_relevance=False)]
     for name, one in found.items():
-        rows.append(Row(f"{name}\nrelevance", one.relevance[:SHOWN, 0]))
-        rows.append(Row(f"{name}\ngradient\n× input", one.plain[:SHOWN, 0]))
+        rows.append(Row(f"{name}\nrelevance", list(one.relevance[:SHOWN, 0])))
+        rows.append(Row(f"{name}\ngradient\n× input", list(one.plain[:SHOWN, 0])))
     return rows
 
 

@@ -12,6 +12,7 @@ matplotlib_image = pytest.importorskip("matplotlib.image")
 pytest.importorskip("tqdm")
 
 from lxt_compose.cli.command_line import main  # noqa: E402
+from lxt_compose.demo import pretrained  # noqa: E402
 from lxt_compose.demo.data import load_digits, shifted  # noqa: E402
 from lxt_compose.demo.explain import cnn_composite, explain, vit_composite  # noqa: E402
 from lxt_compose.demo.main import run_demo  # noqa: E402
@@ -28,6 +29,12 @@ def digits():
 def cache(tmp_path_factory):
     """One cache for the tests that may find the weights there: trained once, by whichever comes first."""
     return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(autouse=True)
+def digits_alone(monkeypatch):
+    """The networks that come trained have tests of their own."""
+    monkeypatch.setattr(pretrained, "find_spec", lambda name: None)
 
 
 def error_line(capsys):
@@ -48,6 +55,7 @@ class TestRun:
         assert len(re.findall(r"^complete: ", written.out, re.MULTILINE)) == 2
         assert "NOT complete" not in written.out
         assert written.out.count("the same as before, bit for bit") == 2
+        assert written.out.count("left out: ") == 2
         picture = matplotlib_image.imread(tmp_path / "new" / "out" / "relevance.png")
         height, width = picture.shape[:2]
         assert 500 < height < width < 4000
