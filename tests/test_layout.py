@@ -219,6 +219,24 @@ def test_a_package_resolves_its_own_relative_imports():
     assert list(found) == [(1, "lxt_compose.rules.base")]
 
 
+TEST_FILES = sorted((ROOT / "tests").rglob("test_*.py"))
+
+
+def asserts(node):
+    """Whether it is an assertion: `assert`, `pytest.raises` or `pytest.warns`, a function named `assert_...`."""
+    if isinstance(node, ast.Call):
+        name = ast.unparse(node.func).rpartition(".")[2]
+        return name in ("raises", "warns") or name.lstrip("_").startswith("assert")
+    return isinstance(node, ast.Assert)
+
+
+@pytest.mark.parametrize("path", TEST_FILES, ids=[str(path.relative_to(ROOT)) for path in TEST_FILES])
+def test_every_test_shows_what_it_asserts(path):
+    tests = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.FunctionDef)]
+    silent = [test.name for test in tests if test.name.startswith("test_") and not any(map(asserts, ast.walk(test)))]
+    assert not silent, f"{silent}: name the helper that asserts assert_..., or assert in the test"
+
+
 NOT_IMPERATIVE = re.compile(r"(The|An?|Whether|What|Where|Which|How|All|Each|Every|One|Those)\b")
 
 

@@ -7,6 +7,7 @@ is a meaning of a dimension taken from its place.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -113,8 +114,16 @@ def find_dims(
         copies = {id(x): x.detach().clone() for x in tensors_in((args, kwargs))}  # which a model may change in place
         flow = AxisFlow({name: copies[id(x)] for name, x in asked.items() if id(x) in copies}, every_name=batch_second)
         args, kwargs = map_tensors(lambda x: copies.get(id(x), x), (args, kwargs or {}))
-        follow(lambda: model(*args, **kwargs), flow)
-        found |= {name: completed([dim.name for dim in dims]) for name, dims in flow.dims.items()}
+        raised = follow(lambda: model(*args, **kwargs), flow)
+        told = {name: completed([dim.name for dim in dims]) for name, dims in flow.dims.items()}
+        unknown = [name for name, dims in told.items() if UNKNOWN in dims]
+        if raised is not None and unknown:
+            warnings.warn(
+                f"what the dimensions of {', '.join(unknown)} are was not found: the forward pass without gradients "
+                f"that tells them raised {type(raised).__name__}: {raised}; pass attribute(..., dims=)",
+                stacklevel=2,
+            )
+        found |= told
     return {name: found.get(name) or completed([None] * x.dim()) for name, x in inputs.items()}
 
 

@@ -131,7 +131,7 @@ def _moved(func: Any, args: Any, kwargs: Any, x: Tensor, dims: list[Dimension]) 
 
     try:
         out = func(*map_tensors(exchanged, args), **map_tensors(exchanged, kwargs))
-    except Exception:  # whatever such sizes are wrong for: other tensors, sizes that were written out
+    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError):  # the sizes do not fit other arguments
         return None
     return [_by_size(y.shape, dims) for y in tensors_in(out)]
 
@@ -161,14 +161,18 @@ def _kept(y: Tensor, x: Tensor, dims: list[Dimension]) -> list[Dimension] | None
     return [*dims[:front], *between, *dims[len(dims) - back :]]
 
 
-def follow(call: Callable[[], Any], flow: AxisFlow) -> None:
+def follow(call: Callable[[], Any], flow: AxisFlow) -> Exception | None:
     """Run a forward pass, without gradients, until the dimensions are known.
 
-    What the model raises is left aside: the pass that counts will raise it again.
+    Returns:
+        What the model raised, if anything: a model may need the gradients that are off here.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:
             with flow:
                 call()
-        except Exception:
+        except _Enough:
             pass
+        except Exception as error:  # of the model's own code, which may raise anything
+            return error
+    return None

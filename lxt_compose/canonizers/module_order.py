@@ -39,7 +39,7 @@ def followed_by(model: nn.Module, first: Test, second: Test) -> tuple[list[tuple
     wanted = [module for module in names if second(module)]
     if not wanted:
         return [], {}
-    uses, whole = _uses_in(model, _Order(first, second))
+    uses, untraced = _uses_in(model, _Order(first, second))
     mounted = [module for _, module in model.named_modules(remove_duplicate=False)]
     pairs, reasons = [], {}
     for module in wanted:
@@ -47,14 +47,14 @@ def followed_by(model: nn.Module, first: Test, second: Test) -> tuple[list[tuple
         source = next(iter(sources), None)
         takers = {taker for other, taker in uses if other is source}
         if not sources:
-            reasons[names[module]] = "it is not known what it takes"
+            reasons[names[module]] = f"it is not known what it takes, since the model does not trace ({untraced})"
         elif len(sources) > 1:
             reasons[names[module]] = "it does not always take the output of one and the same layer"
         elif source is None:
             reasons[names[module]] = "it does not take the output of such a layer directly"
         elif len(takers) > 1:
             reasons[names[module]] = f"the output of {names[source]} is used elsewhere too"
-        elif not whole and max(mounted.count(module), mounted.count(source)) > 1:
+        elif untraced and max(mounted.count(module), mounted.count(source)) > 1:
             reasons[names[module]] = f"it or {names[source]} is mounted in several places"
         else:
             pairs.append((names[source], names[module]))
@@ -121,30 +121,40 @@ class _Order:
         return op is not None and op.traits.rectifier
 
 
-def _uses_in(model: nn.Module, order: _Order) -> tuple[list[Use], bool]:
-    """Return all uses that can be told, and whether these are all that there are."""
+def _uses_in(model: nn.Module, order: _Order) -> tuple[list[Use], str]:
+    """Return all uses that can be told, and why there may be more: what a trace raised; empty if it did not."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         # Code that runs with stand-ins for tensors may leave them lying about, so it runs in a copy.
         twin: nn.Module | None = copy.deepcopy(model, {id(p): p for p in model.parameters()})
-    except Exception:  # whatever the model holds that cannot be copied
-        twin = None
+        raised = ""
+    except Exception as error:  # whatever the model holds that cannot be copied
+        twin, raised = None, f"it cannot be copied: {_brief(error)}"
     for parameter, flag in flags:  # hooks may set those of a copy, which are the same
         parameter.requires_grad_(flag)
     root = model if twin is None else twin
     real = dict(zip(root.modules(), model.modules(), strict=True))
-    found, whole = _scan(root, order, trace=twin is not None)
-    return [(real.get(a) if a else None, real.get(b) if b else None) for a, b in found], whole
+    found, untraced = _scan(root, order, raised)
+    return [(real.get(a) if a else None, real.get(b) if b else None) for a, b in found], untraced
 
 
-def _scan(module: nn.Module, order: _Order, *, trace: bool) -> tuple[list[Use], bool]:
+def _brief(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return ": ".join([type(error).__name__, *lines[:1]])
+
+
+def _scan(module: nn.Module, order: _Order, raised: str) -> tuple[list[Use], str]:
+    """See :func:`_uses_in`; `raised` says why a module cannot be traced, if that is known before it is tried."""
     first, second = order.first, order.second
-    if trace:
+    untraced = raised
+    if not raised:
+        leaves = {part for part in module.modules() if first(part) or second(part) or order.passes(part)}
         try:
-            leaves = {part for part in module.modules() if first(part) or second(part) or order.passes(part)}
-            return list(_uses_of_trace(_Tracer(leaves).graph_of(module), module, order)), True
-        except Exception:  # the model's own code, which was not written for this, may raise anything
-            pass
+            graph = _Tracer(leaves).graph_of(module)
+        except Exception as error:  # the model's own code, which was not written for this, may raise anything
+            untraced = _brief(error)
+        else:
+            return list(_uses_of_trace(graph, module, order)), ""
     found: list[Use] = []
     if isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         for source, taker in pairwise([None, *(part for part in module if not order.passes(part)), None]):
@@ -153,8 +163,8 @@ def _scan(module: nn.Module, order: _Order, *, trace: bool) -> tuple[list[Use], 
             found += [(a, b)] if a or b else []
     for child in module.children():
         if not second(child) and any(map(second, child.modules())):
-            found += _scan(child, order, trace=trace)[0]
-    return found, False
+            found += _scan(child, order, raised)[0]
+    return found, untraced
 
 
 def _uses_of_trace(graph: torch.fx.Graph, root: nn.Module, order: _Order) -> Iterator[Use]:

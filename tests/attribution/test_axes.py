@@ -237,3 +237,14 @@ def test_instances_of_a_bag_are_no_samples():
     assert len(found) == 1
     assert found.scores.shape == (6,)
     assert float(found.scores.sum()) == pytest.approx(float((found.output - model.a.bias[1]).detach()), abs=1e-6)
+
+
+def test_a_forward_pass_that_needs_gradients_says_so_when_dimensions_stay_unknown():
+    def energy(self, x):
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad((x**2).sum(), x)
+        return slope
+
+    x = torch.randn(2, 3, 4, 5, 6)
+    with pytest.warns(UserWarning, match="dimensions of x are was not found: .* raised RuntimeError: .*dims="):
+        assert dims_of(energy, x) == "batch ? ? ? ?"

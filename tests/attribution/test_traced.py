@@ -28,7 +28,7 @@ def text(model, samples=3, length=6, **masks):
     return inputs
 
 
-def equal(found, expected):
+def assert_equal(found, expected):
     assert torch.equal(found.output, expected.output)
     for name, relevance in expected.relevances.items():
         assert torch.equal(found.relevances[name], relevance), name
@@ -48,7 +48,7 @@ def test_every_preset_gives_the_eager_numbers_for_other_inputs_and_targets(name)
     for seed, target in ((1, 2), (2, [1, 0])):
         x = image(seed=seed).abs() if seed == 1 else image(seed=seed)
         expected = attribute(model, x, composite=composite, target=target, layers="3")
-        equal(traced.attribute(x, target=target), expected)
+        assert_equal(traced.attribute(x, target=target), expected)
         found = traced(x, target=target)
         assert torch.equal(found.relevance, expected.relevance)
         assert torch.equal(found.layers["3"], expected.latent["3"])
@@ -71,7 +71,7 @@ def test_transformers_by_their_ids(name, preset):
     inputs = text(model, **masks)
     traced = presets.get(preset).trace(model, inputs)
     inputs["input_ids"] = inputs["input_ids"].flip(0)
-    equal(traced.attribute(inputs), attribute(model, inputs, composite=preset))
+    assert_equal(traced.attribute(inputs), attribute(model, inputs, composite=preset))
 
 
 @pytest.mark.parametrize("name", ["bert, padded", "llama, padded", "t5"])
@@ -81,10 +81,10 @@ def test_one_graph_for_any_batch_and_length(name):
     traced = presets.attnlrp().trace(model, text(model, **masks), dynamic=True)
     for samples, length in ((2, 4), (5, 9), (3, 6)):
         inputs = text(model, samples, length, **masks)
-        equal(traced.attribute(inputs), attribute(model, inputs))
+        assert_equal(traced.attribute(inputs), attribute(model, inputs))
     assert traced.notes[-1] == "one graph for any size of batch, token"
     inputs = text(model, 1, 5, **masks)
-    equal(traced.attribute(inputs), attribute(model, inputs))
+    assert_equal(traced.attribute(inputs), attribute(model, inputs))
     assert "graphs of their own for 1 shapes" in traced.notes[-1]
 
 
@@ -94,7 +94,7 @@ def test_where_there_is_no_graph_for_any_size_each_shape_has_its_own():
     traced = Composite().trace(model, torch.randn(2, 6).double(), dynamic="batch")
     for samples in (2, 4):
         x = torch.randn(samples, 6).double()
-        equal(traced.attribute(x), attribute(model, x, composite=Composite()))
+        assert_equal(traced.attribute(x), attribute(model, x, composite=Composite()))
 
 
 TARGETS = {
@@ -112,7 +112,7 @@ def test_targets_of_all_kinds_are_chosen_in_the_graph(kind):
     for target in (first, second):
         x = torch.randn(3, 6).double()
         found, expected = traced.attribute(x, target=target), attribute(model, x, composite=Composite(), target=target)
-        equal(found, expected)
+        assert_equal(found, expected)
         assert torch.equal(found.target, expected.target)
         assert found.target_names == expected.target_names
     assert torch.equal(traced(x).relevance, attribute(model, x, composite=Composite(), target=first).relevance)
@@ -122,7 +122,7 @@ def test_a_function_as_target_is_a_part_of_the_graph():
     model, x = mlp(), torch.randn(3, 6).double()
     target = lambda output: output.softmax(-1)[:, 1]  # noqa: E731
     traced = Composite().trace(model, x, target=target)
-    equal(traced.attribute(x), attribute(model, x, composite=Composite(), target=target))
+    assert_equal(traced.attribute(x), attribute(model, x, composite=Composite(), target=target))
 
 
 # ---- weights ---------------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_weights_are_those_of_the_model_as_they_are():
     model, x = mlp(), torch.randn(3, 6).double()
     traced = Composite({nn.Linear: Gamma()}).trace(model, x)
     model.load_state_dict({name: 2 - value for name, value in model.state_dict().items()})
-    equal(traced.attribute(x), attribute(model, x, composite=Composite({nn.Linear: Gamma()})))
+    assert_equal(traced.attribute(x), attribute(model, x, composite=Composite({nn.Linear: Gamma()})))
     kept = {id(p) for p in model.parameters()} & {id(p) for p in traced._main.program.graph.parameters()}
     assert len(kept) == 4
 
@@ -171,7 +171,7 @@ def test_a_registration_is_traced_while_it_is_active_and_counts_nothing():
         assert not registration.session.tally.executed
         with pytest.raises(TraceError, match="without target functions"):
             registration.trace(x, target=lambda output: output[:, 0])
-    equal(traced.attribute(x), attribute(model, x, composite=composite, target=1))
+    assert_equal(traced.attribute(x), attribute(model, x, composite=composite, target=1))
 
 
 # ---- what does not fit -----------------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ def test_calls_that_are_alike_run_as_one_graph_from_the_second_on():
     model, x = mlp(), torch.randn(3, 6).double()
     results = [attribute(model, x + turn, target=turn, traced="auto", layers="fc1") for turn in range(3)]
     for turn, result in enumerate(results):
-        equal(result, attribute(model, x + turn, target=turn, layers="fc1"))
+        assert_equal(result, attribute(model, x + turn, target=turn, layers="fc1"))
     assert [result.ran.partition(":")[0] for result in results] == ["eager", "one graph", "one graph"]
     assert attribute(model, x, traced="auto").ran.startswith("eager: made the second time")
     assert attribute(model, x).ran == "eager"
@@ -313,17 +313,17 @@ def test_batches_run_as_graphs_and_the_rest_eagerly():
     for expected in ("one graph; 2 of 3 batches eager: made the second time", "one graph"):
         found = attribute(model, x, batch_size=3, traced="auto", composite="epsilon")
         assert found.ran.startswith(expected)
-        equal(found, attribute(model, x, composite="epsilon"))
+        assert_equal(found, attribute(model, x, composite="epsilon"))
     found = attribute(model, x[:5], batch_size=3, traced="auto", composite="epsilon")
     assert found.ran.startswith("one graph; 1 of 2 batches eager")
-    equal(found, attribute(model, x[:5], composite="epsilon"))
+    assert_equal(found, attribute(model, x[:5], composite="epsilon"))
 
 
 def test_a_model_that_changed_gets_a_graph_of_its_own():
     model, x = mlp(), torch.randn(3, 6).double()
     assert attribute(model, x, traced=True).ran == "one graph"
     model.fc1 = nn.Linear(6, 8).double()
-    equal(attribute(model, x, traced=True), attribute(model, x))
+    assert_equal(attribute(model, x, traced=True), attribute(model, x))
 
 
 def test_what_cannot_run_as_a_graph_runs_eagerly_and_says_why():
@@ -331,7 +331,7 @@ def test_what_cannot_run_as_a_graph_runs_eagerly_and_says_why():
     composite = Composite()
     for _ in range(2):
         found = attribute(model, x, composite=composite, traced="auto")
-        equal(found, attribute(model, x, composite=composite))
+        assert_equal(found, attribute(model, x, composite=composite))
     assert "cannot be written down as one graph" in found.ran
     assert "ledger" in attribute(mlp(), x, traced="auto", ledger=True).ran
     with pytest.raises(ValueError, match="traced must be False, 'auto' or True"):

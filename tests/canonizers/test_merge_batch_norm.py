@@ -201,7 +201,8 @@ def test_what_does_not_trace_is_taken_apart_and_the_rest_is_named():
     report = report_of(model, x)
     assert report.notes == (
         "batch norms merged: stem: 0 + 1; blocks.{0,1}: convs.1 + norms.0; blocks.{0,1}: convs.0 + norms.1",
-        "batch norms not merged: norm: it is not known what it takes",
+        "batch norms not merged: norm: it is not known what it takes, since the model does not trace (TraceError: "
+        "symbolically traced variables cannot be used as inputs to control flow)",
     )
     assert report.complete
     first = next(row for row in report.rows if row.target == "BatchNorm2d")

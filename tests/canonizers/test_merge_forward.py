@@ -63,7 +63,7 @@ def composite(rule, formulation="relevance", canonizers=FORWARD, **options):
     )
 
 
-def same(model, x, tolerance=1e-9):
+def assert_same(model, x, tolerance=1e-9):
     """A registered model computes what it is: a copy of it is plain."""
     assert_close(model(x.clone().requires_grad_()).detach(), copy.deepcopy(model)(x).detach(), tolerance)
 
@@ -393,7 +393,7 @@ def test_what_follows_a_layer_goes_to_that_one_first():
     model, x = randomized(DenseNet()), draw(3, 2, 12, 12)
     both = [MergeBatchNorm(), MergeBatchNormForward()]
     with composite(ZPlus(), canonizers=both).register(model) as registration:
-        same(model, x)
+        assert_same(model, x)
         notes = registration.report().notes
     assert "batch norms merged: stem: 0 + 1; features.{0,2}.denselayer{1,2}: conv1 + norm2" in notes
     assert any(
@@ -416,7 +416,7 @@ def test_what_follows_a_layer_goes_to_that_one_first():
 def test_in_the_other_order_what_is_taken_is_named():
     model, x = randomized(DenseNet()), draw(3, 2, 12, 12)
     with composite(ZPlus(), canonizers=[MergeBatchNormForward(), MergeBatchNorm()]).register(model) as registration:
-        same(model, x)
+        assert_same(model, x)
         notes = " ".join(registration.report().notes)
     assert (
         "its shift is moved to features.0.denselayer1.conv1; name MergeBatchNorm() before MergeBatchNormForward()"
@@ -468,7 +468,7 @@ def test_values_that_change_meanwhile_are_taken_up():
             for change in changes:
                 with torch.no_grad():
                     change.mul_(1.5)
-                same(model, x)
+                assert_same(model, x)
 
 
 @both_formulations
@@ -495,7 +495,7 @@ def test_single_precision_stays_what_it_is():
     model, x = randomized(DenseNet()).float(), draw(2, 2, 12, 12).float()
     with composite(ZPlus()).register(model):
         assert model(x.clone().requires_grad_()).dtype == torch.float32
-        same(model, x, 1e-4)
+        assert_same(model, x, 1e-4)
 
 
 class Elsewhere(nn.Module):
@@ -532,7 +532,7 @@ def test_layers_that_cannot_take_it_are_named(layer, reason):
     if not reason:  # a weight that is computed is read, not replaced
         x = draw(2, 3, 4, 4)
         with Composite(canonizers=[MergeBatchNormForward()]).register(model):
-            same(model, x)
+            assert_same(model, x)
         return
     with pytest.raises(RegistrationError, match=f"'0.0' cannot be merged into '2' after it: .*{reason}"):
         MergeBatchNormForward([("0.0", "2")]).apply(model)

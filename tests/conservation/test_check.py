@@ -349,9 +349,12 @@ def test_other_rules(rule, formulation):
     sums = isinstance(rule, ResidualGamma)
     model = Fn(lambda m, x: x + 2 * x.flip(-1) if sums else F.silu(x) + 1)
     key = torch.add if sums else F.silu
-    checked(model, torch.randn(3, 4).double(), Composite({key: rule}, formulation=formulation))
+    check, _ = checked(model, torch.randn(3, 4).double(), Composite({key: rule}, formulation=formulation))
+    assert check.rows
     if sums:  # with a constant as the other operand
-        checked(Fn(lambda m, x: x + 1.5), torch.randn(3, 4).double(), Composite({key: rule}, formulation=formulation))
+        model = Fn(lambda m, x: x + 1.5)
+        check, _ = checked(model, torch.randn(3, 4).double(), Composite({key: rule}, formulation=formulation))
+        assert check.rows
 
 
 @pytest.mark.parametrize("kind", ["layer", "group", "instance", "batch", "rms", "normalize"])
@@ -412,7 +415,8 @@ def test_checkpointed_blocks(reentrant):
 @pytest.mark.parametrize(("dtype", "rtol"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1), (torch.float16, 0.02)])
 def test_in_less_precision(dtype, rtol):
     model, x = make("cnn")
-    checked(model.to(dtype), x.to(dtype), presets.epsilon_plus(), rtol=rtol)
+    check, _ = checked(model.to(dtype), x.to(dtype), presets.epsilon_plus(), rtol=rtol)
+    assert check.rows
 
 
 def test_an_error_of_the_model_comes_through_and_the_check_is_off_again():

@@ -69,7 +69,7 @@ def causal_mask(length):
     return torch.full((length, length), -torch.inf, dtype=torch.float64).triu(1)
 
 
-def check(relevance, expected, tolerance):
+def assert_near(relevance, expected, tolerance):
     """Elementwise, relative to the largest relevance."""
     assert relevance.shape == expected.shape
     assert float((relevance - expected).abs().max()) <= tolerance * float(expected.abs().max())

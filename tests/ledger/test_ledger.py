@@ -45,7 +45,7 @@ def explained(model, x, composite, *, ledger=True, index=0):
     return relevance, y.detach(), books
 
 
-def closes(model, x, composite, tolerance=ROUNDING, **options):
+def assert_closes(model, x, composite, tolerance=ROUNDING, **options):
     """The ledger of one explanation, after checking that it adds up, for each sample, to what flows anyway."""
     relevance, y, books = explained(model, x, composite, **options)
     assert books.unaccounted < tolerance
@@ -78,7 +78,7 @@ class Swish(torch.autograd.Function):
 def test_it_adds_up_and_changes_nothing(name, formulation):
     model, x = make(name)
     composite = Composite(formulation=formulation)
-    books = closes(model, x, composite)
+    books = assert_closes(model, x, composite)
     with_ledger = explained(model, x, composite)
     without = explained(model, x, composite, ledger=False)
     assert torch.equal(with_ledger[0], without[0])
@@ -106,7 +106,7 @@ def test_rules_on_modules(name, inplace):
     model = cnn(inplace)
     x = torch.randn(3, 2, 8, 8, dtype=torch.float64)
     composite = Composite(RULES[name] if name != "block" else {"3": Epsilon(0.5), "4": Identity()})
-    books = closes(model, x, composite)
+    books = assert_closes(model, x, composite)
     assert books.check.complete
     assert torch.equal(explained(model, x, composite)[0], explained(model, x, composite, ledger=False)[0])
 
@@ -128,7 +128,7 @@ def test_residuals_reuse_and_views_changed_in_place(formulation):
     model = Fn(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3), c=nn.Linear(6, 3), d=nn.Linear(8, 8)).double()
     x = torch.randn(4, 6, dtype=torch.float64)
     composite = Composite(formulation=formulation)
-    closes(model, x, composite)
+    assert_closes(model, x, composite)
     assert torch.equal(explained(model, x, composite)[0], explained(model, x, composite, ledger=False)[0])
 
 
@@ -150,7 +150,7 @@ def test_complex_carriers(formulation):
     torch.manual_seed(0)
     model = Fn(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3)).double()
     model.filter = torch.randn(5, dtype=torch.complex128)
-    closes(model, torch.randn(4, 6, dtype=torch.float64), Composite(formulation=formulation), 1e-6)
+    assert_closes(model, torch.randn(4, 6, dtype=torch.float64), Composite(formulation=formulation), 1e-6)
 
 
 def test_masked_scores_of_minus_infinity():
@@ -162,7 +162,7 @@ def test_masked_scores_of_minus_infinity():
     torch.manual_seed(0)
     model = Fn(forward, a=nn.Linear(6, 6), b=nn.Linear(6, 3)).double()
     for formulation in FORMULATIONS:
-        closes(model, torch.randn(4, 5, 6, dtype=torch.float64), Composite(formulation=formulation))
+        assert_closes(model, torch.randn(4, 5, 6, dtype=torch.float64), Composite(formulation=formulation))
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
@@ -176,9 +176,9 @@ def test_activation_checkpoints(formulation, reentrant):
         return x
 
     model.forward = run
-    checkpointed = closes(model, x, Composite(formulation=formulation))
+    checkpointed = assert_closes(model, x, Composite(formulation=formulation))
     del model.forward
-    plain = closes(model, x, Composite(formulation=formulation))
+    plain = assert_closes(model, x, Composite(formulation=formulation))
     assert not checkpointed.uncovered
     assert checkpointed.check.complete
     for kind, amount in plain.absorbed.items():
@@ -214,7 +214,7 @@ def test_a_model_that_mixes_samples_counts_as_one():
 
 def test_everything_stopped():
     model, x = make("mlp")
-    books = closes(model, x, Composite({nn.Linear: Stop()}))
+    books = assert_closes(model, x, Composite({nn.Linear: Stop()}))
     assert float(books.inputs.abs().max()) == 0
 
 
@@ -225,7 +225,7 @@ def test_the_bias_of_a_layer_by_hand():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)).double()
     x = torch.randn(5, 6, dtype=torch.float64)
-    books = closes(model, x, Composite({nn.Linear: Epsilon(0.2)}))
+    books = assert_closes(model, x, Composite({nn.Linear: Epsilon(0.2)}))
     with torch.no_grad():
         z1 = model[0](x)
         h = z1.relu()
@@ -256,7 +256,7 @@ def test_the_bias_under_rules_that_split(rule, signed):
     with torch.no_grad():
         wider.weight.copy_(torch.cat([layer.weight, layer.bias[:, None]], 1))
     as_input, _, _ = explained(wider, torch.cat([x, torch.ones(5, 1)], 1).double(), Composite({nn.Linear: rule}))
-    books = closes(layer, x, Composite({nn.Linear: rule}))
+    books = assert_closes(layer, x, Composite({nn.Linear: rule}))
     torch.testing.assert_close(books.absorbed["bias"], as_input[:, -1])
     assert float(books.absorbed["stabilizer"].abs().max()) < 1e-3
     torch.testing.assert_close(books.inputs, as_input[:, :-1].sum(1))
@@ -276,8 +276,8 @@ def test_a_layer_of_ones_own_under_a_rule_that_splits():
     layer.load_state_dict(own.state_dict())
     x = torch.randn(5, 6, dtype=torch.float64)
     for rule in SPLITS:
-        books = closes(own, x, Composite({Own: rule}))
-        known = closes(layer, x, Composite({nn.Linear: rule}))
+        books = assert_closes(own, x, Composite({Own: rule}))
+        known = assert_closes(layer, x, Composite({nn.Linear: rule}))
         assert [entry.name for entry in books.entries] == ["Own"]
         for kind in ("bias", "stabilizer"):
             torch.testing.assert_close(books.absorbed[kind], known.absorbed[kind])
@@ -288,7 +288,7 @@ def test_a_bias_that_does_not_count_absorbs_nothing():
     layer = nn.Linear(6, 4).double()
     x = torch.randn(5, 6, dtype=torch.float64)
     for rule in (Epsilon(zero_bias=True), Gamma(zero_bias=True), ZPlus(zero_bias=True), ZBox(-5, 5), Flat()):
-        books = closes(layer, x, Composite({nn.Linear: rule}))
+        books = assert_closes(layer, x, Composite({nn.Linear: rule}))
         assert float(books.absorbed.get("bias", torch.zeros(1)).abs().max()) == 0, rule
         assert float(books.absorbed["stabilizer"].abs().max()) < 1e-3
 
@@ -299,7 +299,7 @@ def test_softmax_by_hand(formulation):
     model = Fn(lambda self, x: torch.softmax(x, -1) @ self.v)
     model.v = torch.randn(6, 3, dtype=torch.float64)
     x = torch.randn(4, 6, dtype=torch.float64)
-    books = closes(model, x, Composite(formulation=formulation), 1e-5)
+    books = assert_closes(model, x, Composite(formulation=formulation), 1e-5)
     s = torch.softmax(x, -1)
     r = s * model.v[:, 0]
     sink = r.sum(1) - (x * (r - s * r.sum(1, keepdim=True))).sum(1)
@@ -317,7 +317,7 @@ def test_norms_by_hand(formulation):
     batch.running_var.uniform_(0.5, 2)
     model = nn.Sequential(norm, batch).double().eval()
     x = torch.randn(4, 6, dtype=torch.float64)
-    books = closes(model, x, Composite(formulation=formulation), 1e-4)
+    books = assert_closes(model, x, Composite(formulation=formulation), 1e-4)
     with torch.no_grad():
         h = norm(x)
         z = batch(h)[:, 0]
@@ -342,7 +342,7 @@ def test_constants_that_are_added_or_put_in(formulation):
     model = Fn(forward)
     model.token, model.position = torch.randn(1, 1, 4).double(), torch.randn(4, 4).double()
     x = torch.randn(2, 3, 4, dtype=torch.float64)
-    books = closes(model, x, Composite(formulation=formulation), 1e-4)
+    books = assert_closes(model, x, Composite(formulation=formulation), 1e-4)
     entries = {entry.name: entry.absorbed["constant"].by_sample for entry in books.entries}
     torch.testing.assert_close(entries["cat"], model.token[0, 0, 0].expand(2), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(entries["add"], model.position[:2, 0].sum().expand(2), rtol=1e-4, atol=1e-4)
@@ -350,7 +350,7 @@ def test_constants_that_are_added_or_put_in(formulation):
 
 def test_modules_add_up_what_is_inside():
     model, x = make("residual")
-    books = closes(model, x, Composite(formulation="gradient"))
+    books = assert_closes(model, x, Composite(formulation="gradient"))
     modules = {module.path: module for module in books.modules}
     torch.testing.assert_close(modules[""].entered.by_sample, books.seed)
     torch.testing.assert_close(modules[""].left.by_sample, books.inputs)
@@ -383,9 +383,9 @@ def test_each_sample_is_as_alone_wherever_the_batch_dimension_went(forward, form
     parts = {"attention": nn.MultiheadAttention(8, 2), "expert": nn.Linear(8, 8), "head": nn.Linear(8, 3)}
     model = Fn(forward, **parts).double().eval()
     x = torch.randn(4, 4, 8, dtype=torch.float64)  # as many tokens as samples: sizes alone tell nothing
-    books = closes(model, x, Composite(formulation=formulation))
+    books = assert_closes(model, x, Composite(formulation=formulation))
     for sample in range(4):
-        alone = closes(model, x[sample : sample + 1], Composite(formulation=formulation))
+        alone = assert_closes(model, x[sample : sample + 1], Composite(formulation=formulation))
         entries = {(e.path, e.name): e for e in alone.entries}
         for entry in books.entries:
             assert not entry.lost.shared
@@ -395,7 +395,7 @@ def test_each_sample_is_as_alone_wherever_the_batch_dimension_went(forward, form
 
 def test_forward_passes_add_their_samples():
     model, x = make("mlp")
-    together = closes(model, x, Composite())
+    together = assert_closes(model, x, Composite())
     x = x.clone().requires_grad_()
     with Composite().register(model) as registration, registration.ledger() as books:
         for part in x.split(3):
@@ -432,11 +432,11 @@ def test_several_backward_passes_add_up():
 
 def test_two_threads_keep_their_own_books():
     models = [make("transformer", seed) for seed in (0, 1)]
-    alone = [closes(model, x, Composite(formulation="gradient")) for model, x in models]
+    alone = [assert_closes(model, x, Composite(formulation="gradient")) for model, x in models]
     found = [None, None]
 
     def work(place):
-        found[place] = closes(*models[place], Composite(formulation="gradient"))
+        found[place] = assert_closes(*models[place], Composite(formulation="gradient"))
 
     threads = [threading.Thread(target=work, args=(place,)) for place in (0, 1)]
     for thread in threads:
@@ -462,7 +462,7 @@ def test_a_custom_autograd_function_is_weighed(place, formulation):
     torch.manual_seed(0)
     model = Fn(forward, a=nn.Linear(6, 8), b=nn.Linear(8, 3)).double()
     x = torch.randn(4, 6, dtype=torch.float64)
-    books = closes(model, x, Composite(formulation=formulation))
+    books = assert_closes(model, x, Composite(formulation=formulation))
     (row,) = books.uncovered
     assert (row.name, row.status) == ("Swish.apply", "uncovered")
     assert list(row.absorbed) == ["uncovered"]
@@ -489,7 +489,7 @@ def test_what_an_activation_is_at_zero_is_booked_as_its_bias(formulation, keyed,
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), kind(), nn.Linear(8, 8), kind(), nn.Linear(8, 3)).double()
     x = torch.randn(4, 6, dtype=torch.float64)
-    books = closes(model, x, Composite({kind: Identity()} if keyed else {}, formulation=formulation))
+    books = assert_closes(model, x, Composite({kind: Identity()} if keyed else {}, formulation=formulation))
     assert set(books.absorbed) <= {"bias", "stabilizer"}
     (row,) = [entry for entry in books.entries if entry.path == "3"]
     with torch.no_grad():
@@ -556,7 +556,7 @@ def test_an_uncovered_operation_is_weighed(formulation):
     torch.manual_seed(0)
     model = Fn(lambda self, x: self.b(torch.atan2(self.a(x), ONE)), a=nn.Linear(6, 4), b=nn.Linear(4, 3)).double()
     x = torch.randn(4, 6, dtype=torch.float64)
-    books = closes(model, x, Composite(formulation=formulation))
+    books = assert_closes(model, x, Composite(formulation=formulation))
     (row,) = books.uncovered
     assert (row.name, row.path) == ("atan2", "")
     with torch.no_grad():
@@ -570,7 +570,7 @@ def test_an_uncovered_operation_is_weighed(formulation):
 
 def test_without_defaults_every_operation_is_uncovered():
     model, x = make("transformer")
-    books = closes(model, x, Composite(formulation="gradient", defaults=False))
+    books = assert_closes(model, x, Composite(formulation="gradient", defaults=False))
     assert {"softmax", "layer_norm", "gelu"} <= {entry.name for entry in books.uncovered}
 
 
@@ -626,7 +626,7 @@ def test_only_one_ledger_at_a_time_and_none_afterwards():
 
 def test_the_backward_pass_may_come_after_the_context():
     model, x = make("transformer")
-    inside = closes(model, x, Composite())
+    inside = assert_closes(model, x, Composite())
     x = x.clone().requires_grad_()
     with Composite().register(model) as registration, registration.ledger() as books:
         y = model(x)[:, 0]
@@ -719,7 +719,7 @@ def test_an_error_in_the_model_leaves_the_books_usable():
 
 def test_it_is_the_same_ledger_after_json():
     model, x = make("transformer")
-    books = closes(model, x, Composite(formulation="gradient"))
+    books = assert_closes(model, x, Composite(formulation="gradient"))
     back = Ledger.from_dict(json.loads(json.dumps(books.to_dict())))
     assert str(back) == str(books)
     assert back.unaccounted == books.unaccounted
@@ -729,7 +729,7 @@ def test_it_is_the_same_ledger_after_json():
 
 def test_the_table():
     model, x = make("transformer")
-    books = closes(model, x, Composite(formulation="gradient"))
+    books = assert_closes(model, x, Composite(formulation="gradient"))
     text = str(books)
     assert max(map(len, text.splitlines())) <= 100
     shares = [abs(line.share) for line in books.lines()]

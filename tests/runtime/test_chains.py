@@ -162,24 +162,23 @@ def draw(*shape, seed=0, scale=3.0):
     return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def assert_spellings_agree(place, name, composite):
+    first, *others = (explained(place(f), draw(20, 6), composite) for f in SPELLINGS[name])
+    for found in others:
+        assert_same(found, first)
+
+
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_every_spelling_of_a_function_gets_the_same(name, formulation):
-    x = draw(20, 6)
     for preset in PRESETS:
-        composite = getattr(presets, preset)(formulation=formulation)
-        first, *others = (explained(Between(f), x, composite) for f in SPELLINGS[name])
-        for found in others:
-            assert_same(found, first)
+        assert_spellings_agree(Between, name, getattr(presets, preset)(formulation=formulation))
 
 
 @pytest.mark.parametrize("preset", ["epsilon_plus", "epsilon_alpha2_beta1", "epsilon_plus_flat"])
 @pytest.mark.parametrize("name", SPELLINGS)
 def test_also_between_layers_under_other_rules(name, preset):
-    x, composite = draw(20, 6), getattr(presets, preset)()
-    first, *others = (explained(Between(f), x, composite) for f in SPELLINGS[name])
-    for found in others:
-        assert_same(found, first)
+    assert_spellings_agree(Between, name, getattr(presets, preset)())
 
 
 class Gate(nn.Module):
@@ -198,12 +197,8 @@ class Gate(nn.Module):
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 @pytest.mark.parametrize("name", [name for name in SPELLINGS if name not in ("square", "bell", "cosine squared")])
 def test_every_spelling_is_the_same_gate(name, formulation):
-    x = draw(20, 6)
     for preset in PRESETS:
-        composite = getattr(presets, preset)(formulation=formulation)
-        first, *others = (explained(Gate(f), x, composite) for f in SPELLINGS[name])
-        for found in others:
-            assert_same(found, first)
+        assert_spellings_agree(Gate, name, getattr(presets, preset)(formulation=formulation))
 
 
 # ---- any function ----------------------------------------------------------------------------------------------------

@@ -123,17 +123,18 @@ def test_scatter_and_sparse_matrices_say_the_same(way, formulation):
         assert_close(found, attribute(dense, x, exact(formulation), 1), 1e-7)
 
 
+NEIGHBORS = [SOURCE[node == TARGET] for node in range(NODES)]
+
+
 @both_formulations
 def test_the_largest_neighbor_gets_all(formulation):
     x = features()
     model = Fn(lambda self, x: scatter(x[SOURCE], TARGET, "max"))
     expected = torch.zeros_like(x)
-    for node in range(NODES):
-        neighbors = SOURCE[node == TARGET]
+    for neighbors in filter(len, NEIGHBORS):
         for column in range(3):
-            if len(neighbors):
-                best = neighbors[x[neighbors, column].argmax()]
-                expected[best, column] += x[best, column]
+            best = neighbors[x[neighbors, column].argmax()]
+            expected[best, column] += x[best, column]
     assert_close(attribute(model, x, exact(formulation)), expected)
 
 
@@ -142,8 +143,7 @@ def test_neighbors_that_are_multiplied_share_evenly(formulation):
     x = features()
     model = Fn(lambda self, x: scatter(x[SOURCE], TARGET, "mul"))
     expected = torch.zeros_like(x)
-    for node in range(NODES):
-        neighbors = SOURCE[node == TARGET]
+    for neighbors in NEIGHBORS:
         for neighbor in neighbors:
             expected[neighbor] += x[neighbors].prod(0) / len(neighbors)
     assert_close(attribute(model, x, exact(formulation)), expected)

@@ -44,7 +44,7 @@ def relevance(model, x, composite, *, create_graph, slot=None):
         return torch.autograd.grad(y, x, slot, create_graph=create_graph)[0]
 
 
-def check(composite, model, x):
+def assert_differentiated(composite, model, x):
     """Against differences: by the input, by what relevance starts with, and by every parameter."""
     model, x = model.double().eval(), x.double().requires_grad_()
     weight, parameters = torch.randn_like(x), list(model.parameters())
@@ -84,14 +84,11 @@ def small(name):
     return nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 3)), torch.randn(2, 4)
 
 
-@both_formulations
-@pytest.mark.parametrize("rule", SPLIT, ids=str)
+@pytest.mark.parametrize(("rule", "formulation"), [(rule, name) for rule in SPLIT for name in rule.formulations])
 def test_every_rule_for_layers_is_differentiated(rule, formulation):
-    if formulation not in rule.formulations:
-        pytest.skip("the rule has the relevance formulation alone")
     composite = Composite({LAYERS: rule}, formulation=formulation)
-    check(composite, *small("convolution"))
-    check(composite, *small("mlp"))
+    assert_differentiated(composite, *small("convolution"))
+    assert_differentiated(composite, *small("mlp"))
 
 
 @both_formulations
@@ -107,14 +104,14 @@ def test_every_rule_for_layers_is_differentiated(rule, formulation):
     ids=["identity and values", "no bias and norm", "pass and residuals", "ratio and epsilon", "taylor and uniform"],
 )
 def test_every_rule_for_functions_is_differentiated(rules, formulation):
-    check(Composite(rules, formulation=formulation), *small("transformer"))
+    assert_differentiated(Composite(rules, formulation=formulation), *small("transformer"))
 
 
 @pytest.mark.parametrize("name", presets.available())
 def test_every_preset_is_differentiated(name):
     options = {"low": -9.0, "high": 9.0} if name == "epsilon_gamma_box" else {}
     images = name not in ("attnlrp", "cp_lrp", "relp", "res_lrp", "gamma_vit")
-    check(presets.get(name, **options), *small("convolution" if images else "transformer"))
+    assert_differentiated(presets.get(name, **options), *small("convolution" if images else "transformer"))
 
 
 def test_the_gradient_of_a_loss_on_relevance_inside_and_after_the_context():
@@ -246,4 +243,4 @@ def test_activation_checkpoints_are_differentiated_too():
 def test_functions_that_are_written_out(formulation):
     for function in (lambda x: x * torch.tanh(torch.log(1 + torch.exp(x))), lambda x: F.relu6(x + 3) / 6):
         model = Fn(lambda self, x, f=function: self.b(f(self.a(x))), a=nn.Linear(6, 7), b=nn.Linear(7, 3))
-        check(Composite(formulation=formulation), model, x6()[:3])
+        assert_differentiated(Composite(formulation=formulation), model, x6()[:3])

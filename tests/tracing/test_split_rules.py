@@ -37,7 +37,7 @@ def slots(z):
     return torch.randn_like(z), torch.randn_like(z) * z.relu(), torch.zeros_like(z)
 
 
-def check(name, rule, oracle, mode):
+def assert_graph_is_right(name, rule, oracle, mode):
     layer, x = eager.layer_and_input(name, "signed", bias=True)
     graph = traced(layer, rule, x, torch.ones_like(layer(x)), mode)
     for kind in ("signed", "non-negative", "zero rows"):
@@ -52,13 +52,13 @@ def check(name, rule, oracle, mode):
 @pytest.mark.parametrize(("rule", "oracle"), RULES, ids=[str(rule) for rule, _ in RULES])
 @pytest.mark.parametrize("name", ["linear", "conv1d, groups, dilation", "conv2d, same, even kernel"])
 def test_one_graph_gives_for_any_data_what_the_rule_gives_and_the_oracle(name, rule, oracle):
-    check(name, rule, oracle, "real")
+    assert_graph_is_right(name, rule, oracle, "real")
 
 
 @pytest.mark.parametrize(("rule", "oracle"), RULES[-1:] + RULES[:1], ids=["AlphaBeta", "Gamma"])
 @pytest.mark.parametrize("name", ["linear, three batch dimensions", "conv2d, reflect"])
 def test_one_graph_for_all_shapes(name, rule, oracle):
-    check(name, rule, oracle, "symbolic")
+    assert_graph_is_right(name, rule, oracle, "symbolic")
 
 
 @pytest.mark.parametrize("rule", [Gamma(), ZPlus(), AlphaBeta()], ids=str)

@@ -113,6 +113,6 @@ def test_gpt2_equals_the_paper(formulation, attention):
     found, positions = tokens.grad, table.grad
     if formulation == "gradient":
         found, positions = tokens.detach() * found, table.detach() * positions
-    explicit.check(found[0], on_tokens, 1e-9)
-    explicit.check(positions[:LENGTH], on_positions, 1e-9)
+    explicit.assert_near(found[0], on_tokens, 1e-9)
+    explicit.assert_near(positions[:LENGTH], on_positions, 1e-9)
     assert not positions[LENGTH:].any()

@@ -142,7 +142,7 @@ def test_llama_equals_the_paper(case, formulation, attention):
         logit.backward(logit.detach() if formulation == "relevance" else None)
     assert float((logit.detach() - expected_logit).abs()) < 1e-12
     found = x.grad if formulation == "relevance" else x.detach() * x.grad
-    explicit.check(found[0], expected, 1e-9)
+    explicit.assert_near(found[0], expected, 1e-9)
 
 
 def test_llama_as_it_is_rounds_its_norms_to_float32(case):
@@ -150,7 +150,7 @@ def test_llama_as_it_is_rounds_its_norms_to_float32(case):
     x = x.clone().requires_grad_()
     with presets.attnlrp().register(model):
         model(inputs_embeds=x).logits[0, 4, 2].backward()
-    explicit.check((x.detach() * x.grad)[0], expected, 1e-6)
+    explicit.assert_near((x.detach() * x.grad)[0], expected, 1e-6)
 
 
 def test_gradient_times_input_is_another_thing(case):
@@ -158,4 +158,4 @@ def test_gradient_times_input_is_another_thing(case):
     x = x.clone().requires_grad_()
     model(inputs_embeds=x).logits[0, 4, 2].backward()
     with pytest.raises(AssertionError):
-        explicit.check((x.detach() * x.grad)[0], expected, 1e-2)
+        explicit.assert_near((x.detach() * x.grad)[0], expected, 1e-2)
