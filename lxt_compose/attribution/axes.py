@@ -257,6 +257,11 @@ def place_of(dims: Dims, name: str) -> int | None:
     return dims.index(name) if name in dims else None
 
 
+def unit_place(dims: Dims) -> int:
+    """Return which dimension counts units: the one that scores sum over, else the last."""
+    return next((place for place, dim in enumerate(dims) if dim in SUMMED), len(dims) - 1)
+
+
 def check_known(name: str, dims: Dims, shape: Sequence[int]) -> None:
     """Raise if it is not known what a dimension is.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -88,26 +88,41 @@ class Inputs:
         place = place_of(self.dims[named], BATCH) if named in self.dims else 0
         return place if place is not None and value.dim() > place and value.shape[place] == self.count else None
 
+    def repeated(self, times: int) -> Inputs:
+        """Return each sample several times, one after the other."""
+        return self._changed(lambda x, batch: x.repeat_interleave(times, batch), self.count * times)
+
     def _cut(self, part: slice) -> Inputs:
+        size = part.stop - part.start
+        return self._changed(lambda x, batch: x.narrow(batch, part.start, size), size)
+
+    def _changed(self, change: Callable[[Tensor, int], Tensor], count: int) -> Inputs:
+        """Return the inputs with other samples.
+
+        Args:
+            change: is given a tensor and the dimension that counts samples.
+            count: how many samples it makes.
+        """
         pieces: dict[int, Tensor] = {}
 
-        def cut(value: Any) -> Any:
-            place = self.batch_of(value)
-            if place is None:
+        def changed(value: Any) -> Any:
+            batch = self.batch_of(value)
+            if batch is None:
                 return value
-            size = part.stop - part.start
-            return pieces.setdefault(id(value), value.narrow(place, part.start, size))  # the same everywhere
+            if id(value) not in pieces:
+                pieces[id(value)] = change(value, batch)  # the same everywhere
+            return pieces[id(value)]
 
         return replace(
             self,
-            args=map_tensors(cut, self.args),
-            kwargs=map_tensors(cut, self.kwargs),
-            carriers={name: cut(value) for name, value in self.carriers.items()},
-            ids={name: cut(value) for name, value in self.ids.items()},
-            beside={name: cut(value) for name, value in self.beside.items()},
-            mask=cut(self.mask),
-            encoder_mask=cut(self.encoder_mask),
-            count=part.stop - part.start,
+            args=map_tensors(changed, self.args),
+            kwargs=map_tensors(changed, self.kwargs),
+            carriers={name: changed(value) for name, value in self.carriers.items()},
+            ids={name: changed(value) for name, value in self.ids.items()},
+            beside={name: changed(value) for name, value in self.beside.items()},
+            mask=changed(self.mask),
+            encoder_mask=changed(self.encoder_mask),
+            count=count,
         )
 
     def copied(self) -> Inputs:

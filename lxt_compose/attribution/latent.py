@@ -16,7 +16,7 @@ from ..keys import Assignment, Where, match, names_of
 from ..runtime.registration import Registration
 from ..torch_internals import modes_off
 from ..torch_internals.traces import on_cpu
-from .axes import BATCH, SUMMED, Dims, check_known, place_of
+from .axes import BATCH, Dims, check_known, place_of, unit_place
 from .layer_dims import LayerDims
 
 INPUT = ":input"
@@ -63,7 +63,7 @@ def top_units(
 def _units(name: str, relevance: Tensor, dims: Dims, n: int, sample: int | None) -> Tensor:
     """Return the relevance of each unit of a layer, the mean of samples or that of one."""
     check_known(name, dims, relevance.shape)
-    place = next((place for place, dim in enumerate(dims) if dim in SUMMED), len(dims) - 1)
+    place = unit_place(dims)
     batch = place_of(dims, BATCH)
     if batch is None or relevance.shape[batch] % n or sample is None:
         count = n if batch is not None else 1

@@ -18,6 +18,8 @@ from ..torch_internals import modes_off
 from .axes import BATCH, Dims, completed
 
 _Event = tuple[torch.Size, Names]
+Met = tuple[int, torch.Size, Names | None]
+"""What is known of a tensor when it is met: how many shapes were noted before, its own, and what its module says."""
 
 
 class LayerDims:
@@ -31,7 +33,7 @@ class LayerDims:
     def __init__(self, model: nn.Module, inputs: Mapping[str, tuple[torch.Size, Dims]]) -> None:
         self._model, self._inputs = model, inputs
         self._events: list[_Event] = []
-        self._asked: dict[str, tuple[int, torch.Size, Names | None]] = {}
+        self._asked: dict[str, Met] = {}
 
     def watch(self, stack: ExitStack) -> None:
         """Put hooks on all modules that may know, until the stack is closed."""
@@ -53,13 +55,19 @@ class LayerDims:
 
     def asked(self, name: str, module: nn.Module, tensor: Tensor) -> None:
         """Note that a layer was met, by this name."""
-        self._asked[name] = (len(self._events), tensor.shape, dimensions_of_module(module, tensor))
+        self._asked[name] = self.met(module, tensor)
+
+    def met(self, module: nn.Module, tensor: Tensor) -> Met:
+        """Return what :meth:`of` needs to know of a tensor that a module puts out, or takes in, now."""
+        return len(self._events), tensor.shape, dimensions_of_module(module, tensor)
 
     def found(self) -> dict[str, Dims]:
         """Return the dimensions of all layers that were met."""
-        return {name: self._of(*asked) for name, asked in self._asked.items()}
+        return {name: self.of(asked) for name, asked in self._asked.items()}
 
-    def _of(self, at: int, shape: torch.Size, own: Names | None) -> Dims:
+    def of(self, met: Met) -> Dims:
+        """Return the dimensions of a tensor, by what ran before it and, once it has, after it."""
+        at, shape, own = met
         before, after = reversed(self._events[:at]), self._events[at:]
         told = [own] if own is not None else []
         told += [names for size, names in (*before, *after) if size == shape]

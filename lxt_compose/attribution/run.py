@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
@@ -200,7 +200,7 @@ class Run:
         if chosen.seeds:
             outputs, seeds = zip(*chosen.seeds, strict=True)
             try:
-                slots = list(torch.autograd.grad(outputs, leaves, seeds, allow_unused=True, retain_graph=keep))
+                slots = self.slots(outputs, seeds, leaves, keep=keep)
             except RuntimeError as error:
                 if "heckpoint" in str(error):
                     raise AttributionError(
@@ -209,6 +209,12 @@ class Run:
                 raise
         self.reached |= any(slot is not None for slot in slots)
         return taps.by_input([self._relevance(leaf, slot) for leaf, slot in zip(leaves, slots, strict=True)])
+
+    def slots(
+        self, outputs: Sequence[Tensor], seeds: Sequence[Tensor], leaves: Sequence[Tensor], *, keep: bool
+    ) -> list[Tensor | None]:
+        """Return what arrives at each leaf when the backward pass begins with these seeds; None: nothing does."""
+        return list(torch.autograd.grad(outputs, leaves, seeds, allow_unused=True, retain_graph=keep))
 
     def _relevance(self, leaf: Tensor, slot: Tensor | None) -> Tensor:
         """Return the relevance of a leaf."""

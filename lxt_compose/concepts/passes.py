@@ -1,0 +1,180 @@
+"""One forward and backward pass under a composite that also knows the tensors at places inside the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from ..attribution.goals import Goals
+from ..attribution.inputs import Inputs
+from ..attribution.latent import Layer
+from ..attribution.run import Run
+from ..composite import Composite
+from ..errors import AttributionError
+from ..rules import GRADIENT
+from ..runtime.registration import Registration
+from .units import Layout, Place, Units
+from .visits import Visit, Visits
+
+
+@dataclass(eq=False)
+class Caught:
+    """A tensor that was met at a place.
+
+    ``edge`` is where it is in the autograd graph, None if it is a constant; ``value`` a copy without a graph.
+    """
+
+    visit: Visit
+    edge: GradientEdge | None
+    value: Tensor | None
+
+
+class PlacesRun(Run):
+    """Batches of an attribution that catch the tensors at some places.
+
+    Args:
+        model: the model.
+        composite: the rules.
+        given: the inputs.
+        layers: modules whose relevance is recorded too.
+        units: what is asked for at the places.
+        values: whether the values of the tensors are kept.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        composite: Composite,
+        given: Inputs,
+        layers: list[Layer],
+        units: Sequence[Units],
+        *,
+        values: bool = False,
+    ) -> None:
+        super().__init__(model, composite, given, layers)
+        self.units, self._values = list(units), values
+        self.places = list(dict.fromkeys(each.place for each in self.units))
+        self.caught: list[Caught] = []
+        self.start = self.end = 0
+        """The rows of this batch among all."""
+        self._open = False
+        self.register = self._registered
+
+    @contextmanager
+    def _registered(self, model: nn.Module) -> Iterator[Registration]:
+        with self.composite.register(model) as registration:
+            self._registration = registration
+            visits = Visits(self.model, self.places, self._look, differentiable=True, dims=self.given.said)
+            with visits as self.visits:
+                yield registration
+
+    def one(self, batch: Inputs, goals: Goals) -> list[dict[str, Any]]:
+        """See :meth:`Run.one`."""
+        self.caught, self._open = [], True
+        self.start, self.end = self.end, self.end + batch.count
+        return super().one(batch, goals)
+
+    def _output(self, batch: Inputs, taps: Any) -> Any:
+        try:
+            return super()._output(batch, taps)
+        finally:
+            self._open = False
+
+    def _look(self, visit: Visit) -> None:
+        if not self._open:
+            return
+        frames = self._registration.session.stack.frames
+        around = frames[-1].context.shadowed_by if frames else None
+        if around is not None:
+            raise AttributionError(
+                f"{visit.place.name} has no relevance: it is inside {around or 'the model itself'!r}, which has a rule "
+                f"as a whole"
+            )
+        x = visit.tensor
+        edge = get_gradient_edge(x) if x.requires_grad else None
+        value = x.detach().clone() if self._values else None
+        # The tensor itself would keep the graph alive, and the model may go on to change it in place.
+        visit.tensor = x.detach()
+        caught = Caught(visit, edge, value)
+        self.caught.append(caught)
+        self.caught_now(caught, x)
+
+    def caught_now(self, caught: Caught, x: Tensor) -> None:
+        """Do more with a tensor that was just met, before the model goes on with it."""
+
+    def layout(self, caught: Caught) -> Layout:
+        """Return what the dimensions of a caught tensor are."""
+        return self.visits.layout(caught.visit)
+
+    def at(self, place: Place) -> list[Caught]:
+        """Return what was met at a place in this batch, in order.
+
+        Raises:
+            AttributionError: nothing was.
+        """
+        found = [caught for caught in self.caught if caught.visit.place == place]
+        if not found:
+            raise AttributionError(missing(place))
+        return found
+
+    def once(self, place: Place) -> Caught:
+        """Return what was met at a place that is passed once.
+
+        Raises:
+            AttributionError: it was passed never, or several times.
+        """
+        found = self.at(place)
+        if len(found) > 1:
+            raise AttributionError(
+                f"{place.name} ({type(place.module).__name__}) ran {len(found)} times in the forward pass: say which "
+                f"call is meant, {place.name}#1 to {place.name}#{len(found)}"
+            )
+        return found[0]
+
+    @property
+    def times_value(self) -> bool:
+        """Whether relevance is the slot times the tensor."""
+        return self.composite.formulation == GRADIENT and not self.as_it_is
+
+
+def missing(place: Place) -> str:
+    """Return why nothing was met at a place, for errors."""
+    kind = f"{place.name} ({type(place.module).__name__})"
+    if place.side in ("", "input"):
+        call = "" if place.call is None else f" a {place.call}. time"
+        return f"{kind} has no units: it did not run{call} in the forward pass, or holds no floating point tensor"
+    return (
+        f"{kind}: no attention was seen in it. Heads are taken at scaled_dot_product_attention, at "
+        f"multi_head_attention_forward, and at products [batch, heads, ...] around a softmax; for others name the "
+        f"projections (q_proj, o_proj:input) and their neurons"
+    )
+
+
+def select_rows(masks: Sequence[Tensor], rows: Tensor, layout: Layout) -> Tensor:
+    """Return a mask for a tensor whose batch holds rows of several conditions.
+
+    Args:
+        masks: where relevance may pass, for each condition.
+        rows: the number of the condition of each row.
+        layout: of the tensor; its batch may hold several parts of each row (windows, patches).
+
+    Raises:
+        AttributionError: it cannot be told which part of the tensor belongs to which row.
+    """
+    if len(masks) == 1:
+        return masks[0]
+    batch = layout.batch
+    if batch is None or layout.shape[batch] % len(rows):
+        raise AttributionError(
+            f"a tensor of shape {list(layout.shape)} does not count {len(rows)} rows in its dimension of samples, so "
+            f"it cannot be told which condition is for which part of it; pass batch_size=1"
+        )
+    stacked = torch.stack(torch.broadcast_tensors(*masks)).squeeze(batch + 1)
+    each = rows.repeat_interleave(layout.shape[batch] // len(rows))
+    return stacked[each.to(stacked.device)].movedim(0, batch)
