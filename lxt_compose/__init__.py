@@ -23,6 +23,7 @@ from .errors import (
     TraceError,
     UncoveredError,
 )
+from .generation import GenerationAttribution, attribute_generation
 from .keys import first_layer, where
 from .ledger import Ledger
 from .ops import Family
@@ -86,6 +87,7 @@ __all__ = [
     "Gamma",
     "Gated",
     "GatedEpsilon",
+    "GenerationAttribution",
     "Homogeneous",
     "Identity",
     "Ledger",
@@ -124,6 +126,7 @@ __all__ = [
     "ZBox",
     "ZPlus",
     "attribute",
+    "attribute_generation",
     "baselines",
     "blocks",
     "check_conservation",

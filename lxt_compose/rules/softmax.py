@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..autograd.functions import Slots, bypass, graft, taylor_softmax
 from ..ops import Family
+from ..torch_internals import is_batched
 from ..torch_internals.traces import is_traced
 from .absorption import BIAS, SOFTMAX, left_over
 from .base import Amount, Call, Rule
@@ -146,6 +147,6 @@ def _own_gradient(total: Total, sign: float, slot: Tensor, s: Tensor) -> Slots:
     weighted = s * slot
     mean = total(weighted)
     slot = weighted - s * mean
-    if is_traced() or mean.isnan().any():
+    if is_traced() or is_batched(mean) or mean.isnan().any():
         slot = slot.masked_fill(s.isnan(), 0)  # all of a row was masked: -inf everywhere
     return (slot if sign == 1 else -slot,)

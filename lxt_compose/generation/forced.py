@@ -1,0 +1,268 @@
+"""One teacher-forced pass of a sequence, and the relevance of its tokens for many numbers of the output at once."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attribution.goals import Goals
+from ..attribution.inputs import Inputs
+from ..attribution.logits import logits_of
+from ..attribution.run import Run
+from ..attribution.targets import Goal
+from ..composite import Composite
+from ..coverage.report import CoverageReport
+from ..errors import AttributionError, NotFiniteError
+from ..ledger import Ledger
+from ..ledger import Recorder as Books
+from ..rules import RELEVANCE
+from .memory import rows_that_fit
+
+LOGIT, LOG_PROBABILITY = "logit", "log_probability"
+QUANTITIES = (LOGIT, LOG_PROBABILITY)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is explained of one sequence.
+
+    There is one number for each of K places: the logit or the log-probability of ``tokens[k]`` at ``positions[k]``,
+    all different. ``weights`` [rows, K] say what is explained in each row: a sum of these numbers.
+    """
+
+    positions: Tensor
+    tokens: Tensor
+    weights: Tensor
+    quantity: str = LOGIT
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one pass found. ``scores`` holds [rows, tokens] by the names of the inputs, on the CPU.
+
+    ``values`` [K] are the numbers, ``logits`` [K, classes] those of all tokens at the same places. ``ran`` says how.
+    """
+
+    scores: dict[str, Tensor]
+    values: Tensor
+    logits: Tensor
+    report: CoverageReport
+    ledger: Ledger | None
+    ran: str
+
+
+class Forced(Run):
+    """Explains many numbers of the output for one sequence.
+
+    One forward pass, and backward passes of many cotangents each.
+    """
+
+    def __init__(self, model: nn.Module, composite: Composite, given: Inputs, wanted: Wanted) -> None:
+        super().__init__(model, composite, given, [])
+        self.wanted = wanted
+
+    def find(self, chunk: int | None, budget: int | None, *, ledger: bool) -> Found:
+        """Return the relevance of each token, row by row.
+
+        Args:
+            chunk: how many rows to run at a time; None is as many as fit into the budget.
+            budget: bytes that the cotangents of a chunk may take; None is what :func:`rows_that_fit` takes.
+            ledger: whether to keep books; row by row then.
+
+        Raises:
+            NotFiniteError: the output or the relevance is not finite.
+            AttributionError: the model failed, or cannot be explained with such inputs.
+        """
+        self._states: Tensor | None = None
+        with (
+            self._looking_at_head(),
+            self.at_work(Goals((Goal(function=self._values),))) as registration,
+            registration.ledger() if ledger else _nothing() as books,
+        ):
+            values = self._output(self.given, self.taps)
+            if not torch.isfinite(values).all():
+                raise NotFiniteError(
+                    self._blame(self.given, f"what is to be explained is not finite: {_shown(values)}")
+                )
+            if not values.requires_grad:
+                raise AttributionError(self._why_nothing())
+            if chunk is None:
+                chunk = rows_that_fit(self.model, self.given, values, budget)
+            rows, ran = (
+                self._row_by_row(values, "a ledger reads one row at a time")
+                if ledger
+                else (self._batched(values, chunk))
+            )
+            registration.session.tally.forget_unreached(strict=self.composite.strict)
+            report = registration.report()
+            kept = None if books is None else books.frozen()
+        scores = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        return Found(scores, values.detach().cpu(), self._logits, report, kept, ran)
+
+    def _why_nothing(self) -> str:
+        name = type(self.model).__name__
+        if self.wanted.quantity == LOG_PROBABILITY:
+            return (
+                f"the composite stops relevance at the softmax, so no log-probability of {name} can be explained; "
+                f"explain logits (of='logit'), or take another composite, such as 'attnlrp'"
+            )
+        return f"the logits of {name} depend on no input by way of recorded operations"
+
+    # ---- the numbers -------------------------------------------------------------------------------------------------
+
+    def _ask(self, function: Callable[[Any], Tensor], output: Any) -> Tensor:
+        """Return what the function makes of the output: several numbers, for the one sample."""
+        return function(output)
+
+    def _values(self, output: Any) -> Tensor:
+        """Return the numbers that are explained, [K]; it runs under the rules, as a part of the model."""
+        logits = logits_of(output)
+        # Some models give the logits of the last positions alone.
+        first = int(next(iter(self.given.ids.values())).shape[-1]) if not self.given.has_decoder else logits.shape[1]
+        places = (self.wanted.positions - (first - logits.shape[1])).to(logits.device)
+        tokens = self.wanted.tokens.to(logits.device)
+        self._places, self._length = places, logits.shape[1]
+        self._logits = logits.detach()[0, places].float().cpu()
+        if self.wanted.quantity == LOGIT:
+            return logits[0, places, tokens]
+        return logits[0, places].log_softmax(-1)[torch.arange(len(tokens), device=logits.device), tokens]
+
+    @contextmanager
+    def _looking_at_head(self) -> Iterator[None]:
+        """Keep hold of what goes into the layer that makes logits: cotangents there are as short as features."""
+        head = getattr(self.model, "get_output_embeddings", lambda: None)()
+
+        def look(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if len(args) == 1 and isinstance(args[0], Tensor) and args[0].dim() == 3:
+                self._states = args[0]
+
+        if not isinstance(head, nn.Module):
+            yield
+            return
+        handle = head.register_forward_pre_hook(look)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    # ---- backward passes ---------------------------------------------------------------------------------------------
+
+    def _starts(self, values: Tensor) -> Tensor:
+        """Return what each row starts with at the numbers, [rows, K]."""
+        weights = self.wanted.weights.to(values)
+        return weights * values.detach() if self.composite.formulation == RELEVANCE else weights
+
+    def _row_by_row(self, values: Tensor, why: str) -> tuple[list[dict[str, Tensor]], str]:
+        """Return the scores of each row, from a backward pass each."""
+        rows, starts = [], self._starts(values)
+        for turn, start in enumerate(starts):
+            if turn and isinstance(self.registration.session.observer, Books):
+                self.registration.session.observer.turn()
+            rows.append(self._scores(self._grads(values, start, batched=False)))
+        return rows, f"row by row: {why}"
+
+    def _batched(self, values: Tensor, chunk: int) -> tuple[list[dict[str, Tensor]], str]:
+        """Return the scores of each row, from backward passes of several rows each.
+
+        The first row is computed alone too, and compared: where the two differ, or where an operation cannot take
+        several cotangents, another way is taken.
+        """
+        starts = self._starts(values)
+        if len(starts) == 1 or chunk == 1:
+            return self._row_by_row(values, "one row at a time was asked for" if len(starts) > 1 else "there is one")
+        alone, why = self._scores(self._grads(values, starts[0], batched=False)), ""
+        for source, seeds in self._sources(values, starts):
+            try:
+                rows = self._in_chunks(source, seeds, chunk, alone)
+            except RuntimeError as error:  # an operation without a batching rule
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                why = str(error).strip().splitlines()[0][:200]
+                continue
+            if rows is not None:
+                return rows, f"{min(chunk, len(starts))} rows at a time"
+            why = "several rows at a time gave other relevance"
+        return self._row_by_row(values, why)
+
+    def _sources(self, values: Tensor, starts: Tensor) -> Iterator[tuple[Tensor, Callable[[slice], Tensor]]]:
+        """Yield where backward passes can begin, and what with: before the head, and at the numbers themselves."""
+        states = self._states
+        if states is not None and states.requires_grad and states.shape[:2] == (1, self._length):
+            ones = self._starts_of_all(values)
+            (slot,) = torch.autograd.grad(values, states, ones, retain_graph=True, allow_unused=True)
+            if slot is not None:
+                at = starts.new_zeros(len(starts), self._length, dtype=slot.dtype)
+                at[:, self._places] = self.wanted.weights.to(at)
+                yield states, lambda part: at[part, None, :, None] * slot
+        yield values, lambda part: starts[part]
+
+    def _starts_of_all(self, values: Tensor) -> Tensor:
+        return values.detach() if self.composite.formulation == RELEVANCE else torch.ones_like(values)
+
+    def _in_chunks(
+        self, source: Tensor, seeds: Callable[[slice], Tensor], chunk: int, alone: dict[str, Tensor]
+    ) -> list[dict[str, Tensor]] | None:
+        """Return the scores of all rows, a chunk at a time; None if the first is not as it is alone."""
+        rows: list[dict[str, Tensor]] = []
+        while len(rows) < len(self.wanted.weights):
+            part = slice(len(rows), len(rows) + chunk)
+            try:
+                grads = self._grads(source, seeds(part), batched=True)
+            except torch.OutOfMemoryError:
+                if chunk == 1:
+                    raise
+                chunk = (chunk + 1) // 2
+                continue
+            rows += [self._scores(each) for each in zip(*grads, strict=True)]
+            if part.start == 0 and not all(_alike(rows[0][name], alone[name]) for name in alone):
+                return None
+        return rows
+
+    def _grads(self, source: Tensor, seeds: Tensor, *, batched: bool) -> Sequence[Tensor]:
+        """Return what arrives at each leaf; of several rows at a time if batched."""
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*batching rule.*")
+            found = torch.autograd.grad(
+                source, self.taps.leaves, seeds, retain_graph=True, allow_unused=True, is_grads_batched=batched
+            )
+        count = (len(seeds),) if batched else ()
+        self.reached |= any(slot is not None for slot in found)
+        return [
+            leaf.new_zeros(*count, *leaf.shape) if slot is None else slot
+            for slot, leaf in zip(found, self.taps.leaves, strict=True)
+        ]
+
+    def _scores(self, slots: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the relevance of each token of the sequence, by the names of the inputs, summed over features.
+
+        Raises:
+            NotFiniteError: some is not finite.
+        """
+        leaves = self.taps.leaves
+        relevance = self.taps.by_input([self._relevance(leaf, slot) for leaf, slot in zip(leaves, slots, strict=True)])
+        self.check_finite(self.given, relevance)
+        return {
+            name: (r if r.dim() == len(self.given.dims[name]) else r.sum(-1))[0].detach().cpu()
+            for name, r in relevance.items()
+        }
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Return whether two ways to the same relevance agree, up to rounding."""
+    scale = float(b.abs().max()) + float(b.abs().mean()) + 1e-30
+    return bool((a - b).abs().max() <= torch.finfo(b.dtype).eps ** 0.5 * scale)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield None
+
+
+def _shown(values: Tensor) -> list[float]:
+    return [float(value) for value in values.detach().flatten()[:5]]

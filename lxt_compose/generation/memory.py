@@ -1,0 +1,45 @@
+"""How many rows of cotangents fit into the memory that there is."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..attribution.inputs import Inputs
+
+BUDGET = 2**30
+"""Bytes on a CPU; on a GPU it is half of what is free."""
+_LIVE = 6
+"""How many tensors of the largest size are alive at one time in a backward pass, about: gates, their inputs, sums."""
+
+
+def rows_that_fit(model: nn.Module, given: Inputs, values: Tensor, budget: int | None = None) -> int:
+    """Return how many rows to run at a time, from 1 on.
+
+    A row takes about six tensors of tokens by the widest layer, and where attention writes its weights out, three of
+    heads by tokens by tokens.
+
+    Args:
+        model: the model.
+        given: its inputs, one sequence.
+        values: what is explained, for dtype and device.
+        budget: bytes; by default 1 GiB on a CPU, and half of what is free on a GPU.
+    """
+    if budget is None:
+        budget = BUDGET
+        if values.device.type == "cuda":
+            budget = torch.cuda.mem_get_info(values.device)[0] // 2
+    return max(1, budget // bytes_of_row(model, given, values))
+
+
+def bytes_of_row(model: nn.Module, given: Inputs, values: Tensor) -> int:
+    """Return about how many bytes the cotangents of one row take."""
+    length = max(x.shape[-1] for x in given.ids.values())
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    tables = (module for module in model.modules() if module is not head and not isinstance(module, nn.Embedding))
+    widths = [max(p.shape) for module in tables for p in module.parameters(recurse=False) if p.dim() == 2]
+    config = getattr(model, "config", None)
+    numbers = _LIVE * length * max(widths, default=1)
+    if getattr(config, "_attn_implementation", "sdpa") == "eager":
+        numbers += 3 * int(getattr(config, "num_attention_heads", 1) or 1) * length * length
+    return int(numbers * values.element_size())
