@@ -6,6 +6,19 @@ taken from a :class:`Dictionary`.
 
 from .conditional import conditional
 from .dictionary import Dictionary
+from .intervene import Effect, Intervention, ablate, effect, patch, record, steer
 from .units import Units, find_units
 
-__all__ = ["Dictionary", "Units", "conditional", "find_units"]
+__all__ = [
+    "Dictionary",
+    "Effect",
+    "Intervention",
+    "Units",
+    "ablate",
+    "conditional",
+    "effect",
+    "find_units",
+    "patch",
+    "record",
+    "steer",
+]

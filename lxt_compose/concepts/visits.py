@@ -31,6 +31,9 @@ class Visit:
     groups: int = 1
 
 
+_WATCHED = ("", "input")
+"""The sides whose dimensions the modules that run beside them tell."""
+
 Look = Callable[[Visit], Tensor | None]
 """Is given a visit; returns what takes the place of its tensor, or None."""
 
@@ -61,11 +64,13 @@ class Visits:
         self._dims = LayerDims(model, {})
         self._calls: dict[Place, int] = {}
         self._checked: set[Place] = set()
-        self._stack = ExitStack()
+        self._known: dict[tuple[Place, int], Dims] = {}
+        self._stack, self._watching = ExitStack(), ExitStack()
 
     def __enter__(self) -> Visits:
         with ExitStack() as stack:
-            self._dims.watch(stack)
+            self._watching = stack.enter_context(ExitStack())
+            self._dims.watch(self._watching)
             stack.callback(self._model.register_forward_pre_hook(self._start, prepend=True).remove)
             attention: dict[nn.Module, list[Place]] = {}
             for place in self._places:
@@ -106,11 +111,17 @@ class Visits:
         Raises:
             AttributionError: it is not known.
         """
-        name, dims = visit.place.name, visit.dims
+        name, key = visit.place.name, (visit.place, visit.tensor.dim())
+        dims = visit.dims or self._said.get(name) or self._known.get(key)
         if dims is None:
             assert visit.shape is not None
-            dims = self._said.get(name) or self._dims.of(visit.shape)
-        return Layout.of(name, visit.tensor.shape, dims, visit.groups)
+            dims = self._dims.of(visit.shape)
+        found = Layout.of(name, visit.tensor.shape, dims, visit.groups)
+        if visit.dims is None:
+            self._known[key] = dims
+            if {place for place, _ in self._known} >= {place for place in self._places if place.side in _WATCHED}:
+                self._watching.close()  # all is known
+        return found
 
     def visit(self, place: Place, x: Tensor, dims: Dims | None = None, groups: int = 1) -> Tensor | None:
         """Look at a tensor, or at its codes; return what takes its place, or None."""
