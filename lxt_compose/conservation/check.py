@@ -19,10 +19,10 @@ from ..ledger import Recorder
 from ..ledger.accounts import Graph, Key, Run
 from ..ledger.edge import Edge
 from ..ledger.journal import Balance, Journal
+from ..ledger.layouts import Layout
 from ..ledger.meters import View, view_of
 from ..ledger.operation import Operation
 from ..ledger.rows import by_sample
-from ..ledger.samples import Layout
 from ..rules import OpCall
 from ..torch_internals import modes_off
 from .ran import Before, Ran

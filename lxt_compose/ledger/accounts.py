@@ -9,9 +9,9 @@ from typing import Any
 from .edge import Edge
 from .graph_check import GraphCheck, Interval
 from .journal import Balance, Flow, Journal
+from .layouts import Layout
 from .meters import Meter, Whole
 from .operation import Operation
-from .samples import Layout
 
 Key = tuple[Any, int]
 """An edge of the autograd graph: the node that it leads to, and the place among that node's outputs."""

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ..autograd.saved_values import Kept, keep
 from .journal import Flow, Row
+from .layouts import Layout
 from .rows import row_of
-from .samples import Layout
 
 Slots = Sequence[Tensor | None]
 Reader = Callable[[Tensor], Row]

@@ -13,7 +13,7 @@ from ..rules import Rule
 from ..rules.absorption import UNCOVERED
 from .edge import Edge
 from .journal import Flow
-from .samples import Layout
+from .layouts import Layout
 
 
 @dataclass(slots=True, eq=False)

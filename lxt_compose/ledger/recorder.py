@@ -37,10 +37,11 @@ from .accounts import Graph, Key, Run
 from .closing import close
 from .edge import Edge
 from .graph_check import Interval, check_graph
+from .layouts import Layout, in_front, layout_like, layout_of_whole
 from .ledger import Ledger
 from .meters import Meter, Whole, inside, view_of
 from .operation import Operation
-from .samples import Layout, in_front, layout_like, layout_of_whole, layouts_after
+from .samples import layouts_after
 from .sinks import call_of, rest_of, sinks_of
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .journal import Row
-from .samples import NOBODY, Layout
+from .layouts import NOBODY, Layout
 
 _SMALL = 2**13
 

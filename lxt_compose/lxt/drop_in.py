@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -162,3 +162,38 @@ class NormIdentity(Rule):
 
 def _unchanged(slot: Tensor) -> Slots:
     return (slot,)
+
+
+def constant(weight: Tensor | None) -> Tensor | None:
+    """Return a weight or bias without its graph."""
+    return None if weight is None else weight.detach()
+
+
+def norm_shape(x: Tensor, weight: Tensor | None, given: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the shape that a norm is over: the given one, else that of its weight, else the last dimension's."""
+    if given is not None:
+        return tuple(given)
+    return tuple(x.shape[-1:] if weight is None else weight.shape)
+
+
+def rms_norm(x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, eps: float) -> Tensor:
+    """Return ``F.rms_norm``, but rounded to the dtype of x before it is multiplied by the weight."""
+    dims = tuple(range(-len(normalized_shape), 0))
+    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    z = (wide * (wide.square().mean(dims, keepdim=True) + eps).rsqrt()).to(x.dtype)
+    return z if weight is None else weight * z
+
+
+def versions_of(given: Any) -> list[int]:
+    """Return how often each tensor was changed in place."""
+    return [tensor._version for tensor in tensors_in(given)]
+
+
+def check_unchanged(fn: Callable[..., Any], given: Any, versions: list[int]) -> None:
+    """Raise if a tensor was changed in place since its version was taken.
+
+    Raises:
+        RuntimeError: one was.
+    """
+    if versions != versions_of(given):
+        raise RuntimeError(f"{fn!r} changes its input in place; give it a copy: x.clone()")

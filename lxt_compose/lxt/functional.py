@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..autograd.numerics import EPSILON, check_flag, check_number, check_positive
-from ..autograd.trees import tensors_in
 from ..errors import RuleError
 from ..rules.epsilon import Epsilon
 from ..rules.identity import Identity
@@ -27,7 +26,17 @@ from ..rules.softmax import SoftmaxTaylor
 from ..rules.stop import Stop
 from ..rules.uniform import Uniform
 from ..rules.uniform_epsilon import UniformEpsilon
-from .drop_in import SMALL, BlockEpsilon, NormIdentity, under
+from .drop_in import (
+    SMALL,
+    BlockEpsilon,
+    NormIdentity,
+    check_unchanged,
+    constant,
+    norm_shape,
+    rms_norm,
+    under,
+    versions_of,
+)
 
 __all__ = [
     "add2",
@@ -47,10 +56,6 @@ __all__ = [
 Operand = Tensor | float | int
 
 
-def _constant(weight: Tensor | None) -> Tensor | None:
-    return None if weight is None else weight.detach()
-
-
 def linear_epsilon(input: Tensor, weight: Tensor, bias: Tensor | None = None, epsilon: float = EPSILON) -> Tensor:
     """Return ``F.linear`` under the epsilon rule.
 
@@ -64,7 +69,7 @@ def linear_epsilon(input: Tensor, weight: Tensor, bias: Tensor | None = None, ep
 
     Source: Bach et al. 2015, eq. 58; Achtibat et al. 2024 (AttnLRP), eq. 8.
     """
-    result: Tensor = under(Epsilon(epsilon), "linear_epsilon", F.linear, input, weight.detach(), _constant(bias))
+    result: Tensor = under(Epsilon(epsilon), "linear_epsilon", F.linear, input, weight.detach(), constant(bias))
     return result
 
 
@@ -194,16 +199,10 @@ def layer_norm(
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4; the centering as in Ali et al. 2022, eq. 10.
     """
     check_number("variance_epsilon", variance_epsilon, low=0.0)
-    shape = _normalized_shape(hidden_states, weight, normalized_shape)
-    arguments = (hidden_states, shape, _constant(weight), _constant(bias), variance_epsilon)
+    shape = norm_shape(hidden_states, weight, normalized_shape)
+    arguments = (hidden_states, shape, constant(weight), constant(bias), variance_epsilon)
     result: Tensor = under(Norm(), "layer_norm", F.layer_norm, *arguments)
     return result
-
-
-def _normalized_shape(x: Tensor, weight: Tensor | None, given: Sequence[int] | None) -> tuple[int, ...]:
-    if given is not None:
-        return tuple(given)
-    return tuple(x.shape[-1:] if weight is None else weight.shape)
 
 
 def rms_norm_identity(hidden_states: Tensor, weight: Tensor | None, variance_epsilon: float) -> Tensor:
@@ -219,17 +218,9 @@ def rms_norm_identity(hidden_states: Tensor, weight: Tensor | None, variance_eps
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4.
     """
     check_number("variance_epsilon", variance_epsilon, low=0.0)
-    arguments = (hidden_states, _normalized_shape(hidden_states, weight, None), _constant(weight), variance_epsilon)
-    result: Tensor = under(NormIdentity(), "rms_norm_identity", _rms_norm, *arguments)
+    arguments = (hidden_states, norm_shape(hidden_states, weight, None), constant(weight), variance_epsilon)
+    result: Tensor = under(NormIdentity(), "rms_norm_identity", rms_norm, *arguments)
     return result
-
-
-def _rms_norm(x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None, eps: float) -> Tensor:
-    """As ``F.rms_norm``, but rounded to the dtype of x before it is multiplied by the weight."""
-    dims = tuple(range(-len(normalized_shape), 0))
-    wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    z = (wide * (wide.square().mean(dims, keepdim=True) + eps).rsqrt()).to(x.dtype)
-    return z if weight is None else weight * z
 
 
 def normalize(
@@ -275,7 +266,7 @@ def identity(fn: Callable[..., Tensor], input: Tensor) -> Tensor:
 
     Source: Achtibat et al. 2024 (AttnLRP), eq. 9.
     """
-    versions = _versions(input)
+    versions = versions_of(input)
     try:
         result: Tensor = under(Identity(zero_bias=True), "identity", fn, input)
     except RuleError:
@@ -283,7 +274,7 @@ def identity(fn: Callable[..., Tensor], input: Tensor) -> Tensor:
             f"identity() passes relevance element by element, but {fn!r} gives another number of elements than the "
             f"{input.numel()} of its input, or several tensors; use epsilon_lrp()"
         ) from None
-    _check_unchanged(fn, input, versions)
+    check_unchanged(fn, input, versions)
     return result
 
 
@@ -295,16 +286,7 @@ def stop_relevance(fn: Callable[..., Any], input: Any) -> Any:
 
     Source: Ali et al. 2022 (CP-LRP), which stops queries and keys; sections 3.2 and 3.3.
     """
-    versions = _versions(input)
+    versions = versions_of(input)
     result = under(Stop(), "stop_relevance", fn, input)
-    _check_unchanged(fn, input, versions)
+    check_unchanged(fn, input, versions)
     return result
-
-
-def _versions(given: Any) -> list[int]:
-    return [tensor._version for tensor in tensors_in(given)]
-
-
-def _check_unchanged(fn: Callable[..., Any], given: Any, versions: list[int]) -> None:
-    if versions != _versions(given):
-        raise RuntimeError(f"{fn!r} changes its input in place; give it a copy: x.clone()")

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from .families import ALIASES, PYTHON_OPERATORS, Op, build_ops, parse
+from .aliases import ALIASES, PYTHON_OPERATORS
+from .families import Op, build_ops, parse
 from .registry import is_autograd_function, registered
 
 # Where torch keeps its functions -> how that is written. What is kept elsewhere is not torch's, whatever its name.

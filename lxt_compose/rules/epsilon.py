@@ -13,7 +13,8 @@ from .absorption import BIAS, STABILIZER, constant_part, kind_of_constant
 from .base import QUIET, Amount, Call
 from .linear_layers.branches import without_bias
 from .linear_layers.layer import Layer, in_pieces, without_autocast
-from .linear_layers.recognize import offset_of, plain_layer
+from .linear_layers.offset import offset_of
+from .linear_layers.recognize import plain_layer
 from .linear_layers.weight_parts import whole
 from .scaling import Scaling
 

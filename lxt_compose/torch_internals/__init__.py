@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -22,6 +22,12 @@ from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import CheckpointFunction
 
 from ..errors import RegistrationError
+from .modules import buffers_of as buffers_of
+from .modules import clear_hooks as clear_hooks
+from .modules import hooks_of as hooks_of
+from .modules import is_compiled as is_compiled
+from .modules import pre_hooks_of as pre_hooks_of
+from .modules import remove_hooks as remove_hooks
 
 # ---- function modes --------------------------------------------------------------------------------------------------
 
@@ -256,50 +262,3 @@ def is_batched(tensor: Tensor) -> bool:
     """Return whether a tensor stands for several inside of vmap, as slots do under ``is_grads_batched=True``."""
     functorch = torch._C._functorch
     return bool(functorch.is_batchedtensor(tensor) or functorch.is_legacy_batchedtensor(tensor))
-
-
-# ---- modules ---------------------------------------------------------------------------------------------------------
-
-
-def pre_hooks_of(module: nn.Module) -> list[Any]:
-    """Return the forward pre-hooks of a module; torch has no public list of them."""
-    return list(module._forward_pre_hooks.values())
-
-
-def hooks_of(module: nn.Module) -> list[Any]:
-    """Return all forward hooks and pre-hooks of a module."""
-    return [*pre_hooks_of(module), *module._forward_hooks.values()]
-
-
-def remove_hooks(module: nn.Module, unwanted: Any) -> None:
-    """Take a function off a module that is one of its forward hooks, in every table that knows it.
-
-    Needed in copies of a model: a handle that could remove the hook belongs to the original.
-    """
-    marks = (
-        module._forward_pre_hooks_with_kwargs,
-        module._forward_hooks_with_kwargs,
-        module._forward_hooks_always_called,
-    )
-    for hooks in (module._forward_pre_hooks, module._forward_hooks):
-        for number in [number for number, hook in hooks.items() if hook is unwanted]:
-            for kept in (hooks, *marks):
-                kept.pop(number, None)
-
-
-def clear_hooks(module: nn.Module) -> None:
-    """Take all forward hooks off a copy of a module: handles that could remove them belong to the original."""
-    for part in module.modules():
-        part._forward_hooks.clear()
-        part._forward_pre_hooks.clear()
-
-
-def is_compiled(module: nn.Module) -> bool:
-    """Return whether a module was compiled in place, by ``module.compile()``."""
-    return getattr(module, "_compiled_call_impl", None) is not None
-
-
-def buffers_of(module: nn.Module) -> Iterator[dict[str, Tensor | None]]:
-    """Yield the tables of buffers of a module and of those inside it: what runs may put other tensors there."""
-    for part in module.modules():
-        yield part._buffers

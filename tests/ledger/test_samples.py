@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lxt_compose.ledger import samples
-from lxt_compose.ledger.samples import NOBODY, Layout, in_front, layouts_after
+from lxt_compose.ledger.layouts import NOBODY, Layout, in_front
+from lxt_compose.ledger.samples import layouts_after
 from lxt_compose.ops import op_of
 
 SAMPLES = 4
@@ -79,7 +80,7 @@ FREE = {
 
 @pytest.mark.parametrize("name", FREE)
 def test_nothing_runs_again_for_what_sizes_tell(name, monkeypatch):
-    monkeypatch.setattr(samples, "_by_codes", lambda *_: pytest.fail("it ran on codes"))
+    monkeypatch.setattr(samples, "by_codes", lambda *_, **options: pytest.fail("it ran on codes"))
     x, (function, rest) = torch.randn(SAMPLES, 8, 6), FREE[name]
     args = ([x, x] if function is torch.cat else x, *rest)
     known = [(x, in_front(SAMPLES))] * (1 + (function is torch.cat))

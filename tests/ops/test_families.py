@@ -22,7 +22,7 @@ from torch.overrides import (
 
 from lxt_compose.ops import Family, Op, display_name, mutates, op_named, op_of, same_op
 from lxt_compose.ops.families import FAMILIES, parse
-from lxt_compose.ops.traits import TRAITS
+from lxt_compose.ops.trait_rows import TRAITS
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # half of what is tried here is deprecated or experimental
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lxt_compose.ops import Argument, op_of
 from lxt_compose.ops.families import build_ops
-from lxt_compose.ops.traits import TRAITS
+from lxt_compose.ops.trait_rows import TRAITS
 from lxt_compose.runtime.decompositions import STEPS
 
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "lxt_compose"
@@ -85,7 +85,7 @@ def operations_named(source):
 def test_no_other_room_has_a_table_of_operations(path):
     allowed = ALLOWED.get(path.relative_to(PACKAGE).as_posix(), set())
     found = [(line, names) for line, names in operations_named(path.read_text("utf-8")) if not names <= allowed]
-    assert not found, f"{path.relative_to(PACKAGE.parent)}: {found}: say it by a trait in lxt_compose/ops/traits.py"
+    assert not found, f"{path.relative_to(PACKAGE.parent)}: {found}: say it by a trait in lxt_compose/ops/trait_rows.py"
 
 
 def test_what_is_allowed_is_there():
