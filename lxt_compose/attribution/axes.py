@@ -16,13 +16,12 @@ from torch import Tensor, nn
 
 from ..autograd.trees import map_tensors, tensors_in
 from ..ops.dimensions import SPATIAL
-from .axis_flow import AxisFlow, Dimension, follow
+from .argument_names import BATCH as BATCH
+from .argument_names import IMAGE, SEQUENCE, by_argument_name
+from .argument_names import UNKNOWN as UNKNOWN
+from .argument_names import Dims as Dims
+from .axis_flow import AxisFlow, follow
 
-Dims = tuple[str, ...]
-"""The name of each dimension of a tensor; ``UNKNOWN`` for those that nobody named."""
-
-UNKNOWN = "?"
-BATCH = "batch"
 SUMMED = ("channel", "feature", "mel")
 """What is summed for a score: they describe a place, and are none."""
 PLACES = (
@@ -32,8 +31,6 @@ PLACES = (
 """What has a score of its own."""
 NAMES = (BATCH, *SUMMED, *PLACES)
 
-_IMAGE = (BATCH, "channel", "height", "width")
-_SEQUENCE = (BATCH, "token", "feature")
 _EXAMPLES = "'batch token feature', 'batch channel time', 'batch channel height width', 'node feature'"
 
 
@@ -105,7 +102,7 @@ def find_dims(
     """
     found: dict[str, Dims] = {}
     for name, x in inputs.items():
-        known = given.get(name) or _by_name(name, x, model, graph=graph) or _by_convention(x, model)
+        known = given.get(name) or by_argument_name(name, x, model, graph=graph) or _by_convention(x, model)
         if known:
             found[name] = _fitting(name, x, known)
     asked = {name: x for name, x in inputs.items() if name not in found}
@@ -141,69 +138,6 @@ def embedded(dims: Dims) -> Dims:
     return (*dims, "feature")
 
 
-# ---- by the names of arguments ---------------------------------------------------------------------------------------
-
-
-def is_graph(names: Iterable[str]) -> bool:
-    """Return whether arguments of these names are those of a net for graphs, whose first dimension counts nodes."""
-    return not {"edge_index", "adj", "adj_t"}.isdisjoint(names)
-
-
-def _by_name(name: str, x: Tensor, model: nn.Module, *, graph: bool) -> Dims | None:
-    """Return the dimensions of an argument of a model of transformers, or of a net for graphs."""
-    n = x.dim()
-    if graph and n in (1, 2):
-        first = "edge" if name.startswith("edge") else "node"
-        return (first, "feature" if x.is_floating_point() else "column")[:n]
-    if not x.is_floating_point():
-        return _of_ids(name, n, model)
-    if name in ("pixel_values", "pixel_values_videos", "pixel_values_images"):
-        video = "video" in name or _is_video(model)
-        several = (BATCH, "frame" if video else "image", *_IMAGE[1:])
-        return {2: ("patch", "feature"), 3: (BATCH, "patch", "feature"), 4: _IMAGE, 5: several}.get(n)
-    if name.endswith(("inputs_embeds", "hidden_states", "visual_feats", "visual_embeds")):
-        return _SEQUENCE if n == 3 else None
-    if name == "past_values":
-        return {2: (BATCH, "time"), 3: (BATCH, "time", "channel")}.get(n)
-    if name in ("input_features", "input_values"):
-        return _of_sound(x, model)
-    return None
-
-
-def _of_ids(name: str, n: int, model: nn.Module) -> Dims | None:
-    if n == 3:
-        kind = "choice" if "MultipleChoice" in type(model).__name__ else "sequence"
-        return (BATCH, "codebook" if hasattr(_config(model), "num_codebooks") else kind, "token")
-    if n > 3 and not name.endswith(("ids", "tokens")):
-        return None  # numbers, of an image maybe
-    if n != 2:
-        return (BATCH,) if n == 1 else (BATCH, *["group"] * (n - 2), "token") if n else ()
-    return (BATCH, "token") if name.endswith(("ids", "tokens")) else (BATCH, "column" if "cat" in name else "token")
-
-
-def _of_sound(x: Tensor, model: nn.Module) -> Dims | None:
-    """Waves [n, time] and spectrograms, whose bins come before or after the time."""
-    if x.dim() == 2:
-        return (BATCH, "time")
-    if x.dim() == 4:
-        return (BATCH, "channel", "time", "mel")
-    sizes = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "feature_size")
-    bins = {getattr(_config(model), size, None) for size in sizes} - {None}
-    fitting = [place for place in (1, 2) if x.dim() == 3 and x.shape[place] in bins]
-    if len(fitting) != 1:
-        return None  # the first layer will tell
-    return (BATCH, "mel", "time") if fitting == [1] else (BATCH, "time", "mel")
-
-
-def _config(model: nn.Module) -> Any:
-    return getattr(model, "config", None)
-
-
-def _is_video(model: nn.Module) -> bool:
-    config = _config(model)
-    return hasattr(config, "num_frames") or "video" in str(getattr(config, "model_type", "")).lower()
-
-
 # ---- by what layers say ----------------------------------------------------------------------------------------------
 
 
@@ -235,18 +169,13 @@ def _by_convention(x: Tensor, model: nn.Module) -> Dims | None:
     of_images = any(isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in model.modules())
     of_volumes = any(isinstance(module, (nn.Conv3d, nn.ConvTranspose3d)) for module in model.modules())
     if x.dim() == 4 and not channels_last and not of_volumes and (of_images or x.shape[1] in (1, 3)):
-        return _IMAGE
+        return IMAGE
     return None
-
-
-def of_layer(dims: Sequence[Dimension] | None, x: Tensor) -> Dims:
-    """Return the dimensions of a layer's tensor."""
-    return completed([dim.name for dim in dims] if dims is not None else [None] * x.dim())
 
 
 def before_they_were_kept(n: int) -> Dims:
     """Return the dimensions of relevance that was made without their names, as by version 0.1: sequences and images."""
-    return (BATCH, "feature")[:n] if n < 3 else {3: _SEQUENCE, 4: _IMAGE}.get(n, (BATCH, *[UNKNOWN] * (n - 1)))
+    return (BATCH, "feature")[:n] if n < 3 else {3: SEQUENCE, 4: IMAGE}.get(n, (BATCH, *[UNKNOWN] * (n - 1)))
 
 
 # ---- what follows from them ------------------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..autograd.trees import map_tensors
 from ..errors import AttributionError, CompositeError
 from ..target_module import explained
-from .axes import BATCH, Dims, embedded, find_dims, is_graph, parse_dims, place_of
+from .argument_names import is_graph
+from .axes import BATCH, Dims, embedded, find_dims, parse_dims, place_of
 from .structure import distinct, fresh, names_of_arguments, read_arguments
 
 # Inputs that say how to read the others. They are constants, whatever their dtype.

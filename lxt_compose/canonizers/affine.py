@@ -77,11 +77,6 @@ def is_norm(module: nn.Module) -> bool:
     return set(STATISTICS) <= {*module._buffers, *module._parameters}
 
 
-def has_computed_weight(module: nn.Module) -> bool:
-    """Return whether the weight of a module is computed from others: a parametrization, weight norm, an adapter."""
-    return "weight" not in module._parameters and isinstance(getattr(module, "weight", None), Tensor)
-
-
 def is_layer(module: nn.Module) -> bool:
     """Return whether a module has a weight matrix, its own or a computed one, that its whole output may come from."""
     if is_norm(module) or any(map(is_lazy, module.parameters(recurse=False))):

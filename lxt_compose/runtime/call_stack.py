@@ -55,10 +55,6 @@ class Site:
         self._contexts.append(Context(self, inside, scope, keys_inside))
         return self._contexts[-1]
 
-    def contexts(self) -> list[Context]:
-        """Return all contexts in which the module has run."""
-        return list(self._contexts)
-
 
 class Context:
     """Where operations run: a module, and the rule around it if there is one. Decisions are kept here, by function.
