@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..autograd.sharded import local
 from ..autograd.trees import map_tensors, tensors_in
 from ..ops import Argument, Effect, Integers
 from ..torch_internals import storage_of
@@ -47,6 +48,7 @@ class Origins:
 
     def inside(self, x: Tensor) -> Tensor:
         """Return the origins of a tensor, to be changed in place; what was not known is a constant."""
+        x = local(x)
         memory = storage_of(x)
         if memory not in self._kept:
             count = x.untyped_storage().nbytes() // x.element_size()
@@ -55,6 +57,7 @@ class Origins:
 
     def of(self, x: Tensor) -> Tensor:
         """Return the origins of a tensor: int64, of its shape."""
+        x = local(x)
         kept = self._kept.get(storage_of(x))
         if kept is None:
             nobody = UNKNOWN if self.floats and x.requires_grad else 0
@@ -65,11 +68,13 @@ class Origins:
 
     def knows(self, x: Any) -> bool:
         """Return whether a value is a tensor that comes from an input, or shares memory with one that does."""
-        return isinstance(x, Tensor) and (self.floats or not x.is_floating_point()) and storage_of(x) in self._kept
+        return (
+            isinstance(x, Tensor) and (self.floats or not x.is_floating_point()) and storage_of(local(x)) in self._kept
+        )
 
     def is_indicator(self, x: Tensor) -> bool:
         """Return whether it says where an integer is among others."""
-        return storage_of(x) in self._indicators
+        return storage_of(local(x)) in self._indicators
 
     def among(self, tree: Any) -> list[Tensor]:
         """Return the tensors among some arguments that come from an input."""

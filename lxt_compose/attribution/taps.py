@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ..autograd.marks import mark_seen
+from ..autograd.sharded import in_each_process, is_sharded, whole
 from ..autograd.trees import map_tensors
 from ..errors import AttributionError, RegistrationError, place
 from ..ops import Effect, display_name, integers_of
@@ -157,6 +159,10 @@ class Taps:
 
     def looked_up(self, values: Tensor, origins: Tensor, *, as_numbers: bool) -> Tensor:
         """See :class:`~.lookups.Listener`."""
+        if is_sharded(values):  # by a table that is spread over processes
+            made = in_each_process(self.looked_up(whole(values), origins, as_numbers=as_numbers), values)
+            mark_seen((made,))
+            return made
         self._check_not_shadowed()
         leaf = _Leaf(values, origins=origins, as_numbers=as_numbers)
         if self._open:  # and not run again by activation checkpointing

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..autograd.saved_values import rescue
 from ..ops import Family, register
+from ..torch_internals import modes_off
 
 
 def by_identity(kernel: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -60,32 +62,62 @@ def _operator(name: str) -> Callable[..., Any]:
     return call
 
 
+def _summed_in_place(x: Tensor, group: Any = None) -> Tensor:
+    """Return what transformers' ``_AllReduceForward`` writes into x: its sum over all processes of a group.
+
+    What the others hold is a constant here.
+    """
+    with modes_off():
+        rescue(x)  # the kernel is about to change it
+        total = x.detach().clone()
+        torch.distributed.all_reduce(total, group=group)
+        others = total - x.detach()
+    return x.clone() + others
+
+
 _FUNCTIONS = "bitsandbytes.autograd._functions"
-_LAYERS: dict[str, Callable[..., Any]] = {
-    f"{_FUNCTIONS}.MatMul4Bit": _four_bits,
-    f"{_FUNCTIONS}.MatMul8bitLt": _eight_bits,
-    f"{_FUNCTIONS}.MatMul8bitFp": _eight_bits,
-} | {
-    name: partial(by_identity, _operator(name))
-    for name in (
-        "torch.ops.bitsandbytes.gemv_4bit",
-        "torch.ops.bitsandbytes.gemm_4bit",
-        "torch.ops.quantized.linear_dynamic",
-        "torch.ops.quantized.linear_dynamic_fp16",
-    )
-}
+_LAYERS: dict[str, Callable[..., Any]] = (
+    {
+        f"{_FUNCTIONS}.MatMul4Bit": _four_bits,
+        f"{_FUNCTIONS}.MatMul8bitLt": _eight_bits,
+        f"{_FUNCTIONS}.MatMul8bitFp": _eight_bits,
+    }
+    | {
+        name: partial(by_identity, _operator(name))
+        for name in (
+            "torch.ops.bitsandbytes.gemv_4bit",
+            "torch.ops.bitsandbytes.gemm_4bit",
+            "torch.ops.quantized.linear_dynamic",
+            "torch.ops.quantized.linear_dynamic_fp16",
+        )
+    }
+    | {"transformers.distributed.parallel_utils._AllReduceForward": _summed_in_place}
+)
 _IDENTITIES = (
     "torch.nn.parallel.distributed._DDPSink",
+    "torch.distributed.fsdp._fully_shard._fsdp_state.RegisterPreBackwardFunction",
     "torch.distributed.fsdp._fully_shard._fsdp_param_group.RegisterPostBackwardFunction",
     "torch.distributed.tensor._api._ToTorchTensor",
     "torch.distributed.tensor._api._FromTorchTensor",
-    "torch.distributed._functional_collectives._FromTorchTensor",
+    "torch.distributed.tensor._redistribute.Redistribute",
+    "transformers.distributed.parallel_utils._WaitTensor",
+    "transformers.integrations.tensor_parallel._AllReduceBackward",
+    "transformers.distributed.parallel_utils._AllReduceBackward",
 )
-_LINEAR = (
-    "torch.distributed.nn.functional._AllReduce",
-    "torch.distributed.nn.functional._AllGather",
-    "torch.distributed.nn.functional._Reduce_Scatter",
-    "torch.distributed.nn.functional._Broadcast",
+_LINEAR = tuple(
+    f"torch.distributed.nn.functional.{name}"
+    for name in (
+        "_AllGather",
+        "_AllGatherBase",
+        "_AllReduce",
+        "_AlltoAll",
+        "_AlltoAllSingle",
+        "_Broadcast",
+        "_Gather",
+        "_Reduce",
+        "_Reduce_Scatter",
+        "_Scatter",
+    )
 )
 
 

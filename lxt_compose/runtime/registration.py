@@ -27,6 +27,7 @@ from .call_stack import Site
 from .checks import check_model, eager, run_eagerly
 from .copies import sweep
 from .custom_functions import seen_by_modes
+from .freezing import freeze
 from .function_mode import FunctionMode
 from .module_hooks import install, is_our_hook
 from .session import Session
@@ -72,7 +73,7 @@ class Registration:
             own = (entry.key for entry in entries if is_autograd_function(entry.key))
             for function in {*autograd_functions(), *own}:
                 stack.enter_context(seen_by_modes(function))
-            _freeze(model, stack, session)
+            session.frozen += freeze(model, session.policy, stack)
             session.installed = stack.pop_all()
 
     def _site(self, module: nn.Module, names: tuple[str, ...], bindings: Mapping[nn.Module, Binding]) -> Site:
@@ -232,24 +233,3 @@ def remove(model: nn.Module) -> None:
         session.remove()
     for module in model.modules():
         sweep(module)
-
-
-def _freeze(model: nn.Module, stack: ExitStack, session: Session) -> None:
-    """Make all parameters constants, and put what restores their flags on the stack."""
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad:
-                session.policy.fixed.add(parameter)
-            else:
-                stack.callback(_thaw, module, name, parameter)
-                session.policy.frozen.add(parameter)
-                session.frozen.append(parameter)
-                parameter.requires_grad_(False)
-
-
-def _thaw(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    """Give a parameter its flag back, and also one that has taken its place meanwhile, and its flag with it."""
-    parameter.requires_grad_(True)
-    successor = getattr(module, name, None)
-    if isinstance(successor, nn.Parameter) and successor is not parameter:
-        successor.requires_grad_(True)

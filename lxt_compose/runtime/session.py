@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from ..autograd import saved_values
 from ..autograd.functions import AllStopped
 from ..autograd.marks import mark_seen
+from ..autograd.sharded import comes_and_goes, is_distributed
 from ..autograd.trees import map_tensors, tensors_in
 from ..coverage.tally import Tally
 from ..errors import RegistrationError
@@ -29,6 +30,7 @@ from ..target_module import explained
 from ..torch_internals import function_modes, in_backward, next_node_number
 from ..tracing import Kept, Program
 from .call_stack import CallStack, Site
+from .freezing import freeze_sharded
 from .observer import Following, Observer
 from .policy import Policy
 from .second_order import Pass, recorded
@@ -103,6 +105,9 @@ class Session:
                     f"both have a composite, which would act twice; remove one, or register on the outer model alone"
                 )
         self._freeze_again()
+        if is_distributed():
+            self.frozen += freeze_sharded(self.model, self.policy, self.installed)
+            self.parts.keeping &= not any(map(comes_and_goes, self.model.modules()))
         self.tally.executed = True
         stack.began = next_node_number()
         stack.root_inputs, stack.root_args = find_carriers(args, kwargs), (args, kwargs)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...autograd.sharded import added_up
 from ...torch_internals.traces import has_symbolic_shape
 from .weight_parts import Part, Parts, ones
 
@@ -80,16 +81,16 @@ class Layer:
         With a part of its bias added, or without a bias.
         """
         added = None if bias is None or self.bias is None else bias(self.bias.to(self.dtype))
-        return self.apply(x, self.part(part), added)
+        return added_up(self.apply(x, self.part(part), added))
 
     def transpose(self, s: Tensor, part: Part, x: Tensor) -> Tensor:
         """Return ``(part of W)^T s``: what comes back to an input like x."""
         weight = self.part(part)
         if self.back is not None:
-            return self.back(s, weight, x)
+            return added_up(self.back(s, weight, x))
         with torch.enable_grad():
             x = torch.zeros_like(x, requires_grad=True)
-            return torch.autograd.grad(self.apply(x, weight, None), x, s)[0].contiguous()
+            return added_up(torch.autograd.grad(self.apply(x, weight, None), x, s)[0]).contiguous()
 
     def of_constant(self, value: Tensor | float, part: Part, x: Tensor) -> Tensor:
         """Return the layer, without its bias, of a constant that broadcasts to x.

@@ -88,7 +88,8 @@ class Parts:
     def __init__(self) -> None:
         self._kept: MutableMapping[Tensor, dict[tuple[Part, torch.dtype], _Made]] = WeakIdKeyDictionary()
         self._lock = threading.Lock()
-        self._closed = False
+        self.keeping = True
+        """Whether to keep parts at all: not where the weights themselves are there only while they are used."""
 
     def get(self, weight: Tensor, part: Part, dtype: torch.dtype) -> Tensor:
         """Return the part of this weight in this dtype."""
@@ -98,7 +99,7 @@ class Parts:
         if part is whole and dtype == weight.dtype:
             return weight
         sparse = weight.layout is not torch.strided  # it has no memory of its own to tell a change by
-        if sparse or is_traced():  # where traced, it belongs to the graph
+        if sparse or is_traced() or not self.keeping:  # where traced, it belongs to the graph
             return self._made(weight, part, dtype)
         stamp = (weight._version, weight.data_ptr(), weight.dtype)
         with self._lock:
@@ -107,7 +108,7 @@ class Parts:
             return kept[1]
         made = self._made(weight, part, dtype)
         with self._lock:
-            if not self._closed:
+            if self.keeping:
                 self._kept.setdefault(weight, {})[part, dtype] = (stamp, made)
         return made
 
@@ -120,7 +121,7 @@ class Parts:
     def close(self) -> None:
         """Let all go, and keep nothing from now on; what is asked for later is computed each time."""
         with self._lock:
-            self._closed = True
+            self.keeping = False
             self._kept.clear()
 
     def __len__(self) -> int:
