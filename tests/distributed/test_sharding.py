@@ -12,6 +12,7 @@ from two_processes import in_two_processes, once_for_all_workers
 from lxt_compose import Composite, Epsilon, Gamma, attribute
 from lxt_compose.rules.defaults import default_rules
 
+pytestmark = pytest.mark.timeout(300)  # all cases run before the first test: two processes start only once
 COMPOSITES = {
     "attnlrp": Composite(),
     "attnlrp, gradients": Composite(formulation="gradient"),
