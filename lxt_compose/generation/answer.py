@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -12,12 +12,16 @@ from torch import Tensor
 from ..coverage.report import CoverageReport
 from ..heatmap.tokens import Piece, pieces_of
 from ..ledger import Ledger
+from .handing_on import POSITIVE, SHARES, hand_on
 from .prompts import TEMPLATE
 from .spans import Span, written
 
 PROMPT, START, OUTPUT = "prompt", "start", "output"
-REST = "biases and the like"
-"""What of a score is on no token: biases, what softmax and stabilizers absorb, constants such as position tables."""
+REST, UNACCOUNTED = "biases and the like", "unaccounted"
+"""What of a score is on no token: biases, what softmax and stabilizers absorb, constants such as position tables.
+
+A ledger names these by kind; what is then left over is unaccounted: 0 to rounding, or an operation was not seen.
+"""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,8 @@ class Answer:
 
     ``quantity`` is what is explained: the logit or the log-probability of each token of a span, added up. What of a
     score is on no token is its rest; with a ledger, ``absorbed`` names it by kind, [rows] each. ``other`` is the answer
-    that it is contrasted with. ``ran`` says how.
+    that it is contrasted with. ``ran`` says how. ``through`` [rows, T] is what each token of the answer has handed on
+    (see :meth:`handed_on`); None where nothing was.
     """
 
     sources: Sources
@@ -97,6 +102,7 @@ class Answer:
     absorbed: Mapping[str, Tensor] = field(default_factory=dict)
     ledger: Ledger | None = None
     other: Answer | None = None
+    through: Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -114,11 +120,15 @@ class Answer:
         The rest is apart by kinds if there is a ledger.
         """
         found = {name: self.relevance[:, place].sum(1) for name, place in self.sources.groups().items()}
+        return {**found, **self._rest()}
+
+    def _rest(self) -> dict[str, Tensor]:
+        """Return what of each score is on no token, by kind."""
         rest = self.scores - self.relevance.sum(1)
-        for kind, amount in self.absorbed.items():
-            found[kind] = amount.to(rest)
-            rest = rest - found[kind]
-        return {**found, REST if not self.absorbed else "unaccounted": rest}
+        found = {kind: amount.to(rest) for kind, amount in self.absorbed.items()}
+        for amount in found.values():
+            rest = rest - amount
+        return {**found, UNACCOUNTED if found else REST: rest}
 
     def complete(self) -> bool:
         """Return whether every token of the answer has a row of its own, in order."""
@@ -140,3 +150,39 @@ class Answer:
         if not 0 <= start < stop <= self.length:
             raise ValueError(f"the span {start} to {stop} is not within the answer, which has {self.length} tokens")
         return self.relevance[start:stop].sum(0), self.scores[start:stop].sum()
+
+    def handed_on(self, hops: int | None = None, *, shares: str = POSITIVE) -> Answer:
+        """Return the answer with the relevance of its own tokens handed on to what made those, down to the prompt.
+
+        For answers in several steps: what a step comes from, and not only that the last one read it. The scores stay
+        the same, and so does what they add up to; see :func:`hand_on` for the equations.
+
+        Args:
+            hops: how many times relevance is handed on; None until none is left on the answer.
+            shares: ``"positive"``: to what spoke for a token; bounded. ``"signed"``: to all, as the linear rules would;
+                not bounded where a score is small beside its parts, and ``ran`` tells by how much it grew.
+
+        Raises:
+            TypeError: hops is no whole number.
+            ValueError: the tokens were not explained one by one, or an argument is not one of those there are.
+        """
+        if not self.complete():
+            raise ValueError("only spans were explained; leave targets= out, and take the spans with row()")
+        if shares not in SHARES:
+            raise ValueError(f"shares must be one of {', '.join(map(repr, SHARES))}, got {shares!r}")
+        if hops is not None and (isinstance(hops, bool) or not isinstance(hops, int)):
+            raise TypeError(f"hops must be None or a whole number, got {hops!r}")
+        if hops is not None and hops < 0:
+            raise ValueError(f"hops must be None or a whole number from 0 on, got {hops}")
+        rest = self._rest()
+        found = hand_on(self.relevance, rest, self.relevance, rest, hops=hops, shares=shares)
+        how = "all the way" if hops is None else f"{hops} hop{'s' * (hops != 1)}"
+        grew = "" if shares == POSITIVE else f", relevance grew up to {found.gain:.3g} times at one token"
+        return replace(
+            self,
+            relevance=found.relevance,
+            absorbed={kind: found.rest[kind] for kind in self.absorbed},
+            other=None if self.other is None else self.other.handed_on(hops, shares=shares),
+            through=found.through,
+            ran=f"{self.ran}; handed on {how} by {shares} shares{grew}",
+        )

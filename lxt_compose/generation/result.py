@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from .answer import Answer
+from .handing_on import POSITIVE
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +62,10 @@ class GenerationAttribution:
         if len(self) != 1:
             raise ValueError(f"there are {len(self)} answers: take one of them, result[0]")
         return self.answers[0]
+
+    def handed_on(self, hops: int | None = None, *, shares: str = POSITIVE) -> GenerationAttribution:
+        """Return the same with the relevance of the answers' own tokens handed on; see :meth:`Answer.handed_on`."""
+        return GenerationAttribution(tuple(answer.handed_on(hops, shares=shares) for answer in self.answers))
 
     def __repr__(self) -> str:
         tokens = ", ".join(f"{answer.length} tokens" for answer in self.answers[:4])
