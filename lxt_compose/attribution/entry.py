@@ -14,12 +14,13 @@ from .graphs import Graphs, batches
 from .inputs import Inputs, read_inputs
 from .joining import joined
 from .latent import Layer, find_layers
+from .pipelines import unpacked
 from .result import Attribution
 from .run import Run, composite_of, statistics_kept
 
 
 def attribute(
-    model: nn.Module,
+    model: nn.Module | Any,
     inputs: Any,
     *,
     target: Any = None,
@@ -34,7 +35,7 @@ def attribute(
     """Return the relevance of each part of the inputs for one output of the model, sample by sample.
 
     Args:
-        model: any module, in ``eval()`` mode; afterwards it is as before, whatever happens.
+        model: any module in ``eval()`` mode, which is left as it was; or a pipeline of transformers and what it takes.
         inputs: a tensor, a tuple of arguments, or a mapping of keyword arguments, such as what a tokenizer returns;
             arrays of numpy too. Arguments may be lists and dictionaries of tensors, whose parts have names such as
             ``xs[0]`` and ``batch.input_ids``. Caches and lists that a model fills are copied for each pass.
@@ -45,8 +46,7 @@ def attribute(
             for the difference a - b, ``(a, "others")`` for a less the mean of all others; pairs per sample as a list or
             an integer tensor [samples, 2]; a function of the model's output that returns a tensor [samples].
             Several targets: a list of them for a single sample (``[281, 207]``), or for any number of samples a
-            dictionary by names (``{"cat": 281, "dog": 207}``). The result then has one row for each sample and target,
-            those of a sample one after the other; it costs one forward pass, and a backward pass for each target.
+            dictionary by names (``{"cat": 281, "dog": 207}``): a row for each sample and target, sample by sample.
         dims: what the dimensions of the inputs are: ``"batch channel time"``, a tuple of such names, or a mapping from
             inputs (and layers) to them. Mostly it is known, from the names of inputs or the first layer that they meet;
             what needs to know it and does not raises. Without ``batch`` the input is one sample (``"node feature"``).
@@ -70,6 +70,7 @@ def attribute(
         MatchError: a layer's name, or a name in the composite, matches no module.
         TraceError: ``traced=True``, and the model cannot be written down as one graph.
     """
+    model, inputs = unpacked(model, inputs)
     _check(model, batch_size, traced)
     with torch.inference_mode(False), torch.enable_grad(), statistics_kept(model):
         given, goals, watched = read(model, inputs, target, dims, layers)
