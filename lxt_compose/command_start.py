@@ -22,7 +22,7 @@ def is_command() -> bool:
 
 
 def quit_quietly() -> None:
-    """Until :func:`begin`, an interrupt ends the command at once."""
+    """End the command at once on an interrupt, until :func:`begin` is called."""
     if is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _quit)
 

@@ -127,10 +127,7 @@ class Composite:
         )
 
     def _shown_defaults(self) -> str:
-        """Return a table as one would write it.
-
-        By what differs from the standard one, unless it leaves something out.
-        """
+        """Return a table as one would write it: by its difference from the standard one if it lacks none of that."""
         if isinstance(self.defaults, bool):
             return str(self.defaults)
         standard = default_rules(self.formulation)

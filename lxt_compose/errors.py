@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def place(path: str) -> str:
-    """Return how a message names a module: by its dotted path, in quotes, or as the model itself."""
+    """Return how a message names a module: by its dotted path in quotes, or as the model itself."""
     return repr(path) if path else "the model itself"
 
 

@@ -1,4 +1,4 @@
-"""Keys of a composite, and which module each of them matches: pure, nothing of the model is changed here."""
+"""Keys of a composite, and the modules that each of them matches; nothing of a model is changed here."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _describe(key: Any) -> str:
 
 
 def assignments(rules: Mapping[Any, Any] | Iterable[tuple[Any, Any]]) -> tuple[Assignment, ...]:
-    """Check keys and values, and give them their final form.
+    """Check keys and values, and return them as assignments.
 
     Raises:
         TypeError: a key or a value is of a wrong kind.
@@ -163,7 +163,7 @@ def _checked_key(key: Any) -> Any:
 
 
 def _is_torch_function(key: Any) -> bool:
-    """Functions that torch dispatches but no family knows: operators of extension libraries."""
+    """Return whether torch dispatches a function that no family has: an operator of an extension library."""
     return (getattr(type(key), "__module__", "") or "").startswith("torch._ops")
 
 
@@ -210,7 +210,7 @@ def match(
     for entry in entries:
         if not entry.of_module:
             continue
-        # a name is itself before it is a glob
+        # an exact name goes before a glob
         matched = [(module, mounted) for module, mounted in names.items() if entry.key in mounted]
         if not matched:
             matched = [(module, mounted) for module, mounted in names.items() if entry.matches(mounted, module)]

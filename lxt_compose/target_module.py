@@ -57,10 +57,7 @@ def explained(model: nn.Module) -> nn.Module:
 
 
 def target_names(model: nn.Module) -> dict[nn.Module, tuple[str, ...]]:
-    """Return the names of what is added to the model itself.
-
-    The function, and modules in it that are none of the model.
-    """
+    """Return the names of modules that the model does not have itself: the function, and those inside it."""
     if not isinstance(model, WithTarget):
         return {}
     known = set(model.model.modules())

@@ -25,7 +25,7 @@ class RelevanceFunction(Function):
     apply = apply_alone
 
     def __init_subclass__(cls) -> None:
-        """Have an output that got no slot send none: nothing is made up, so nothing is computed in vain."""
+        """Have an output that got no slot send none, rather than zeros that are computed in vain."""
         forward, backward = cls.forward, cls.backward
 
         def without_zeros(ctx: Any, *args: Any) -> Any:
@@ -99,7 +99,7 @@ class Share(RelevanceFunction):
 
 
 class Link(RelevanceFunction):
-    """x -> zeros that take no memory; slot -> slot: a tensor with the way back of x, that does not keep x alive."""
+    """x -> zeros that take no memory; slot -> slot: a tensor with the graph of x that does not keep x alive."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -127,11 +127,11 @@ class FiniteAtZero(RelevanceFunction):
 class Bypass(RelevanceFunction):
     """z -> z, computed from the carriers; the slots of the carriers are ``backward(slot, *saved)``.
 
-    The operation's own graph is not used: `backward` is all that flows back. It holds no tensors itself; those
-    that it needs are `saved`, so that freeing, checkpointing and reuse work as they do for PyTorch's own nodes.
+    The operation's own graph is not used: `backward` is all that flows back. It holds no tensors itself; those that it
+    needs are `saved`, so that freeing, checkpointing and reuse work as they do for PyTorch's own nodes.
 
-    It can be differentiated again (``create_graph=True``) where nothing is saved: what is has no history, and its part
-    would be lost.
+    It can be differentiated again (``create_graph=True``) where nothing is saved: saved tensors have no graph, and
+    derivatives through them would be lost.
     """
 
     @staticmethod
@@ -153,7 +153,7 @@ class Bypass(RelevanceFunction):
 
 
 def bypass(backward: Callable[..., Slots], z: Tensor, saved: tuple[Tensor, ...], carriers: list[Tensor]) -> Tensor:
-    """Output z with `backward` as its only way back to the carriers (see :class:`Bypass`)."""
+    """Return the output z, whose only path back to the carriers is `backward` (see :class:`Bypass`)."""
     plain = [t.detach() if t.requires_grad else t for t in saved]
     result: Tensor = Bypass.apply(backward, z.detach() if z.requires_grad else z, len(saved), *plain, *carriers)
     return result
@@ -166,7 +166,7 @@ def _name_of(backward: Any) -> str:
 
 
 class Graft(RelevanceFunction):
-    """z, other -> z; the slot goes to `other`: the way back is that of another computation of the same values."""
+    """z, other -> z; the slot goes to `other`: relevance takes the graph of another computation of the same values."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, other: Tensor) -> Tensor:
@@ -228,7 +228,7 @@ class Rebind(RelevanceFunction):
 
 def rebind(x: Tensor, result: Tensor) -> None:
     """Let x, whose memory an in-place operation has changed, be `result` for autograd too."""
-    # No value changes here, so nobody who saved the new values may be told that they are stale.
+    # No value changes here, so tensors saved with the new values must not count as changed.
     with preserve_version(x):
         Rebind.apply(x, result)
 
@@ -248,11 +248,11 @@ class NoRelevance(RelevanceFunction):
 
 
 class AllStopped(NoRelevance):
-    """The same where rules have stopped all relevance on its way to every input of the model."""
+    """As :class:`NoRelevance`, where rules have stopped all relevance on its way to every input of the model."""
 
 
 def shared(shapes: list[torch.Size], shares: list[float], slot: Tensor) -> Slots:
-    """Shares of the slot for inputs of these shapes, summed over the dimensions along which each was broadcast."""
+    """Return shares of the slot for inputs of these shapes, summed over broadcast dimensions."""
     if len(set(shares)) == 1:
         part = slot if len(shapes) == 1 else slot / len(shapes)
         return tuple(sum_to(part, shape) for shape in shapes)
@@ -260,9 +260,6 @@ def shared(shapes: list[torch.Size], shares: list[float], slot: Tensor) -> Slots
 
 
 def taylor_softmax(total: Callable[[Tensor], Tensor], sign: float, slot: Tensor, x: Tensor, s: Tensor) -> Slots:
-    """Return ``sign * x * (R - s * sum R)`` for ``s = softmax(sign * x)``, the sum by `total`.
-
-    0 where x is infinite.
-    """
+    """Return ``sign * x * (R - s * sum R)``, ``s = softmax(sign * x)``, the sum by `total`; 0 where x is infinite."""
     relevance = sign * x * (slot - s * total(slot)).to(x.dtype)
     return (relevance.masked_fill(x.isinf(), 0),)

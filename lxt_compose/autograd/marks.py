@@ -22,7 +22,7 @@ _CLOSE = 1e-9
 
 
 class Gate(IntEnum):
-    """What scales a signal: from what is no gate at all to what opens and closes."""
+    """How much a factor scales a signal rather than being one: from no gate at all to one that opens and closes."""
 
     NONE = 0
     """A signal: an input, or what a layer, a norm, a softmax or a sum made."""
@@ -81,7 +81,7 @@ def history_of(x: Tensor) -> History:
 
 
 def mark(tensors: Iterable[Tensor], history: History) -> None:
-    """Write down what is known of these tensors."""
+    """Write on the nodes of these tensors what is known of them."""
     for tensor in tensors:
         node: Any = tensor.grad_fn
         if node is not None:
@@ -89,7 +89,7 @@ def mark(tensors: Iterable[Tensor], history: History) -> None:
 
 
 def mark_seen(tensors: Iterable[Tensor]) -> None:
-    """Note that what made these tensors was seen; those of which more is known keep it."""
+    """Mark these tensors as made by an operation that was seen, where they have no mark yet."""
     for tensor in tensors:
         node: Any = tensor.grad_fn
         if node is not None:
@@ -109,14 +109,14 @@ class Constants:
         return bool(self._known)
 
     def give(self, tensor: Tensor, history: History) -> None:
-        """Say what is known of a tensor: by a mark, if it has a node."""
+        """Note what is known of a tensor: by a mark, if it has a node."""
         if tensor.requires_grad:
             mark((tensor,), history)
         else:
             self._known[id(tensor)] = weakref.ref(tensor), history
 
     def get(self, tensor: Tensor) -> History | None:
-        """Return what is known of a tensor; None if it is a constant in every respect."""
+        """Return what is known of a tensor; None if it is a plain constant."""
         if tensor.requires_grad:
             return history_of(tensor)
         reference, history = self._known.get(id(tensor), (None, SIGNAL))
@@ -128,5 +128,5 @@ class Constants:
         return [tensor for tensor, _ in found], [known for _, known in found]
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop all notes."""
         self._known.clear()

@@ -38,7 +38,7 @@ def kind_of_node(node: Any) -> str:
 
 
 def has_backward(x: Tensor) -> bool:
-    """Return whether gradients pass what made a tensor.
+    """Return whether gradients pass the operation that made a tensor.
 
     Kernels of libraries without a backward have a node all the same.
     """
@@ -46,10 +46,7 @@ def has_backward(x: Tensor) -> bool:
 
 
 def name_of_node(node: Any) -> str:
-    """Return how a user would know a node.
-
-    ``Swish.apply`` for a custom function, ``SigmoidBackward0`` for one of torch.
-    """
+    """Return the name of a node as a user knows it: ``Swish.apply`` (a custom function), ``SigmoidBackward0``."""
     function = function_of_node(node)
     return str(node.name()).rpartition("::")[2] if function is None else f"{function.__name__}.apply"
 

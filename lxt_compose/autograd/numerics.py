@@ -15,7 +15,7 @@ from ..torch_internals.traces import is_traced
 
 
 class DefaultEpsilon(float):
-    """An epsilon that nobody asked for: in half precision it is the decimal resolution, 1e-3 or 1e-2 (bfloat16).
+    """The default epsilon: in half precision it acts as the decimal resolution, 1e-3, or 1e-2 in bfloat16.
 
     Sums that are rounded to three digits cancel to noise, or to 0, and a smaller epsilon would divide by that. In
     float32 and float64 it is the number itself: 1e-6 of outputs around 1 is what float32 resolves.
@@ -28,7 +28,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def epsilon_in(epsilon: float, dtype: torch.dtype) -> float:
-    """Epsilon as it acts in `dtype`: what was asked for, but at least the smallest normal number.
+    """Return epsilon as it acts in `dtype`: what was given, but at least the smallest normal number.
 
     1e-308, 1e-38, 6e-5 and 1e-38 for float64, float32, float16 and bfloat16; a smaller one may be 0, and R / (0 + 0) is
     not a number. 0 is no stabilizer; where one is needed, it stands for the decimal resolution: 1e-15, 1e-6, 1e-3 and
@@ -41,7 +41,7 @@ def epsilon_in(epsilon: float, dtype: torch.dtype) -> float:
 
 
 def _bounded(quotient: Tensor, epsilon: Stabilizing) -> Tensor:
-    """R / (z + epsilon) kept such that products with it are finite, where epsilon is so small that it could overflow.
+    """Return R / (z + epsilon), cut such that products with it are finite, where epsilon is small enough to overflow.
 
     The bound is the root of the largest number (1e19 in float32), and 2^14 in float16, for an epsilon below its inverse
     (below the resolution in float16). With a larger epsilon nothing is done.
@@ -115,7 +115,8 @@ class Stabilizer:
 def stabilize(z: Tensor, epsilon: Stabilizing) -> Tensor:
     """Return ``z + epsilon * sign(z)`` with ``sign(0) = +1``, so that it is never 0; epsilon as by :func:`epsilon_in`.
 
-    A complex z is stabilized in its real and its imaginary part, each for itself. A function is taken at its word.
+    A complex z is stabilized in its real and its imaginary part, each for itself. A function is taken
+    as it is.
     """
     if not isinstance(epsilon, (int, float)):
         return epsilon(z)
@@ -158,7 +159,7 @@ def over_positive(value: Tensor, total: Tensor, epsilon: Stabilizing) -> Tensor:
 
 
 def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """In this dtype; what is too large for it becomes its largest number."""
+    """Return a tensor in this dtype; what is too large for it becomes its largest number."""
     if value.dtype == dtype:
         return value
     largest = torch.finfo(dtype).max
@@ -166,7 +167,7 @@ def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def componentwise(operation: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """Return ``operation(a, b)``; on complex tensors for the real and the imaginary parts, each for itself.
+    """Return ``operation(a, b)``; of complex tensors, of the real and of the imaginary parts separately.
 
     The slot of a complex carrier holds one relevance for its real and one for its imaginary part.
     """

@@ -1,9 +1,9 @@
-"""What a backward pass needs, saved such that an in-place operation later in the forward pass does not spoil it.
+"""Values that a backward pass needs, saved such that a later in-place operation does not spoil them.
 
-Rules save the values of inputs and outputs. PyTorch's own operations often do not (a convolution with constant
-weights needs no output), so a model may go on to change such a tensor in place: ``relu_(conv(x))``. Copying
-all that is saved would be safe and slow. Instead :func:`save` notes who saved which storage, and :func:`rescue`,
-called just before an in-place operation, has exactly those who saved *that* storage take a copy.
+Rules save the values of inputs and outputs. PyTorch's own operations often do not (a convolution with constant weights
+needs no output), so a model may go on to change such a tensor in place: ``relu_(conv(x))``. Copying all that is saved
+would be safe and slow. Instead :func:`save` notes which nodes saved which storage, and :func:`rescue`, called just
+before an in-place operation, has those nodes that saved *that* storage take a copy.
 """
 
 import threading
@@ -41,7 +41,7 @@ def prune() -> None:
 
 
 def _note(tensor: Tensor, saver: Any, place: int) -> None:
-    """Note who saved this memory. Outside of registrations nobody else prunes, so do it now and then."""
+    """Note which node saved this memory; now and then, drop notes on nodes that are gone."""
     _notes.savers.setdefault(storage_of(tensor), []).append((saver, place))
     _notes.new += 1
     if _notes.new > _notes.room:
@@ -51,7 +51,7 @@ def _note(tensor: Tensor, saver: Any, place: int) -> None:
 def save(ctx: Any, *tensors: Tensor) -> None:
     """Call ``ctx.save_for_backward(*tensors)`` for tensors that may be changed in place afterwards."""
     if packs_saved_tensors():
-        # Somebody packs what is saved (or may): activation checkpointing, or offloading. What they packed cannot be
+        # Hooks pack what is saved (or may): activation checkpointing, or offloading. What was packed cannot be
         # exchanged later, and a recomputed block changes its tensors in place anew: so copy now.
         tensors = tuple(tensor.detach().clone() for tensor in tensors)
     else:
@@ -62,7 +62,7 @@ def save(ctx: Any, *tensors: Tensor) -> None:
 
 
 class Kept:
-    """The value that a tensor has now, whatever is done to it in place afterwards; made by :func:`keep`."""
+    """The value that a tensor has now, whatever in-place operations do to it afterwards; made by :func:`keep`."""
 
     __slots__ = ("__weakref__", "value")
 
@@ -78,7 +78,7 @@ def keep(tensor: Tensor) -> Kept:
 
 
 def rescue(tensor: Tensor) -> None:
-    """Have all who saved (a view of) this tensor keep a copy, since it is about to be changed in place."""
+    """Have all nodes that saved (a view of) this tensor keep a copy, since it is about to be changed in place."""
     for node, place in _notes.savers.pop(storage_of(tensor), ()):
         saver = node()
         if isinstance(saver, Kept):

@@ -14,12 +14,12 @@ PLAIN = frozenset({int, float, bool, str, type(None), torch.dtype, torch.device}
 
 
 def plain(value: Any) -> Any:
-    """Return a number of another library, as numpy's, as Python's own, which is what torch makes of it."""
+    """Return a number of another library, such as numpy's, as Python's own: torch treats both alike."""
     return value if type(value) in PLAIN or not isinstance(value, Real) else getattr(value, "item", lambda: value)()
 
 
 _CONTAINERS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {}
-"""Classes that users have registered: how to take what is inside, and how to make a copy with something else inside."""
+"""Classes that users have registered: the functions that take an object apart and make one of other content."""
 
 
 def register_container(
@@ -60,7 +60,7 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
         yield tree
     elif isinstance(tree, (dict, tuple, list)):
         for value in tree.values() if isinstance(tree, dict) else tree:
-            if isinstance(value, Tensor):  # as most are: no generator for each
+            if isinstance(value, Tensor):  # the most frequent case, without a generator
                 yield value
             elif type(value) not in PLAIN:
                 yield from tensors_in(value)

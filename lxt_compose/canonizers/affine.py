@@ -1,4 +1,4 @@
-"""What a layer and a batch norm compute, told by running copies of them on numbers, not by their classes.
+"""What a layer and a batch norm compute, found by running copies of them on numbers rather than by their classes.
 
 A layer is anything with a ``weight`` of two or more dimensions that computes ``W x + b`` with it; a batch norm anything
 with ``running_mean`` and ``running_var`` that computes ``x * a + c`` for each channel, and maybe an activation of it.
@@ -23,7 +23,7 @@ _TOLERANCE = 1e-7
 
 
 def own(module: nn.Module, name: str) -> Tensor | None:
-    """Return a parameter or buffer of the module itself, whatever stands in for it."""
+    """Return a parameter or buffer of the module itself, also where a stand-in hides it."""
     return module._parameters.get(name) if name in module._parameters else module._buffers.get(name)
 
 

@@ -1,4 +1,4 @@
-"""Canonizers: what is done to a model so that rules fit it better, and taken back when they leave."""
+"""The canonizer that merges batch norms into the layers before them."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Merged:
             self._installed = stack.pop_all()
 
     def remove(self) -> None:
-        """Let all modules find their own values again."""
+        """Take all merged values back, so that each module has its own again."""
         self._installed.close()
 
 

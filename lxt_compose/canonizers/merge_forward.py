@@ -90,7 +90,7 @@ class MergedForward:
             self._installed = stack.pop_all()
 
     def remove(self) -> None:
-        """Let all modules find their own values again."""
+        """Take all moved shifts back, so that each module has its own values again."""
         self._installed.close()
 
 

@@ -24,7 +24,7 @@ Values = dict[str, Tensor]
 
 
 def merged(layer: nn.Module, norm: nn.Module, layout: Layout) -> Values:
-    """Weight and bias of the layer that computes ``norm(layer(x))`` for a norm with its running statistics.
+    """Return weight and bias of the layer that computes ``norm(layer(x))`` for a norm with its running statistics.
 
     ``W' = W * gamma / sigma`` for each output channel, ``b' = (b - mu) * gamma / sigma + beta``,
     ``sigma = sqrt(var + eps)``; computed in float64 (float32 on a device without it) and rounded to the weight's dtype.
@@ -52,7 +52,7 @@ def neutral(norm: nn.Module) -> Values:
 
 
 def eps_of(norm: nn.Module) -> float:
-    """Return the eps of a norm; where it is written into its forward, it is most likely torch's default."""
+    """Return the eps of a norm; torch's default where the norm has no such attribute."""
     eps: Any = getattr(norm, "eps", 1e-5)
     return float(eps)
 
@@ -83,7 +83,7 @@ class Pair:
         return shown(self.layer_name, self.norm_name)
 
     def install(self, stack: ExitStack) -> None:
-        """Merge, and put what takes it back on the stack."""
+        """Merge the two, and put the callback that undoes it on the stack."""
         for module in (self.layer, self.norm):
             stack.callback(drop_stand_ins, module)
         self._merge()
@@ -116,7 +116,7 @@ class Pair:
             return layouts[0][0], not self.nested
         try:
             trial = Trial(self.layer, self.norm)
-        except Exception as error:  # whatever the modules hold that cannot be copied
+        except Exception as error:  # modules may hold anything, which may refuse to be copied
             raise ValueError(f"they cannot be copied, to be tried: {type(error).__name__}: {error}") from error
         for layout, inputs in layouts:
             values = merged(trial.layer, trial.norm, layout), neutral(trial.norm)
@@ -151,7 +151,7 @@ class Pair:
         self._state = self._fingerprint()
 
     def _before_layer(self, args: tuple[Any, ...]) -> None:
-        """Refuse what cannot be merged any more, and merge anew what has changed."""
+        """Raise if the two can no longer be merged, and merge anew if their values have changed."""
         if self.norm.training:
             raise RegistrationError(
                 f"{self.norm_name!r} was put into train mode while it is merged into {self.layer_name!r}; call eval(), "

@@ -1,4 +1,4 @@
-"""Which module takes the output of which, told without an example input: from symbolic traces, else from containers."""
+"""Which module takes the output of which, found without an example input: by symbolic traces, else by containers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Use = tuple[nn.Module | None, nn.Module | None]
 
 
 def followed_by(model: nn.Module, first: Test, second: Test) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    """Pairs of modules where the second always takes the output of the first, and nothing else ever takes it.
+    """Return pairs of modules where the second always takes the output of the first, and nothing else takes it.
 
     What the model does is read from a symbolic trace (torch.fx) of a copy that shares its parameters, with optional
     arguments of ``forward`` at their defaults; hooks do not run. A module that does not trace (its control flow depends
@@ -62,9 +62,10 @@ def followed_by(model: nn.Module, first: Test, second: Test) -> tuple[list[tuple
 
 
 def taken_after_relu(model: nn.Module, first: Test, second: Test) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    """Pairs of modules where the second always takes the output of the first, as it is or after a ReLU.
+    """Return pairs of modules where the second always takes the output of the first, as it is or after a ReLU.
 
-    Others may take that output too. How it is told: see :func:`followed_by`. What is an identity in eval mode
+    Others may take that output too. How they are
+    found: see :func:`followed_by`. What is an identity in eval mode
     (dropout) may stand between them.
 
     Args:
@@ -101,19 +102,19 @@ def taken_after_relu(model: nn.Module, first: Test, second: Test) -> tuple[list[
 
 @dataclass(frozen=True)
 class _Order:
-    """What is asked of a model: where a module of the first kind goes before one of the second."""
+    """The question asked of a model: where does a module of the first kind precede one of the second?"""
 
     first: Test
     second: Test
     through_relu: bool = False
 
     def passes(self, module: nn.Module | None) -> bool:
-        """Return whether what a module hands on counts as what it is given."""
+        """Return whether the output of a module counts as its input."""
         kinds = (nn.ReLU, nn.Identity, nn.modules.dropout._DropoutNd)
         return self.through_relu and isinstance(module, kinds)
 
     def passes_node(self, node: Any, root: nn.Module) -> bool:
-        """Return whether this holds for a node of a trace."""
+        """Return whether the output of a node of a trace counts as its input."""
         if node.op == "call_module":
             return self.passes(root.get_submodule(node.target))
         function = getattr(Tensor, node.target, None) if node.op == "call_method" else node.target
@@ -125,10 +126,10 @@ def _uses_in(model: nn.Module, order: _Order) -> tuple[list[Use], str]:
     """Return all uses that can be told, and why there may be more: what a trace raised; empty if it did not."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        # Code that runs with stand-ins for tensors may leave them lying about, so it runs in a copy.
+        # Code that runs on proxies may store them in the module, so a copy runs.
         twin: nn.Module | None = copy.deepcopy(model, {id(p): p for p in model.parameters()})
         raised = ""
-    except Exception as error:  # whatever the model holds that cannot be copied
+    except Exception as error:  # models may hold anything, which may refuse to be copied
         twin, raised = None, f"it cannot be copied: {_brief(error)}"
     for parameter, flag in flags:  # hooks may set those of a copy, which are the same
         parameter.requires_grad_(flag)
@@ -191,7 +192,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 class _Tracer(torch.fx.Tracer):
-    """A symbolic tracer that keeps out of the way of other threads and of hooks."""
+    """A symbolic tracer that affects neither other threads nor hooks."""
 
     def __init__(self, leaves: set[nn.Module]) -> None:
         super().__init__(autowrap_modules=())  # type: ignore[arg-type]
@@ -205,7 +206,7 @@ class _Tracer(torch.fx.Tracer):
             return self.trace(module, defaults)
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        """Return one of a pair, a module of torch, or a subclass that computes just what its parent in torch does."""
+        """Return whether a module is not traced into: one of a pair, torch's, or with torch's forward."""
         if module in self._leaves:
             return True
         inherited = type(module).forward.__module__.startswith("torch.nn.modules.")
@@ -218,7 +219,7 @@ class _Tracer(torch.fx.Tracer):
         return super().call_module(module, module.forward, args, kwargs)
 
     def getattr(self, attr: str, value: Any, parameter_proxy_cache: Any) -> Any:
-        """Return the value itself for other threads."""
+        """Return the attribute itself in other threads."""
         if threading.get_ident() != self._thread:
             return value
         return super().getattr(attr, value, parameter_proxy_cache)

@@ -1,4 +1,4 @@
-"""Pairs of modules by their names: how a canonizer is told them, and what its notes say of them."""
+"""Pairs of modules by their names, as a canonizer takes them and as its notes name them."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def notes_of(done: str, pairs: Iterable[Any], reasons: Mapping[str, str]) -> tup
 
 
 def shown(first_name: str, second_name: str) -> str:
-    """Return two names in one, what they share in front: ``"block: conv + bn"``."""
+    """Return two names as one, with their common prefix once: ``"block: conv + bn"``."""
     first, second, block = first_name.split("."), second_name.split("."), []
     while first[1:] and second[1:] and first[0] == second[0]:
         block.append(first.pop(0))

@@ -75,7 +75,7 @@ def _shifted(h: Tensor, shift: Tensor, pads: list[int], dims: int) -> Tensor:
 
 
 def _grid(x: Tensor) -> Tensor:
-    """Some elements of a tensor, from all over it."""
+    """Return some elements from all over a tensor."""
     return x[tuple(slice(None, None, max(1, size // 8)) for size in x.shape)].detach().clone()
 
 
@@ -110,7 +110,7 @@ class Shift:
         return shown(self.norm_name, self.layer_name)
 
     def _try(self) -> None:
-        """Run copies on numbers without a pattern, with the shift where it is and moved."""
+        """Raise if copies compute something else with the shift moved; they run on numbers without a pattern."""
         weight: Any = getattr(self.layer, "weight", None)
         if own(self.norm, "running_mean") is None or own(self.norm, "running_var") is None:
             raise ValueError("no running statistics, so each batch is normalized by its own")
@@ -131,7 +131,7 @@ class Shift:
 
     @torch.no_grad()
     def _reason_against(self, shift: Tensor, sizes: list[int]) -> str:
-        """Return what copies of both, in float64 and without hooks, compute otherwise than they should; or nothing."""
+        """Return what copies of both (float64, without hooks) compute otherwise than they should; or nothing."""
         twins = copy.deepcopy(nn.ModuleList([self.norm, self.layer])).to("cpu", torch.float64).eval()
         clear_hooks(twins)
         norm, layer = twins
@@ -151,7 +151,7 @@ class Shift:
         return "" if _close(found, expected) else f"with the shift moved, {self.layer_name} computes something else"
 
     def install(self, stack: ExitStack) -> None:
-        """Move the shift, and put what takes it back on the stack."""
+        """Move the shift, and put the callback that undoes it on the stack."""
         stack.callback(self._restore_bias)
         if self._pads:
             padding = self.layer.__dict__["padding"]
@@ -173,7 +173,7 @@ class Shift:
 
     @torch.no_grad()
     def _move(self) -> None:
-        """Give the layer the bias that belongs to the values that both have now."""
+        """Set the bias of the layer for the values that both modules have now."""
         found = self.layer.__dict__.get("bias")
         base = self._base if found is self._bias else found  # that of a merged layer, if it is one
         bias = own(self.layer, "bias") if base is None else base
@@ -195,7 +195,7 @@ class Shift:
             self._last.output = output.shape, _grid(output)
 
     def _before_layer(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        """Refuse what is not as it was found, and take the shift off what the layer is given."""
+        """Raise if the two modules have changed, and take the shift off the layer's input."""
         if self.norm.training:
             raise RegistrationError(
                 f"{self.norm_name!r} was put into train mode while its shift is in {self.layer_name!r}; call eval(), "

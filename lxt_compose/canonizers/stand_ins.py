@@ -21,11 +21,11 @@ class StandIn(Tensor):
     __torch_function__ = plain_torch_function  # type: ignore[assignment]
     original: Tensor | None
     unhooked: Tensor | None
-    """What belongs there where no hook changes what the module is given."""
+    """The value to use where no hook changes the input of the module."""
 
     @staticmethod
     def of(value: Tensor, original: Tensor | None, unhooked: Tensor | None = None) -> StandIn:
-        """Return `value`, standing in for `original`."""
+        """Return `value` as a stand-in for `original`."""
         stand_in: StandIn = Tensor._make_subclass(StandIn, value)
         stand_in.original, stand_in.unhooked = original, unhooked
         return stand_in
@@ -44,7 +44,7 @@ class NoPadding(tuple[int, ...]):
 
     @staticmethod
     def of(original: Any, dims: int) -> NoPadding:
-        """As many zeros, standing in for `original`."""
+        """Return as many zeros as a stand-in for `original`."""
         zeros = NoPadding((0,) * dims)
         zeros.original = original
         return zeros

@@ -1,4 +1,4 @@
-"""What a command has to say: as text, and as data for `--json`."""
+"""The answer of a command: as text, and as data for `--json`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 Say = Callable[[str], None]
-"""Where progress is reported."""
+"""A function that takes lines about the progress."""
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ _DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, 1 for an incomplete report, 2 for an error, 130 when interrupted."""
+    """Run the command and return the exit code: 0, 1 for an incomplete report, 2 for an error, 130 when interrupted."""
     options = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     try:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lxt-compose: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # who reads has had enough
+    except BrokenPipeError:  # the reader of the pipe has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINE
     except Exception as error:  # whatever it is, the user gets one line, and the traceback on request
@@ -116,7 +116,7 @@ def _print(answer: Answer, options: argparse.Namespace) -> None:
 
 
 def _told(error: Exception) -> str:
-    """Return an error in one line; the kind of it too, unless it was raised to be read by users."""
+    """Return an error in one line, with its type unless it is an error for users."""
     message = " ".join(str(error).split())
     if not message or not isinstance(error, _FOR_USERS):
         return f"{type(error).__name__}: {message}".removesuffix(": ")
@@ -128,7 +128,7 @@ def _rules_wanted(options: argparse.Namespace) -> CompositeOptions:
 
 
 def _say(options: argparse.Namespace) -> Callable[[str], None]:
-    """Return where progress goes: to stderr, or nowhere."""
+    """Return the function that reports progress: on stderr, or nowhere."""
     return lambda line: None if options.quiet else print(f"lxt-compose: {line}", file=sys.stderr)
 
 

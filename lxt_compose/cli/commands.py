@@ -1,4 +1,4 @@
-"""What the commands of `lxt-compose` do: each takes parsed options and gives back what is to be printed."""
+"""The commands of `lxt-compose`: each takes parsed options and returns its answer."""
 
 from .answer import Answer
 from .composite_options import CompositeOptions

@@ -29,7 +29,7 @@ class CompositeOptions:
         return f"{self.preset}{arguments}{' with merged batch norms' * self.merge_batch_norm}"
 
     def composite(self) -> Composite:
-        """Return the composite that is meant.
+        """Return the composite that the options name.
 
         Raises:
             ValueError: there is no such preset, it lacks an argument, has none of this name, or not with this value.

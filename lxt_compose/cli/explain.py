@@ -1,4 +1,4 @@
-"""Explain what a checkpoint makes of a text or an image."""
+"""Explain the answer of a checkpoint to a text or an image."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _of_text(loaded: Loaded, text: str) -> Task:
     tokenizer = load_beside(loaded, "AutoTokenizer")
     inputs = dict(tokenizer(text, return_tensors="pt"))
     accepted = inspect.signature(loaded.model.forward).parameters
-    # A language model has no two sentences to tell apart, and GPT-2 would take the types for tokens.
+    # A language model takes one text only, and GPT-2 would take token types for tokens.
     inputs = {k: v for k, v in inputs.items() if k in accepted and not (causal and k == "token_type_ids")}
     ids = inputs["input_ids"]
     if not ids.numel():

@@ -1,4 +1,4 @@
-"""What is to be explained by the command line, and the answer: plain data."""
+"""The question and the answer of `lxt-compose explain`, as plain data."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Explained:
-    """The answer: the attribution, what it is of, and what else the model thought of."""
+    """The answer: the attribution, its target, and the model's other most likely answers."""
 
     task: Task
     found: Attribution

@@ -75,7 +75,7 @@ def _one(name: str, thing: Callable[..., Any]) -> Answer:
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    """Return the arguments and their defaults, without types: the text tells them."""
+    """Return the arguments and their defaults, without types, which the text names."""
     found = inspect.signature(function)
     bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in found.parameters.values()]
     return inspect.Signature(bare)
@@ -86,12 +86,12 @@ def _summary(thing: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return a docstring without the marks that are for documentation tools."""
+    """Return a docstring without its markup."""
     return re.sub(r":\w+:`~?([^`]+)`", r"\1", text).replace("``", "")
 
 
 def _table(rows: list[dict[str, str]], width: int) -> str:
-    """Return the rows as a table of at most `width` columns; the last column takes what is left."""
+    """Return the rows as a table of at most `width` columns; the last column takes the rest of the width."""
     limits: list[int] = [min(max(len(row[key]) for row in rows), _NAME) for key in list(rows[0])[:-1]]
     last = max(width - sum(limits) - 2 * len(limits), 24)
     return tabulate(rows, headers="keys", tablefmt="simple", maxcolwidths=[*limits, last])

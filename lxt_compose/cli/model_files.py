@@ -29,7 +29,7 @@ class CheckpointError(CompositeError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in ``eval()`` mode, what it is called, where it is from, and inputs for it if its maker gave some.
+    """A model in ``eval()`` mode, its name, its source, and inputs for it if its factory gave some.
 
     ``trained`` is false if the folder holds no weights, so that they are random.
     """
@@ -75,7 +75,7 @@ def _from_factory(module: str, name: str) -> Loaded:
 
 
 def _made(module: str, name: str) -> Any:
-    """Return what the module holds by this name, or what that returns if it is a function."""
+    """Return the object of this name in a module, or what it returns if it is a function."""
     try:
         found = getattr(importlib.import_module(module), name)
     except ImportError as error:
@@ -94,7 +94,7 @@ def _made(module: str, name: str) -> Any:
         inspect.signature(found).bind()
     except TypeError as error:
         raise CheckpointError(f"{module}:{name} cannot be called without arguments: {error}") from None
-    except ValueError:  # it does not tell its arguments
+    except ValueError:  # it has no signature
         pass
     try:
         return found()
@@ -112,7 +112,7 @@ def _raised(error: Exception) -> str:
 
 @contextmanager
 def _working_directory_on_path() -> Iterator[None]:
-    """Modules in the working directory can be imported, also by the function that makes the model."""
+    """Have modules in the working directory found, also by the function that makes the model."""
     here = os.getcwd()
     sys.path.insert(0, here)
     try:

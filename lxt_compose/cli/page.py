@@ -21,7 +21,7 @@ _STYLE = """
 
 
 def write_page(explained: Explained, picture: Picture, path: Path) -> None:
-    """Write the heatmap, what else the model thought of, the trace through the layers, the coverage and the ledger."""
+    """Write heatmap, the model's other answers, the trace through the layers, coverage and ledger."""
     task, found = explained.task, explained.found
     name = _text(task.loaded.name)
     by = f"by the rules of {_text(explained.preset)}"
@@ -50,7 +50,7 @@ def _text(text: str) -> str:
 
 
 def _scrolling(table: str) -> str:
-    """Return a wide table that scrolls by itself on a narrow screen."""
+    """Return a wide table that scrolls on a narrow screen."""
     return f'<div class="lxt-wide">{table}</div>'
 
 
@@ -63,7 +63,7 @@ def _top(explained: Explained) -> str:
 
 
 def _scan(path: Path | None) -> str:
-    """Return the image itself."""
+    """Return the image itself, as HTML."""
     if path is None:
         return ""
     import io

@@ -1,4 +1,4 @@
-"""The coverage of a model: what each rule of a preset would act on, and what none covers."""
+"""The coverage of a model: which rule of a preset acts on which operation, and what none covers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def report(
     ledger: bool = False,
     width: int = 100,
 ) -> Answer:
-    """Run a model on made-up inputs under a preset, and tell what was covered.
+    """Run a model on random inputs under a preset, and return what was covered.
 
     Args:
         reference: a checkpoint folder (weights are not needed), or ``module:factory``.
@@ -66,7 +66,7 @@ def report(
 
 
 def _made_up(loaded: Loaded, shapes: Sequence[tuple[int, ...]]) -> Any:
-    """Return inputs of these shapes, no two of them with the same values: what a model makes of x - y is not 0."""
+    """Return inputs of these shapes, no two of them with the same values: x - y should not be 0."""
     if not shapes:
         return dummy_inputs(loaded)
     sizes = [math.prod(shape) for shape in shapes]
@@ -75,7 +75,7 @@ def _made_up(loaded: Loaded, shapes: Sequence[tuple[int, ...]]) -> Any:
 
 
 def _everything(output: Any) -> Tensor:
-    """Return all outputs together: relevance should pass wherever it can."""
+    """Return all outputs as one: relevance should pass through all of the model."""
     first = next(tensor for tensor in tensors_in(output) if tensor.is_floating_point())
     return first.flatten(1).sum(1) if first.dim() > 1 else first
 

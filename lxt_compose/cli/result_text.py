@@ -1,4 +1,4 @@
-"""What `explain` says of what it found: as text for a terminal, and as data."""
+"""The answer of `explain`: as text for a terminal, and as data."""
 
 from __future__ import annotations
 

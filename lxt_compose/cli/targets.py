@@ -1,4 +1,4 @@
-"""What a user calls a target on the command line: a label, an index, or a token of the vocabulary."""
+"""Targets as a user names them on the command line: a label, an index, or a token of the vocabulary."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..heatmap.tokens import bytes_of, scheme_of
 
 @dataclass(frozen=True)
 class Wanted:
-    """A target for :func:`attribute`, and what it is called."""
+    """A target for :func:`attribute`, with its name."""
 
     target: Any
     against: str = ""
@@ -59,7 +59,7 @@ class Labels:
         raise ValueError(f"no class is called {name!r}; classes: {shown}")
 
     def name(self, index: int) -> str:
-        """Return what a class is called."""
+        """Return the name of a class."""
         return self.labels.get(index, str(index))
 
 
@@ -102,12 +102,12 @@ class Vocabulary:
         """Return the token that stands for whatever is not in the vocabulary, if there is one."""
         if self.tokenizer.unk_token is not None:
             return str(self.tokenizer.unk_token)
-        # A checkpoint may leave it unnamed; what turns text into ids knows it all the same.
+        # A tokenizer may lack the attribute, while its backend knows the token.
         model = getattr(getattr(self.tokenizer, "backend_tokenizer", None), "model", None)
         return getattr(model, "unk_token", None)
 
     def name(self, index: int) -> str:
-        """Return what a token is called: its text in quotes, or its bytes where they are but a part of a character."""
+        """Return the name of a token: its text in quotes, or its bytes where they are only a part of a character."""
         text = str(self.tokenizer.decode([index]))
         if text and "\ufffd" not in text:
             return repr(text)

@@ -40,8 +40,7 @@ class Checked:
 
     ``entered`` is the relevance that arrived at its outputs, ``left`` what it handed on to its inputs, ``absorbed``
     what its rule keeps by its own formula, by kind (bias, stabilizer, softmax), ``size`` the sum of ``|R|`` that
-    arrived.
-    Where the samples cannot be told apart all amounts have one value, for all of them.
+    arrived. Where the samples cannot be told apart all amounts have one value, for all of them.
     """
 
     path: str

@@ -36,7 +36,7 @@ class Ran:
     """An operation that has run under a rule, with the values that it was given and one that it made."""
 
     operation: Operation
-    """Of this the rule, the op, the function and the arguments are taken now, since it lets go of them."""
+    """Its rule, op, function and arguments are copied here, since it drops them once it has run."""
     formulation: str
     before: Before
     output: Kept
@@ -92,12 +92,9 @@ class Ran:
         return copy_as_merged(self.function)
 
     def run(self, carriers: Sequence[Tensor], biases: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Return what the operation makes of other carriers (and a module of other biases).
-
-        The output in the place of z.
-        """
+        """Return what the operation makes of other carriers (a module also of other biases), in the place of z."""
         args, kwargs = self.filled(carriers)
-        with modes_off():  # this run is not the model's
+        with modes_off():  # this run is not the model's own
             if isinstance(self.function, nn.Module):
                 output = torch.func.functional_call(self.twin(), dict(biases or {}), args, kwargs)
             else:

@@ -1,4 +1,4 @@
-"""Coverage: what ran under which rule, counted as it happens, and told as a report."""
+"""Coverage: which operations ran under which rule, counted while they run, and the report of it."""
 
 from .report import CoverageReport
 from .rows import Row, Status

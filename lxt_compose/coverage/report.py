@@ -164,7 +164,7 @@ class CoverageReport:
         return sorted(lines, key=lambda line: line.status is not Status.UNCOVERED)
 
     def _remarks(self, every_row: bool) -> list[tuple[str, str]]:
-        """Return what stands under the table: a heading and a text each."""
+        """Return the remarks under the table, a heading and a text each."""
         idle = [] if every_row else [line.headline() for line in fold(self.not_executed)]
         remarks = list(dict.fromkeys((f"uncovered {row.target}", row.note) for row in self.uncovered if row.note))
         remarks += [("matched nothing", ", ".join(self.unmatched)), ("not executed", shorten_list(idle, _IDLE_ROOM))]

@@ -64,7 +64,7 @@ class Line:
     def cells(self) -> tuple[str, ...]:
         """Return the texts of the columns, whole and printable."""
         where = ("in " if self.kind == "op" else "") + (self.path or ROOT)
-        # Why an op is uncovered is said once, under the table.
+        # The reason why an op is uncovered is printed once, under the table.
         note = "" if self.status is Status.UNCOVERED else self.note
         remarks = [self.status.value, note, "also " + ", ".join(self.aliases) if self.aliases else ""]
         texts = (where, self.times, ", ".join(self.targets), self.rule, self.key, str(self.calls))
@@ -76,7 +76,7 @@ class Line:
         return f"x{self.places}" if self.places > 1 else ""
 
     def under(self, block: str) -> Line:
-        """Return the line as it reads under a heading that names its block already."""
+        """Return the line as it is printed under a heading that already names its block."""
         path = self.path.removeprefix(block).removeprefix(".") or "(itself)"
         return replace(self, path=path, note=self.note.replace(block + ".", ""))
 
@@ -92,12 +92,10 @@ def line_of(row: Row) -> Line:
 
 
 def fold(rows: Iterable[Row]) -> list[Line]:
-    """Return lines that stand for exactly these rows.
+    """Return lines that stand for exactly these rows: each path of a line's pattern, with each of its targets, is one.
 
-    Each path of a line's pattern, with each of its targets, is one row.
-
-    Rows fold when they differ only in their calls and in the numbers of their paths, aliases and notes. In the order
-    of first occurrence.
+    Rows fold when they differ only in their calls and in the numbers of their paths, aliases and notes. Lines are in
+    the order of first occurrence.
     """
     rows = list(rows)
     lines = []
@@ -116,16 +114,13 @@ def fold(rows: Iterable[Row]) -> list[Line]:
 
 
 def _alike(row: Row) -> Hashable:
-    """Return what rows that fold have in common besides their path.
-
-    All but the calls, and texts without their numbers.
-    """
+    """Return what rows that fold have in common besides their path: all but the calls, texts without their numbers."""
     aliases = frozenset(split_numbers(alias)[0] for alias in row.aliases)
     return row.kind, row.target, row.rule, row.key, row.status, aliases, split_numbers(row.note)[0]
 
 
 def _join_ops(lines: Iterable[Line]) -> list[Line]:
-    """Ops that are treated alike at the same places share a line; an uncovered op keeps its own."""
+    """Join ops that are treated alike at the same places into one line; an uncovered op keeps its own."""
     joined: dict[object, list[Line]] = {}
     for number, line in enumerate(lines):
         apart = line.kind != "op" or line.status is Status.UNCOVERED

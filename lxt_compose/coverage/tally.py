@@ -1,4 +1,4 @@
-"""What ran during forward passes, counted as it happens: the raw material of the coverage report."""
+"""Counts of what ran during forward passes, from which the coverage report is made."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Count:
     def __init__(self, key: OpKey) -> None:
         self.key, self.calls = key, 0
         self.watched = 0
-        """In how many calls it would be noted that relevance arrived."""
+        """The number of calls in which a hook notes whether relevance arrives."""
         self.reached = False
 
     def watch(self, outputs: Iterable[Tensor]) -> None:
-        """Note it when relevance arrives at what one call made."""
+        """Add a hook that notes whether relevance arrives at the outputs of one call."""
         nodes = {tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None}
         self.watched += bool(nodes)
         for node in nodes:
@@ -171,7 +171,7 @@ class Tally:
         count.watch(outputs)
 
     def forget_unreached(self, *, strict: bool) -> None:
-        """After a backward pass: drop uncovered operations at which no relevance arrived, such as a loss of labels.
+        """Drop, after a backward pass, uncovered operations at which no relevance arrived, such as a loss of labels.
 
         Raises:
             UncoveredError: another one is left, and `strict` is set.

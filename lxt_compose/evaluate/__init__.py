@@ -1,4 +1,4 @@
-"""How good is an explanation? Removing what it names, randomizing the model, leaving parts out one by one."""
+"""Measures of an explanation: removing what it names, randomizing the model, leaving parts out one by one."""
 
 from .flipping import Flip, flip
 from .occlusion import leave_one_out

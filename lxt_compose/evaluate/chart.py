@@ -12,7 +12,7 @@ _COLORS = ("#2f6fd6", "#d62f27")
 
 
 def chart(fractions: Tensor, curves: Mapping[str, Tensor]) -> str:
-    """Curves over the part that was removed, each with its name at the right.
+    """Return curves over the part that was removed, each with its name at the right.
 
     Args:
         fractions: [steps + 1], from 0 to 1.

@@ -1,4 +1,4 @@
-"""Leaving one part out at a time: what each contributes, by the model itself."""
+"""Leaving out one part at a time: the contribution of each, by the model itself."""
 
 from __future__ import annotations
 

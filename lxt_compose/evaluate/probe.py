@@ -1,4 +1,4 @@
-"""The number that is explained, of inputs that were changed: forward passes alone, in batches of any size."""
+"""The explained number for changed inputs, by forward passes in batches of any size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Change = Callable[[Tensor, Tensor], Tensor]
 
 
 class Probe:
-    """A model, its inputs and a target that stays the same whatever is done to the inputs.
+    """A model, its inputs and a target, which stays the same when the inputs are changed.
 
     Args:
         model: any module.
@@ -66,7 +66,7 @@ class Probe:
         """The names of the dimensions of what is changed: of the input, or of the embeddings of its ids."""
         self.size = self.given.count if batch_size is None else batch_size
         if place_of(self.given.dims[self.name], BATCH) is None:
-            self.size = 1  # what has no batch is changed one way at a time
+            self.size = 1  # inputs without a batch are changed one way at a time
         self.values, self.goals = self._unchanged(goals)
 
     def summed(self, relevance: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class Probe:
         return chosen.value.cpu(), targets
 
     def choose(self, samples: Tensor, output: Any, given: Inputs) -> Chosen:
-        """Return what is explained of the model's output for these samples."""
+        """Return the explained number of the model's output for these samples."""
         return choose_rows(self.goals, samples, output, self.model, given)[0]
 
     def embed(self, stack: ExitStack, given: Inputs, changes: Mapping[str, Change], group: Tensor) -> None:
@@ -219,7 +219,7 @@ class _Exchange:
 
 
 def _turns(places: Tensor) -> Tensor:
-    """Return how often the same place was there before, for each of some places."""
+    """Return for each of some places how often the same place came before it."""
     order = places.argsort(stable=True)
     ordered = places[order]
     numbers = torch.arange(len(places), device=places.device)

@@ -55,7 +55,7 @@ def randomization(
     seed: int = 0,
     batch_size: int | None = None,
 ) -> Randomization:
-    """Cascading model randomization: the layers get random weights, one after the other from the output to the input.
+    """Randomize a model in a cascade: layers get random weights, one after the other from output to input.
 
     A parameter is drawn anew from a normal distribution with its own mean and standard deviation, so that activations
     keep their scale; one whose values are all the same stays. Afterwards the model is as before, bit for bit, also
@@ -84,7 +84,7 @@ def randomization(
         groups = _groups(_in_order(probe), layers)
         intact = _scores(method(model, inputs, goal), (probe.given.count,))
         signed, absolute, names = [], [], []
-        # Not the seed as it is: a model that was made with the same one would get the same numbers again.
+        # Not the seed itself: a model that was initialized with the same seed would get the same numbers again.
         generator = torch.Generator().manual_seed(_APART + seed)
         with values_kept(model.parameters()):
             for group in groups:

@@ -1,4 +1,4 @@
-"""What can be taken out of an input, token, pixel, patch or feature, and what is put in its place."""
+"""The parts of an input that can be removed (tokens, pixels, patches, features), and what replaces them."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ class Removal:
         return grid
 
     def _stand_in(self, values: Tensor, samples: Tensor) -> Tensor:
-        """Return what takes the place of removed units in these values, which are of these samples."""
+        """Return the values that replace removed units of these samples."""
         batch = place_of(self.dims, BATCH)
         if isinstance(self.baseline, Tensor):
             given = self.baseline.to(values)

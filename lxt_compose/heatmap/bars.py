@@ -35,7 +35,7 @@ def bars(
     limit: float | None = None,
     shared: bool = False,
 ) -> BarsHeatmap:
-    """Bars of relevance for things with names, as features or nodes: red speaks for the target, blue against it.
+    """Return bars of relevance for things with names, such as features or nodes: red for the target, blue against it.
 
     Args:
         names: what they are called.
@@ -78,7 +78,7 @@ class BarsHeatmap(Picture):
         return f"<BarsHeatmap: {len(self.scores)} x {len(self.names)} names>"
 
     def rows(self, sample: int) -> list[tuple[str, float, float | None]]:
-        """Return what is shown of a sample: name, score and the length of its bar from -1 to 1; the rest has no bar."""
+        """Return the rows of a sample: name, score and the length of its bar from -1 to 1; the rest has no bar."""
         values = self.scores[sample]
         order = values.abs().argsort(descending=True, stable=True).tolist()
         shown = order if len(order) <= self.most + 1 else order[: self.most]

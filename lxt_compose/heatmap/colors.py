@@ -1,4 +1,4 @@
-"""Colors: one diverging map, centerd at 0 and symmetric, that can be read on light and on dark."""
+"""Colors: one diverging map, centered at 0 and symmetric, legible on light and on dark backgrounds."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 Color = tuple[int, int, int]
 
 FOR: Color = (214, 47, 39)
-"""What full positive relevance looks like: red, "speaks for"."""
+"""The color of full positive relevance: red, "speaks for"."""
 AGAINST: Color = (38, 102, 207)
-"""What full negative relevance looks like: blue, "speaks against"."""
+"""The color of full negative relevance: blue, "speaks against"."""
 _FULL_FOR: tuple[Color, Color] = ((110, 6, 18), (255, 158, 138))
 _FULL_AGAINST: tuple[Color, Color] = ((10, 44, 110), (140, 190, 255))
 STRONGEST = 0.72
@@ -49,13 +49,13 @@ def over(background: Color, value: float) -> Color:
 
 
 def luminance(color: Color) -> float:
-    """Relative luminance from 0 (black) to 1 (white), as WCAG 2 defines it."""
+    """Return the relative luminance from 0 (black) to 1 (white), as WCAG 2 defines it."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (v / 255 for v in color)]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def contrast(a: Color, b: Color) -> float:
-    """Return the contrast of two colors from 1 to 21, as WCAG 2 defines it; text wants 4.5."""
+    """Return the contrast of two colors from 1 to 21, as WCAG 2 defines it; text needs 4.5."""
     dark, light = sorted((luminance(a), luminance(b)))
     return (light + 0.05) / (dark + 0.05)
 

@@ -1,4 +1,4 @@
-"""Relevance of pixels: a diverging map centerd at 0, over the image if there is one, in a grid with titles."""
+"""Relevance of pixels: a diverging map centered at 0, over the image if there is one, in a grid with titles."""
 
 from __future__ import annotations
 
@@ -104,12 +104,12 @@ def _maps(values: Any, what: str, *, mean: bool = False, count: int = 1) -> Tens
 
 
 def _clipped(ratio: float) -> float:
-    """Return height over width of the place for a picture: what is thinner than this is stretched."""
+    """Return height over width of the place for a picture; a thinner picture is stretched."""
     return min(max(ratio, _THIN), 1 / _THIN)
 
 
 def _enlarged(*pictures: Tensor) -> list[Tensor]:
-    """Pictures [height, width] of one size: the largest height and width of all, pixels repeated."""
+    """Return pictures [height, width] of one size: the largest height and width of all, pixels repeated."""
     size = [max(sizes) for sizes in zip(*(picture.shape for picture in pictures), strict=True)]
     return [F.interpolate(picture[None, None], size, mode="nearest-exact")[0, 0] for picture in pictures]
 
@@ -188,7 +188,7 @@ class ImageHeatmap(Picture):
         return figure
 
     def _cell(self) -> tuple[float, float]:
-        """Width and height of one picture in inches: of the same area, whatever the shape."""
+        """Return width and height of one picture in inches: of the same area, whatever the shape."""
         side = _clipped(self._ratio()) ** 0.5
         return _CELL / side, _CELL * side
 

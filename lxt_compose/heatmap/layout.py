@@ -52,7 +52,7 @@ def draw_texts(sentences: Sequence[Sentence], scale: float | None, *, dark: bool
 
 
 def _broken(sentence: Sentence, measure: Any, top: float) -> tuple[list[Any], float]:
-    """Boxes (left, top, value, width, text) of the pieces, and where the next line begins."""
+    """Return boxes (left, top, value, width, text) of the pieces, and where the next line begins."""
     left, boxes, space = _MARGIN, [], measure("n n") - measure("nn")
     for piece, score in zip(sentence.pieces, sentence.scores, strict=True):
         text = visible(piece.text)
@@ -71,7 +71,7 @@ def _broken(sentence: Sentence, measure: Any, top: float) -> tuple[list[Any], fl
 
 
 def _cut(text: str, measure: Any) -> list[str]:
-    """Return a text that fits in no line, in parts that do, each as long as can be."""
+    """Return a text that fits in no line, in parts that do, each as long as possible."""
     room, parts = _WIDTH - 2 * _MARGIN, []
     while text:
         fitting = bisect_right(range(2, len(text) + 1), room, key=lambda size: measure(text[:size])) + 1

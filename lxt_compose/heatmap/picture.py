@@ -35,7 +35,7 @@ h1{font-size:1.35rem;margin:.2rem 0 .6rem}h2{font-size:1.05rem;margin:1.6rem 0 .
 table{border-collapse:collapse;font-size:.875rem}
 @media (prefers-color-scheme:dark){body{color:#ececec;background:#181a1d}}
 """
-# What the pointer is on shows its score beside it, wherever there is room in the window, or in the window's corner if
+# A token under the pointer shows its score beside it, wherever there is room in the window, or in its corner if
 # the browser cannot place it so. It is fixed to the window, so that no box with a scroll bar cuts it off.
 STYLE = """
 .lxt{--line:#d5d5da;--dim:#65656b;--tip:#1c1c1e;--tip-text:#fff;--paper:#fff}
@@ -166,20 +166,20 @@ def headings(titles: str | Sequence[str] | None, count: int) -> list[str]:
 
 
 def tip_of(text: str, score: float) -> str:
-    """Return what is shown when the pointer is on a token, ready to stand in an attribute."""
+    """Return the text that is shown while the pointer is on a token, escaped for an attribute."""
     text = visible(text)
     return escape(f"{text if len(text) <= _TIP else text[: _TIP - 1] + '…'}  {number(score)}", quote=True)
 
 
 def number(value: float) -> str:
-    """Return a score as it is shown: with its sign and four digits."""
+    """Return a score with its sign and four digits."""
     return f"{value:+.4g}"
 
 
 def new_figure(width: float, height: float, *, dark: bool) -> Figure:
     """Return a figure of this many inches.
 
-    By hand: pyplot would keep it alive, and choose a backend for the whole process.
+    Not made by pyplot, which would keep it alive and choose a backend for the whole process.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -198,7 +198,7 @@ def new_figure(width: float, height: float, *, dark: bool) -> Figure:
 def color_bar(
     figure: Figure, box: tuple[float, float, float, float], scale: float | None, *, dark: bool, deep: bool = True
 ) -> None:
-    """Draw a bar that says what the colors mean, at (left, bottom, width, height) in shares of the figure.
+    """Draw a bar that shows the meaning of the colors, at (left, bottom, width, height) in shares of the figure.
 
     Args:
         figure: where to.
@@ -222,7 +222,7 @@ def color_bar(
 
 @lru_cache
 def fonts() -> tuple[str, ...]:
-    """Return those of the fonts that cover the most scripts that are installed here."""
+    """Return the installed fonts among these that cover the most scripts."""
     from matplotlib import font_manager
 
     installed = {font.name for font in font_manager.fontManager.ttflist}

@@ -27,7 +27,7 @@ def series(
     limit: float | None = None,
     shared: bool = False,
 ) -> SeriesHeatmap:
-    """Series colored by relevance: red speaks for the target, blue against it.
+    """Return series colored by relevance: red speaks for the target, blue against it.
 
     A long series is drawn in steps of equal length, each with the sum of its relevance.
 

@@ -17,7 +17,7 @@ _HEAD, _DPI = 0.34, 200
 
 
 def several(pictures: Sequence[Picture], *, titles: str | Sequence[str] | None = None) -> Several:
-    """Pictures below each other, each with its own colors.
+    """Return pictures below each other, each with its own colors.
 
     Args:
         pictures: any that this package made.

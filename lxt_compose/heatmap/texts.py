@@ -45,7 +45,7 @@ def text(
     limit: float | None = None,
     shared: bool = False,
 ) -> TextHeatmap:
-    """Text colored by relevance: red speaks for the target, blue against it.
+    """Return text colored by relevance: red speaks for the target, blue against it.
 
     Word pieces of one word stand together, each with its own color. The scale is symmetric around 0.
 
@@ -183,16 +183,13 @@ def _span(sentence: Sentence, piece: Piece, score: float) -> str:
 
 
 def rgba(value: float) -> str:
-    """Return the color of a value from -1 to 1 for CSS.
-
-    It lets the background through where there is little relevance.
-    """
+    """Return the color of a value from -1 to 1 for CSS; little relevance lets the background through."""
     red, green, blue = FOR if value > 0 else AGAINST
     return f"rgba({red},{green},{blue},{abs(value) * STRONGEST:.3f})"
 
 
 def legend(scale: float) -> str:
-    """Return what the colors mean, as HTML."""
+    """Return the meaning of the colors, as HTML."""
     bar = f"linear-gradient(90deg,{rgba(-1)},{rgba(-1e-9)} 50%,{rgba(1)})"
     low, high = number(-scale), number(scale)
     return f'<div class="key">against {low}<i style="background:{bar}"></i>{high} for</div>'
@@ -204,7 +201,7 @@ def _is_dark(environment: Mapping[str, str]) -> bool:
 
 
 def _ansi(value: float, dark: bool, colors: int) -> str:
-    """Return what switches a terminal to the colors of a value from -1 to 1."""
+    """Return the escape sequence that switches a terminal to the colors of a value from -1 to 1."""
     background, ink = DARK if dark else LIGHT
     if colors > 256:
         return f"\x1b[38;2;{';'.join(map(str, ink))};48;2;{';'.join(map(str, over(background, value)))}m"

@@ -1,4 +1,4 @@
-"""Word pieces: what a token looks like in the text, and which pieces belong to one word."""
+"""Word pieces: the text that a token stands for, and the pieces that belong to one word."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Sentence:
 
 
 def _byte_table() -> dict[str, int]:
-    """Return the bytes behind the characters of byte-level BPE: printable bytes are themselves, others 256, 257, ..."""
+    """Return the bytes behind the characters of byte-level BPE: printable bytes are themselves, others 256 and up."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
@@ -146,7 +146,7 @@ def pieces_of(tokens: Sequence[str], *, scheme: str | None = None, special: Sequ
 
 
 def words_of(pieces: Sequence[Piece]) -> list[Piece]:
-    """Pieces joined to whole words."""
+    """Return pieces joined to whole words."""
     words: list[Piece] = []
     for piece in pieces:
         last = words[-1] if words else None
@@ -173,7 +173,7 @@ _ANGLED = frozenset("<s> </s> <pad> <unk> <mask> <bos> <eos> <cls> <sep> <start_
 
 
 def _characters(tokens: Sequence[str], marked: set[str], scheme: str) -> list[Piece]:
-    """Pieces whose text may begin with spaces and line breaks; tokens that are parts of one character stay together."""
+    """Return pieces whose text may begin with spaces and line breaks; tokens of one character stay together."""
     pieces: list[Piece] = []
     pending = b""
     numbers: list[int] = []
@@ -209,7 +209,7 @@ def bytes_of(token: str, scheme: str) -> bytes:
 
 
 def _is_whole(data: bytes) -> bool:
-    """Return whether no character at the end waits for more bytes; bytes that are no text at all count as whole."""
+    """Return whether the last character is complete; bytes that are no text at all count as complete."""
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -218,7 +218,7 @@ def _is_whole(data: bytes) -> bool:
 
 
 def _spaced(raw: list[Piece]) -> list[Piece]:
-    """Spaces and line breaks at the ends of pieces made into marks of the pieces."""
+    """Turn spaces and line breaks at the ends of pieces into attributes of the pieces."""
     pieces: list[Piece] = []
     space, lines = False, 0
     for piece in raw:

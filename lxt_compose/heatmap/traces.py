@@ -76,7 +76,7 @@ class TraceHeatmap(Picture):
         return f"<TraceHeatmap: {len(self.layers)} layers, {len(self.tokens)} tokens>"
 
     def labels(self) -> list[str]:
-        """Return what the tokens are called: without the marks of word pieces."""
+        """Return the tokens without the marks of word pieces."""
         labels = list(self.tokens)
         for piece in pieces_of(self.tokens):
             for place in piece.tokens:
@@ -84,7 +84,7 @@ class TraceHeatmap(Picture):
         return [visible(label) for label in labels]
 
     def _parts(self) -> list[slice]:
-        """Return the tokens in groups that stand beside each other."""
+        """Return the tokens in groups that are drawn in one row each."""
         count = len(self.tokens)
         return [slice(start, min(start + self.columns, count)) for start in range(0, count, self.columns)]
 

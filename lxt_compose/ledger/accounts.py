@@ -22,7 +22,7 @@ class Graph:
 
     def __init__(self) -> None:
         self.meters: dict[Any, Meter] = {}
-        """What hangs on a node, and says which operation it belongs to."""
+        """The hook on each node, with the operation that the node belongs to."""
         self.edges: dict[Key, Edge] = {}
         self.wholes: dict[Key, Whole] = {}
         self.layouts: dict[int, tuple[Any, Layout | None]] = {}
@@ -31,7 +31,7 @@ class Graph:
         self.modules: list[tuple[str, str, list[Key]]] = []
         """The modules that have run, and the edges that stand for their outputs."""
         self.stops: set[Any] = set()
-        """The nodes of the inputs: what lies behind them is not the model's."""
+        """The nodes of the inputs; the graph behind them is not the model's."""
 
 
 class Run:
@@ -49,12 +49,12 @@ class Run:
         self.check: GraphCheck | None = None
 
     def balance(self) -> Balance:
-        """Return what is on the accounts."""
+        """Return the sums by account."""
         return self.journal.balance(self.page if self.outer is None else 0)
 
 
 def by_page(runs: Sequence[Run]) -> list[Run]:
-    """Return the runs, apart for each backward pass; what was recomputed in it belongs to that."""
+    """Return one run for each backward pass; what was recomputed during a backward pass belongs to its run."""
     pages: dict[tuple[Run, int], Run] = {}
     found = []
     for run in runs:

@@ -19,23 +19,23 @@ from .operation import Operation
 
 _Key = tuple[str, str, str, str]
 _Line = tuple[Any, ...]
-"""What a line tells, and what of: an entry, a module, a path."""
+"""What a line is about: the quantity, and the entry, module or path that it belongs to."""
 _SEED, _INPUTS = ("seed",), ("inputs",)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the samples of one run stand among those of all; merged into one if its output mixes them."""
+    """The places of one run's samples among all samples; merged into one if the run's output mixes them."""
 
     first: int
     count: int
     merged: bool
     step: int = 1
-    """As many as there were backward passes: the rows of a sample are beside each other."""
+    """The number of backward passes: the rows of one sample are next to each other."""
 
 
 class _Sheet:
-    """The lines of the books. What each is the sum of is told first, and added up in one go for each run."""
+    """The lines of the books: the accounts of each are collected first, and added up at once for each run."""
 
     def __init__(self, *lines: _Line) -> None:
         self._lines = {line: number for number, line in enumerate(lines)}
@@ -43,7 +43,7 @@ class _Sheet:
         """For each run, triples of a line, an account, and a sign."""
 
     def begin(self, place: _Place, balance: Balance) -> None:
-        """Make accounts those of this balance from now on."""
+        """Take accounts from this balance from now on."""
         self._told.append((place, balance, array("q")))
 
     def add(self, line: _Line, accounts: Iterable[int], sign: int = 1) -> None:
@@ -116,7 +116,7 @@ def close(runs: Sequence[Run], alone: Collection[str] = ()) -> Books:
 
 
 def _key(operation: Operation, rules: dict[int, str]) -> _Key:
-    """Return what calls are entered together by; `rules` are the names of rules that are known already."""
+    """Return what calls that share an entry have in common; `rules` are the names of rules that are known already."""
     rule, status = operation.rule, UNSEEN if operation.status is None else operation.status.value
     if id(rule) not in rules:
         rules[id(rule)] = "" if rule is None else str(rule)
@@ -124,7 +124,7 @@ def _key(operation: Operation, rules: dict[int, str]) -> _Key:
 
 
 def _enter(sheet: _Sheet, key: _Key, operation: Operation) -> None:
-    """Enter one call. What it absorbs beyond what is known is of the kind that is the rest."""
+    """Enter one call; what it absorbs beyond the kinds that its rule tells is booked under the kind of the rest."""
     made, sent, rest = [flow.arrived for flow in operation.made], [operation.sent], ("absorbed", key, operation.rest)
     sheet.add(("entered", key), made)
     sheet.add(("left", key), sent)
@@ -176,7 +176,7 @@ def _gap(run: Run, balances: dict[Run, Balance], place: _Place) -> float:
     roots = dict.fromkeys(run.roots)
     came, went = [flow.arrived for flow in roots], [flow.sent for flow in (*roots, *run.inputs)]
     rest = balances[run].sums[came].sum(0) - balances[run].sums[went].sum(0)
-    for part in (part for part in balances if run in (part, part.outer)):  # with what was recomputed of it
+    for part in (part for part in balances if run in (part, part.outer)):  # with what a checkpoint has recomputed
         seen = [done for done in part.operations if not done.passes_on and done.status is not None]
         sums, made = balances[part].sums, [flow.arrived for operation in seen for flow in operation.made]
         rest += sums[[operation.sent for operation in seen]].sum(0) - sums[made].sum(0)

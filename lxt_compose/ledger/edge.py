@@ -23,7 +23,7 @@ Reader = Callable[[Tensor], Row]
 
 @dataclass(slots=True, eq=False)
 class Edge:
-    """A tensor on the way: how its relevance is read off its slot. It lives as long as the autograd graph does."""
+    """A tensor between two operations, and how its relevance is read off its slot; kept as long as the graph."""
 
     value: Kept | None
     """Its value, in the gradient formulation, where R = value * slot."""
@@ -38,7 +38,7 @@ class Edge:
         return self.value or keep(z)
 
     def read(self, slot: Tensor) -> Row:
-        """Return the relevance in a slot; where there is one consumer, what arrives is the very tensor that it sent."""
+        """Return the relevance in a slot; with a single consumer, what arrives is the very tensor that it sent."""
         if self.last is not None and self.last[0]() is slot and self.last[1] == slot._version:
             return self.last[2]
         row = self._row(slot)
@@ -57,7 +57,7 @@ class Edge:
 
 
 def _real(relevance: Tensor) -> Tensor:
-    """Complex numbers hold one relevance for their real and one for their imaginary part."""
+    """Return complex numbers as pairs: they hold one relevance for their real and one for their imaginary part."""
     return torch.view_as_real(relevance).sum(-1) if relevance.is_complex() else relevance
 
 

@@ -1,8 +1,8 @@
-"""A second check for completeness, which trusts nobody: it walks the autograd graph from the output to the inputs.
+"""A second check for completeness, independent of the ledger: it walks the autograd graph from output to inputs.
 
 Each autograd node has a number, counted up in the order in which nodes are made. So the numbers tell which nodes were
-made while an operation ran that a rule, a family or an exact op accounts for, whoever called it. What is left over was
-made behind the back of the function mode: custom autograd functions, scripted or compiled code, extensions in C++.
+made while an operation ran that a rule, a family or an exact op accounts for. All other nodes come from what the
+function mode does not see: custom autograd functions, scripted or compiled code, extensions in C++.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ class Flow(NamedTuple):
 
 
 class Journal:
-    """All that was read in one forward pass and its backward: rows, each with the accounts it is posted to.
+    """All amounts that were read in one forward pass and its backward pass: rows, and the accounts they are posted to.
 
-    Each further backward pass has a page of its own, if somebody turns it.
+    Each further backward pass gets a page of its own by :meth:`turn`.
     """
 
     def __init__(self, samples: int) -> None:
@@ -51,11 +51,11 @@ class Journal:
         return len(self._pages)
 
     def turn(self) -> None:
-        """Begin another backward pass: what is posted from now on is its own."""
+        """Begin another backward pass: rows that are posted from now on belong to it."""
         self._pages.append([])
 
     def balance(self, page: int = 0) -> Balance:
-        """Return what is on the accounts now."""
+        """Return the sums by account, as of now."""
         posted = list(self._pages[page])  # another thread may be posting
         on = [account for _, accounts in posted for account in accounts]
         which = [place for place, (_, accounts) in enumerate(posted) for _ in accounts]

@@ -24,7 +24,7 @@ class Layout:
     """The owners are 0, 1, 2, ... in order."""
 
     def same(self, other: Layout) -> bool:
-        """Return whether both say the same."""
+        """Return whether two layouts are equal."""
         return self.dim == other.dim and (self.owner is other.owner or torch.equal(self.owner, other.owner))
 
     def moved(self, dim: int) -> Layout:
@@ -38,7 +38,7 @@ def in_front(samples: int) -> Layout:
 
 
 def layout_like(x: Tensor, sources: Sequence[Layout | None]) -> Layout | None:
-    """Return the layout of a tensor that was made out of sight from sources which all have one and the same."""
+    """Return the layout of a tensor that an unseen operation made of sources which all have one and the same layout."""
     first = sources[0] if sources else None
     if first is None or any(layout is None or not layout.same(first) for layout in sources):
         return None
@@ -46,12 +46,10 @@ def layout_like(x: Tensor, sources: Sequence[Layout | None]) -> Layout | None:
 
 
 def by_strides(x: Tensor, layout: Layout, z: Tensor) -> Layout | None:
-    """Return the layout of a view z of x that has the samples along one of its dimensions, all of them.
+    """Return the layout of a view z of x that has all samples along one of its dimensions, found by strides.
 
-    Found by strides.
-
-    If a place in memory is a number whose digit at `step` says where it is along x's dimension of samples, then that
-    is so in a view too which has a dimension of this step and size, while its others never carry into that digit.
+    If a place in memory is a number whose digit at `step` says where it is along x's dimension of samples, then that is
+    so in a view too which has a dimension of this step and size, while its others never carry into that digit.
     """
     if x.layout is not torch.strided or x.dtype != z.dtype or storage_of(x) != storage_of(z):
         return None
@@ -67,10 +65,7 @@ def by_strides(x: Tensor, layout: Layout, z: Tensor) -> Layout | None:
 
 
 def layout_of_whole(view: Tensor, layout: Layout | None, whole: Tensor) -> Layout | None:
-    """Return the layout of a tensor of which a view is known that has all samples.
-
-    The dimension of the same step and size.
-    """
+    """Return the layout of a tensor, from a view of it that has all samples: the dimension of equal step and size."""
     if layout is None or view.shape[layout.dim] < 2:
         return None
     wanted = view.stride(layout.dim), view.shape[layout.dim]

@@ -30,7 +30,7 @@ class Ledger:
         return self._source if isinstance(self._source, Books) else self._source()
 
     def frozen(self) -> Ledger:
-        """Return the ledger as it is now: data alone, without ties to a model."""
+        """Return the ledger as it is now: data without a reference to the model."""
         return Ledger(self.books)
 
     @property
@@ -80,10 +80,7 @@ class Ledger:
         return tuple(entry for entry in self.entries if entry.status in (Status.UNCOVERED.value, UNSEEN))
 
     def share(self, amount: Amount) -> float:
-        """Return an amount as a part of the seed.
-
-        Over several samples the mean, each weighted by the size of its seed.
-        """
+        """Return an amount as a part of the seed; over several samples the mean, weighted by the sizes of seeds."""
         return self.books.share(amount)
 
     def lines(self) -> list[Line]:
@@ -91,7 +88,7 @@ class Ledger:
         return lines_of(self.books)
 
     def to_string(self, *, width: int = 100, rows: int | None = 20) -> str:
-        """Summary and table in lines of at most `width` columns; `rows` None for every line."""
+        """Return summary and table in lines of at most `width` columns; `rows` None for every line."""
         return text_of(self.books, width, rows)
 
     def __str__(self) -> str:
@@ -106,10 +103,7 @@ class Ledger:
         return html_of(self.books)
 
     def to_dicts(self) -> list[dict[str, Any]]:
-        """Return every entry as a dictionary of strings and numbers, ready for JSON.
-
-        Amounts are totals over samples.
-        """
+        """Return every entry as a dictionary, ready for JSON; amounts are totals over samples."""
         return [
             {
                 **{name: getattr(entry, name) for name in ("path", "name", "rule", "status", "calls")},
@@ -123,7 +117,7 @@ class Ledger:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as dictionaries, lists, strings and numbers: :meth:`from_dict` makes the same ledger of it."""
+        """Return everything as dictionaries, lists, strings and numbers: the input of :meth:`from_dict`."""
         data: dict[str, Any] = _plain(self.books)
         return data
 

@@ -18,7 +18,7 @@ from .operation import Operation
 
 
 def _unrecorded(hook: Callable[..., None]) -> Callable[..., None]:
-    """With grad off, as it is in a backward pass but for create_graph=True; asking costs less than to switch it."""
+    """Switch grad off, as it is in a backward pass but for create_graph=True; asking costs less than switching."""
 
     @wraps(hook)
     def quiet(*args: Any) -> None:
@@ -35,22 +35,22 @@ View = tuple[Sequence[int], Sequence[int], int]
 
 
 class Whole(NamedTuple):
-    """A tensor that an operation put out a view of: if the view is changed in place, autograd leads past it."""
+    """A tensor of which an operation put out a view: after a change in place, autograd leads past the view."""
 
     edge: Edge
-    """That of the view."""
+    """The edge of the view."""
     sinks: list[tuple[int, Reader]]
     view: View
 
 
 def view_of(z: Tensor) -> View | None:
-    """Return where a view is in the whole that it is a view of; None if it is none."""
+    """Return the position of a view in its base; None if a tensor is no view."""
     whole = z._base
     return None if whole is None else (z.size(), z.stride(), int(z.storage_offset() - whole.storage_offset()))
 
 
 def inside(view: View | None, read: Reader) -> Reader:
-    """Return what reads the slot of a view from that of the whole."""
+    """Return a function that takes the slot of a view from that of its base."""
     return read if view is None else lambda slot: read(slot.as_strided(*view))
 
 
@@ -60,22 +60,22 @@ class Meter:
 
     journal: Journal
     operation: Operation
-    """What the node belongs to."""
+    """The operation that the node belongs to."""
     borders: list[tuple[int, Edge]] = field(default_factory=list)
-    """Which of its ways lead to a tensor that is known."""
+    """Those of its edges to other nodes that lead to a known tensor, by index."""
     past_views: list[tuple[int, Whole]] = field(default_factory=list)
-    """Which lead to a tensor of which a view is known: what is sent there arrives past the view."""
+    """Those that lead to the base of a known view: relevance sent there arrives past the view."""
     ways: list[int] = field(default_factory=list)
-    """Which of its ways lead anywhere."""
+    """Those that lead to any node."""
     outputs: list[tuple[int, Edge, list[tuple[int, Reader]]]] = field(default_factory=list)
     """The tensors that it made, with what is absorbed there: the account, and how it is read."""
 
     def hang(self, node: Any) -> None:
-        """Become a hook of the node."""
+        """Register this as a hook of the node."""
         function = function_of_node(node)
         if function is None or issubclass(function, RelevanceFunction):
             node.register_hook(self)
-        else:  # it may write over the slot that it is given, so that is read before
+        else:  # the node may write over its slot, so the slot is read before it runs
             node.register_prehook(self.before)
             node.register_hook(self.after)
 

@@ -31,7 +31,7 @@ class Operation:
     carriers: list[tuple[Tensor, Edge]] = field(default_factory=list)
     rule: Rule | None = None
     status: Status | None = None
-    """None: no mode, hook or rule saw it; it was found in the autograd graph."""
+    """None for an operation that was seen in the autograd graph only, by no mode, hook or rule."""
     first_node: int = 0
     parts: int = 0
     """How many operations inside it were seen on their own."""
@@ -41,18 +41,18 @@ class Operation:
     known: dict[str, int] = field(default_factory=dict)
     """The accounts of what its rule is known to absorb, by kind."""
     silent: int = 0
-    """How many ways from it to its carriers got no gradient where they could have one."""
+    """How many edges from it to its carriers got no gradient where they could have one."""
     unreadable: bool = False
     """Relevance left it for a tensor whose value is not known."""
     rest: str = UNCOVERED
-    """The kind of what it absorbs beyond that."""
+    """The kind of what it absorbs beyond :attr:`known`."""
     passes_on: bool = False
     """It is a checkpoint: what is recomputed inside it keeps books of its own."""
 
     def told(self, rule: Rule | None, status: Status) -> None:
-        """Hear under which rule it runs."""
+        """Take the rule under which the operation runs."""
         self.rule, self.status = rule, status
 
     def forget(self) -> None:
-        """Let go of tensors once it has run."""
+        """Drop tensors once the operation has run."""
         self.function, self.args, self.kwargs, self.carriers = None, (), {}, []

@@ -1,4 +1,4 @@
-"""Keeping the books while relevance flows: what enters and what leaves each operation, read off the autograd graph.
+"""The recorder of a ledger: relevance that enters and leaves each operation, read off the autograd graph.
 
 After an operation has run, the autograd nodes between its outputs and its carriers are its own. A hook after each of
 them reads all the relevance that arrives at its outputs, and what it, and no other consumer, sends to the carriers. No
@@ -46,7 +46,7 @@ from .sinks import call_of, rest_of, sinks_of
 
 
 class Recorder:
-    """An observer that keeps the books; see :class:`~lxt_compose.ledger.Ledger` for what they tell."""
+    """An observer that records a ledger; see :class:`~lxt_compose.ledger.Ledger` for its content."""
 
     def __init__(self, formulation: str, alone: Collection[str] = ()) -> None:
         self.formulation, self._alone = formulation, alone
@@ -55,7 +55,7 @@ class Recorder:
 
     @property
     def ledger(self) -> Ledger:
-        """What the books tell; it goes on to fill as relevance flows."""
+        """The ledger; it goes on to fill while relevance flows."""
         return Ledger(lambda: close(list(self.runs), self._alone))
 
     # ---- what the function mode and the hooks call -------------------------------------------------------------------
@@ -71,7 +71,7 @@ class Recorder:
             batch = next((len(tensor) for tensor in (*carriers, *tensors) if tensor.dim()), 1)
             before: Run | None = getattr(self._here, "run", None)
             if before is not None:
-                before.graph = None  # it was left there by an error
+                before.graph = None  # an error has left it there
             self._here.run = run = Run(outer.samples if outer else max(1, batch), outer)
             self._here.open = []
             self.runs.append(run)
@@ -119,7 +119,7 @@ class Recorder:
         with modes_off():
             stop = next_node_number()
             while running and running.pop() is not seen:
-                pass  # those that began inside it and failed, or turned out to be nothing of their own
+                pass  # operations inside it that failed, or that are no operations of their own
             if running:
                 running[-1].parts += 1
             if run.graph is not None:
@@ -133,7 +133,7 @@ class Recorder:
         run = self._run()
         with modes_off():
             keys = dict.fromkeys(self._key(z) for z in tensors_in(output) if z.requires_grad)
-        if run.graph is not None:  # who made these tensors may turn out later only
+        if run.graph is not None:  # the operation that made these tensors may be found later only
             run.graph.modules.append((path, kind, list(keys)))
 
     # ---- the autograd graph ------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class Recorder:
 
     @staticmethod
     def _key(x: Tensor) -> Key:
-        """Return the edge that x stands for now. A change in place gives it another."""
+        """Return the edge that x stands for now; a change in place gives it another."""
         node = x.grad_fn
         return torch.autograd.graph.get_gradient_edge(x)[:2] if node is None else (node, x.output_nr)
 
@@ -175,17 +175,14 @@ class Recorder:
 
     @staticmethod
     def _changed_view(seen: Operation) -> Tensor | None:
-        """Return the view of another tensor that an operation has changed in place.
-
-        Autograd leads from there to the whole.
-        """
+        """Return the view that an operation has changed in place, where autograd leads to its base; or None."""
         if not any(x._is_view() for x, _ in seen.carriers) or not mutates(seen.function, seen.args, seen.kwargs):
             return None
         target = next(tensors_in((seen.args, seen.kwargs)), None)
         return target if target is not None and target._base is not None and target._base.requires_grad else None
 
     def _edge(self, run: Run, x: Tensor, key: Key, path: str) -> Edge:
-        """Return what is known of a carrier; if nobody made it that we have seen, what did is found in the graph."""
+        """Return the edge of a carrier; what made a carrier that no known operation made is looked up in the graph."""
         graph = run.graph
         if graph is None:  # the forward pass is over
             return Edge(None, None, run.journal.flow(), run.samples)
@@ -218,7 +215,7 @@ class Recorder:
         operation.passes_on = worst == CHECKPOINT
 
     def _claim(self, run: Run, graph: Graph, operation: Operation, node: Any) -> list[Any]:
-        """Return all nodes from this one down to what is known belong to the operation; read what leaves it there."""
+        """Claim all nodes from this one down to known ones for the operation; read there what leaves it."""
         pending, claimed = [node], []
         while pending:
             node = pending.pop()
@@ -248,7 +245,7 @@ class Recorder:
         return claimed
 
     def _enter_from_outside(self, run: Run, graph: Graph, x: Tensor, key: Key) -> Edge:
-        """Return an input of the model, or another leaf that carries relevance."""
+        """Return the edge of an input of the model, or of another leaf that carries relevance."""
         batched = x.dim() > 0 and x.shape[0] == run.samples
         layout = in_front(run.samples) if batched else None
         edge = graph.edges[key] = Edge(self._value(x), layout, run.journal.flow(), run.samples)
@@ -271,10 +268,7 @@ class Recorder:
         *,
         past: bool = False,
     ) -> Edge:
-        """Return a tensor that an operation made.
-
-        Read all relevance that arrives there, or at what it is a view of (past).
-        """
+        """Return the edge of a tensor that an operation made; relevance is read there, or at its base (`past`)."""
         flow, whole, view = run.journal.flow(), z._base, view_of(z)
         edge = own = Edge(None if past else self._value(z), layout, flow, run.samples)
         if past and whole is not None:

@@ -14,10 +14,7 @@ _SMALL = 2**13
 
 
 def by_sample(relevance: Tensor, layout: Layout | None, samples: int) -> Tensor:
-    """Return the sums over each sample, and last what is left.
-
-    Of shape [samples + 1], in float64 where the device has it.
-    """
+    """Return the sums over each sample, and last what belongs to none: [samples + 1], in float64 where possible."""
     sums = _sums(relevance, layout, samples)
     row = relevance.new_zeros(samples + 1, dtype=_wide(relevance))
     row[_place_of_all(samples) if sums.dim() == 0 else slice(len(sums))] = sums
@@ -25,9 +22,9 @@ def by_sample(relevance: Tensor, layout: Layout | None, samples: int) -> Tensor:
 
 
 def row_of(relevance: Tensor, layout: Layout | None, samples: int) -> Row:
-    """Return the same; numbers of the CPU without a tensor around them.
+    """Return the same as numbers without a tensor around them, where they are on the CPU.
 
-    Thousands of small tensors that stay, between large ones that go, would leave the heap in pieces.
+    Thousands of small tensors that stay, between large ones that go, would fragment the heap.
     """
     if relevance.device.type != "cpu":
         return by_sample(relevance, layout, samples)
@@ -41,7 +38,7 @@ def row_of(relevance: Tensor, layout: Layout | None, samples: int) -> Row:
 
 
 def _place_of_all(samples: int) -> int:
-    """Return where in a row a sum stands that is not told apart: it is a single sample's, or nobody's."""
+    """Return the place in a row of a sum that is not told apart: that of the only sample, or the last one."""
     return 0 if samples == 1 else samples
 
 

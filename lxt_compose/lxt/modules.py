@@ -31,7 +31,7 @@ Kind = TypeVar("Kind", bound=nn.Module)
 
 
 def _take_over(new: nn.Module, module: nn.Module) -> None:
-    """Share the parameters, and be in the same mode."""
+    """Share the parameters of a module, and its mode."""
     for name, parameter in module.named_parameters(recurse=False):
         new._parameters[name] = parameter
     new.train(module.training)
@@ -115,7 +115,7 @@ class SoftmaxDT(nn.Softmax):
         return new
 
     def forward(self, input: Tensor) -> Tensor:
-        """Any shape to the same."""
+        """Return a tensor of the same shape."""
         assert self.dim is not None
         return R.softmax(input, self.dim, self.dtype, self.temperature, self.inplace)
 

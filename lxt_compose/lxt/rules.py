@@ -145,7 +145,7 @@ def _made(kind: type[Rule], args: Sequence[Any], options: Mapping[str, Any]) -> 
 
 @dataclass(frozen=True)
 class DropIn(Rule):
-    """A module's forward is run once more by a drop-in built from it, and what flows back is what the drop-in says.
+    """Run a module's forward once more by a drop-in built from it, whose backward passes relevance.
 
     The model keeps its own module and its own output values, which those of the drop-in must equal.
 
@@ -180,7 +180,7 @@ class DropIn(Rule):
         assert call.module is not None
         if [x._version for x in call.carriers] != call.versions:
             raise RuleError(f"{self} runs {call.where} once more, but it has changed its input in place")
-        # What the drop-in calls is its own affair, no op of the model.
+        # What the drop-in calls is no operation of the model.
         with modes_off():
             result = self.build(call.module)(*call.args, **call.kwargs)
         found = list({id(t): t for t in tensors_in(result) if t.is_floating_point() or t.is_complex()}.values())
@@ -190,7 +190,7 @@ class DropIn(Rule):
 
 
 def _equal(found: Tensor, expected: Tensor) -> bool:
-    """Equal up to the order of sums."""
+    """Return whether two outputs are equal up to the order of sums."""
     if found.shape != expected.shape:
         return False
     tolerance = torch.finfo(expected.dtype).eps ** 0.5

@@ -42,7 +42,7 @@ def dimensions_of(op: Op, x: Tensor, args: Sequence[Any], kwargs: Mapping[str, A
     if op.name in _CHANNELS_SECOND and n >= 2:
         return (None, "channel", *SPATIAL.get(n - 2, (None,) * (n - 2))) if n > 2 else ("batch", "feature")
     if op.name in _FEATURES_LAST and n:
-        together = len(_normalized(op, args, kwargs))  # a norm over several dimensions says nothing of one
+        together = len(_normalized(op, args, kwargs))  # a norm over several dimensions names none of them
         return (*[None] * (n - 1), "feature") if together == 1 else None
     return _sliding(op.name, n)
 
@@ -56,14 +56,14 @@ def _normalized(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Seque
 
 
 def _recurrent(args: Sequence[Any]) -> Names | None:
-    """Of a kernel that is given all of a padded sequence: ``(input, state, weights, ..., batch_first)``."""
+    """Return the names for a kernel of padded sequences: ``(input, state, weights, ..., batch_first)``."""
     if not isinstance(args[-1], bool):
         return None  # a packed sequence
     return ("batch", "time", "feature") if args[-1] else ("time", "batch", "feature")
 
 
 def _sliding(name: str, n: int) -> Names | None:
-    """Of an operation that slides over one to three dimensions: its name ends in their number."""
+    """Return the names for an operation that slides over one to three dimensions: its name ends in their number."""
     dims = int(name[-2]) if name.endswith(("1d", "2d", "3d")) and any(word in name for word in _SLIDING) else 0
     return ("batch", "channel", *SPATIAL[dims]) if dims and n == dims + 2 else None  # without a batch: a user's word
 

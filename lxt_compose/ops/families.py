@@ -1,7 +1,7 @@
 """The tables: which family an operation belongs to, its aliases, and what its arguments are to each other.
 
-Names only, no attribute of torch is looked up: a name that this version of torch lacks is simply never asked for.
-An operation has one canonical name; prefixes of namespaces, in-place underscores and dunders come off in `resolve`.
+Names only, no attribute of torch is looked up: a name that this version of torch lacks is never looked up.
+An operation has one canonical name; prefixes of namespaces, in-place underscores and dunders come off in `lookup`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +60,7 @@ class Op:
         """Return the family that it has in one call: an argument may say so."""
         known = self.traits
         if known.order is not None and known.order.of(args, kwargs) == 0:
-            return Family.STATISTIC  # it counts: piecewise constant
+            return Family.STATISTIC  # the number of elements that are not 0, which is piecewise constant
         if isinstance(known.degree, Argument):
             return Family.HOMOGENEOUS if known.degree.of(args, kwargs) > 0 else self.family
         if known.reduction is None:

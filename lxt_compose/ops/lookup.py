@@ -57,7 +57,7 @@ def _getter(func: Callable[..., Any]) -> str | None:
 
 
 def _place_and_name(func: Callable[..., Any]) -> tuple[str, str] | None:
-    """Return how the place of a function of torch or python is written, and its name there; None for anybody else's."""
+    """Return where torch or Python keeps a function, as it is written, and its name there; None for any other."""
     name = getattr(func, "__name__", None)
     if isinstance(func, type) or not isinstance(name, str):
         return None
@@ -127,16 +127,13 @@ def forward_name(op: Op) -> str:
 
 
 def same_op(a: Op, b: Op) -> bool:
-    """Return whether both answer to the same key: a reversed operator does to that of its forward form."""
+    """Return whether both match the same key: a reversed operator matches that of its forward form."""
     return _FORWARD.get(a.name, a.name) == _FORWARD.get(b.name, b.name)
 
 
 @lru_cache(maxsize=4096)
 def _position(func: Callable[..., Any], name: str) -> int | None:
-    """Return where a python function takes this argument by position.
-
-    Functions in C take neither of those asked for so.
-    """
+    """Return the position of an argument of a Python function; those asked for are keywords in functions of C."""
     try:
         parameters = list(inspect.signature(func).parameters.values())
     except (TypeError, ValueError):
@@ -202,7 +199,7 @@ def plain_name(func: Callable[..., Any]) -> str | None:
 
 
 def display_name(func: Callable[..., Any]) -> str:
-    """Return how a user would write `func`: "torch.add", "F.gelu", "Tensor.add_", "Tensor.T", "operator.add"."""
+    """Return `func` as a user would write it: "torch.add", "F.gelu", "Tensor.add_", "Tensor.T", "operator.add"."""
     attribute = _getter(func)
     if attribute is not None:
         return f"Tensor.{attribute}"

@@ -1,4 +1,4 @@
-"""Functions of torch that are no operations: what hands a tensor on without its history, and what reads metadata."""
+"""Functions of torch that are no operations: some cut a tensor off from its graph, others read metadata."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,7 @@ _COMPARISONS = frozenset("eq ne lt le gt ge less less_equal greater greater_equa
 
 
 def compares(function: Callable[..., Any]) -> bool:
-    """Return whether it compares numbers, element by element (``x > 0``)."""
+    """Return whether it compares numbers element by element (``x > 0``)."""
     return (plain_name(function) or "").strip("_") in _COMPARISONS
 
 
@@ -37,12 +37,12 @@ def is_attribute(function: Callable[..., Any]) -> bool:
 
 
 def cuts_history(function: Callable[..., Any]) -> bool:
-    """Return whether it hands its tensor on, or the numbers in it, without their history."""
+    """Return whether it gives its tensor, or the numbers in it, without the autograd graph."""
     return display_name(function) in _CUTS and _name(function) != "__set__"
 
 
 def returns_no_tensor(function: Callable[..., Any]) -> bool:
-    """Return whether it is a method or an attribute that only tells something of a tensor: its shape, its dtype."""
+    """Return whether it is a method or an attribute that reads metadata of a tensor: its shape, its dtype."""
     name = display_name(function)
     reads = _name(function) == "__get__" and name != "Tensor.grad_fn" and not cuts_history(function)
     return name.startswith("Tensor.") and (_name(function) in _METADATA or reads)

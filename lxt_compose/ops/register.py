@@ -1,4 +1,4 @@
-"""How users say what an operation is that torch does not have."""
+"""Registration of operations that torch does not have."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +17,7 @@ def register(
     name: str = "",
     steps: Callable[..., Any] | None = None,
 ) -> Op:
-    """Say which family an operation belongs to that torch does not have: it then has that family's default rule.
+    """Register an operation that torch does not have in a family: it then has that family's default rule.
 
     It can be a key, and report, ledger and conservation check know it. Of a subclass of
     :class:`torch.autograd.Function` the calls ``function.apply(...)`` are seen while a composite is registered; not

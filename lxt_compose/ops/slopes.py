@@ -16,7 +16,7 @@ from .families import Op
 from .traits import Argument
 
 _OWN_SLOPE = frozenset({"relu", "leaky_relu", "abs", "prelu", "rrelu", "positive", "neg"})
-"""Piecewise linear with f(0) = 0 and no other kink: the derivative is f(x) / x, so autograd does it for nothing."""
+"""Piecewise linear with f(0) = 0 and no other kink: f(x) / x is the derivative, which autograd computes anyway."""
 
 _THROUGH_ZERO = _OWN_SLOPE | frozenset(
     """
@@ -36,7 +36,7 @@ _OPAQUE = frozenset(
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """Phi(x), which is ``gelu(x) / x``, by torch's own kernel: several times faster than erf and its neighbors.
+    """Return Phi(x), which is ``gelu(x) / x``, by torch's own kernel, which is several times faster than erf.
 
     x is moved away from 0 by less than it is rounded by, so that the quotient is 1/2 there.
     """
@@ -45,14 +45,14 @@ def gelu(x: Tensor, approximate: str = "none") -> Tensor:
 
 
 def limited(f: Callable[[Tensor], Tensor], limit: float, x: Tensor) -> Tensor:
-    """f(x) / x, and its limit where x is 0 or too small to divide by."""
+    """Return f(x) / x, and its limit where x is 0 or too small to divide by."""
     tiny = x.abs() < torch.finfo(x.dtype).tiny
     one = x.new_ones(())
     return torch.where(tiny, one * limit, f(x) / torch.where(tiny, one, x))
 
 
 def _erf(x: Tensor) -> Tensor:
-    """erf, which torch rounds to 0 near 0 in bfloat16."""
+    """Return erf, which torch rounds to 0 near 0 in bfloat16."""
     return torch.erf(x.float()).to(x.dtype) if x.dtype in (torch.float16, torch.bfloat16) else torch.erf(x)
 
 

@@ -23,7 +23,7 @@ class Argument(NamedTuple):
     """What another form of the same operation calls it."""
 
     def of(self, args: Any, kwargs: Any) -> Any:
-        """Return the argument of a call; the default where it is left out."""
+        """Return the argument of a call; its default where it is left out."""
         for keyword in (self.keyword, self.other_keyword):
             if keyword in kwargs:
                 return kwargs[keyword]
@@ -70,7 +70,7 @@ class Elements(Enum):
     """Where the elements of the input are in the output."""
 
     SAME_PLACE = "same place"
-    """Each where it was, if the shape is the same."""
+    """Each at its place, if the shape is the same."""
     SAME_ORDER = "same order"
     """In the same order, in another shape."""
     AVERAGED = "averaged"

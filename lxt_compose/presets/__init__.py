@@ -89,10 +89,7 @@ def get(name: str, **options: Any) -> Composite:
 
 
 def _arguments(preset: Callable[..., Composite]) -> dict[str, Any]:
-    """Return the names of a preset's arguments, with their defaults.
-
-    And those of a composite if it hands on its options.
-    """
+    """Return a preset's arguments and their defaults, with those of a composite if it passes options on."""
     parameters = signature(preset).parameters.values()
     found = {p.name: p.default for p in parameters if p.kind is not Parameter.VAR_KEYWORD}
     if len(found) < len(parameters):

@@ -99,7 +99,7 @@ class AlphaBeta(Split):
         same = is_nonnegative(x)
         if not isinstance(same, bool) and is_batched(r):  # in a graph of several slots at a time no choice can be made
             return self._of_parts(relevance, layer, r, x)
-        known = same is True and not self.beta  # all that is needed is a sum of its own
+        known = same is True and not self.beta  # z^+ alone is needed
         z = without_bias(layer, x, z) if self.zero_bias and not known else z
         side = choose(same, self._one_side, self._size, layer, (x,), _PARTS)
         exact: Condition = True
@@ -164,7 +164,7 @@ class AlphaBeta(Split):
         return plain.addcmul_(extra, sign).mul_(sign.abs_()).mul_(0.5)
 
     def _of_parts(self, relevance: bool, layer: Layer, r: Tensor, x: Tensor, *_: Tensor) -> Tensor:
-        """Return every sum by itself, without a difference: two products for each."""
+        """Return the slot with each sum computed by itself rather than as a difference: two products for each."""
         up, down = x.clamp(min=0), x.clamp(max=0)
         above = layer.product(up, positive, unless(self.zero_bias, positive)).add_(layer.product(down, negative))
         p = self._share(r, above)

@@ -39,18 +39,18 @@ class OpCall:
     carriers: list[Tensor] = field(default_factory=list)
     """The inputs through which relevance flows, as the caller passed them, in order of appearance."""
     inputs: list[Tensor] = field(default_factory=list)
-    """What the operation is given instead of the carriers: same values, other way back."""
+    """What the operation is given in place of the carriers: the same values, behind another autograd graph."""
     values: list[Tensor] = field(default_factory=list)
     """The carriers' values, also after the operation has changed a carrier in place."""
     versions: list[int] = field(default_factory=list)
     parts: Parts | None = None
     """Where the registration keeps parts of weights."""
     kept: Any = None
-    """What a rule keeps from entering to leaving."""
+    """What a rule keeps from :meth:`Rule.enter` to :meth:`Rule.leave`."""
     target: Tensor | None = None
     """The argument that a function writes its result into."""
     given: Any = None
-    """The arguments that a module was given, where it may change lists and dicts."""
+    """The arguments that a module was given, kept where it may change lists and dicts among them."""
     given_tensors: list[int] = field(default_factory=list)
     """The identities of the tensors in it at the beginning."""
     path: str = ""
@@ -174,7 +174,7 @@ def exchange(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 register_alone: list[Callable[[Rule, nn.Module, str], Any]] = []
-"""How :meth:`Rule.register` makes a composite; the composite, which stands above the rules, enters it here."""
+"""The function behind :meth:`Rule.register`, which `composite` adds: rules cannot import what imports them."""
 
 
 QUIET: Mapping[str, Any] = {"quiet": True}
@@ -198,7 +198,7 @@ def _written(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Rule:
-    """Base of all rules: a frozen dataclass, comparable and printable; the state of one call lives elsewhere.
+    """Base of all rules: a frozen dataclass, comparable and printable; the state of one call is in its :class:`OpCall`.
 
     A subclass gives :meth:`enter` and :meth:`leave`, which wrap what goes into an operation and what comes out
     of it. Neither may change a value: forward results stay bit-identical to the model's own.
@@ -207,10 +207,10 @@ class Rule:
     formulations: ClassVar[tuple[str, ...]] = FORMULATIONS
     knows_complex: ClassVar[bool] = False
     families: ClassVar[frozenset[Family]] = frozenset()
-    """The op families that the rule can serve, if it cannot serve any; on a module it acts on such ops inside it."""
+    """The families of operations that the rule serves; empty if all. On a module it acts on such operations inside."""
     shares_streams: ClassVar[bool] = False
-    """Whether the rule is about several tensors: where an operation is a step of a function of one tensor, the rule for
-    functions goes first."""
+    """Whether the rule is for operations on several tensors. It gives way to the rule for functions where the
+    operation is a step of a function of one tensor."""
 
     def check_formulation(self, formulation: str) -> None:
         """Raise :class:`RuleError` if the rule does not work in this formulation."""
@@ -250,7 +250,7 @@ class Rule:
         return "rule"
 
     def register(self, module: nn.Module, *, formulation: str = RELEVANCE) -> Any:
-        """This rule alone on one module: shorthand for a composite with that one binding.
+        """Register this rule alone on one module: shorthand for a composite with that one binding.
 
         Args:
             module: the module, as a model of its own.

@@ -22,9 +22,9 @@ class Anchor(NamedTuple):
     """A tensor that is 0 where the source of a chain is 0; what the rule hands relevance to."""
 
     tensor: Tensor
-    """The tensor, with its way back."""
+    """The tensor, with its autograd graph."""
     value: Tensor
-    """Its values, which no change in place will reach; of no use in the relevance formulation."""
+    """Its values, safe from changes in place; not needed in the relevance formulation."""
 
 
 @dataclass(frozen=True)

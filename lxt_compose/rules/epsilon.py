@@ -93,9 +93,9 @@ class Epsilon(Scaling):
 
 
 def through_layer(layer: Layer, epsilon: Stabilizing, zero_bias: bool, slot: Tensor, x: Tensor, z: Tensor) -> Slots:
-    """Return a linear layer or convolution.
+    """Return the slot of the input of a linear layer or convolution.
 
-    Its own gradient, asked for by hand, which saves memory and passes over it.
+    Computed by the layer's transpose and not through an autograd graph, which saves memory and passes over it.
     """
 
     def pull(slot: Tensor, x: Tensor, z: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def _expand(f: Callable[[Tensor], Tensor], like: Tensor) -> Expansion | None:
 
 
 def _simplified(expansion: Expansion | None, device: torch.device, dtype: torch.dtype) -> Expansion | None:
-    """With numbers instead of tensors of equal elements."""
+    """Return the expansion with numbers in place of tensors whose elements are all equal."""
     if expansion is None or expansion.value.numel() == 0:
         return None
     at, value, slope = expansion
@@ -80,7 +80,7 @@ def expand_function(
 
 
 class _Carrier:
-    """Stands for the carrier among arguments that are otherwise hashable."""
+    """A stand-in for the carrier among arguments that are otherwise hashable."""
 
 
 _CARRIER = _Carrier()
@@ -103,7 +103,7 @@ def _expand_cached(
 def _expand_call(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], like: Tensor, x: Tensor
 ) -> Expansion | None:
-    """Other tensors among the arguments, which are constants, are taken to where the evaluation is."""
+    """Expand a call of a function; constant tensors among its arguments are moved to the device of the evaluation."""
 
     def at(point: Tensor) -> Tensor:
         def given(tensor: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from .uniform_epsilon import UniformEpsilon
 
 
 def gates_among(call: Call, *kinds: Gate) -> list[bool]:
-    """For each carrier, whether it is a gate: a factor that is one of the first kind that leaves a signal."""
+    """Return for each carrier whether it is a gate: of the first of these kinds that leaves a signal."""
     added = addends_of(call)
     gates = [Gate.NONE if addend else known.gate for addend, known in zip(added, call.known, strict=True)]
     for kind in kinds:

@@ -139,7 +139,7 @@ def through_slope(slope: Callable[..., Tensor], slot: Tensor, *saved: Tensor) ->
     """Return the slot times a slope that is a function of what was saved."""
     factor = slope(*saved)
     slot = slot.reshape(factor.shape)
-    # the slope is nobody else's, so its memory can take the result; not so where the backward itself is recorded
+    # nothing else uses the slope, so the result may overwrite it, unless the backward pass is recorded itself
     return (factor.mul_(slot) if may_write_over(slot) else slot * factor,)
 
 

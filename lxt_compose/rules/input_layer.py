@@ -113,7 +113,7 @@ class ZBox(Split):
 
 @dataclass(frozen=True)
 class _ByWeight(Split):
-    """Base of the rules that do not ask for the input's values."""
+    """Base of the rules that do not depend on the values of the input."""
 
     formulations: ClassVar[tuple[str, ...]] = (RELEVANCE,)
 

@@ -118,7 +118,7 @@ def _in_stabilizer(call: Call, slot: Tensor) -> Tensor:
 
 
 class Form(NamedTuple):
-    """``z = scale * weight * (x - mean over dims) + bias``, in a view of x; dims = () where nothing is centerd."""
+    """``z = scale * weight * (x - mean over dims) + bias``, in a view of x; dims = () where nothing is centered."""
 
     scale: Tensor
     weight: Tensor | None
@@ -206,7 +206,7 @@ def _layer_norm_backward(slot: Tensor, size: tuple[int, ...], rstd: Tensor, weig
 
 
 def _wide(x: Tensor) -> Tensor:
-    """Statistics of half precision tensors are taken in float32, as torch's kernels do."""
+    """Return a half precision tensor in float32, in which torch's kernels take statistics too."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -235,7 +235,7 @@ def _last(x: Tensor, count: int) -> tuple[int, ...]:
 
 
 def _grouped(x: Tensor, groups: int, weight: Tensor | None, eps: float) -> Form:
-    """Channels in groups: the view (batch, groups, C / groups, ...)."""
+    """Return the form for channels in groups: the view (batch, groups, C / groups, ...)."""
     shape = (x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
     affine = (*shape[1:3], *[1] * (x.dim() - 2))
     return Form(_rstd(x.reshape(shape), x.dim() - 1, eps), weight, shape, tuple(range(2, x.dim() + 1)), affine)

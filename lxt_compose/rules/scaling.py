@@ -57,7 +57,7 @@ class Scaling(Rule):
         if call.relevance:
             return TimesInput.apply(x, share)
         if place == 0 or call.edges is None:
-            call.edges = _edges_of(call)  # now: a change in place would give it another
+            call.edges = _edges_of(call)  # before the operation runs: a change in place gives the carrier another edge
         return x if call.edges or share == 1 else Share.apply(x, share)
 
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:

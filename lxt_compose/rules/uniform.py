@@ -39,7 +39,7 @@ class Uniform(Rule):
 
     knows_complex: ClassVar[bool] = True
     as_scaling: ClassVar[Scaling] = UniformEpsilon(0.0)
-    """What it is for a product in the gradient formulation, and who gets which share in both."""
+    """The rule that it is for products in the gradient formulation; it gives the shares in both formulations."""
 
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""
@@ -88,9 +88,10 @@ class Uniform(Rule):
             )
 
     def _is_scaled(self, call: Call) -> bool:
-        """Return whether the product's own gradient does the work: in a complex one no element belongs to one factor's.
+        """Return whether the product's own gradient is scaled: in the gradient formulation, and for complex numbers.
 
-        A real factor of a complex product is such a factor too, also where the only complex one is a number.
+        No element of a complex product belongs to one element of a factor. A real factor of such a product is no
+        exception, nor is a product in which the only complex factor is a number.
         """
         if not call.relevance:
             return True

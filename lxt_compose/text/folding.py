@@ -1,4 +1,4 @@
-"""Many names in little room: numbered names fold into one pattern, long ones are shortened, tables keep to a width.
+"""Many names in a small space: numbered names fold into one pattern, long ones are shortened, tables keep to a width.
 
 A pattern reads like a brace expansion of the shell: ``layers.{0..31}.mlp``, ``{0,2,5..7}``, with a step ``{0..30..2}``.
 """
@@ -45,10 +45,7 @@ def join_numbers(template: Template, numbers: Sequence[Sequence[int]]) -> str:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Return ``[3]`` is "3", ``[0, 2, 5, 6, 7]`` is "{0,2,5..7}" and ``[0, 2, 4, 6]`` is "{0..6..2}".
-
-    Sorted and distinct.
-    """
+    """Return distinct, sorted numbers as text: "3", "{0,2,5..7}" or, with a step, "{0..6..2}"."""
     if len(numbers) == 1:
         return str(numbers[0])
     pieces, start = [], 0
@@ -77,7 +74,7 @@ def _run(numbers: Sequence[int], start: int) -> int:
 
 
 def products(points: Iterable[Numbers]) -> list[tuple[Numbers, ...]]:
-    """Disjoint products of sets that together hold exactly the given (distinct, equally long) points.
+    """Return disjoint products of sets that together hold exactly the given (distinct, equally long) points.
 
     A full product comes out as one. Otherwise points are grouped by what follows them, so a hole in one layer splits
     off that layer alone. Linear in the number of points; in the order of their first points.
@@ -101,7 +98,7 @@ def fold_names(names: Iterable[str]) -> list[str]:
 
 
 def fold_paths(items: Iterable[tuple[str, Hashable]]) -> list[tuple[str, list[int]]]:
-    """Patterns for (path, what else must be equal), each with the indices of the items that it stands for.
+    """Return patterns for (path, what else must be equal), each with the indices of its items.
 
     Every item is in one pattern, and the paths of a pattern are those of its items. In the order of first occurrence.
     """
@@ -132,15 +129,12 @@ def printable(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Return the text with everything escaped that Markdown would take as its own.
-
-    Underscores inside words are plain.
-    """
+    """Return the text with the special characters of Markdown escaped; underscores inside words are plain."""
     return re.sub(r"([\\`*<&|\[\]]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
 
 
 def room(text: str) -> int:
-    """Return columns of a terminal that a printable text takes: wide characters take two, combining marks none."""
+    """Return how many columns of a terminal a printable text takes: wide characters two, combining marks none."""
     return len(text) if text.isascii() else sum(map(_room_of_one, text))
 
 
@@ -158,10 +152,7 @@ def shorten(text: str, width: int) -> str:
 
 
 def shorten_middle(text: str, width: int) -> str:
-    """Return the text in at most ``width`` columns, with an ellipsis for its middle.
-
-    A little more of the end is kept.
-    """
+    """Return the text in at most ``width`` columns, with an ellipsis for its middle; its end keeps a little more."""
     if room(text) <= width:
         return text
     head = (width - 1) * 2 // 5
@@ -195,10 +186,7 @@ def shorten_list(items: Sequence[str], width: int, cut: Callable[[str, int], str
 
 
 def fill(words: Iterable[str], width: int, indent: str = "  ") -> list[str]:
-    """Return lines of at most ``width`` columns, all but the first indented.
-
-    A word that fits in no line is shortened.
-    """
+    """Return lines of at most ``width`` columns, all but the first indented; longer words are shortened."""
     lines: list[str] = []
     line, used = "", 0
     for word in words:
@@ -253,10 +241,7 @@ def text_table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: 
 
 
 def _spans(row: Sequence[str]) -> list[tuple[int, int, str]]:
-    """Return each cell with the columns from start to end that it has.
-
-    Its own, and those of the empty cells after it.
-    """
+    """Return each cell with the columns that it has: its own, and those of the empty cells after it."""
     starts = [index for index, cell in enumerate(row) if cell or not index]
     return [(start, end, row[start]) for start, end in zip(starts, [*starts[1:], len(row)], strict=True)]
 

@@ -60,7 +60,7 @@ Unnecessary once `torch.overrides.has_torch_function(())` answers for modes in a
 
 
 def _exchange_for_callback() -> Any:
-    """Return what older versions of torch hand out only in exchange for another callback."""
+    """Return the callback of the compiler by setting another one: older versions of torch have no getter."""
     callback = torch._C._dynamo.eval_frame.set_eval_frame(None)
     torch._C._dynamo.eval_frame.set_eval_frame(callback)
     return callback
@@ -147,7 +147,7 @@ def packs_saved_tensors() -> bool:
 
 
 def checkpoint_hook() -> Any:
-    """Return what identifies the innermost non-reentrant checkpoint that records now; None outside of any."""
+    """Return an object that identifies the innermost non-reentrant checkpoint that records now; None outside of any."""
     if _innermost_hooks is None:
         return _checkpoint_on_stack()
     hooks = _innermost_hooks(True)
@@ -156,7 +156,7 @@ def checkpoint_hook() -> Any:
 
 
 def _checkpoint_on_stack() -> Any:
-    """Return the same where torch does not tell: found in the calls that are under way."""
+    """Return the same for versions of torch that have no function for it, from the Python frames that are running."""
     python: FrameType | None = sys._getframe(1)
     while python is not None:
         if python.f_code is _CHECKPOINT and (recording := python.f_locals.get("gen")) is not None:
@@ -168,7 +168,7 @@ def _checkpoint_on_stack() -> Any:
 
 
 def checkpoint_function_holder(hook: Any) -> tuple[Any, str]:
-    """Return what a non-reentrant checkpoint keeps its function in, and under which name."""
+    """Return the object in which a non-reentrant checkpoint keeps its function, and the name of the attribute."""
     cells = (cell.cell_contents for cell in getattr(hook, "__closure__", None) or ())
     return next((each for each in (hook, *cells) if hasattr(each, "recompute_fn")), None), "recompute_fn"
 
@@ -204,7 +204,7 @@ Unnecessary once nodes tell publicly when they were made.
 """
 
 preserve_version = _unsafe_preserve_version_counter
-"""A context in which changes of a tensor are not counted: its values are the same afterwards, so nothing is stale."""
+"""A context in which changes of a tensor are not counted, for those that leave its values the same in the end."""
 
 _NO_BACKWARD = -1
 

@@ -19,7 +19,7 @@ def hooks_of(module: nn.Module) -> list[Any]:
 
 
 def remove_hooks(module: nn.Module, unwanted: Any) -> None:
-    """Take a function off a module that is one of its forward hooks, in every table that knows it.
+    """Remove a function from the forward hooks of a module, in each of torch's tables.
 
     Needed in copies of a model: a handle that could remove the hook belongs to the original.
     """

@@ -1,4 +1,4 @@
-"""Private parts of torch that have to do with graphs: what is written down by `make_fx`."""
+"""Private parts of torch for graphs, as `make_fx` traces them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PROXY = torch._C._TorchDispatchModeKey.PROXY
 
 
 def is_traced() -> bool:
-    """Return whether a graph is being traced (`make_fx`), so that nothing can depend on the values of tensors.
+    """Return whether a graph is being traced (`make_fx`), so that the values of tensors cannot be asked for.
 
     `torch.fx.experimental.proxy_tensor.get_proxy_mode()` says the same, but takes a second to import. Unnecessary once
     `torch.compiler.is_compiling()` is true under `make_fx` too.
@@ -36,7 +36,7 @@ def has_symbolic_shape(tensor: Tensor) -> bool:
 
 
 def cond(condition: Tensor, then: Callable[..., Tensor], otherwise: Callable[..., Tensor], given: Any) -> Tensor:
-    """Return ``then(*given)`` or ``otherwise(*given)`` as one operation of a graph that is being written down.
+    """Return ``then(*given)`` or ``otherwise(*given)`` as one operation of a graph that is being traced.
 
     Neither may change what is given, or use another tensor. `torch.cond` is the public form; it compiles both branches
     by dynamo, which does not know the objects of this library.
@@ -47,7 +47,7 @@ def cond(condition: Tensor, then: Callable[..., Tensor], otherwise: Callable[...
 
 
 NN_FUNCTIONS: Any = torch._C._nn
-"""Where the functions of `torch.nn.functional` that are one operation stand: ``gelu``, ``silu``, ``avg_pool2d``."""
+"""The module with those functions of `torch.nn.functional` that are one operation: ``gelu``, ``silu`` ..."""
 
 
 def tables_of(module: nn.Module) -> list[tuple[str, dict[Any, Any]]]:

@@ -85,7 +85,7 @@ def choose(
 def choose_among(
     ways: Sequence[tuple[Condition, Way]], layer: Layer, tensors: Sequence[Tensor], parts: Iterable[Part]
 ) -> Tensor:
-    """Return what the one way gives whose condition holds, of the shape of the second tensor; the last is general.
+    """Return the result of the way whose condition holds, in the shape of the second tensor; the last way is general.
 
     In a graph these are choices one after the other, since compilers know none within another: each gives its result
     or zeros, and they are added.

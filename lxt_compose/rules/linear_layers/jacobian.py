@@ -64,17 +64,15 @@ def _differentiated(rule: Rule, call: Call, z: Tensor) -> Layer:
 
 
 def _noise(like: Tensor) -> Tensor:
-    """Return numbers in [-1, 1] without a pattern, made without touching anybody's random state."""
+    """Return numbers in [-1, 1] without a pattern, without drawing from the global random generator."""
     count = torch.arange(1, like.numel() + 1, device=like.device, dtype=torch.float64)
     return count.square().sin().to(like.dtype).reshape(like.shape)
 
 
 def _independent(pull: Callable[[Tensor], Tensor], x: Tensor, z: Tensor) -> int:
-    """Return how many blocks the layer falls into (samples, positions).
+    """Return into how many blocks (samples, positions) the layer falls: leading dimensions that it does not mix.
 
-    The leading dimensions that nothing is mixed over.
-
-    Blocks are numbered in binary; for each digit, what comes back from the blocks where it is 1 must be 0 at those
+    Blocks are numbered in binary. For each digit, what comes back from the blocks where it is 1 must be 0 at those
     where it is 0, and the other way round. Any two blocks differ in some digit, so this finds every mixing.
     """
     common = 0

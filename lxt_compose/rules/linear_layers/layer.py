@@ -54,7 +54,7 @@ class Layer:
 
     @property
     def dtype(self) -> torch.dtype:
-        """What products are computed in: the weight's dtype, but no half precision."""
+        """The dtype in which products are computed: the weight's, or float32 where that is half precision."""
         return torch.promote_types(self.weight.dtype, torch.float32)
 
     @property
@@ -76,10 +76,7 @@ class Layer:
         return self.parts.get(self.weight, part, self.dtype)
 
     def product(self, x: Tensor, part: Part, bias: Part | None = None) -> Tensor:
-        """Return the layer with a part of its weight, of any input.
-
-        With a part of its bias added, or without a bias.
-        """
+        """Return the output for any input, with a part of the weight, and with a part of the bias or without one."""
         added = None if bias is None or self.bias is None else bias(self.bias.to(self.dtype))
         return added_up(self.apply(x, self.part(part), added))
 
@@ -93,10 +90,7 @@ class Layer:
             return added_up(torch.autograd.grad(self.apply(x, weight, None), x, s)[0]).contiguous()
 
     def of_constant(self, value: Tensor | float, part: Part, x: Tensor) -> Tensor:
-        """Return the layer, without its bias, of a constant that broadcasts to x.
-
-        As small as broadcasts to the output.
-        """
+        """Return the layer without its bias, of a constant that broadcasts to x; as small as broadcasts to z."""
         value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
         fits = value.dim() <= len(self.one_sample) and all(
             size in (1, wanted) for size, wanted in zip(value.shape[::-1], self.one_sample[::-1], strict=False)
@@ -110,9 +104,9 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
 
 
 def in_pieces(layer: Layer, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Return ``function(*tensors)``, some samples at a time where they are large.
+    """Return ``function(*tensors)``, computed some samples at a time where they are many.
 
-    Less memory, and on a CPU less time.
+    That takes less memory, and on a CPU less time.
     """
     if not layer.samples or any(map(has_symbolic_shape, tensors)):
         return function(*tensors)

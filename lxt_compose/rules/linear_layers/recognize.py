@@ -69,7 +69,7 @@ def _of_module(call: Call, module: nn.Module) -> Layer | None:
 
 def _of_plain_module(call: Call, module: nn.Module, function: Callable[..., Tensor], kind: LayerKind) -> Layer | None:
     """Return the layer of a module of torch that has not been tampered with."""
-    own = "forward" not in vars(module) and len(pre_hooks_of(module)) <= 1  # that one is ours
+    own = "forward" not in vars(module) and len(pre_hooks_of(module)) <= 1  # one is the registration's
     if not own or len(call.args) != 1 or call.kwargs or getattr(module, "padding_mode", "zeros") != "zeros":
         return None
     options = ("stride", "padding", "dilation", "groups") if kind is not LayerKind.LINEAR else ()
@@ -93,7 +93,7 @@ def as_function(call: Call) -> Callable[[Tensor], Any]:
 
     def of(x: Tensor) -> Any:
         filled_args, filled_kwargs = map_tensors(lambda t: x if t is hole else t, (args, kwargs))
-        # Whatever mode is on, this run is not the model's.
+        # This run is not the model's, so no mode may see it.
         with modes_off(), without_effect(call.module):
             return function(*filled_args, **filled_kwargs)
 
@@ -101,7 +101,7 @@ def as_function(call: Call) -> Callable[[Tensor], Any]:
 
 
 def _weight_layer(kind: LayerKind, call: Call) -> Layer | None:
-    """F.linear, F.conv1d ... F.conv_transpose3d: ``function(input, weight, bias, ...)``."""
+    """Return the layer of ``function(input, weight, bias, ...)``: F.linear, F.conv1d ... F.conv_transpose3d."""
     weight, bias = given(call, 1, "weight"), given(call, 2, "bias")
     function = call.function
     assert function is not None
@@ -165,7 +165,10 @@ def _per_dimension(value: Any, spatial: int) -> list[int]:
 
 
 def _padding(padding: Any, dilation: list[int], weight: Tensor) -> list[int] | None:
-    """Padding as numbers; None for "same" where it differs between the two sides, which no backward kernel knows."""
+    """Return padding as numbers.
+
+    None for "same" where it differs between the two sides, for which no backward kernel exists.
+    """
     if not isinstance(padding, str):
         return _per_dimension(padding, len(dilation))
     total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, weight.shape[2:], strict=True)]
@@ -227,10 +230,7 @@ def _einsum(call: Call) -> Layer | None:
 
 
 def _pool(call: Call) -> Layer:
-    """Return a mean or a sum. The coefficients of one output are equal and positive.
-
-    One number stands for all of them.
-    """
+    """Return the layer of a mean or a sum: its coefficients are equal and positive, so one number stands for all."""
     function = as_function(call)
     return _layer(call, call.values[0].new_ones(()), lambda x, w, b: function(x) * w)
 
@@ -247,7 +247,7 @@ def _batch_norm_call(call: Call) -> Layer | None:
 def _batch_norm(
     call: Call, mean: Tensor | None, variance: Tensor | None, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Layer | None:
-    """Batch norm with fixed statistics: one weight and one bias for each channel."""
+    """Return batch norm with fixed statistics as a layer: one weight and one bias for each channel."""
     if mean is None or variance is None:
         return None
     shape = (-1, *[1] * (call.values[0].dim() - 2))

@@ -1,4 +1,4 @@
-"""Running a module once more than the model does, without a trace of it."""
+"""Runs of a module beyond the model's own, without a trace."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +21,6 @@ def without_effect(module: nn.Module | None) -> Iterator[None]:
         for table, named in tables:
             table.update(named)
         for buffer, value in zip(buffers, values, strict=True):
-            # Nobody who saved the buffer may be told that it has changed, since it has not.
+            # The values are the same afterwards, so tensors that autograd has saved must not count as changed.
             with torch.no_grad(), preserve_version(buffer):
                 buffer.copy_(value)

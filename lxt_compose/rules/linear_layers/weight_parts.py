@@ -14,7 +14,7 @@ _Made = tuple[tuple[int, int, torch.dtype], Tensor]
 
 
 def whole(weight: Tensor) -> Tensor:
-    """W itself."""
+    """Return W itself."""
     return weight
 
 
@@ -89,7 +89,7 @@ class Parts:
         self._kept: MutableMapping[Tensor, dict[tuple[Part, torch.dtype], _Made]] = WeakIdKeyDictionary()
         self._lock = threading.Lock()
         self.keeping = True
-        """Whether to keep parts at all: not where the weights themselves are there only while they are used."""
+        """Whether parts are kept: not where weights exist only while they are used."""
 
     def get(self, weight: Tensor, part: Part, dtype: torch.dtype) -> Tensor:
         """Return the part of this weight in this dtype."""
@@ -119,7 +119,7 @@ class Parts:
             return part(weight) if weight.layout is torch.strided else of_sparse(weight, part)
 
     def close(self) -> None:
-        """Let all go, and keep nothing from now on; what is asked for later is computed each time."""
+        """Drop all parts, and keep none from now on: what is asked for later is computed each time."""
         with self._lock:
             self.keeping = False
             self._kept.clear()
@@ -129,7 +129,7 @@ class Parts:
 
 
 class Given(Parts):
-    """Parts of one weight that were made before, and are all that may be asked for."""
+    """Parts of one weight that were computed before; no others can be asked for."""
 
     def __init__(self, made: Mapping[Part, Tensor]) -> None:
         super().__init__()
