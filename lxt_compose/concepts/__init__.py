@@ -4,30 +4,41 @@ Units are named alike everywhere: ``"conv2[3]"``, ``"layers.*.mlp.act[0:64]"``, 
 taken from a :class:`Dictionary`.
 """
 
+from .circuits import attribute_nodes, faithfulness, patch_nodes
 from .conditional import conditional
 from .dictionary import Dictionary
 from .gallery import gallery
+from .graph import Edges, circuit_graph, edges
 from .intervene import Effect, Intervention, ablate, effect, patch, record, steer
 from .measure import Measured, activations, relevances
+from .nodes import Effects, Node
 from .references import Reference, References, find_references
 from .units import Units, find_units
 
 __all__ = [
     "Dictionary",
+    "Edges",
     "Effect",
+    "Effects",
     "Intervention",
     "Measured",
+    "Node",
     "Reference",
     "References",
     "Units",
     "ablate",
     "activations",
+    "attribute_nodes",
+    "circuit_graph",
     "conditional",
+    "edges",
     "effect",
+    "faithfulness",
     "find_references",
     "find_units",
     "gallery",
     "patch",
+    "patch_nodes",
     "record",
     "relevances",
     "steer",

@@ -160,6 +160,7 @@ class ConditionalRun(PlacesRun):
         layers: modules whose relevance is recorded too.
         conditions: the conditions.
         only: whether what goes around the places is left out.
+        watched: units at whose places what arrives is kept.
     """
 
     def __init__(
@@ -170,10 +171,15 @@ class ConditionalRun(PlacesRun):
         layers: Any,
         conditions: list[Condition],
         *,
-        only: bool,
+        only: bool = True,
+        watched: Sequence[Units] = (),
     ) -> None:
-        super().__init__(model, composite, given, layers, [u for each in conditions for u in each.units])
+        named = [units for each in conditions for units in each.units]
+        super().__init__(model, composite, given, layers, [*named, *watched], values=bool(watched))
         self.conditions, self._only = conditions, only
+        self.held = list(dict.fromkeys(each.place for each in named))
+        """Where relevance is held back."""
+        self.watched = {each.place for each in watched}
 
     def all(self, given: Inputs, goals: Goals, size: int | None) -> dict[str, Any]:
         """Return what was found for all rows, as one part of an attribution.
@@ -194,7 +200,7 @@ class ConditionalRun(PlacesRun):
 
     def caught_now(self, caught: Caught, x: Tensor) -> None:
         """Mask what flows back at the tensor, if what goes around it is kept."""
-        if not self._only and x.requires_grad:
+        if not self._only and x.requires_grad and caught.visit.place in self.held:
             x.register_hook(lambda slot: slot.masked_fill(~self._mask(caught, slot), 0))
 
     def _mask(self, caught: Caught, slot: Tensor) -> Tensor:
@@ -210,10 +216,11 @@ class ConditionalRun(PlacesRun):
     ) -> list[Tensor | None]:
         """Return what arrives at the leaves from what passes the units: by way of one place after the other."""
         if not self._only:
-            for place in self.places:
+            for place in self.held:
                 self.at(place)
             return super().slots(outputs, seeds, leaves, keep=keep)
-        met = sorted((self.once(place) for place in self.places), key=self.caught.index, reverse=True)
+        self.arrived = {}
+        met = sorted((self.once(place) for place in self.held), key=self.caught.index, reverse=True)
         for caught in met:
             if caught.edge is None:
                 return [None] * len(leaves)  # a constant, on no way of any relevance
@@ -222,7 +229,7 @@ class ConditionalRun(PlacesRun):
                 self._note(caught)
                 return [torch.zeros_like(leaf) for leaf in leaves]
             outputs, seeds = [caught.edge], [slot.masked_fill(~self._mask(caught, slot), 0)]  # type: ignore[list-item]
-        return super().slots(outputs, seeds, leaves, keep=keep)
+        return self.arrivals(outputs, seeds, leaves, self.watched, keep=keep)
 
     def _note(self, caught: Caught) -> None:
         note = f"no relevance passes {caught.visit.place.name} on its way from the output, or from the place above it"

@@ -15,7 +15,7 @@ from ..attribution.run import composite_of, statistics_kept
 from ..composite import Composite
 from ..errors import AttributionError
 from ..torch_internals.traces import on_cpu
-from .passes import Caught, PlacesRun, missing
+from .passes import PlacesRun, missing
 from .units import HEAD, Layout, Units, find_units
 from .visits import Visit, Visits
 
@@ -128,27 +128,16 @@ def relevances(
         run.batches(goals, None, progress=False, ledger=False)
         measured = []
         for each in found:
-            caught = run.once(each.place)
-            assert caught.value is not None
-            value = run.arrived[caught] * caught.value if run.times_value else run.arrived[caught]
-            measured.append(_measured(each, value, run.layout(caught), given, activation=False))
+            layout = run.layout(run.once(each.place))
+            measured.append(_measured(each, run.relevance_at(each.place), layout, given, activation=False))
     return measured
 
 
 class SlotsRun(PlacesRun):
     """One batch of an attribution in which also what arrives at places is kept: ``arrived``, by what was caught."""
 
-    arrived: dict[Caught, Tensor]
-
     def slots(
         self, outputs: Sequence[Tensor], seeds: Sequence[Tensor], leaves: Sequence[Tensor], *, keep: bool
     ) -> list[Tensor | None]:
         """Return what arrives at each leaf, and keep what does at the places."""
-        edges = [caught for caught in self.caught if caught.edge is not None]
-        wanted = [*leaves, *(caught.edge for caught in edges)]
-        found = torch.autograd.grad(outputs, wanted, seeds, allow_unused=True, retain_graph=keep)  # type: ignore[arg-type]
-        self.arrived = {caught: torch.zeros_like(caught.visit.tensor) for caught in self.caught}
-        for caught, slot in zip(edges, found[len(leaves) :], strict=True):
-            if slot is not None:
-                self.arrived[caught] = slot.detach()
-        return list(found[: len(leaves)])
+        return self.arrivals(outputs, seeds, leaves, self.places, keep=keep)

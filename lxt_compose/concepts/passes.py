@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +61,7 @@ class PlacesRun(Run):
         self.units, self._values = list(units), values
         self.places = list(dict.fromkeys(each.place for each in self.units))
         self.caught: list[Caught] = []
+        self.arrived: dict[Caught, Tensor] = {}
         self.start = self.end = 0
         """The rows of this batch among all."""
         self._open = False
@@ -107,6 +108,34 @@ class PlacesRun(Run):
 
     def caught_now(self, caught: Caught, x: Tensor) -> None:
         """Do more with a tensor that was just met, before the model goes on with it."""
+
+    def arrivals(
+        self,
+        outputs: Sequence[Any],
+        seeds: Sequence[Tensor],
+        leaves: Sequence[Tensor],
+        places: Collection[Place],
+        *,
+        keep: bool,
+    ) -> list[Tensor | None]:
+        """Return what arrives at each leaf, and keep what does at the places: ``arrived``."""
+        caught = [each for each in self.caught if each.visit.place in places]
+        edges = [each for each in caught if each.edge is not None]
+        wanted: list[Any] = [*leaves, *(each.edge for each in edges)]
+        found = torch.autograd.grad(outputs, wanted, seeds, allow_unused=True, retain_graph=keep)
+        self.arrived = {each: torch.zeros_like(each.visit.tensor) for each in caught}
+        for each, slot in zip(edges, found[len(leaves) :], strict=True):
+            if slot is not None:
+                self.arrived[each] = slot.detach()
+        return list(found[: len(leaves)])
+
+    def relevance_at(self, place: Place) -> Tensor:
+        """Return the relevance of the tensor at a place that is passed once, from what arrived there."""
+        caught = self.once(place)
+        if not self.times_value:
+            return self.arrived[caught]
+        assert caught.value is not None
+        return self.arrived[caught] * caught.value
 
     def layout(self, caught: Caught) -> Layout:
         """Return what the dimensions of a caught tensor are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -190,14 +190,7 @@ def find_references(
         raise ValueError(f"k must be a whole number from 1 on, got {k!r}")
     found = find_units(model, units)
     kept = _begun(path, by, k, found)
-    seen = 0
-    for number, batch in enumerate(batches, 1):
-        count = read_inputs(model, batch).count
-        seen += count
-        if seen <= kept.count:
-            continue
-        if seen - count != kept.count:
-            raise ValueError(f"{path} ends after {kept.count} samples, in the middle of a batch: use the same batches")
+    for number, (batch, count) in enumerate(_to_come(model, batches, kept.count), 1):
         if by == ACTIVATION:
             measured = activations(model, batch, found)
         else:
@@ -208,6 +201,19 @@ def find_references(
     if path is not None:
         kept.save(path)
     return kept
+
+
+def _to_come(model: nn.Module, batches: Iterable[Any], done: int) -> Iterator[tuple[Any, int]]:
+    """Yield the batches after the samples that were seen already, and how many samples each has."""
+    seen = 0
+    for batch in batches:
+        count = read_inputs(model, batch).count
+        seen += count
+        if seen <= done:
+            continue
+        if seen - count < done:
+            raise ValueError(f"the file ends after {done} samples, in the middle of a batch: use the same batches")
+        yield batch, count
 
 
 def _begun(path: str | Path | None, by: str, k: int, units: list[Units]) -> References:
