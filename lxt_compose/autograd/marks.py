@@ -1,6 +1,7 @@
 """Marks: what is known of a tensor's history, written on the autograd node that made it (`Node.metadata`).
 
-A mark is a plain value and holds no tensor. A leaf has no node, so its history is that of a signal.
+A mark is a plain value and holds no tensor. A leaf has no node, so its history is that of a signal. The identities that
+torch puts around a module with full backward hooks have no mark: what is behind them counts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 from torch import Tensor
+
+from ..torch_internals.backward_hooks import HOOKED_NODE, past_hooks
 
 MARK = "lxt_compose: history"
 """The key in the metadata of an autograd node. It is there if the function mode saw what the node belongs to."""
@@ -76,8 +79,11 @@ def history_of(x: Tensor) -> History:
     node: Any = x.grad_fn
     if node is None:
         return SIGNAL
-    found: History = node.metadata.get(MARK, SIGNAL)
-    return found
+    found: History | None = node.metadata.get(MARK)
+    if found is None:
+        node = past_hooks(node, x.output_nr)[0]
+        found = SIGNAL if node is None else node.metadata.get(MARK)
+    return SIGNAL if found is None else found
 
 
 def mark(tensors: Iterable[Tensor], history: History) -> None:
@@ -92,7 +98,7 @@ def mark_seen(tensors: Iterable[Tensor]) -> None:
     """Mark these tensors as made by an operation that was seen, where they have no mark yet."""
     for tensor in tensors:
         node: Any = tensor.grad_fn
-        if node is not None:
+        if node is not None and type(node) is not HOOKED_NODE:
             node.metadata.setdefault(MARK, SIGNAL)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from ..ops import Family, op_named, registered
-from ..torch_internals import IDENTITY
+from ..torch_internals.backward_hooks import HOOKED, past_hooks
 from .functions import Link, RelevanceFunction
 
 EXACT, CUSTOM, CHECKPOINT, OTHER = "exact", "custom autograd function", "checkpoint", "not seen by the function mode"
@@ -29,7 +29,7 @@ def kind_of_node(node: Any) -> str:
     function = function_of_node(node)
     if function is not None:
         own = registered(function)
-        if issubclass(function, (RelevanceFunction, IDENTITY)) or (own is not None and own.family is Family.MOVEMENT):
+        if issubclass(function, (RelevanceFunction, HOOKED)) or (own is not None and own.family is Family.MOVEMENT):
             return EXACT
         return CHECKPOINT if function.__module__ == "torch.utils.checkpoint" else CUSTOM
     name = _plain(node)
@@ -66,6 +66,12 @@ def edge_of(x: Tensor) -> Edge:
         return node, x.output_nr
     edge = torch.autograd.graph.get_gradient_edge(x)
     return edge[0], edge[1]
+
+
+def origin_of(x: Tensor) -> Edge:
+    """Return the edge that a tensor stands for past torch's full backward hooks, which give another tensor for it."""
+    node = x.grad_fn
+    return edge_of(x) if node is None else past_hooks(node, x.output_nr)
 
 
 def past_links(edge: Edge) -> Edge:

@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from ..autograd.nodes import origin_of
 from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
 from ..coverage.tally import Count, Tally
 from ..ops import Elementwise, Family, Op
 from ..rules import Call, Identity
+from ..torch_internals.backward_hooks import HOOKED_NODE
 
 RULE = Identity()
 
@@ -69,10 +72,11 @@ class Unit:
     ) -> None:
         """Note one call inside the module; ``op`` is None for what carries no relevance (a comparison, a shape)."""
         self._elementwise &= not drop_in  # that has a rule of its own
-        if not self._elementwise:
+        moves = op is not None and op.family is Family.MOVEMENT
+        if not self._elementwise or (moves and not torch.is_grad_enabled()):  # as full backward hooks of torch do
             return
         given = list(tensors_in((args, kwargs)))
-        derived = [tensor for tensor in given if id(tensor) in self._derived]
+        derived = [tensor for tensor in given if self._comes_from(tensor)]
         if not derived:
             return
         self._derived |= {id(tensor): tensor for tensor in tensors_in(output)}
@@ -85,11 +89,19 @@ class Unit:
         constants = all(tensor.numel() == 1 for tensor in given if id(tensor) not in self._derived)
         self._elementwise = known and constants and all(out.numel() == self.x.numel() for out in tensors_in(output))
 
+    def _comes_from(self, tensor: Tensor) -> bool:
+        """Return whether a tensor was computed from the input here, or stands for one in a full backward hook."""
+        if id(tensor) not in self._derived and type(tensor.grad_fn) is HOOKED_NODE:
+            edge = origin_of(tensor)
+            if any(x.requires_grad and origin_of(x) == edge for x in self._derived.values()):
+                self._derived[id(tensor)] = tensor
+        return id(tensor) in self._derived
+
     def holds(self, output: Any) -> bool:
         """Return whether the module was one elementwise function, of several steps, that gave this output."""
         if not (self._elementwise and self._nonlinear and self._steps > 1 and isinstance(output, Tensor)):
             return False
-        mine = output is not self.x and id(output) in self._derived and output.shape == self.x.shape
+        mine = output is not self.x and self._comes_from(output) and output.shape == self.x.shape
         return mine and output.is_floating_point() and self.x._version == self._version
 
     def leave(self, formulation: str, where: str, module: nn.Module, output: Tensor) -> Tensor:
@@ -107,7 +119,7 @@ class Unit:
         around = self.around
         if around is None:
             return
-        around._elementwise &= self._elementwise and id(self.x) in around._derived
+        around._elementwise &= self._elementwise and around._comes_from(self.x)
         around._nonlinear |= self._nonlinear
         around.counts += self.counts
         around._inside += self._inside

@@ -91,6 +91,7 @@ class Frame:
         owner: whether this call brought the function mode in, and takes it out again.
         alone: whether the module was called on its own, not by the model and not by a recomputation.
         in_force: whether the module is bound and its own rule acts.
+        late: what the module is given by keyword, if it begins after torch's full backward hooks on it.
         served: whether an operation that the rule in scope serves has run.
         others: whether more than that one has run, moves aside.
         call: the call that a rule for the whole module was applied to.
@@ -101,13 +102,14 @@ class Frame:
     """
 
     __slots__ = (
-        "alone", "call", "checkpoint", "context", "in_force", "others", "owner", "part_of", "python", "seen",
+        "alone", "call", "checkpoint", "context", "in_force", "late", "others", "owner", "part_of", "python", "seen",
         "served", "unit", "whole",
     )  # fmt: skip
 
     def __init__(self, context: Context, python: FrameType | None, checkpoint: Any, *, owner: bool) -> None:
         self.context, self.python, self.checkpoint, self.owner = context, python, checkpoint, owner
         self.alone = self.in_force = self.served = self.others = False
+        self.late: dict[str, Any] | None = None
         self.call: OpCall | None = None
         self.whole: OpCall | None = None
         self.unit: Unit | None = None

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ..autograd.functions import Link
 from ..autograd.marks import Values
-from ..autograd.nodes import Edge, edge_of, past_links
+from ..autograd.nodes import Edge, origin_of, past_links
 from ..torch_internals import checkpoint_hook
+from ..torch_internals.backward_hooks import HOOKED_NODE, past_hooks
 from .curves import POINTS, ratio_of
 
 MARK = "lxt_compose: chain"
@@ -47,7 +48,7 @@ class Base(NamedTuple):
     @property
     def edge(self) -> Edge:
         """The edge of the autograd graph that the tensor stands for."""
-        return past_links(edge_of(self.tensor))
+        return past_links(origin_of(self.tensor))
 
     def kept(self, *, relevance: bool, changes: bool) -> Base:
         """Return the base such that it can be kept: alive no longer than it is anyway, and whatever changes it.
@@ -129,14 +130,14 @@ class Chain:
         if self._source is None:
             return None
         x, version = self._source
-        return Base(x, 1.0) if x._version == version and edge_of(x) == self.source else None
+        return Base(x, 1.0) if x._version == version and origin_of(x) == self.source else None
 
     def _as_it_was(self, base: Base | None, place: int) -> Base | None:
         return base if base is not None and _version_of(base) == self._versions[place] else None
 
 
 def _version_of(base: Base | None) -> tuple[int, Edge] | None:
-    return None if base is None or base.linked else (base.tensor._version, edge_of(base.tensor))
+    return None if base is None or base.linked else (base.tensor._version, origin_of(base.tensor))
 
 
 class Conditions:
@@ -179,7 +180,7 @@ class Conditions:
 def source_of(x: Tensor, checkpoint: Any) -> Edge:
     """Return the edge of the tensor that another one is a function of; its own by default."""
     found = known_chain(x)
-    return found.source if found is not None and found.checkpoint is checkpoint else edge_of(x)
+    return found.source if found is not None and found.checkpoint is checkpoint else origin_of(x)
 
 
 def mark(output: Any, chain: Chain) -> None:
@@ -194,12 +195,15 @@ def mark(output: Any, chain: Chain) -> None:
 
 def known_chain(x: Any) -> Chain | None:
     """Return what is known of a tensor by its mark."""
-    node: Any = x.grad_fn if isinstance(x, Tensor) and x.output_nr == 0 else None
-    return None if node is None else node.metadata.get(MARK)
+    node: Any = x.grad_fn if isinstance(x, Tensor) else None
+    place = 0 if node is None else x.output_nr
+    if type(node) is HOOKED_NODE:
+        node, place = past_hooks(node, place)
+    return None if node is None or place else node.metadata.get(MARK)
 
 
 def chain_of(x: Tensor, checkpoint: Any = None) -> Chain:
     """Return what is known of a tensor; by default, or if another checkpoint recorded it, it is a source."""
     checkpoint = checkpoint or checkpoint_hook()
     found = known_chain(x)
-    return found if found is not None and found.checkpoint is checkpoint else Chain(edge_of(x), POINTS, checkpoint)
+    return found if found is not None and found.checkpoint is checkpoint else Chain(origin_of(x), POINTS, checkpoint)

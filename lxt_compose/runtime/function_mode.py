@@ -164,7 +164,7 @@ class FunctionMode(TorchFunctionMode):
             history = SIGNAL if source is None else source.metadata.get(MARK)
             if history is None:
                 check_unseen(self.session, x, frame)
-                history = SIGNAL
+                history = history_of(x)
             known.append(history)
         step = self._step(info, frame, args, kwargs, carriers) if info.chains else None
         now = _Recorded(info, frame, args, kwargs, carriers, known, step)

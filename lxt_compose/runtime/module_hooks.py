@@ -22,8 +22,10 @@ from ..torch_internals import (
     is_on_stack,
     modes_off,
     module_call,
+    pre_hooks_of,
     refuse_compiled,
 )
+from ..torch_internals.backward_hooks import are_looked_at, has_full_backward_hooks, late_arguments
 from .activation_modules import RULE as UNIT
 from .activation_modules import Unit
 from .call_stack import Frame, Site
@@ -35,6 +37,10 @@ from .execution import enter, leave
 from .operations import NO_BACKWARD, check_unseen, is_cut
 from .session import Session
 
+_LATER = (
+    "has a full backward hook, and a forward pre-hook that was registered after the composite exchanges its inputs; "
+    "register that hook before the composite"
+)
 _CONTAINERS = (Tensor, tuple, list, dict, str, int, float, complex)
 
 
@@ -43,6 +49,7 @@ class BeforeHook:
 
     def __init__(self, session: Session, site: Site) -> None:
         self.session, self.site = session, site
+        self._late: type[tuple[Any, ...]] | None = None
         self._flags = [(p, p.requires_grad) for p in site.module.parameters(recurse=False)]
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -72,9 +79,42 @@ class BeforeHook:
             session.check_between()
         if outer is not None:
             frame.part_of = outer.part_of
-        if site.may_be_unit and recorded and context.shadowed_by is None:
-            self._begin_unit(frame, args, kwargs)
-        return None if site.binding is None else self._apply_rule(frame, args, kwargs)
+        if site.binding is None and not (site.may_be_unit and recorded and context.shadowed_by is None):
+            return None
+        if recorded and has_full_backward_hooks(site.module) and are_looked_at(args):
+            return self._begin_late(frame, args, kwargs)
+        return self._begin(frame, args, kwargs)
+
+    def _begin(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.site.binding is not None:
+            return self._apply_rule(frame, args, kwargs)
+        self._begin_unit(frame, args, kwargs)
+        return None
+
+    def _begin_late(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Have the module begin after torch's full backward hooks were put on what goes in, so that they see that.
+
+        Raises:
+            RuleError: a later pre-hook would see what is yet to be exchanged.
+        """
+        if pre_hooks_of(self.site.module)[-1] is not self and find_carriers((), kwargs):
+            raise RuleError(f"{self.site.label} {_LATER}")
+        frame.late = dict(kwargs)
+        if self._late is None:
+            self._late = late_arguments(self._begin_now)
+        return tuple.__new__(self._late, args), frame.late
+
+    def _begin_now(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        frame = self.session.stack.frames[-1]
+        if frame.context.site is not self.site or frame.late is None:
+            return args  # another pre-hook made arguments of the same type
+        kwargs, frame.late = frame.late, None
+        entered = self._begin(frame, args, kwargs)
+        if entered is None:
+            return args
+        kwargs.update(entered[1])
+        given: tuple[Any, ...] = entered[0]
+        return given
 
     def _begin_unit(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         carriers = find_carriers(args, kwargs)
@@ -163,6 +203,8 @@ class AfterHook:
     def _leave(self, frame: Frame, output: Any) -> Any:
         session = self.session
         with modes_off():  # under a mode each attribute of a tensor is a call of that mode
+            if frame.late is not None:
+                raise RuleError(f"{frame.site.label} {_LATER}")
             if frame.in_force or frame.unit is not None or session.observer is not None:
                 output = self._leave_watched(frame, output)
             carriers = find_carriers((output,), {})

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import Share, Slots, bypass, graft
-from ..autograd.nodes import Edge, edge_of
+from ..autograd.nodes import Edge, origin_of
 from ..autograd.saved_values import Kept, keep
 from ..ops import Elementwise
 from ..rules.softmax import Total as Sums
@@ -31,7 +31,7 @@ class Shifted:
     __slots__ = ("_edge", "_held", "_x", "own", "steps")
 
     def __init__(self, x: Tensor, *, own: bool, changed: bool) -> None:
-        self.own, self._edge = own, (edge_of(x), x._version)
+        self.own, self._edge = own, (origin_of(x), x._version)
         self._held = Exponents(x) if changed and not own else None
         self._x: Callable[[], Tensor | None] = weakref.ref(x) if own or changed else (lambda: x)
         self.steps: tuple[Step, ...] = ()
@@ -49,7 +49,7 @@ class Shifted:
     def exponents(self) -> Exponents | None:
         """Return the tensor as exponents; None if it is gone, or was changed in place."""
         x = self._x()
-        if self._held is not None or x is None or (edge_of(x), x._version) != self._edge:
+        if self._held is not None or x is None or (origin_of(x), x._version) != self._edge:
             return self._held
         return Exponents(x)
 
@@ -60,7 +60,7 @@ class Exponents:
     __slots__ = ("_carriers", "_value", "edge", "rate", "shifted", "way")
 
     def __init__(self, z: Tensor, rate: float = 1.0, shifted: Shifted | None = None) -> None:
-        self.edge, self.rate, self.shifted = edge_of(z), rate, shifted
+        self.edge, self.rate, self.shifted = origin_of(z), rate, shifted
         self.way: Tensor = Share.apply(z, 1.0)
         self._value: Kept = keep(z)
         self._carriers: dict[bool, Tensor] = {}
@@ -241,7 +241,7 @@ class Notes:
         if not isinstance(x, Tensor):
             return None
         if x.requires_grad:
-            return self._of_carriers.get(edge_of(x))
+            return self._of_carriers.get(origin_of(x))
         return self._of_constants.get((id(x), x._version), (None, None))[1]
 
     def enter(self, output: Any, what: Note | Callable[[Tensor], Note] | None) -> None:
@@ -250,7 +250,7 @@ class Notes:
             return
         if output.requires_grad:
             what = what(output) if callable(what) else what
-            self._of_carriers.setdefault(edge_of(output), what)  # what moves nothing may give its very input
+            self._of_carriers.setdefault(origin_of(output), what)  # what moves nothing may give its very input
         elif isinstance(what, LogSum) or (isinstance(what, Powers) and what.inverse):  # which may be held constant
             self._of_constants[id(output), output._version] = output, what
         self.active |= isinstance(what, (Powers, LogSum))

@@ -17,6 +17,7 @@ from ..autograd.functions import RelevanceFunction
 from ..autograd.marks import MARK, SIGNAL
 from ..autograd.nodes import EXACT, function_of_node, kind_of_node, name_of_node
 from ..torch_internals import TRANSPARENT, node_number
+from ..torch_internals.backward_hooks import HOOKED_NODE
 
 
 def made_since(tensor: Tensor, number: int) -> Iterator[str]:
@@ -54,7 +55,7 @@ def _unmarked(first: Any, began: int, *, marked: bool) -> Iterator[Any]:
         node = pending.pop()
         if node is None or node_number(node) < began or hasattr(node, "variable") or (marked and MARK in node.metadata):
             continue
-        if marked:
+        if marked and type(node) is not HOOKED_NODE:
             node.metadata[MARK] = SIGNAL
         function = function_of_node(node)
         if marked and function is not None and issubclass(function, RelevanceFunction):

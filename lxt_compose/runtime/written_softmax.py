@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import graft
-from ..autograd.nodes import EXACT, edge_of, kind_of_node
+from ..autograd.nodes import EXACT, kind_of_node, origin_of
 from ..autograd.trees import plain
 from ..ops import Argument, Family, Op, SoftmaxPart, mutates, op_of
 from ..rules import GRADIENT, find_carriers
@@ -136,7 +136,7 @@ class WrittenSoftmax:
         one, other = found
         if isinstance(other, LogSum) and op.traits.signs == (1, -1):
             total, exponents = Total(other.steps), other.exponents
-            mine = isinstance(args[0], Tensor) and args[0].requires_grad and edge_of(args[0]) == exponents.edge
+            mine = isinstance(args[0], Tensor) and args[0].requires_grad and origin_of(args[0]) == exponents.edge
             if self._log_softmax is None or not mine or not total.in_groups(exponents.value):
                 return None
             scores = exponents.without_shift(total, self._gradient)

@@ -17,11 +17,11 @@ import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
-from torch.nn.modules._functions import BackwardHookFunction
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import CheckpointFunction
 
 from ..errors import RegistrationError
+from .backward_hooks import HOOKED
 from .modules import buffers_of as buffers_of
 from .modules import clear_hooks as clear_hooks
 from .modules import hooks_of as hooks_of
@@ -191,11 +191,8 @@ apply_alone: Any = vars(torch._C._FunctionBase)["apply"]
 Unnecessary once `torch.autograd.Function.apply` costs nothing where no transform is under way.
 """
 
-TRANSPARENT = (BackwardHookFunction, CheckpointFunction)
+TRANSPARENT = (HOOKED, CheckpointFunction)
 """torch's autograd functions that are identities, or whose content is seen when it is recomputed."""
-
-IDENTITY = BackwardHookFunction
-"""The autograd function of full backward hooks on modules: an identity."""
 
 next_node_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
 """The number that the next autograd node of this thread gets. Numbers grow in the order in which nodes are made.
