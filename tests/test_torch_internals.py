@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from lxt_compose import torch_internals as internals
-from lxt_compose.torch_internals import traces
+from lxt_compose.torch_internals import backward_hooks, traces
 
 
 class Seen(TorchFunctionMode):
@@ -332,3 +332,52 @@ def test_an_autograd_function_can_be_applied_without_what_transforms_need():
     assert y.tolist() == [2, 2]
     assert torch.autograd.grad(y.sum(), x)[0].tolist() == [3, 3]
     assert y.grad_fn.name() == "TwiceBackward"
+
+
+class Exchanges:
+    """Has a way to exchange arguments, as the hooks of a registration have."""
+
+    def __init__(self):
+        self.given = []
+
+    def exchange(self, args):
+        self.given.append(args)
+        return tuple(x * 2 if isinstance(x, torch.Tensor) else x for x in args)
+
+
+def test_arguments_are_exchanged_after_full_backward_hooks_were_put_on_them():
+    module, owner, seen, x = nn.Bilinear(3, 3, 2), Exchanges(), [], leaf(1, 3)
+    late = backward_hooks.late_arguments(owner.exchange)
+    module.register_forward_pre_hook(lambda _, args: tuple.__new__(late, args))
+    module(x, x)
+    assert owner.given == []  # nothing looks at them
+    module.register_full_backward_hook(lambda _, into, out: seen.append(into))
+    module(x, x).sum().backward()
+    assert [type(each) for each in owner.given] == [tuple]
+    assert all(type(each.grad_fn) is backward_hooks.HOOKED_NODE for each in owner.given[0])
+    assert backward_hooks.past_hooks(owner.given[0][1].grad_fn, 1) == torch.autograd.graph.get_gradient_edge(x)[:2]
+    torch.testing.assert_close(sum(seen[0]), x.grad)  # the exchange is inside
+
+
+def test_arguments_are_left_alone_once_their_owner_is_gone():
+    owner = Exchanges()
+    late = backward_hooks.late_arguments(owner.exchange)
+    del owner
+    assert late(1, 2) == (1, 2)
+
+
+def test_it_is_known_whether_a_module_has_full_backward_hooks():
+    module = nn.Linear(2, 2)
+    assert not backward_hooks.has_full_backward_hooks(module)
+    for register in (module.register_full_backward_hook, module.register_full_backward_pre_hook):
+        handle = register(lambda *_: None)
+        assert backward_hooks.has_full_backward_hooks(module)
+        handle.remove()
+    module = nn.Linear(2, 2)
+    module.register_backward_hook(lambda *_: None)
+    assert not backward_hooks.has_full_backward_hooks(module)
+    handle = nn.modules.module.register_module_full_backward_pre_hook(lambda *_: None)
+    assert backward_hooks.has_full_backward_hooks(module)
+    handle.remove()
+    assert backward_hooks.are_looked_at((1, leaf()))
+    assert not backward_hooks.are_looked_at((torch.ones(2), [leaf()]))

@@ -23,8 +23,10 @@ from ..autograd.functions import RelevanceFunction
 from ..autograd.nodes import edge_of
 from ..autograd.trees import PLAIN, map_tensors, tensors_in
 from ..errors import RegistrationError
+from ..errors import place as place_of
 from ..rules.linear_layers.branches import without_choices
 from ..torch_internals import in_transform, is_batched
+from ..torch_internals.backward_hooks import has_full_backward_hooks
 from ..tracing import Kept, ModelState, Program
 
 Slots = tuple[Tensor | None, ...]
@@ -123,6 +125,9 @@ def _relevance(made: Pass, place: int, slot: Tensor) -> Slots:
             "canonizers compute with other weights than the parameters, which so have no gradient; leave the "
             "canonizers out, or call requires_grad_(False) on the model before register()",
         )
+    hooked = next((name for name, part in made.module.named_modules() if has_full_backward_hooks(part)), None)
+    if hooked is not None:
+        raise _refused(made, f"{place_of(hooked)} has a full backward hook, which its graph would not call; remove it")
     constants = [x for x in tensors_in((made.args, made.kwargs)) if not x.requires_grad]
     given = [*made.roots, *constants, slot]
     key = _key(made, place, given)

@@ -103,13 +103,6 @@ TDHOOK = (
         "alone. At x = 0.005, f(x) = x it is 0.9998 there, 1 here.",
         convention=True,
     ),
-    Kind(
-        "full backward hooks", r"test_raise_for_unconserved_rel\[", "limit of ours",
-        "The test hangs torch's full backward hook on a module that has a rule, and the hook is given None for the"
-        " input's side: our hook exchanges the input before torch's looks at it. With a key for the function, "
-        "F.linear, it is given the relevance: 6 for R = 6.",
-        error="'NoneType' object has no attribute 'sum'",
-    ),
 )  # fmt: skip
 
 CAPTUM = (

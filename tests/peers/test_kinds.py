@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from lxt_compose import (
     AlphaBeta,
@@ -114,19 +113,6 @@ def test_pseudo_identity():
     assert (x / (x + 1e-6)).item() == pytest.approx(0.9998, abs=1e-6)
     found = relevance(layer([1.0], 0.0), {nn.Linear: Ratio()}, x, torch.ones(1, 1).double(), formulation="gradient")
     assert found.item() == pytest.approx(1.0, abs=1e-9)
-
-
-@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
-def test_full_backward_hooks():
-    one, seen = layer([3.0], 0.0), []
-    one.register_full_backward_hook(lambda module, grad_input, grad_output: seen.append(grad_input[0]))
-    x = torch.ones(1, 1).double()
-    for rules in ({F.linear: Epsilon(1e-12)}, {nn.Linear: Epsilon(1e-12)}):
-        found = relevance(one, rules, x, torch.full((1, 1), 6.0).double())
-        assert found.item() == pytest.approx(6.0)
-    of_function, of_module = seen
-    assert of_function.item() == pytest.approx(6.0)
-    assert of_module is None
 
 
 def test_other_activations():
