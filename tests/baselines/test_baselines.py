@@ -20,6 +20,12 @@ ALL = [
 SCORES = ALL[:3]
 
 
+def test_each_baseline_is_among_these():
+    public = {name for name, found in vars(baselines).items() if getattr(found, "__module__", "") == baselines.__name__}
+    named = {method.__name__ for method in ALL} | {"random", "captum"}
+    assert {name for name in public if not name.startswith("_")} == named
+
+
 def top_gradient(model, x, target):
     x = x.detach().clone().requires_grad_()
     picked = model(x)[torch.arange(len(x)), target]

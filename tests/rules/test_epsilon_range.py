@@ -28,6 +28,7 @@ from lxt_compose import (
     ZPlus,
 )
 from lxt_compose import functional as lf
+from lxt_compose import modules as lm
 from lxt_compose.autograd.numerics import EPSILON, DefaultEpsilon, over_positive, over_stabilized
 from lxt_compose.lxt.rules import EpsilonRule
 
@@ -166,6 +167,30 @@ def test_every_rule_of_operations_is_finite_with_every_epsilon(name, dtype, form
         model = Fn(lambda self, x: compute(x))
         for x in (rows, torch.zeros_like(rows), -rows):
             assert torch.isfinite(relevance(model, x, composite)).all(), (epsilon, x)
+
+
+@both_formulations
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_drop_ins_take_every_epsilon_alone_and_in_a_registered_model(dtype, formulation):
+    x = torch.tensor([[[1.0, -1.0], [0.0, 0.0], [1e-3, 0.0]]], dtype=dtype)
+    for epsilon in epsilons(dtype):
+        e = {"epsilon": epsilon}
+        models = (
+            nn.Sequential(lm.LinearEpsilon(2, 1, False, **e)),
+            Fn(lambda self, t: self.inner(t, t, t)[0], inner=lm.MultiheadAttentionCP(2, 1, **e)),
+            Fn(lambda self, t, e=e: lf.matmul(lf.mean(lf.add2(t, t, **e), 1, True, **e), t.mT, **e)),
+        )
+        for model in models:
+            for parameter in model.parameters():
+                nn.init.ones_(parameter)
+            alone = x.clone().requires_grad_()
+            z = model.to(dtype)(alone)
+            z.backward(torch.ones_like(z))
+            assert torch.isfinite(alone.grad).all()
+            if formulation == "relevance":
+                assert torch.equal(relevance(model, x, Composite(defaults=False)), alone.grad)
+            else:
+                assert torch.isfinite(relevance(model, x, Composite(formulation=formulation))).all()
 
 
 def test_each_rule_with_an_epsilon_is_among_these():
