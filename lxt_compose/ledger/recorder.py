@@ -33,7 +33,7 @@ from ..ops import mutates
 from ..rules import GRADIENT, OpCall
 from ..rules.absorption import CONSTANT, RULE, UNCOVERED
 from ..torch_internals import in_backward, modes_off, next_node_number
-from ..torch_internals.backward_hooks import HOOKED_NODE
+from ..torch_internals.backward_hooks import behind_hook
 from .accounts import Graph, Key, Run
 from .closing import close
 from .edge import Edge
@@ -192,7 +192,8 @@ class Recorder:
             return edge
         if x.grad_fn is None:
             return self._enter_from_outside(run, graph, x, key)
-        behind = self._behind_hook(run, graph, x, key, path)
+        way = behind_hook(key)  # which has the same values, but the user may send on another slot
+        behind = None if way is None else self._edge(run, x, way, path)
         if key[0] in graph.meters:  # this is another output of a known operation
             operation = graph.meters[key[0]].operation
         else:
@@ -203,16 +204,6 @@ class Recorder:
         layout = known[1] if known is not None and known[0]() is x else None
         layout = layout or (layout_like(x, operation.sources) if behind is None else behind.layout)
         return self._produced(run, graph, operation, key, x, layout)
-
-    def _behind_hook(self, run: Run, graph: Graph, x: Tensor, key: Key, path: str) -> Edge | None:
-        """Return the edge of the tensor that a full backward hook on a module stands in front of; None if none does.
-
-        It has the same values, but the hook may send on another slot.
-        """
-        way = key[0].next_functions[key[1]] if type(key[0]) is HOOKED_NODE else (None, 0)
-        if way[0] is None or hasattr(way[0], "variable"):
-            return None  # a leaf is met when the node is claimed
-        return self._edge(run, x, way, path)
 
     def _name(self, operation: Operation, nodes: list[Any]) -> None:
         """Say of nodes that were found in the graph what they are."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from ..autograd.marks import Constants
-from ..errors import place
+from ..errors import RuleError, place
 from ..keys import Binding
 from ..rules import OpCall, Rule
 from ..torch_internals import is_on_stack
@@ -46,6 +46,21 @@ class Site:
     def label(self) -> str:
         """For errors: ``"'encoder.fc1' (Linear)"``."""
         return f"{place(self.path)} ({type(self.module).__name__})"
+
+    def has_weight_carriers(self) -> bool:
+        """Return whether it runs with weights that carry relevance, as under torch.func.functional_call."""
+        return any(parameter.requires_grad for parameter in self.module.parameters(recurse=False))
+
+    def refuse_later_hook(self) -> NoReturn:
+        """Raise where a pre-hook that came after ours exchanges what its rule was to begin with.
+
+        Raises:
+            RuleError: always.
+        """
+        raise RuleError(
+            f"{self.label} has a full backward hook, and a forward pre-hook that was registered after the composite "
+            f"exchanges its inputs; register that hook before the composite"
+        )
 
     def context_in(self, inside: str | None, scope: Rule | None, *, keys_inside: bool = False) -> Context:
         """Return the context of the module's operations inside of a bound module `inside` with the rule `scope`."""

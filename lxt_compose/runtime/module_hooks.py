@@ -37,10 +37,6 @@ from .execution import enter, leave
 from .operations import NO_BACKWARD, check_unseen, is_cut
 from .session import Session
 
-_LATER = (
-    "has a full backward hook, and a forward pre-hook that was registered after the composite exchanges its inputs; "
-    "register that hook before the composite"
-)
 _CONTAINERS = (Tensor, tuple, list, dict, str, int, float, complex)
 
 
@@ -98,7 +94,7 @@ class BeforeHook:
             RuleError: a later pre-hook would see what is yet to be exchanged.
         """
         if pre_hooks_of(self.site.module)[-1] is not self and find_carriers((), kwargs):
-            raise RuleError(f"{self.site.label} {_LATER}")
+            self.site.refuse_later_hook()
         frame.late = dict(kwargs)
         if self._late is None:
             self._late = late_arguments(self._begin_now)
@@ -141,7 +137,7 @@ class BeforeHook:
         carriers = find_carriers(args, kwargs) if recorded else []
         for x in carriers:
             check_unseen(session, x, frame)
-        if recorded and not rule.families and _has_weight_carriers(site.module):
+        if recorded and not rule.families and site.has_weight_carriers():
             site.shadowed_in = "its operations, since its weights carry relevance themselves"
             return None
         scope = rule if rule.families else None
@@ -169,11 +165,6 @@ class BeforeHook:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return restored_flags, ([p for p, _ in self._flags], [flag for _, flag in self._flags])
-
-
-def _has_weight_carriers(module: nn.Module) -> bool:
-    """Return whether a module runs with weights that carry relevance, as under torch.func.functional_call."""
-    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
 
 
 class AfterHook:
@@ -204,7 +195,7 @@ class AfterHook:
         session = self.session
         with modes_off():  # under a mode each attribute of a tensor is a call of that mode
             if frame.late is not None:
-                raise RuleError(f"{frame.site.label} {_LATER}")
+                frame.site.refuse_later_hook()
             if frame.in_force or frame.unit is not None or session.observer is not None:
                 output = self._leave_watched(frame, output)
             carriers = find_carriers((output,), {})

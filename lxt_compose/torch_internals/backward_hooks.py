@@ -18,7 +18,7 @@ from torch.nn.modules._functions import BackwardHookFunction
 HOOKED = BackwardHookFunction
 """The autograd function of full backward hooks on modules: an identity."""
 
-HOOKED_NODE: type = BackwardHookFunction._backward_cls  # type: ignore[attr-defined]
+HOOKED_NODE: Any = BackwardHookFunction._backward_cls
 """The type of its nodes, of which each stands for all tensors that a module was given, or has put out."""
 
 Arguments = tuple[Any, ...]
@@ -72,3 +72,9 @@ def past_hooks(node: Any, place: int) -> tuple[Any, int]:
     while type(node) is HOOKED_NODE:
         node, place = node.next_functions[place]
     return node, place
+
+
+def behind_hook(edge: tuple[Any, int]) -> tuple[Any, int] | None:
+    """Return the edge that the identity of a full backward hook leads to; None for other edges, and where a leaf is."""
+    way: tuple[Any, int] = edge[0].next_functions[edge[1]] if type(edge[0]) is HOOKED_NODE else (None, 0)
+    return None if way[0] is None or hasattr(way[0], "variable") else way
