@@ -3,6 +3,7 @@
 #   make test     the tests                                                     (PYTEST_ARGS="-k name", JOBS=2)
 #   make lint     ruff and mypy
 #   make peers    other projects' own tests, run on lxt_compose             (PEERS_SRC=dir with checkouts, PEERS_ARGS)
+#   make docs     the site of the docs, in build/site
 #   make bench    list the benchmarks, each with the command that runs it
 #   make clean    remove the environment, caches and outputs
 
@@ -23,7 +24,7 @@ CODE := lxt_compose tests $(wildcard benchmarks)
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint peers bench clean
+.PHONY: help setup demo test lint peers docs bench clean
 
 help:
 	@sed -n '/^#   make/s/^# *//p' Makefile
@@ -77,9 +78,22 @@ peers: $(PEERS_STAMP)
 	PYTHONPATH=. $(PEERS_PY) tests/peers/run_suites.py $(addprefix --sources ,$(PEERS_SRC)) --sources .peers \
 		--jobs $(JOBS) --write docs/measured.md $(PEERS_ARGS)
 
+# The site is read off the sources: neither torch nor this package is installed for it.
+DOCS_VENV := .venv-docs
+DOCS_STAMP := $(DOCS_VENV)/.installed
+DOCS := mkdocs==1.6.1 mkdocs-material==9.8.2 mkdocstrings==1.0.8 mkdocstrings-python==2.0.11 ruff
+
+$(DOCS_STAMP): Makefile constraints.txt
+	test -x $(DOCS_VENV)/bin/python || $(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(DOCS)
+	@touch $@
+
+docs: $(DOCS_STAMP)
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
+
 bench: $(STAMP)
 	@for file in $$(grep -ls '__main__' benchmarks/*.py || echo); do echo "$(PY) $$file"; done
 
 clean:
-	rm -rf $(VENV) $(PEERS_VENV) .peers build dist *.egg-info $(OUT) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(PEERS_VENV) $(DOCS_VENV) .peers build dist *.egg-info $(OUT) .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

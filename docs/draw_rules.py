@@ -1,6 +1,6 @@
 """Draw one photograph under each rule for layers: the pictures of docs/rules/. Needs the packages of pretrained.txt.
 
-    python docs/draw_rules.py
+python docs/draw_rules.py
 """
 
 from pathlib import Path
