@@ -147,10 +147,17 @@ def _examine_one(program: Program, choice: Choice, formulation: str, found: Foun
     return run
 
 
+def _stops_softmax(program: Program, choice: Choice) -> bool:
+    return choice.text in ("cp_lrp", "relp") and program.has(SOFTMAX)
+
+
 def _may_be_zero(program: Program, choice: Choice) -> bool:
-    """Where rules stop all relevance on purpose: no positive contributions, constant softmax, gates of a constant."""
+    """Where rules stop all relevance on purpose.
+
+    No positive contributions, constant softmax, gates of a constant, quotients of which the dividend is all bias.
+    """
     one_sign = "AlphaBeta" in choice.text or "Plus" in choice.text or "plus" in choice.text or "alpha2" in choice.text
-    stops = choice.text in ("cp_lrp", "relp") and program.has(SOFTMAX)
+    stops = _stops_softmax(program, choice) or any(line.name == "quotient" for line in program.lines)
     return one_sign or choice.text == "excitation_backprop" or stops or bool(program.ids)
 
 
@@ -204,8 +211,9 @@ def _compare(program: Program, choice: Choice, first: str, runs: dict[str, Run],
         if off:
             found.add("gradient", f"{first}: differs by {off:.1e} from input x gradient")
     generator = random.Random(program.seed)
-    gates = any(line.name in GATES for line in program.lines)  # a gate of a constant is an activation like any other
-    for _ in range(spellings if choice.by_function and not (gates and program.ids) else 0):
+    # a gate of a constant is an activation like any other
+    gates = any(line.name in GATES for line in program.lines) and (program.ids or _stops_softmax(program, choice))
+    for _ in range(spellings if choice.by_function and not gates else 0):
         other = program.spelled(generator, CONTRACTIONS if choice.text == "cp_lrp" else ())
         off = differs(explain(Model(other), tensors, choice.make(first)).flat, base, moved)
         if off:

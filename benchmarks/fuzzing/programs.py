@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from . import activations, arithmetic, layers, moves, norms  # noqa: F401 - they enter their steps
-from .steps import ADDS, ELEMENTWISE, LENGTH, PIECEWISE, STEPS, WIDTH, Draw, Function
+from .steps import ADDS, ELEMENTWISE, LENGTH, OFFSET, PIECEWISE, STEPS, WIDTH, Draw, Function
 
 SAMPLES, CLASSES, WORDS = 3, 3, 20
 CALLS = ("positional", "keywords", "dict", "list")
 IDS = ("", "one table", "a table for each column", "looked up by a function")
+JOINING = ("norm", "complex")
+"""The spellings of a length that put its parts beside each other first."""
 _LARGEST = 1e3
 
 
@@ -87,21 +89,39 @@ class Program:
         """The same function in other spellings, but for the steps to keep.
 
         Steps with several operands that are functions of one value are kept: some spellings are such a function, and
-        others (a contraction, a sum over a stack) are not seen to be one.
+        others (a contraction, a sum over a stack) are not seen to be one. So are functions of a log-softmax, whose
+        powers are a softmax and no longer a step; and lengths of what is not 0 where its source is, if it is put beside
+        others first.
         """
-        sources = self.sources()
+        sources, away = self.sources(), self.away()
 
         def kept(line: Line) -> bool:
             own = [sources[operand] for operand in line.operands]
-            return line.name in keep or (ELEMENTWISE in STEPS[line.name].traits and len(set(own)) < len(own))
+            elementwise = ELEMENTWISE in STEPS[line.name].traits
+            of_logarithm = any(self.made_by(operand) == "log_softmax" for operand in line.operands)
+            return line.name in keep or (elementwise and (len(set(own)) < len(own) or of_logarithm))
 
-        lines = [
-            line
-            if kept(line)
-            else replace(line, spelling=generator.choice(sorted(STEPS[line.name].spellings(Draw(line.seed)))))
-            for line in self.lines
-        ]
+        def spelling(line: Line) -> str:
+            known = sorted(STEPS[line.name].spellings(Draw(line.seed)))
+            if line.name == "magnitude" and any(away[operand] for operand in line.operands):
+                known = [name for name in known if (name in JOINING) == (line.spelling in JOINING)]
+            return generator.choice(known)
+
+        lines = [line if kept(line) else replace(line, spelling=spelling(line)) for line in self.lines]
         return replace(self, lines=tuple(lines))
+
+    def made_by(self, value: int) -> str:
+        """The name of the step that made a value; empty for inputs."""
+        return self.lines[value - self.values].name if value >= self.values else ""
+
+    def away(self) -> list[bool]:
+        """Which values are elementwise functions of another value that are not 0 where that is, or may be."""
+        found = [False] * self.values
+        for line in self.lines:
+            traits = STEPS[line.name].traits
+            offset = OFFSET in traits or ADDS in traits or line.name == "quotient"
+            found.append(ELEMENTWISE in traits and (offset or any(found[operand] for operand in line.operands)))
+        return found
 
     def without(self, place: int) -> Program:
         """The program less one line: what used its value takes its first operand instead."""

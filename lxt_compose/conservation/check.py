@@ -236,7 +236,7 @@ def _asking(
         if slot is None:
             return
         with torch.no_grad():
-            slot = slot if view is None else slot.as_strided(*view)
+            slot = slot if view is None else view.of(slot)
             size = by_sample(ran.relevance(slot).abs(), ran.edge.layout, ran.edge.samples)
             known = {} if ran.rule is None else ran.rule.absorbed(ran.call())
             amounts = {f"kept {kind}": ran.by_sample(amount(slot)) for kind, amount in known.items()}

@@ -30,8 +30,19 @@ def _unrecorded(hook: Callable[..., None]) -> Callable[..., None]:
     return quiet
 
 
-View = tuple[Sequence[int], Sequence[int], int]
-"""The sizes of a view, its strides, and where it begins in the whole."""
+class View(NamedTuple):
+    """Where a view is in the whole: its sizes and strides, where it begins, and the strides of the whole."""
+
+    size: Sequence[int]
+    stride: Sequence[int]
+    offset: int
+    whole: Sequence[int]
+
+    def of(self, slot: Tensor) -> Tensor:
+        """Return the part of the whole's slot that belongs to the view; a slot may lie in memory in another order."""
+        if slot.stride() != tuple(self.whole):
+            slot = slot.new_empty_strided(slot.shape, self.whole).copy_(slot)
+        return slot.as_strided(self.size, self.stride, slot.storage_offset() + self.offset)
 
 
 class Whole(NamedTuple):
@@ -46,12 +57,14 @@ class Whole(NamedTuple):
 def view_of(z: Tensor) -> View | None:
     """Return the position of a view in its base; None if a tensor is no view."""
     whole = z._base
-    return None if whole is None else (z.size(), z.stride(), int(z.storage_offset() - whole.storage_offset()))
+    if whole is None:
+        return None
+    return View(z.size(), z.stride(), int(z.storage_offset() - whole.storage_offset()), whole.stride())
 
 
 def inside(view: View | None, read: Reader) -> Reader:
     """Return a function that takes the slot of a view from that of its base."""
-    return read if view is None else lambda slot: read(slot.as_strided(*view))
+    return read if view is None else lambda slot: read(view.of(slot))
 
 
 @dataclass(slots=True, eq=False)
@@ -103,7 +116,7 @@ class Meter:
                 self.journal.post(edge.read(slot), self.operation.sent, edge.flow.sent)
         for place, whole in self.past_views:
             if sent[place] is not None:
-                slot = sent[place].as_strided(*whole.view)  # type: ignore[union-attr]
+                slot = whole.view.of(sent[place])  # type: ignore[arg-type]
                 self.journal.post(whole.edge.read(slot), self.operation.sent, *whole.edge.flow)
                 for account, reader in whole.sinks:
                     self.journal.post(reader(slot), account)

@@ -8,7 +8,7 @@ tensor is wrapped and no node is added, so values and relevance are the same as 
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 from weakref import ref
 
@@ -44,6 +44,7 @@ from .meters import Meter, Whole, inside, view_of
 from .operation import Operation
 from .samples import layouts_after
 from .sinks import call_of, rest_of, sinks_of
+from .stopped import Stopped
 
 
 class Recorder:
@@ -52,6 +53,7 @@ class Recorder:
     def __init__(self, formulation: str, alone: Collection[str] = ()) -> None:
         self.formulation, self._alone = formulation, alone
         self.runs: list[Run] = []
+        self._stopped = Stopped()
         self._here = threading.local()
 
     @property
@@ -127,7 +129,13 @@ class Recorder:
                 if not seen.parts:
                     run.graph.intervals.append(Interval(seen.first_node, stop, seen.path, seen.name, seen.status))
                 self._book(run, run.graph, seen, output)
+            self._stopped.see(seen, tensors_in(output))
         seen.forget()
+
+    def constant(self, given: Iterable[Tensor], made: Iterable[Tensor]) -> None:
+        """See :class:`~lxt_compose.runtime.observer.Observer`."""
+        with modes_off():
+            self._stopped.follow(given, made)
 
     def module(self, path: str, kind: str, output: Any) -> None:
         """See :class:`~lxt_compose.runtime.observer.Observer`."""
@@ -164,7 +172,7 @@ class Recorder:
         if not made:
             return
         call = call_of(seen, self.formulation)
-        seen.rest = rest_of(seen, call)
+        seen.rest = self._stopped.kind(rest_of(seen, call), seen)
         known = [(x, edge.layout) for x, edge in seen.carriers]
         what = (seen.op, seen.function, seen.args, seen.kwargs)
         layouts = layouts_after(*what, known, list(made.values()), run.samples)
@@ -280,7 +288,8 @@ class Recorder:
         graph.layouts[id(whole if past else z)] = ref(whole if past and whole is not None else z), edge.layout
         operation.made.append(flow)
         sinks = []
-        for kind, reader in sinks_of(operation, call, z, own) if call is not None else ():
+        for known, reader in sinks_of(operation, call, z, own) if call is not None else ():
+            kind = self._stopped.kind(known, operation)
             if kind not in operation.known:
                 operation.known[kind] = run.journal.open()
             sinks.append((operation.known[kind], inside(view if past else None, reader)))

@@ -12,7 +12,7 @@ from .lookup import (
     op_of,
     same_op,
 )
-from .other_functions import compares, cuts_history, is_attribute, returns_no_tensor
+from .other_functions import compares, cuts_history, fills, is_attribute, returns_no_tensor
 from .register import register
 from .registry import autograd_functions, is_autograd_function, is_operator, registered
 from .traits import Argument, Elements, Elementwise, LayerKind, NormKind, SoftmaxPart, StateSpaceRole, Traits
@@ -35,6 +35,7 @@ __all__ = [
     "compares",
     "cuts_history",
     "display_name",
+    "fills",
     "forward_name",
     "integers_of",
     "is_attribute",

@@ -31,6 +31,14 @@ def compares(function: Callable[..., Any]) -> bool:
     return (plain_name(function) or "").strip("_") in _COMPARISONS
 
 
+_FILLS = frozenset("zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full".split())
+
+
+def fills(function: Callable[..., Any]) -> bool:
+    """Return whether it makes a tensor of one number (``torch.zeros_like(x)``)."""
+    return (plain_name(function) or "") in _FILLS
+
+
 def is_attribute(function: Callable[..., Any]) -> bool:
     """Return whether it gets or sets an attribute of a tensor (``Tensor.shape.__get__``)."""
     return _name(function) in ("__get__", "__set__")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ..autograd.marks import Gate, History, Values, gate_of
@@ -11,7 +12,7 @@ from ..rules import Epsilon, Identity, OpCall, Rule
 from ..rules.chained import Anchor, Chained
 from ..rules.gated import gates_among
 from .chains import Chain, Conditions
-from .curves import Find, inputs_of
+from .curves import Find, inputs_of, is_affine
 
 _IDENTITY = Identity()
 SUM = Epsilon(0.0)
@@ -30,6 +31,8 @@ class Step(NamedTuple):
         first: whether it is the first step of a chain, of which all is known by the operation.
         near: its output as a function of the base of all of its carriers, if that is no multiple of the source.
         served: whether its rule goes before one around, which would have served the operation.
+        whole: whether all relevance passes, as it does under the default rule, to rounding.
+        chooses: whether it chooses among elements, as ``where(x > 0, x, 0)`` does, which is an activation.
     """
 
     chain: Chain
@@ -40,15 +43,17 @@ class Step(NamedTuple):
     first: bool = False
     near: Values | None = None
     served: bool = False
+    whole: bool = False
+    chooses: bool = False
 
     def beside_streams(self, *, served: bool) -> Step:
         """Return the step under a rule that shares relevance among streams: where all passes, that rule stands."""
-        return self._replace(rule=None if self.rule == SUM else self.rule, served=served)
+        return self._replace(rule=None if self.whole or self.rule == SUM else self.rule, served=served)
 
     @property
     def shown(self) -> Rule | None:
         """The rule as the report calls it."""
-        return _IDENTITY if isinstance(self.rule, Chained) else self.rule
+        return SUM if self.whole else _IDENTITY if isinstance(self.rule, Chained) else self.rule
 
     def prepare(self, call: OpCall) -> None:
         """Tell the rule what it is to hand relevance to."""
@@ -64,7 +69,8 @@ class Step(NamedTuple):
 
         A number over a tensor scales what it multiplies, as divisors do.
         """
-        if self.first:
+        chooses = self.chooses and not is_affine(self.chain.values)
+        if self.first and not chooses:
             return known
         values = inputs_of(self.chain.values)
         if self.divides:
@@ -73,7 +79,7 @@ class Step(NamedTuple):
         if self.near is not None and gate_of(inputs_of(self.near)) > gate:
             values = inputs_of(self.near)
             gate = gate_of(values)
-        if gate <= known.gate or (gate is Gate.ACTIVATION and carriers == 1):
+        if gate <= known.gate or (gate is Gate.ACTIVATION and carriers == 1 and not chooses):
             return known
         return known._replace(gate=gate, values=values)
 
@@ -94,5 +100,11 @@ class How(NamedTuple):
     target: Tensor | None = None
 
     def find_in(self, chain: Chain) -> Find:
-        """Return what finds comparisons of the source of a chain."""
-        return lambda tensor: self.conditions.find(tensor, chain.source, chain.checkpoint)
+        """Return what finds comparisons of the source of a chain, and tensors of one number."""
+
+        def find(tensor: Tensor) -> Values | float | None:
+            if tensor.dtype is torch.bool:
+                return self.conditions.find(tensor, chain.source, chain.checkpoint)
+            return tensor.flatten()[0].item() if self.conditions.is_number(tensor) else None
+
+        return find

@@ -68,19 +68,26 @@ def step_of(
         return _copied(chains[0], args, kwargs, first)
     if function is None:
         return None
+    chooses = function.conditional or op.family is Family.MOVEMENT
     if len(chains) == 1 and chains[0].values is POINTS and not function.conditional:
-        return _first(op, function, chains[0], first, how)
+        step = _first(op, function, chains[0], first, how)
+        return step and step._replace(chooses=chooses)
     values = function([chain.values for chain in chains])
     if values is None or not isfinite(values[0]):
         return None
-    chooses = function.conditional or op.family is Family.MOVEMENT
     active = chooses or function.divides or op.family is Family.ACTIVATION
     active = active or any(chain.active for chain in chains)
-    after = Chain(chains[0].source, values, checkpoint, active=active)
-    call = _Call(op, function, chains, carriers, after, how)
-    if function.conditional:
+    step = _known(
+        _Call(op, function, chains, carriers, Chain(chains[0].source, values, checkpoint, active=active), how)
+    )
+    return step and step._replace(chooses=chooses)
+
+
+def _known(call: _Call) -> Step | None:
+    """Return a function of tensors that are functions of one source."""
+    if call.function.conditional:
         return _of_condition(call)
-    if len(chains) == 1:
+    if len(call.chains) == 1:
         return _of_one(call)
     step, shared = _of_several(call), _shared(call)
     return step if step is None or shared is None else step._replace(near=shared.part)
@@ -91,7 +98,7 @@ def _first(op: Op, function: Function, source: Chain, x: Tensor, how: How) -> St
     values = function.alone()
     if values is None or not isfinite(values[0]):
         return None
-    active = op.family is Family.ACTIVATION
+    active = op.family in (Family.ACTIVATION, Family.MOVEMENT)
     after = Chain(source.source, values, source.checkpoint, active=active)
     scales = ratio_of(values) is not None
     if (values[0] or not scales) and not (curve_of(op).own_slope and not how.relevance):
@@ -207,7 +214,9 @@ def _of_several(call: _Call) -> Step | None:
         return Step(call.after, _HELD if held else None, held=held)
     divided = [is_away for is_away, held in zip(away, call.function.held, strict=True) if not held]
     if not any(away) or (call.op.family is Family.DIVISION and divided == [False]):
-        return call.by_default()
+        # Terms of a sum may cancel: each would be handed far more than the sum was.
+        step = call.chained(base) if call.how.relevance and _adds(call.op) else None
+        return call.by_default() if step is None else step._replace(whole=True)
     if _adds(call.op) and all(is_affine(chain.values) for chain in chains):
         return Step(call.after)
     return call.chained(base)

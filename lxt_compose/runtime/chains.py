@@ -141,12 +141,13 @@ def _version_of(base: Base | None) -> tuple[int, Edge] | None:
 
 
 class Conditions:
-    """Comparisons of tensors with numbers: what each is as a function of the source.
+    """Comparisons of tensors with numbers: what each is as a function of the source; and tensors of one number.
 
-    The comparisons are held weakly; sources that are compared are kept until the forward pass is over.
+    Both are held weakly; sources that are compared are kept until the forward pass is over.
     """
 
     def __init__(self) -> None:
+        self._numbers: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._known: dict[int, tuple[weakref.ref[Tensor], Edge, Any, Values]] = {}
         self._origins: dict[Edge, tuple[Base, Any]] = {}
 
@@ -158,6 +159,18 @@ class Conditions:
         self._known[id(tensor)] = weakref.ref(tensor), source, checkpoint, values
         if origin is not None:
             self._origins[source] = origin, _version_of(origin)
+
+    def note_number(self, tensor: Any) -> None:
+        """Write down that all elements of a tensor are one number."""
+        if isinstance(tensor, Tensor):
+            self._numbers[id(tensor)] = weakref.ref(tensor), tensor._version
+
+    def is_number(self, tensor: Tensor) -> bool:
+        """Return whether all elements of a tensor are known to be one number: it was made so, or expanded."""
+        if all(stride == 0 or size == 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True)):
+            return tensor.numel() > 0
+        found = self._numbers.get(id(tensor))
+        return found is not None and found[0]() is tensor and found[1] == tensor._version and tensor.numel() > 0
 
     def origin(self, source: Edge) -> Base | None:
         """Return a multiple of a source that was compared; None if it was changed in place."""
@@ -175,6 +188,7 @@ class Conditions:
         """Forget all."""
         self._known.clear()
         self._origins.clear()
+        self._numbers.clear()
 
 
 def source_of(x: Tensor, checkpoint: Any) -> Edge:

@@ -88,12 +88,18 @@ class Condition(NamedTuple):
     values: Values
 
 
+class Number(NamedTuple):
+    """An argument that is a tensor of one number."""
+
+    value: float
+
+
 _OTHER = object()
 """Stands for an argument that is no number and no carrier."""
 
 
-Find = Callable[[Tensor], Values | None]
-"""From a constant to what it is as a function of the source; None if it is none."""
+Find = Callable[[Tensor], Values | float | None]
+"""From a comparison to what it is as a function of the source, from another constant to its number; else None."""
 
 
 class _Reader(NamedTuple):
@@ -113,14 +119,19 @@ class _Reader(NamedTuple):
             return _Carrier(len(self.held) - 1)
         if value.dtype is torch.bool:
             values = self.find(value)
-            return _OTHER if values is None else Condition(values)
-        return _number(value, self.carriers[0])
+            return Condition(values) if isinstance(values, tuple) else _OTHER
+        if value.is_complex() or value.layout is not torch.strided or not _broadcasts(value, self.carriers[0]):
+            return _OTHER
+        number = self.find(value)
+        return Number(number) if isinstance(number, (int, float)) else _OTHER
 
 
-def _number(value: Tensor, x: Tensor) -> Any:
-    if value.numel() != 1 or value.dim() > x.dim() or value.is_complex():
-        return _OTHER
-    return value.item()
+def _broadcasts(value: Tensor, x: Tensor) -> bool:
+    """Return whether a constant leaves the shape of x as it is."""
+    if value.numel() == 1:
+        return value.dim() <= x.dim()
+    sizes = zip(reversed(value.shape), reversed(x.shape), strict=False)
+    return value.dim() <= x.dim() and all(size in (1, own) for size, own in sizes)
 
 
 def _is_statistic(op: Op | None, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
@@ -164,7 +175,8 @@ class Function(NamedTuple):
     def puts_in(self) -> bool:
         """Whether it may put in a number other than 0."""
         given = (*self.args, *(value for _, value in self.kwargs))
-        return any(isinstance(value, (int, float)) and value for value in given)
+        numbers = (value.value if isinstance(value, Number) else value for value in given)
+        return any(isinstance(value, (int, float)) and value for value in numbers)
 
     @property
     def divides(self) -> bool:
@@ -193,6 +205,8 @@ def _evaluate(call: Function, curves: tuple[Values, ...]) -> Values | None:
         def given(value: Any) -> Any:
             if isinstance(value, Condition):
                 return torch.tensor(value.values, device="cpu") > 0
+            if isinstance(value, Number):
+                return torch.tensor(value.value, dtype=torch.float64, device="cpu")
             return points[value.place] if isinstance(value, _Carrier) else value
 
         try:

@@ -97,7 +97,7 @@ def added(step: Step) -> History:
 
 
 def raised(step: Step) -> History:
-    """Return a power. One that counts factors is a product: ``x ** 2`` is ``x * x``."""
+    """Return a power. It is no gate by itself: ``x ** 2`` is ``x * x``, and a root may be that of a length."""
     exponent = step.op.traits.exponent
     if isinstance(exponent, Argument):
         exponent = exponent.of(step.args, step.kwargs)
@@ -106,8 +106,6 @@ def raised(step: Step) -> History:
         return applied(step)
     known = step.known[0]
     degree = min(LARGEST, known.degree * exponent)
-    if exponent != int(exponent):
-        return applied(step)._replace(degree=degree)
     values = _values(step, known.values) if known.gate >= Gate.BOUNDED else None
     return History(known.gate, values or INPUTS, degree)
 

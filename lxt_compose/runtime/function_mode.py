@@ -30,6 +30,7 @@ from .observer import watch
 from .operations import before_change, check_unseen, is_cut, may_change, note_cut, record, run, run_body, run_unrecorded
 from .policy import FunctionInfo
 from .session import Session
+from .unfolded import unfolded
 from .written_softmax import WrittenSoftmax
 
 
@@ -93,6 +94,8 @@ class FunctionMode(TorchFunctionMode):
             output = self._run_part_of_softmax(info, frame, args, kwargs)
         else:
             output = self._run_recorded(info, frame, args, kwargs)
+        if info.fills:
+            self._stack.conditions.note_number(output)
         if frame.part_of is not None:
             frame.part_of.see(info.op, args, kwargs, output, drop_in=info.own is not None)
         return output
@@ -248,6 +251,7 @@ class FunctionMode(TorchFunctionMode):
             made = decide(call, info, context, session.policy, first=first)
             if made.keep:
                 context.decisions[site] = made
+        made = unfolded(made, call)
         stack.first_layer_met |= info.is_layer
         if session.observer is None or made.action is Action.SHADOWED:
             output = run(session, frame, made, call)
@@ -277,6 +281,8 @@ class FunctionMode(TorchFunctionMode):
         if info.op is not None:
             for followed in self._followed:
                 followed.follow(tensors_in((args, kwargs)), tensors_in(output))
+            if self.session.observer is not None:
+                self.session.observer.constant(tensors_in((args, kwargs)), tensors_in(output))
         return output
 
     def _follow(self, info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

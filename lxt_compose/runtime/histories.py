@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..autograd.marks import SIGNAL, History, signal
 from ..autograd.trees import PLAIN, tensors_in
-from ..ops import Elements, Elementwise, Family, Op
+from ..ops import Elements, Elementwise, Family, NormKind, Op
 from .elementwise_histories import (
     Effect,
     Step,
@@ -51,6 +51,8 @@ def effect_of(op: Op | None) -> Effect | None:
         return raised
     if op.traits.signs is not None:
         return added
+    if op.traits.norm in _SCALING_NORMS:
+        return _normalized
     if op.family is Family.LINEAR:
         affine = op.traits.elementwise is Elementwise.AFFINE
         return scaled if affine else _averaged if op.traits.elements is Elements.AVERAGED else summed
@@ -169,6 +171,11 @@ def _moved(step: Step) -> History:
     return step.known[0] if len(step.known) == 1 else joined(step.known)
 
 
+def _normalized(step: Step) -> History:
+    """Return what was divided by its own length: scaled, as it is where a model writes that itself."""
+    return step.known[0]
+
+
 def _mixed(step: Step) -> History:
     return joined(step.known)
 
@@ -214,6 +221,7 @@ def _reduced(step: Step) -> History:
     return known._replace(degree=1 if kept.shape == x.shape else known.degree * (x.numel() // kept.numel()))
 
 
+_SCALING_NORMS = (NormKind.RMS, NormKind.LENGTH, NormKind.LIMITED)
 _OF_FAMILIES: dict[Family, Effect] = {
     Family.PRODUCT: multiplied,
     Family.DIVISION: divided,

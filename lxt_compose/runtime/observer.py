@@ -6,8 +6,10 @@ wraps no tensor and adds no node to the autograd graph, but may hang hooks on th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from ..coverage.rows import Status
 from ..rules import OpCall, Rule
@@ -34,6 +36,9 @@ class Observer(Protocol):
 
     def end(self, seen: Any, output: Any) -> None:
         """Note that the operation has ended well; `output` is what the rest of the model gets."""
+
+    def constant(self, given: Iterable[Tensor], made: Iterable[Tensor]) -> None:
+        """Note that an operation has run through which no relevance flows."""
 
     def module(self, path: str, kind: str, output: Any) -> None:
         """Note that a module, with or without a rule, has ended well."""

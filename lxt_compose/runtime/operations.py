@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..autograd.functions import graft
+from ..autograd.functions import graft, rebind
 from ..autograd.marks import Gate, history_of, mark
 from ..autograd.saved_values import rescue
 from ..autograd.trees import map_tensors, tensors_in
@@ -251,10 +251,13 @@ def _run_replaced(made: Decision, call: OpCall) -> Any:
 
 def _run_steps(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
     """Run a kernel that is several operations, and give its values the backward of those, each under its rule."""
-    info = made.info
+    info, args, kwargs = made.info, call.args, call.kwargs
     assert info.steps is not None
+    target = next(written(args, kwargs)) if may_change(info, kwargs) and mutates(info.function, args, kwargs) else None
+    if target is not None:  # steps keep what it is now
+        args, kwargs = map_tensors(lambda x: x.clone() if x is target else x, (args, kwargs))
     try:
-        steps = list(tensors_in(run_body(session, frame, info.steps, *call.args, **call.kwargs)))
+        steps = list(tensors_in(run_body(session, frame, info.steps, *args, **kwargs)))
     except NotImplementedError as reason:
         return run_uncovered(session, frame, made, call, str(reason))
     if session.stack.seen is not None:
@@ -270,7 +273,10 @@ def _run_steps(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
     output = map_tensors(lambda value: graft(value, next(backward), rounded=rounded), values)
     for tensor, step in zip(tensors_in(output), steps, strict=True):
         mark((tensor,), history_of(step))
-    return output
+    if target is None or not output.requires_grad:
+        return output
+    rebind(target, output)
+    return target
 
 
 def run_body(session: Session, frame: Frame, body: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

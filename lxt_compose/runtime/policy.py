@@ -22,6 +22,7 @@ from ..ops import (
     compares,
     cuts_history,
     display_name,
+    fills,
     is_attribute,
     is_operator,
     op_of,
@@ -70,8 +71,10 @@ class FunctionInfo:
         steps: by default it is taken apart into this.
         chains: whether it can be a step of a function of one tensor that is written as several operations.
         compares: whether it is a comparison, by which such a function may choose.
+        fills: whether it makes a tensor of one number.
         effect: what it does to what is known of its carriers; None where its output is a signal whatever goes in.
         own: the rule that it brings itself, as a drop-in.
+        unfolds: it may be taken apart, where a function of one tensor goes into it.
         own_gradient: it is linear, and takes its own gradient by default.
         begins_softmax: it may be the first step of a softmax that the model writes itself.
     """
@@ -95,7 +98,9 @@ class FunctionInfo:
     effect: Effect | None = None
     chains: bool = False
     compares: bool = False
+    fills: bool = False
     own: Rule | None = None
+    unfolds: bool = False
     own_gradient: bool = False
     begins_softmax: bool = False
 
@@ -198,8 +203,9 @@ class Policy:
             info.steps = STEPS.get(op.name) or op.steps
             info.effect = effect_of(op)
             info.chains = self._by_function and not info.foreign and is_elementwise(op)
+            info.unfolds = self._by_function and op.family in (Family.DIVISION, Family.HOMOGENEOUS)
             return info
-        info.compares = self._by_function and compares(function)
+        info.compares, info.fills = self._by_function and compares(function), self._by_function and fills(function)
         info.cuts = cuts_history(function)
         tells = returns_no_tensor(function)
         info.ignored = key is None and (tells or (is_attribute(function) and not info.cuts))

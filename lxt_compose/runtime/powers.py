@@ -141,12 +141,16 @@ def _is_constant(x: Tensor, z: Tensor, total: Sums) -> bool:
 
 
 class Powers:
-    """What is linear in the powers of a number: steps after them; `inverse` if it is one over that."""
+    """What is linear in the powers of a number: steps after them; `inverse` if it is one over that.
 
-    __slots__ = ("exponents", "inverse", "steps")
+    `shifted` is the same as what something was added to or subtracted from: it may be the scores of another softmax.
+    """
+
+    __slots__ = ("exponents", "inverse", "shifted", "steps")
 
     def __init__(self, exponents: Exponents, steps: tuple[Step, ...] = (), *, inverse: bool = False) -> None:
         self.exponents, self.steps, self.inverse = exponents, steps, inverse
+        self.shifted: Shifted | None = None
 
     def then(self, step: Step) -> Powers | None:
         """Return the same after one more step; None if it is no longer known."""
@@ -154,7 +158,11 @@ class Powers:
         known = step.moves
         if not known and not self.inverse:
             known = step.sums or step.scales or (_takes_numbers(step) and (op.traits.clips or _adds(step)))
-        return Powers(self.exponents, (*self.steps, step), inverse=self.inverse) if known else None
+        if not known:
+            return None
+        after = Powers(self.exponents, (*self.steps, step), inverse=self.inverse)
+        after.shifted = self.shifted and self.shifted.then(step)
+        return after
 
     def total_in(self, whole: Powers) -> Total | None:
         """Return how `whole`, which these are to be divided by, sums them up; None if it does not."""

@@ -168,21 +168,23 @@ class WrittenSoftmax:
         known = notes.of(carriers[0])
         base = _base(op, args, carriers)
         if base is not None:
-            shifted = known if isinstance(known, Shifted) else None
+            shifted = known.shifted if isinstance(known, Powers) else known if isinstance(known, Shifted) else None
             return None if keyed else Powers(Exponents(carriers[0], math.log(base), shifted))
         if op.family is Family.SOFTMAX:
             replaced = info.key is not None and info.key.replacement is not None
             return None if replaced else self._of_torch(op, carriers[0], args, kwargs)
-        if op.traits.signs is not None and (known is None or isinstance(known, Shifted)):
-            return _shift(info, args, carriers) if info.begins_softmax else None
-        if known is None:
-            return None
+        shift = _shift(info, args, carriers) if op.traits.signs is not None and info.begins_softmax else None
+        if known is None or (isinstance(known, Shifted) and op.traits.signs is not None):
+            return shift
         place = _place(op, args, kwargs, carriers)
         if place is None:
-            return None
+            return shift
         if isinstance(known, Powers) and _inverts(op, place, args):
             return Powers(known.exponents, known.steps, inverse=True)
-        return known.then(Step(op, info.function, args, kwargs, place))
+        led = known.then(Step(op, info.function, args, kwargs, place))
+        if shift is not None and isinstance(led, Powers):
+            led.shifted = shift
+        return led or shift
 
     def _of_torch(
         self, op: Op, x: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -28,6 +28,7 @@ from lxt_compose import (
     ZPlus,
     attribute,
     first_layer,
+    presets,
 )
 from lxt_compose.ledger import KINDS, Ledger
 from lxt_compose.ledger.table import percent
@@ -752,3 +753,35 @@ def test_html_is_escaped():
     html = books._repr_html_()
     assert "<script>" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_what_rules_have_stopped_is_no_constant_where_it_comes_in_again(formulation):
+    """A softmax that CP-LRP holds constant came from an input: its share of a layer belongs to the rule."""
+
+    def forward(self, x):
+        s = torch.softmax(x, -1) * 2.0
+        return self.b(torch.cat([s, x], -1))
+
+    torch.manual_seed(0)
+    model = Fn(forward, b=nn.Linear(12, 3, bias=False)).double()
+    x = torch.randn(4, 6, dtype=torch.float64)
+    _, _, books = explained(model, x, presets.cp_lrp(formulation=formulation))
+    assert books.unaccounted < 1e-9
+    assert "constant" not in books.absorbed or books.absorbed["constant"].abs().max() < 1e-9
+    assert books.absorbed["rule"].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_slots_of_changed_views_may_lie_in_memory_in_another_order(formulation):
+    """What is concatenated gets a part of a larger slot: the stabilizer's share is read at the right places."""
+
+    def forward(self, x):
+        h = torch.zeros_like(x)
+        h.transpose(0, 1).index_add_(0, torch.tensor([0, 1, 1]), x.transpose(0, 1))
+        return self.b(torch.cat([h, x], -1)).sum(1)
+
+    torch.manual_seed(0)
+    model = Fn(forward, b=nn.Linear(12, 3, bias=False)).double()
+    _, _, books = explained(model, torch.randn(4, 3, 6, dtype=torch.float64), Composite(formulation=formulation))
+    assert all(amount.abs().max() < 1e-4 for amount in books.absorbed.values())

@@ -13,7 +13,17 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lxt_compose import Composite, Epsilon, Identity, ResidualGamma, Stop, Uniform, check_conservation, presets
+from lxt_compose import (
+    Composite,
+    Epsilon,
+    Identity,
+    ResidualGamma,
+    Stop,
+    Uniform,
+    check_conservation,
+    default_rules,
+    presets,
+)
 from lxt_compose.coverage.rows import Status
 from lxt_compose.runtime.chains import Chain
 
@@ -453,3 +463,45 @@ def test_a_copy_that_is_the_tensor_itself_keeps_no_node_alive():
             torch.autograd.grad(model(x).sum(), x)
         gc.collect()
         assert sum(type(kept) is Chain for kept in gc.get_objects()) <= before
+
+
+OF_ONE_NUMBER = {
+    "zeros": (lambda x: torch.maximum(x.sigmoid() - 0.2, torch.zeros_like(x)), lambda x: (x.sigmoid() - 0.2).clamp(0)),
+    "ones": (lambda x: (torch.ones_like(x) - x.sigmoid()).log(), lambda x: (1 - x.sigmoid()).log()),
+    "full": (lambda x: F.relu6(x + x.new_full(x.shape, 3.0)) / 6, lambda x: F.relu6(x + 3) / 6),
+    "full, first": (lambda x: F.silu(torch.full((4,), -1.5) * (x + 0.7)), lambda x: F.silu((x + 0.7) * -1.5)),
+    "expanded": (lambda x: F.relu6(x + torch.tensor(3.0).expand(4)) / 6, lambda x: F.relu6(x + 3) / 6),
+}
+
+
+@pytest.mark.parametrize("name", OF_ONE_NUMBER)
+def test_a_tensor_of_one_number_is_that_number(name):
+    x = torch.linspace(-2, 2, 12).double().reshape(3, 4)
+    found = []
+    for function in OF_ONE_NUMBER[name]:
+        leaf, model = x.clone().requires_grad_(), Fn(lambda self, x, f=function: f(x), weight=nn.Linear(1, 2))
+        with Composite(formulation="gradient").register(model):
+            found += torch.autograd.grad(model(leaf).sum(), leaf)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)
+
+
+def test_a_tensor_of_one_number_that_was_changed_is_none():
+    def function(self, x):
+        shift = torch.zeros_like(x)
+        shift[:, 0] = 3.0
+        return F.relu6(x + shift) / 6
+
+    x = torch.linspace(-2, 2, 12).double().reshape(3, 4).requires_grad_()
+    model = Fn(function, weight=nn.Linear(1, 2))
+    with Composite(formulation="gradient").register(model):
+        (slot,) = torch.autograd.grad(model(x).sum(), x)
+    torch.testing.assert_close(slot[:, 0], torch.full((3,), 1 / 6).double())  # each step by itself: all linear here
+
+
+def test_terms_that_cancel_are_handed_no_more_than_their_sum():
+    """``x - x`` is 0: what reaches it passes to x as it is, and no share of it is divided by 0."""
+    x = torch.linspace(-2, 2, 12).double().reshape(3, 4).requires_grad_()
+    model = Fn(lambda self, x: x + (-x), weight=nn.Linear(1, 2))
+    with Composite(defaults=default_rules("relevance", 1e-12)).register(model):
+        (relevance,) = torch.autograd.grad(model(x), x, torch.ones(3, 4).double())
+    torch.testing.assert_close(relevance, torch.ones(3, 4).double())

@@ -258,7 +258,7 @@ def test_an_activation_written_out_where_it_is_used_is_the_activation(name, pres
     "gate",
     [
         lambda x: x.flip(1) * torch.sigmoid(x),
-        lambda x: x * torch.sigmoid(x * torch.ones(3, dtype=x.dtype)),
+        lambda x: x * torch.sigmoid(x * torch.arange(1, 4)),
         lambda x: x * x,
     ],
     ids=["moved", "a tensor as a factor", "a square"],

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from lxt_compose import Composite, Epsilon, SoftmaxTaylor, Stop, attribute, check_conservation, presets
+from lxt_compose import Composite, Epsilon, SoftmaxTaylor, Stop, attribute, check_conservation, default_rules, presets
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
 
@@ -553,3 +553,27 @@ def test_a_constant_over_one_and_a_power_is_no_softmax(formulation):
     with Composite(formulation=formulation).register(model) as registration:
         model(x)
     assert "by hand" not in str(registration.report())
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("scores", [torch.exp, lambda x: x.softmax(-1), lambda x: x.logsumexp(-1).expand(4, 4) * x])
+def test_scores_may_be_powers_themselves(scores, formulation):
+    """The shift before a softmax of what is noted as powers, or as a softmax, is passed by like any other."""
+    shifts = {
+        "none": lambda z: z.softmax(-1),
+        "its maximum": lambda z: over_sum((z - z.amax(-1, True)).exp()),
+        "the same, held": lambda z: over_sum((z - z.amax(-1, True).detach()).exp()),
+        "the largest of all": lambda z: over_sum((z - z.max().detach()).exp()),
+        "a number": lambda z: over_sum((z - 0.5).exp()),
+    }
+    x, found = torch.linspace(-1, 2, 16).double().reshape(4, 4).flip(0).roll(1, 1), {}
+    for name, softmax in shifts.items():
+        leaf = x.clone().requires_grad_()
+        composite = Composite(formulation=formulation, defaults=default_rules(formulation, 1e-12))
+        model = model_of(lambda x, f=softmax: (f(scores(x)) * x).sum(-1))
+        with composite.register(model):
+            z = model(leaf)
+            start = z.detach() if formulation == "relevance" else torch.ones_like(z)
+            (found[name],) = torch.autograd.grad(z, leaf, start)
+    for name, slot in found.items():
+        torch.testing.assert_close(slot, found["none"], rtol=1e-6, atol=1e-8, msg=name)
