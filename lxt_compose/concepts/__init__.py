@@ -12,8 +12,10 @@ from .graph import Edges, circuit_graph, edges
 from .intervene import Effect, Intervention, ablate, effect, patch, record, steer
 from .measure import Measured, activations, relevances
 from .nodes import Effects, Node
+from .pruning import Pruned, prune, pruning_scores
 from .references import Reference, References, find_references
 from .units import Units, find_units
+from .weights import WeightRelevance, weight_relevance
 
 __all__ = [
     "Dictionary",
@@ -23,9 +25,11 @@ __all__ = [
     "Intervention",
     "Measured",
     "Node",
+    "Pruned",
     "Reference",
     "References",
     "Units",
+    "WeightRelevance",
     "ablate",
     "activations",
     "attribute_nodes",
@@ -39,7 +43,10 @@ __all__ = [
     "gallery",
     "patch",
     "patch_nodes",
+    "prune",
+    "pruning_scores",
     "record",
     "relevances",
     "steer",
+    "weight_relevance",
 ]

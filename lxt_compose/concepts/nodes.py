@@ -46,6 +46,10 @@ class Effects:
         """The mean over samples, [nodes]."""
         return self.values.mean(0)
 
+    def __add__(self, other: Effects) -> Effects:
+        """Return these effects and those of other nodes on the same samples."""
+        return Effects(self.nodes + other.nodes, torch.cat([self.values, other.values], 1))
+
     def ranked(self) -> list[Node]:
         """Return the nodes by the size of their mean effect, the largest first."""
         order = self.mean.abs().argsort(descending=True, stable=True)
