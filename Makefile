@@ -4,6 +4,7 @@
 #   make lint     ruff and mypy
 #   make peers    other projects' own tests, run on lxt_compose             (PEERS_SRC=dir with checkouts, PEERS_ARGS)
 #   make docs     the site of the docs, in build/site
+#   make dist     wheel and source distribution in dist/, installed into an environment of its own and tried
 #   make bench    list the benchmarks, each with the command that runs it
 #   make clean    remove the environment, caches and outputs
 
@@ -24,7 +25,7 @@ CODE := lxt_compose tests $(wildcard benchmarks)
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint peers docs bench clean
+.PHONY: help setup demo test lint peers docs dist bench clean
 
 help:
 	@sed -n '/^#   make/s/^# *//p' Makefile
@@ -90,6 +91,16 @@ $(DOCS_STAMP): Makefile constraints.txt
 
 docs: $(DOCS_STAMP)
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict
+
+SMOKE := build/smoke
+
+dist:
+	rm -rf dist $(SMOKE)
+	$(PYTHON) -m venv $(SMOKE)
+	$(SMOKE)/bin/python -m pip install --quiet --disable-pip-version-check build
+	$(SMOKE)/bin/python -m build --outdir dist .
+	$(SMOKE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd $(SMOKE) && bin/python $(CURDIR)/tests/smoke.py
 
 bench: $(STAMP)
 	@for file in $$(grep -ls '__main__' benchmarks/*.py || echo); do echo "$(PY) $$file"; done
