@@ -69,8 +69,8 @@ class Sources:
 class Predictions:
     """What the model held likely at each place of the answer, for T tokens.
 
-    ``logits``, ``probabilities`` and ``ranks`` (0 is the first) [T] are those of the token that came; ``top_ids`` and
-    ``top_probabilities`` [T, k] those of the most likely ones, named in ``top_tokens``.
+    ``logits``, ``probabilities`` and ``ranks`` (0 is the first) [T] are those of the token that came, named in
+    ``tokens``; ``top_ids`` and ``top_probabilities`` [T, k] those of the most likely ones, named in ``top_tokens``.
     """
 
     logits: Tensor
@@ -79,6 +79,7 @@ class Predictions:
     top_ids: Tensor
     top_probabilities: Tensor
     top_tokens: tuple[tuple[str, ...], ...]
+    tokens: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)

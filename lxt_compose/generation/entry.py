@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..attribution.run import composite_of, statistics_kept
 from ..composite import Composite
 from ..errors import AttributionError
-from ..heatmap.tokens import scheme_of
+from ..heatmap.tokens import bytes_of, scheme_of
 from .answer import OUTPUT, PROMPT, START, Answer, Predictions, Sources
 from .continuations import generate, read_continuations
 from .forced import LOGIT, QUANTITIES, Found, Wanted
@@ -212,14 +212,24 @@ def _predictions(logits: Tensor, ids: Tensor, top: int, tokenizer: Any) -> Predi
     shares = logits.double().softmax(-1)
     best = shares.topk(min(top, shares.shape[1]))
     own = logits.gather(1, ids[:, None])
-    names = [[str(token) for token in row] for row in best.indices.tolist()]
-    if tokenizer is not None:
-        names = [[str(tokenizer.decode([token])) for token in row] for row in best.indices.tolist()]
+    named = {token: _named(token, tokenizer) for token in {*ids.tolist(), *best.indices.flatten().tolist()}}
     return Predictions(
         own[:, 0],
         shares.gather(1, ids[:, None])[:, 0],
         (logits > own).sum(1),
         best.indices,
         best.values,
-        tuple(map(tuple, names)),
+        tuple(tuple(named[token] for token in row) for row in best.indices.tolist()),
+        tuple(named[token] for token in ids.tolist()),
     )
+
+
+def _named(token: int, tokenizer: Any) -> str:
+    """Return what a token adds to a text, or its bytes where they are but a part of a character."""
+    if tokenizer is None:
+        return str(token)
+    text = str(tokenizer.decode([token]))
+    if text and "\ufffd" not in text:
+        return text
+    name = str(tokenizer.convert_ids_to_tokens([token])[0])
+    return "".join(f"<0x{byte:02X}>" for byte in bytes_of(name, scheme_of(tokenizer) or "bytes")) or name

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..heatmap.picture import writable
 from .answer import Answer
+from .exports import dataframe, dataset, plain, plot
 from .handing_on import POSITIVE
+from .page import TITLE, frame_of, page_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame  # type: ignore[import-untyped]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +75,61 @@ class GenerationAttribution:
     def handed_on(self, hops: int | None = None, *, shares: str = POSITIVE) -> GenerationAttribution:
         """Return the same with the relevance of the answers' own tokens handed on; see :meth:`Answer.handed_on`."""
         return GenerationAttribution(tuple(answer.handed_on(hops, shares=shares) for answer in self.answers))
+
+    def to_dataframe(self) -> DataFrame:
+        """Return one row per score: sample, target, its place, and side, role, token and relevance of a source.
+
+        Needs pandas. Sources are the tokens that come before a target.
+
+        Raises:
+            ImportError: pandas is not installed.
+        """
+        return dataframe(self.answers)
+
+    def to_xarray(self, sample: int = 0) -> Any:
+        """Return a Dataset of xarray: ``relevance`` [target, source], ``score`` [target], ``sums`` [group, target].
+
+        Raises:
+            ImportError: xarray is not installed.
+            IndexError: there is no such sample.
+        """
+        return dataset(self[sample])
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Return everything but the reports as JSON: a list with an object for each answer; see :func:`plain`."""
+        return json.dumps([plain(answer) for answer in self.answers], indent=indent, ensure_ascii=False)
+
+    def plot(self, ax: Any = None, *, sample: int = 0) -> Any:
+        """Draw the relevance of one answer, targets by sources, with matplotlib; returns the axes.
+
+        Args:
+            ax: axes to draw on; None makes a figure (``.figure`` of the axes).
+            sample: which answer.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+            IndexError: there is no such sample.
+        """
+        return plot(self[sample], ax)
+
+    def page(self, path: str | Path, *, title: str = TITLE, sources: int = 64) -> Path:
+        """Write a page to read the answers on, as one file that needs no network; returns its path.
+
+        Args:
+            path: where to.
+            title: of the page.
+            sources: how many of the strongest sources are kept for each piece of an answer that has more than 256.
+
+        Raises:
+            FileNotFoundError: the folder does not exist.
+            ImportError: Jinja2 is not installed.
+        """
+        place = writable(path)
+        place.write_text(page_of(self, title=title, sources=sources), encoding="utf-8")
+        return place
+
+    def _repr_html_(self) -> str:
+        return frame_of(self)
 
     def __repr__(self) -> str:
         tokens = ", ".join(f"{answer.length} tokens" for answer in self.answers[:4])

@@ -1,0 +1,188 @@
+"""What a page shows of an answer, as plain data: pieces of text, the strongest sources of each, and what was likely."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..heatmap.picture import number, visible
+from ..heatmap.tokens import Piece
+from .answer import OUTPUT, PROMPT, REST, START, Answer
+from .prompts import TEMPLATE
+
+WHOLE = 256
+"""Up to how many sources every one of them is kept."""
+
+
+def data_of(answer: Answer, *, sources: int = 64) -> dict[str, Any]:
+    """Return all that a page needs to know of an answer.
+
+    Args:
+        answer: the answer.
+        sources: how many of the strongest sources are kept for each piece of the answer, where there are many.
+    """
+    sides = {side: answer.sources.pieces(side) for side in (PROMPT, START, OUTPUT)}
+    own = list(range(len(sides[PROMPT]) + len(sides[START]), sum(map(len, sides.values()))))
+    rows, groups = _rows(answer, sides[OUTPUT])
+    data: dict[str, Any] = {
+        "text": visible(answer.text),
+        "pieces": _pieces(answer, sides),
+        "rows": [[own[first], own[last], name] for first, last, name in rows],
+        "joined": answer.complete(),
+        "quantity": answer.quantity.replace("_", "-"),
+        "scores": _floats(groups @ answer.scores.double()),
+        "direct": _matrix(answer, sides, groups, sources),
+        "likely": _likely(answer, sides[OUTPUT]),
+        "verdict": verdict(answer),
+    }
+    if answer.complete():
+        data["handed"] = _matrix(answer.handed_on(), sides, groups, sources)
+    if answer.other is not None:
+        data["other"] = data_of(answer.other, sources=sources)
+        data["contrast"] = _contrast(answer, answer.other)
+    return data
+
+
+def _rows(answer: Answer, pieces: Sequence[Piece]) -> tuple[list[tuple[int, int, str]], Tensor]:
+    """Return the rows of a page: first and last piece, name; and which rows of the answer each adds up."""
+    if answer.complete():
+        groups = torch.zeros(len(pieces), answer.length, dtype=torch.float64)
+        for place, piece in enumerate(pieces):
+            groups[place, list(piece.tokens)] = 1
+        return [(place, place, visible(piece.label)) for place, piece in enumerate(pieces)], groups
+    where = {token: at for at, piece in enumerate(pieces) for token in piece.tokens}
+    rows = [(where[span.start], where[span.stop - 1], visible(span.name)) for span in answer.spans]
+    return rows, torch.eye(len(rows), dtype=torch.float64)
+
+
+def _pieces(answer: Answer, sides: dict[str, list[Piece]]) -> list[dict[str, Any]]:
+    """Return the pieces of all sides, in order; what is the usual is left out."""
+    found = []
+    for side, pieces in sides.items():
+        first = answer.sources.places(side).start
+        for piece in pieces:
+            tokens = [first + token for token in piece.tokens]
+            role = answer.sources.roles[tokens[0]] if answer.sources.roles else ""
+            one: dict[str, Any] = {"t": visible(piece.text), "side": side}
+            one |= {"s": 1} if piece.space and not piece.lines else {}
+            one |= {"l": piece.lines} if piece.lines else {}
+            one |= {"x": 1} if piece.special or role == TEMPLATE else {}
+            one |= {"r": role} if role else {}
+            one |= {"raw": visible(" ".join(answer.sources.tokens[token] for token in tokens))}
+            found.append(one)
+    return found
+
+
+def _onto(answer: Answer, sides: dict[str, list[Piece]]) -> Tensor:
+    """Return for each token the number of the piece that it is a part of."""
+    owner, at = torch.zeros(len(answer.sources), dtype=torch.long), 0
+    for side, pieces in sides.items():
+        first = answer.sources.places(side).start
+        for piece in pieces:
+            owner[[first + token for token in piece.tokens]] = at
+            at += 1
+    return owner
+
+
+def _matrix(answer: Answer, sides: dict[str, list[Piece]], groups: Tensor, keep: int) -> dict[str, Any]:
+    """Return the relevance of pieces for each row, row after row: those of most absolute relevance.
+
+    ``start`` says where each row begins among ``index`` and ``value``; ``sums`` are those of all, by group.
+    """
+    owner = _onto(answer, sides)
+    count = int(owner.max()) + 1
+    onto = torch.zeros(len(answer.sources), count, dtype=torch.float64)
+    onto[torch.arange(len(owner)), owner] = 1
+    table = groups @ answer.relevance.double() @ onto
+    kept = min(count if count <= WHOLE else keep, count)
+    order = table.abs().topk(kept, 1).indices
+    strongest = table.gather(1, order)
+    real = strongest != 0
+    total = float(table.abs().sum())
+    return {
+        "start": _integers(torch.cat([torch.zeros(1, dtype=torch.long), real.sum(1).cumsum(0)])),
+        "index": _integers(order[real]),
+        "value": _floats(strongest[real]),
+        "sums": {name: _floats(groups @ amount.double()) for name, amount in answer.sums().items()},
+        "kept": float(strongest.abs().sum()) / total if total else 1.0,
+        "most": kept,
+    }
+
+
+def _likely(answer: Answer, pieces: Sequence[Piece]) -> list[list[Any]]:
+    """Return for each piece of the answer, and each token of it: probability, rank, the most likely tokens."""
+    found, known = [], answer.predictions
+    shares, ranks = known.probabilities.tolist(), known.ranks.tolist()
+    best = known.top_probabilities.tolist()
+    for piece in pieces:
+        found.append([
+            [
+                visible(known.tokens[token]),
+                _short(shares[token]),
+                ranks[token],
+                [
+                    [visible(name), _short(share)]
+                    for name, share in zip(known.top_tokens[token], best[token], strict=True)
+                ],
+            ]
+            for token in piece.tokens
+        ])  # fmt: skip
+    return found
+
+
+def _contrast(answer: Answer, other: Answer) -> dict[str, Any]:
+    """Return what speaks for an answer rather than another: sums over all of both, piece by piece."""
+    both = []
+    for one in (answer, other):
+        sides = {side: one.sources.pieces(side) for side in (PROMPT, START, OUTPUT)}
+        total = one.relevance.double().sum(0) if one.complete() else one.relevance.double()[-1]
+        both.append((sum(len(p) for s, p in sides.items() if s != OUTPUT), _onto(one, sides), total, one.scores.sum()))
+    (shared, owner, total, score), (_, its_owner, its_total, its_score) = both
+    own = torch.zeros(int(owner.max()) + 1, dtype=torch.float64).index_add_(0, owner, total)
+    its = torch.zeros(int(its_owner.max()) + 1, dtype=torch.float64).index_add_(0, its_owner, its_total)
+    prompt = own[:shared] - its[:shared]
+    return {
+        "values": _floats(torch.cat([prompt, own[shared:]])),
+        "against": _floats(-its[shared:]),
+        "score": float(score - its_score),
+        "sums": {
+            "prompt": float(prompt.sum()),
+            "this answer": float(own[shared:].sum()),
+            "the other answer": float(-its[shared:].sum()),
+            REST: float(score - its_score - prompt.sum() - own[shared:].sum() + its[shared:].sum()),
+        },
+    }
+
+
+def verdict(answer: Answer) -> str:
+    """Return in a sentence whether all was covered, and where the scores of all rows are.
+
+    In percent where all parts have the sign of the whole, else as amounts.
+    """
+    names, uncovered = answer.sources.groups(), len(answer.report.uncovered)
+    score, sums = float(answer.scores.sum()), {name: float(x.sum()) for name, x in answer.sums().items()}
+    parts = {_CALLED.get(name, name): sums[name] for name in names}
+    parts["biases and the like"] = score - sum(parts.values())
+    how = "complete" if answer.report.complete else f"NOT complete: {uncovered} operations have no rule"
+    if score and all(part / score >= 0 for part in parts.values()):
+        return f"{how}: of the score, " + ", ".join(f"{part / score:.0%} is on {name}" for name, part in parts.items())
+    return f"{how}: the score {number(score)} is " + ", ".join(f"{number(p)} on {name}" for name, p in parts.items())
+
+
+_CALLED = {OUTPUT: "the answer's own tokens", START: "the decoder's start", PROMPT: "the prompt"}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _floats(values: Tensor) -> str:
+    return base64.b64encode(values.float().contiguous().numpy().astype("<f4").tobytes()).decode("ascii")
+
+
+def _integers(values: Tensor) -> str:
+    return base64.b64encode(values.contiguous().numpy().astype("<u4").tobytes()).decode("ascii")
