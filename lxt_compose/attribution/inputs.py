@@ -21,7 +21,7 @@ from .structure import distinct, fresh, names_of_arguments, read_arguments
 # Inputs that say how to read the others. They are constants, whatever their dtype.
 _CONSTANT = re.compile(r"mask|label|bias|cache|length|past_key|edge_index|offsets|(^|\.)(batch|ptr)$")
 # They say where tokens are, or of which kind: what is looked up by them has a relevance of its own.
-_BESIDE = re.compile(r"position|type_ids")
+_BESIDE = re.compile(r"position|type_ids|grid_thw|(image|video)_sizes$|spatial_shapes$")
 _CONSTANT_FLOAT = re.compile(r"(^|_)(mask|bias|labels?)$|cache|past_key")
 # Which nodes are neighbors, and which graph each belongs to.
 _OF_GRAPHS = re.compile(r"^(edge_(index|type|label_index)|adj(_t)?|batch|ptr)$")

@@ -43,8 +43,14 @@ class Listener(Protocol):
     def lost(self, func: Callable[..., Any]) -> None:
         """Note that a function made floating point values of integers of an input, and it is not known of which."""
 
-    def left(self, func: Callable[..., Any]) -> None:
-        """Integers of an input became numbers of Python or an array of numpy."""
+    def left(self, func: Callable[..., Any], *, content: bool) -> None:
+        """Note that integers of an input became numbers of Python or an array of numpy.
+
+        Args:
+            func: the function by which they did.
+            content: whether they are the integers themselves, or were made of them: then something may be looked up by
+                them. Else they are the largest of several, or say where or of what kind something is.
+        """
 
 
 class Following:
@@ -96,7 +102,7 @@ class Following:
             return self._bag(call, func, args, kwargs)
         output = call(func, args, kwargs)
         if effect is Effect.LEAVES:
-            self._listener.left(func)
+            self._leave(func, self._origins.among((args, kwargs)))
         if effect in (Effect.FORGETS, Effect.LEAVES) or getattr(func, "__name__", "") == "__set__":
             return output
         with modes_off():
@@ -110,6 +116,17 @@ class Following:
         if not self._origins.among(arguments):
             self.rounds = True
             self._origins.put(x, torch.tensor(UNKNOWN))
+
+    def _leave(self, func: Callable[..., Any], given: Iterable[Tensor]) -> None:
+        """Tell that integers become numbers of Python, if something of an input is in them."""
+        with modes_off(), torch.no_grad():
+            for x in given:
+                origins = self._origins.of(x)
+                content = (origins > 0) | (origins == UNKNOWN)
+                for start, stop in self._spans:
+                    content &= (origins < start) | (origins >= stop)
+                if bool((origins != 0).any()) and not self._origins.is_indicator(x):
+                    self._listener.left(func, content=bool(content.any()))
 
     def _made(self, known: Integers | None, func: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> Any:
         """Note the origins of what a function has made."""
@@ -150,7 +167,7 @@ class Following:
     def _looked_up(self, func: Callable[..., Any], x: Tensor, origins: Tensor | None, *, as_numbers: bool) -> Tensor:
         """Return what takes the place of floating point values that were made of integers."""
         with torch.no_grad():
-            if origins is None or x.is_complex() or bool((origins == UNKNOWN).any()):
+            if origins is None or x.is_complex() or bool((origins < 0).any()):
                 self._listener.lost(func)
             if origins is None or x.is_complex():
                 return x

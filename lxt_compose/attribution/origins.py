@@ -1,7 +1,8 @@
 """Where the elements of integer tensors came from: beside each tensor that comes from an input stands one of origins.
 
 The origin of an element is the number of an element of the inputs, counted from 1; 0 is a constant, ``UNKNOWN`` what
-several elements made together. Origins are kept by memory, so views share them and writing into a view is seen in all.
+several elements made together, ``CHOSEN`` one that was chosen among several, such as the largest. Origins are kept by
+memory, so views share them and writing into a view is seen in all.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ..autograd.trees import map_tensors, tensors_in
 from ..ops import Argument, Effect, Integers
 from ..torch_internals import storage_of
 
-UNKNOWN = -1
+UNKNOWN, CHOSEN = -1, -2
 
 
 class Origins:
@@ -103,6 +104,11 @@ def after(
     if known.effect is Effect.SORTS and isinstance(x, Tensor) and x.dim():
         dim = kwargs.get("dim", next((i for i in args[2:] if not isinstance(i, bool)), -1))
         return [from_.of(x).gather(dim, output[1]), torch.zeros_like(output[1])]
+    if known.effect is Effect.CHOOSES:
+        if len(list(tensors_in((args, kwargs)))) > 1:
+            return [_at_place(func, (args, kwargs), made.shape, from_)]
+        values, *places = tensors_in(output)
+        return [torch.full_like(values, CHOSEN, dtype=torch.long), *map(torch.zeros_like, places)]
     if known.effect is Effect.CONVERTS:
         fitting = isinstance(x, Tensor) and x.shape == made.shape
         return [from_.of(x).to(made.device)] if fitting else None
@@ -123,7 +129,7 @@ def combined(origins: Iterable[Tensor]) -> Tensor:
     for other in others:
         either = torch.maximum(first, other)
         both = (first > 0) & (other > 0) & (first != other)
-        first = torch.where(both | (torch.minimum(first, other) == UNKNOWN), UNKNOWN, either)
+        first = torch.where(both | (torch.minimum(first, other) < 0), UNKNOWN, either)
     return first
 
 

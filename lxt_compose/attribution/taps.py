@@ -199,10 +199,14 @@ class Taps:
                 self._following = self._session.following = Following({}, (), self, floats=self._floats)
             self._following.unknown(output, (args, kwargs))
 
-    def left(self, func: Callable[..., Any]) -> None:
+    def left(self, func: Callable[..., Any], *, content: bool) -> None:
         """See :class:`~.lookups.Listener`."""
         where = f"{display_name(func)} in {place(self._path())}"
         self._lost[where] = None
+        if content:
+            note = "integers of an input become numbers of Python: what is looked up by those cannot be followed"
+            self._session.tally.uncovered(self._path(), display_name(func), note)
+            return
         note = f"integers of the inputs became numbers of Python by {where}: what is made of those is a constant"
         self._session.tally.remarks[note] = None
 

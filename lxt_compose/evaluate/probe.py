@@ -214,7 +214,7 @@ class _Exchange:
     def lost(self, func: Callable[..., Any]) -> None:
         """Change nothing."""
 
-    def left(self, func: Callable[..., Any]) -> None:
+    def left(self, func: Callable[..., Any], *, content: bool) -> None:
         """Change nothing."""
 
 

@@ -26,6 +26,7 @@ class Effect(Enum):
     FORGETS = "a question about the operands, their shape, or places in them"
     LEAVES = "numbers of Python or arrays of numpy"
     SORTS = "elements of the first operand, and where they were"
+    CHOOSES = "one of several elements, and where it was"
     COMBINES = "sums or the like of several elements"
 
 
@@ -86,7 +87,8 @@ _FORGOTTEN = """
     zeros_like ones_like full_like empty_like rand_like randn_like randint_like new_zeros new_ones new_full new_empty
     new_tensor size __ne__ __lt__ __le__ __gt__ __ge__ __len__ __bool__ __contains__
 """
-_LEAVING = "tolist item numpy __array__ __int__ __index__ __float__"
+_LEAVING = "tolist item numpy __array__ __int__ __index__ __float__ __complex__ __format__ __dlpack__"
+_CHOOSING = "max min amax amin median nanmedian mode kthvalue cummax cummin"
 
 
 def _arguments(words: list[str]) -> tuple[Argument, ...]:
@@ -118,6 +120,7 @@ def _rows() -> dict[str, Integers]:
     for name in _CHOSEN_BY_VALUE.split():
         rows.pop(name, None)
     rows |= {name: Integers(Effect.SORTS) for name in ("sort", "topk")}
+    rows |= {name: Integers(Effect.CHOOSES) for name in _CHOOSING.split()}
     rows["one_hot"] = Integers(Effect.ONE_HOT)
     rows["embedding"] = Integers(Effect.LOOKS_UP, ())
     rows["embedding_bag"] = Integers(Effect.BAGS, ())

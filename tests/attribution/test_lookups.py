@@ -4,6 +4,7 @@ The oracle is the same model with one-hot rows as a floating point input, multip
 summed over the vocabulary.
 """
 
+import numpy as np
 import pytest
 import torch
 from support import FORMULATIONS, Fn, assert_close, fingerprint
@@ -483,3 +484,64 @@ def test_images_of_bytes_are_images():
     assert found.scores.shape == (2, 6, 6)
     plain = Fn(lambda self, x: self.head(self.conv(x / 255).relu().mean((2, 3))), **children)
     assert_close(found.relevance, attribute(plain, image.double(), target=1).relevance)
+
+
+# ---- what becomes numbers of Python ----------------------------------------------------------------------------------
+
+
+class ByNumbers(nn.Module):
+    """Embeds ids, and does something with them in Python."""
+
+    def __init__(self, function):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head, self.function = nn.Embedding(20, 6), nn.Linear(6, 3, bias=False), function
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(20))
+        self.rows = np.random.default_rng(0).normal(size=(20, 6)).astype("float32")
+
+    def forward(self, input_ids):
+        return self.head(self.table(input_ids).mean(1) + self.function(self, input_ids))
+
+
+LEAVING = {
+    "a list": lambda m, ids: torch.stack([m.table.weight[row].mean(0) for row in ids.tolist()]),
+    "an int": lambda m, ids: m.table.weight[int(ids[0, 0])],
+    "an item": lambda m, ids: m.table.weight[ids[0, 0].item()],
+    "a tensor of a list": lambda m, ids: m.table(torch.tensor(ids.tolist())).mean(1),
+    "an array": lambda m, ids: torch.from_numpy(m.rows[ids.numpy()]).mean(1),
+    "numpy takes it": lambda m, ids: torch.from_numpy(m.rows[np.asarray(ids)]).mean(1),
+    "one by one": lambda m, ids: torch.stack([m.table.weight[int(first)] for first in ids[:, 0]]),
+    "a module": lambda m, ids: m.layers[int(ids[0, 0])](m.table(ids)).mean(1),
+    "a number": lambda m, ids: float(ids[0, 0]) * m.table.weight[0],
+    "a sum": lambda m, ids: m.table.weight[int(ids.sum()) % 20],
+    "text": lambda m, ids: m.layers[int(f"{ids[0, 0]}")](m.table(ids)).mean(1),
+    "shared memory": lambda m, ids: m.table.weight[torch.from_dlpack(ids)].mean(1),
+}
+ASKED = {
+    "the largest": lambda m, ids: 0.0 if ids.max().item() < 20 else 1.0,
+    "equal": lambda m, ids: 0.0 if not bool((ids == -1).any()) else 1.0,
+    "how many": lambda m, ids: m.table(ids)[:, : int((ids != 0).sum(1).max())].mean(1),
+    "where": lambda m, ids: m.table(ids)[torch.arange(2), (ids == ids[:, :1]).int().argmax(1).tolist()],
+    "a comparison": lambda m, ids: 0.0 if ids[0, 0] == 3 else m.table(ids).mean(1),
+    "a text": lambda m, ids: 0.0 * len(str(ids)),
+}
+
+
+@pytest.mark.parametrize("name", LEAVING)
+def test_ids_that_leave_torch_are_named_and_the_report_is_not_complete(name):
+    report = attribute(ByNumbers(LEAVING[name]), torch.tensor([[5, 17, 3, 2], [1, 9, 3, 5]]), target=1).report
+    assert not report.complete
+    assert any("numbers of Python" in row.note for row in report.uncovered)
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_questions_about_ids_leave_a_report_complete(name):
+    report = attribute(ByNumbers(ASKED[name]), torch.tensor([[5, 17, 3, 2], [1, 9, 3, 5]]), target=1).report
+    assert report.complete
+
+
+def test_numbers_that_say_where_something_is_may_leave():
+    model = ByNumbers(None)
+    model.forward = lambda input_ids, position_ids: model.head(model.table(input_ids)[:, position_ids.tolist()].mean(1))
+    given = {"input_ids": torch.tensor([[5, 17, 3, 2], [1, 9, 3, 5]]), "position_ids": torch.arange(4)}
+    assert attribute(model, given, target=1).report.complete

@@ -28,8 +28,8 @@ class Listener:
     def lost(self, func):
         self.was_lost.append(func)
 
-    def left(self, func):
-        self.has_left.append(func)
+    def left(self, func, *, content):
+        self.has_left.append((func.__name__, content))
 
 
 def inputs():
@@ -204,4 +204,13 @@ def test_look_ups_are_told_with_their_origins():
 
 def test_numbers_of_python_are_told():
     _, _, listener = followed(lambda a, b: (a.tolist(), int(b[0, 0]), a)[-1])
-    assert [func.__name__ for func in listener.has_left] == ["tolist", "__int__"]
+    assert listener.has_left == [("tolist", True), ("__int__", True)]
+
+
+def test_the_largest_of_several_and_where_it_was():
+    _, _, listener = followed(lambda a, b: (a.max().item(), int(a.amax(1)[0]), int(a.max(1).indices[0]), a)[-1])
+    assert listener.has_left == [("item", False), ("__int__", False)]  # where it was is a constant
+    _, origins, _ = followed(lambda a, b: a.max(1).values)
+    assert (origins < 0).all()
+    _, origins, _ = followed(lambda a, b: torch.max(a, torch.zeros_like(a)))
+    assert torch.equal(origins, PLACES)
