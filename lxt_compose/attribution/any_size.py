@@ -1,4 +1,4 @@
-"""Dimensions of the tensors of a graph that may be of any size."""
+"""Dimensions of a graph's tensors that may be of any size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .inputs import Inputs
 def names_of(
     given: Inputs, indices: Collection[Tensor], tensors: Sequence[Tensor], dynamic: Collection[str]
 ) -> tuple[tuple[str | None, ...], ...]:
-    """For each tensor the names of those of its dimensions that may be of any size.
+    """Return for each tensor the names of those of its dimensions that may be of any size.
 
     Inputs have names of dimensions; where two inputs have other sizes of one name (the tokens of encoder and decoder),
     these are two. Other tensors, such as masks, have those whose sizes they have at the same places; the indices of
@@ -49,9 +49,9 @@ def _like(x: Tensor, patterns: Sequence[tuple[torch.Size, tuple[str | None, ...]
 
 
 def of_other_sizes(tensors: Sequence[Tensor], names: Sequence[tuple[str | None, ...]]) -> list[Tensor]:
-    """Tensors in which dimensions of other names have other sizes, and none has size 1, as a graph for any size needs.
+    """Return tensors with other sizes for dimensions of other names, and no size 1, as a graph for any size needs.
 
-    Of a graph for one shape, the tensors themselves.
+    For a graph of one shape, return the tensors themselves.
     """
     named = [pair for x, dims in zip(tensors, names, strict=True) for pair in zip(x.shape, dims, strict=True)]
     fixed, sizes = {size for size, name in named if name is None}, dict[str, int]()

@@ -1,4 +1,4 @@
-"""What the dimensions of an input are called, where the name of the argument says it."""
+"""Names of the dimensions of an input, where the name of its argument tells them."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def _of_ids(name: str, n: int, model: nn.Module) -> Dims | None:
         kind = "choice" if "MultipleChoice" in type(model).__name__ else "sequence"
         return (BATCH, "codebook" if hasattr(_config(model), "num_codebooks") else kind, "token")
     if n > 3 and not name.endswith(("ids", "tokens")):
-        return None  # numbers, of an image maybe
+        return None  # numbers that are no ids, of an image for instance
     if n != 2:
         return (BATCH,) if n == 1 else (BATCH, *["group"] * (n - 2), "token") if n else ()
     return (BATCH, "token") if name.endswith(("ids", "tokens")) else (BATCH, "column" if "cat" in name else "token")
 
 
 def _of_sound(x: Tensor, model: nn.Module) -> Dims | None:
-    """Waves [n, time] and spectrograms, whose bins come before or after the time."""
+    """Return the names for waves [n, time] and for spectrograms, whose bins come before or after the time."""
     if x.dim() == 2:
         return (BATCH, "time")
     if x.dim() == 4:

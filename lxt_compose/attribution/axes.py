@@ -1,8 +1,8 @@
 """What the dimensions of inputs and layers are called, and how that is known.
 
-By the user's word (``dims=``), else by the names that transformers gives to inputs, else by the first layers that an
-input meets; tables [n, features] and images [n, channels, height, width] of nets for images need neither. Nowhere else
-is a meaning of a dimension taken from its place.
+The user says so (``dims=``), else the names that transformers gives to inputs, else the first layers that an input
+meets; tables [n, features] and images [n, channels, height, width] of nets for images need neither. Nowhere else is the
+meaning of a dimension taken from its position.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .argument_names import Dims as Dims
 from .axis_flow import AxisFlow, follow
 
 SUMMED = ("channel", "feature", "mel")
-"""What is summed for a score: they describe a place, and are none."""
+"""Dimensions that scores sum over: they describe a place."""
 PLACES = (
     "time", "token", "height", "width", "depth", "frame", "node", "edge", "instance", "image", "patch", "frequency",
     "column", "choice", "sequence", "codebook", "query", "head", "group",
 )  # fmt: skip
-"""What has a score of its own."""
+"""Dimensions whose places have a score each."""
 NAMES = (BATCH, *SUMMED, *PLACES)
 
 _EXAMPLES = "'batch token feature', 'batch channel time', 'batch channel height width', 'node feature'"
@@ -134,7 +134,7 @@ def _fitting(name: str, x: Tensor, dims: Dims) -> Dims:
 
 
 def embedded(dims: Dims) -> Dims:
-    """Return the dimensions of what ids are embedded to."""
+    """Return the dimensions of the embeddings of ids."""
     return (*dims, "feature")
 
 
@@ -142,7 +142,7 @@ def embedded(dims: Dims) -> Dims:
 
 
 def completed(names: Sequence[str | None]) -> Dims:
-    """Return all names, where layers have told some."""
+    """Return names for all dimensions, where layers have told some."""
     found = list(names)
     if found and found[0] is None and BATCH not in found:
         found[0] = BATCH
@@ -162,7 +162,7 @@ def completed(names: Sequence[str | None]) -> Dims:
 
 
 def _by_convention(x: Tensor, model: nn.Module) -> Dims | None:
-    """Of numbers, tables, and images in the order of torch."""
+    """Return the names for tables, and for images in torch's order."""
     if x.dim() < 3:
         return (BATCH, "feature")[: x.dim()]
     channels_last = x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4)
@@ -227,6 +227,6 @@ def kept_dims(dims: Dims) -> Dims:
 
 
 def total(relevance: Tensor, dim: int | list[int]) -> Tensor:
-    """Return a sum that does not lose in 16 bits what it adds up."""
+    """Return a sum; half precision is added up in float32."""
     short = relevance.dtype in (torch.float16, torch.bfloat16)
     return relevance.sum(dim, dtype=torch.float32 if short else None)

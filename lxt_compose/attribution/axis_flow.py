@@ -1,4 +1,4 @@
-"""Dimensions followed through a forward pass: what the first layers say of them, they say of the inputs too.
+"""Dimensions followed through a forward pass, so that names given by the first layers hold for the inputs too.
 
 Each dimension of an input is one object, which keeps its name once it has one. Operations that move elements hand it
 on, whatever they do with the order, so ``nn.Conv1d`` names the dimensions of what was transposed before it.
@@ -32,11 +32,11 @@ class Dimension:
 
 
 class _Enough(Exception):
-    """All that was asked for is known: the rest of the forward pass need not run. If a model catches it, it does."""
+    """Raised when all dimensions are known, to end the forward pass; if a model catches it, the pass goes on."""
 
 
 class AxisFlow(TorchFunctionMode):
-    """Follows the dimensions of some tensors through all functions of torch that run while it is active.
+    """A function mode that follows the dimensions of some tensors through all functions of torch that run.
 
     Args:
         inputs: the tensors, by any name.
@@ -121,7 +121,7 @@ class AxisFlow(TorchFunctionMode):
 
 
 def _moved(func: Any, args: Any, kwargs: Any, x: Tensor, dims: list[Dimension]) -> list[list[Dimension]] | None:
-    """Return the dimensions after an operation that moves elements: where sizes go that no two dimensions share."""
+    """Return the dimensions after an operation that moves elements, by running it on distinct sizes."""
     if x.dim() > len(_PRIMES):
         return None
     stand_in = torch.empty(_PRIMES[: x.dim()], device="meta", dtype=x.dtype)
@@ -139,7 +139,7 @@ def _moved(func: Any, args: Any, kwargs: Any, x: Tensor, dims: list[Dimension]) 
 def _by_size(found: Sequence[int], dims: list[Dimension]) -> list[Dimension]:
     """Return the dimension of each size.
 
-    Where others are as many as before, they were made longer or shorter in their order; else they are new ones.
+    A size that no dimension had is a dimension that was resized, if there are as many as before; else a new one.
     """
     by_size = dict(zip(_PRIMES, dims, strict=False))
     gone = [dim for size, dim in by_size.items() if size not in found]
@@ -148,7 +148,7 @@ def _by_size(found: Sequence[int], dims: list[Dimension]) -> list[Dimension]:
 
 
 def _kept(y: Tensor, x: Tensor, dims: list[Dimension]) -> list[Dimension] | None:
-    """Return the dimensions after an operation that cannot be tried: those in front and behind whose sizes stayed."""
+    """Return the dimensions after an operation that cannot be tried: first and last ones whose sizes are the same."""
     if y.dim() == x.dim():
         return dims
     front = 0

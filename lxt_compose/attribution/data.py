@@ -1,4 +1,4 @@
-"""The data of an attribution: tensors by name, what their dimensions are, and the scores that they add up to."""
+"""The data of an attribution: tensors by name, the names of their dimensions, and the scores that they add up to."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class AttributionData:
         return len(self.output)
 
     def title_of(self, row: int) -> str:
-        """Return what a row is called: by the number of its sample, and the name of its target if there are several."""
+        """Return the title of a row: the number of its sample, and the name of its target if there are several."""
         if not self.target_names:
             return f"sample {row}"
         sample, target = divmod(row, len(self.target_names))

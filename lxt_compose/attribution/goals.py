@@ -1,4 +1,4 @@
-"""Several targets at once: which there are, what they are called, and what is explained of an output for each."""
+"""Several targets at once: their names, and the number that is explained for each."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def read_targets(target: Any, count: int) -> Goals:
 
 
 def _called(target: Any) -> str:
-    """Return what a target is called that has no name."""
+    """Return a name for a target that has none."""
     if target is None:
         return "arg-max"
     if isinstance(target, tuple):

@@ -1,4 +1,4 @@
-"""What a model is given: which of it carries relevance, and how it is cut into batches."""
+"""The arguments of a model: which of them carry relevance, and how they are cut into batches."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .argument_names import is_graph
 from .axes import BATCH, Dims, embedded, find_dims, parse_dims, place_of
 from .structure import distinct, fresh, names_of_arguments, read_arguments
 
-# Inputs that say how to read the others. They are constants, whatever their dtype.
+# Inputs that tell the model how to read others, such as masks. They are constants, whatever their dtype.
 _CONSTANT = re.compile(r"mask|label|bias|cache|length|past_key|edge_index|offsets|(^|\.)(batch|ptr)$")
-# They say where tokens are, or of which kind: what is looked up by them has a relevance of its own.
+# Positions, types and sizes: what is looked up by them has a relevance of its own.
 _BESIDE = re.compile(r"position|type_ids|grid_thw|(image|video)_sizes$|spatial_shapes$")
 _CONSTANT_FLOAT = re.compile(r"(^|_)(mask|bias|labels?)$|cache|past_key")
-# Which nodes are neighbors, and which graph each belongs to.
+# Edges between nodes, and the graph that each node belongs to.
 _OF_GRAPHS = re.compile(r"^(edge_(index|type|label_index)|adj(_t)?|batch|ptr)$")
 _MASKS = ("attention_mask", "input_mask", "mask")
 
@@ -211,7 +211,7 @@ def _has_decoder(model: nn.Module) -> bool:
 
 
 def _hint(model: nn.Module, named: dict[str, Any], main: Tensor) -> str:
-    """Return what is likely to be wrong with the inputs, if the model should fail on them."""
+    """Return what is likely to be wrong with the inputs if the model fails on them."""
     if _has_decoder(model) and not any(name.startswith("decoder_input") for name in named):
         return "an encoder with a decoder needs decoder_input_ids too: what it has said so far, or its start token"
     images = any(isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in model.modules())
@@ -222,7 +222,7 @@ def _hint(model: nn.Module, named: dict[str, Any], main: Tensor) -> str:
 
 @contextmanager
 def telling(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Around a forward pass: an error of the model's own says which model failed, and on what.
+    """Wrap a forward pass: an error of the model is raised as one that names the model and its inputs.
 
     Raises:
         AttributionError: the model failed.
@@ -259,7 +259,7 @@ def is_integer(x: Tensor) -> bool:
 
 
 def kind_of(x: Tensor) -> str:
-    """Dtype and device, as "float32 on cpu"."""
+    """Return dtype and device, such as "float32 on cpu"."""
     return f"{str(x.dtype).removeprefix('torch.')} on {x.device}"
 
 

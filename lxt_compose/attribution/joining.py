@@ -1,4 +1,4 @@
-"""What the batches of one attribution add up to."""
+"""Batches of one attribution joined into one result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def joined(
     *,
     ledger: Ledger | None = None,
 ) -> dict[str, Any]:
-    """Return what batches add up to, as the arguments that an Attribution is made from.
+    """Return the joined results of batches, as the arguments that an Attribution is made from.
 
     Args:
         parts: what was found in each batch.
@@ -67,10 +67,7 @@ def _dims_of(given: Inputs, name: str, relevance: Tensor, turns: int) -> Dims:
 
 
 def _repeated(x: Tensor, given: Inputs, turns: int) -> Tensor:
-    """Return a row for each target, those of a sample one after the other.
-
-    Of what has no samples, one for each target.
-    """
+    """Return a row for each target, those of a sample in turn; for values without samples, one for each target."""
     batch, x = given.batch_of(x), x.detach().cpu()
     if turns == 1:
         return x
@@ -78,7 +75,7 @@ def _repeated(x: Tensor, given: Inputs, turns: int) -> Tensor:
 
 
 def _woven(pieces: list[Tensor], batch: int | None) -> Tensor:
-    """Return the rows of several targets, those of a sample one after the other."""
+    """Return the rows of several targets, those of a sample in turn."""
     if len(pieces) == 1:
         return pieces[0]
     return torch.stack(pieces) if batch is None else torch.stack(pieces, batch + 1).flatten(batch, batch + 1)
@@ -140,9 +137,7 @@ def join_inputs(parts: list[dict[str, Any]], given: Inputs) -> dict[str, Tensor]
 
 
 def join_layer(layer: str, parts: list[dict[str, Any]], dims: Dims) -> Tensor:
-    """Return the relevance of one layer from all batches.
-
-    Of what all samples share (a table of positions, say), their sum.
+    """Return the relevance of one layer from all batches; of values that all samples share, their sum.
 
     Raises:
         AttributionError: it cannot be told which part of the layer's output belongs to which sample.

@@ -1,4 +1,4 @@
-"""Relevance inside the model: of what modules put out or take in, caught by hooks on the tensors themselves."""
+"""Relevance inside the model, of the outputs and inputs of modules: hooks on the tensors read it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _units(name: str, relevance: Tensor, dims: Dims, n: int, sample: int | None)
 
 @dataclass(frozen=True)
 class Layer:
-    """A module to be watched: its name with ``:input`` if it is what goes in that counts.
+    """A module to watch: its name, with ``:input`` if its input is meant.
 
     ``named`` says that it was asked for by its name, not by something that matches others too.
     """

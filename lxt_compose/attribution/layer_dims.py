@@ -1,6 +1,7 @@
-"""What the dimensions of a layer's tensor are called: by its module, or by those that ran beside it.
+"""Names of the dimensions of a layer's tensor, told by its module or by modules that ran before or after it.
 
-A rectifier knows nothing of channels, but the convolution that ran before it does, and put out a tensor of its shape.
+A rectifier does not know which dimension holds channels, but the convolution before it does, whose output has the same
+shape.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from .axes import BATCH, Dims, completed
 
 _Event = tuple[torch.Size, Names]
 Met = tuple[int, torch.Size, Names | None]
-"""What is known of a tensor when it is met: how many shapes were noted before, its own, and what its module says."""
+"""A tensor as it was seen: how many shapes were noted before, its own shape, and the names by its module."""
 
 
 class LayerDims:
-    """Notes, while a model runs, what its modules say of the shapes that they put out.
+    """Notes the shapes of modules' outputs while a model runs, with the names that the modules give to them.
 
     Args:
         model: the model.
@@ -79,7 +80,7 @@ class LayerDims:
         return completed(_merged([tuple(names), *self._leading(shape)], len(shape)))
 
     def _leading(self, shape: torch.Size) -> Iterable[Names]:
-        """Yield what the inputs say of the dimensions in front, if these are of the same sizes (but for the batch)."""
+        """Yield the names of leading dimensions by inputs of the same leading sizes (but for the batch)."""
         for sizes, dims in self._inputs.values():
             front = zip(sizes[:-1], shape[:-1], dims[:-1], strict=False)
             if len(sizes) == len(shape) and all(a == b or dim == BATCH for a, b, dim in front):
@@ -87,7 +88,7 @@ class LayerDims:
 
 
 def _merged(told: Iterable[Names], count: int) -> list[str | None]:
-    """For each dimension the first name that was told."""
+    """Return for each dimension the first name that was told."""
     merged: list[str | None] = [None] * count
     for names in told:
         merged = [name or other if other not in merged else name for name, other in zip(merged, names, strict=True)]

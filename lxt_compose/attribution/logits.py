@@ -1,4 +1,4 @@
-"""Where in a model's output the numbers are that a class is chosen from: one of them for each class."""
+"""The tensor of a model's output that holds one number for each class, and the position that is explained."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..autograd.trees import tensors_in
 from ..torch_internals.traces import is_traced, on_cpu
 
-# Models of transformers whose last position answers for what comes next; other heads with positions answer at each.
+# Models of transformers whose last position predicts the next token; other heads answer at each position.
 _CAUSAL = re.compile(r"CausalLM|(?<!With)LMHeadModel|DoubleHeads|ConditionalGeneration|Seq2SeqLM|ImageTextToText")
 
 
@@ -78,7 +78,7 @@ def per_class(output: Any, model: nn.Module, count: int, mask: Tensor | None, as
 
 
 def _of_masks(model: nn.Module, asked_at: Tensor | None) -> str:
-    """Why there is no default for a masked language model."""
+    """Return why a masked language model has no default target."""
     if asked_at is not None:
         return f" (the samples have {', '.join(map(str, asked_at.sum(1).tolist()))} mask tokens, not one each)"
     known = "MaskedLM" in type(model).__name__

@@ -25,10 +25,10 @@ _BAG = inspect.signature(F.embedding_bag)
 
 
 class Listener(Protocol):
-    """Who is told of look-ups."""
+    """The interface of objects that are told of look-ups."""
 
     def looked_up(self, values: Tensor, origins: Tensor, *, as_numbers: bool) -> Tensor:
-        """Return what takes the place of floating point values that come from an input.
+        """Return the tensor that replaces floating point values that come from an input.
 
         Args:
             values: what was looked up.
@@ -233,7 +233,7 @@ class Following:
     # ---- bags --------------------------------------------------------------------------------------------------------
 
     def _bag(self, call: Callable[..., Any], func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Run ``F.embedding_bag`` on a table of the very rows that it adds, so that each row has relevance."""
+        """Run ``F.embedding_bag`` on a table of exactly the rows that it adds, so that each row has relevance."""
         given = _BAG.bind(*args, **kwargs) if func is F.embedding_bag else None
         if given is None or given.arguments.get("max_norm") is not None:
             self._listener.lost(func)

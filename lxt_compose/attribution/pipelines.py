@@ -1,4 +1,4 @@
-"""Pipelines of transformers: their model, and what their preprocessing makes of a text or an image."""
+"""Pipelines of transformers: their model, and the inputs that their preprocessing makes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Look-ups of integers, noted in one forward pass and done again in another that is written down as a graph.
+"""Look-ups of integers, noted in one forward pass and repeated in another that is traced as a graph.
 
-To follow integers is to compute with the origins of each element, which is done once, on values. What came of it, at
-which calls of which functions values were looked up and where in the inputs each row came from, holds for all inputs
-of the same shape: a graph has the same calls in the same order.
+Following integers is a computation on the origin of each element, which runs once, on values. Its result (which
+function calls looked values up, and where in the inputs each row came from) holds for all inputs of the same shape,
+since a graph has the same calls in the same order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an attribution found: immutable, on the CPU, free of any graph."""
+"""The result of an attribution: immutable, on the CPU, free of any graph."""
 
 from __future__ import annotations
 
@@ -93,9 +93,7 @@ class Attribution(AttributionData):
         return top_units(layers, dims, k, len(self), None if sample is None else self._place(sample))
 
     def trace(self, sample: int = 0) -> tuple[list[str], Tensor]:
-        """Return where the relevance of one sample is in each layer.
-
-        Names and scores [layers, tokens], the input first.
+        """Return the relevance of one sample in each layer: names and scores [layers, tokens], the input first.
 
         Only layers that have as many positions as the input take part.
 

@@ -40,7 +40,7 @@ def values_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
 
 
 def statistics_kept(model: nn.Module) -> AbstractContextManager[None]:
-    """Put back the buffers of modules in train mode: batch norm counts what it sees there."""
+    """Put back the buffers of modules in train mode: batch norm updates its statistics in each pass."""
     return values_kept(
         buffer for module in model.modules() if module.training for buffer in module.buffers(recurse=False)
     )
@@ -162,9 +162,9 @@ class Run:
         return found
 
     def _ask(self, function: Callable[[Any], Tensor], output: Any) -> Tensor:
-        """Return what a target function makes of the output, as a part of the model.
+        """Return the value of a target function of the output, computed as a part of the model.
 
-        The inputs are not blamed of errors.
+        An error of the function is told as its own, not as one of the inputs.
         """
         try:
             value = called(function, output, self.count)
@@ -176,7 +176,7 @@ class Run:
             raise _TargetFailed(error) from error
 
     def _output(self, batch: Inputs, taps: Taps) -> Any:
-        """Return what the model answers, or what the target function makes of it."""
+        """Return the model's output, or the value of the target function of it."""
         self.count = batch.count
         try:
             return taps.call(self.called, batch)

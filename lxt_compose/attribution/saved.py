@@ -71,7 +71,7 @@ def _examples(joint: Joint, tensors: Sequence[Tensor]) -> list[tuple[Tensor, lis
 
 
 def _names(given: Inputs) -> list[str]:
-    """Return what the tensors among the arguments are called."""
+    """Return the names of the tensors among the arguments."""
     known = {id(x): name for name, x in given.all.items()}
     known |= {id(x): name for name, x in given.kwargs.items() if isinstance(x, Tensor)}
     return [known.get(id(x), f"argument{place}") for place, x in enumerate(tensors_of(given, Goals(())))]

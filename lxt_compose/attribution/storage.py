@@ -47,7 +47,7 @@ def save(attribution: AttributionData, path: Path) -> None:
 
 
 def _compact(value: Any) -> Any:
-    """Return the same, with views cut off from memory that is not theirs: it would be written too."""
+    """Return the same tensors; views get memory of their own, since all of the memory behind them would be written."""
     if isinstance(value, torch.Tensor):
         return value.clone() if value.untyped_storage().nbytes() > value.numel() * value.element_size() else value
     if isinstance(value, dict):

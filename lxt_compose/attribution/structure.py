@@ -1,4 +1,4 @@
-"""What a model is called with, whatever its structure: names for the tensors in it, and copies for each pass."""
+"""The arguments of a model, whatever their structure: names for the tensors in them, and copies for each pass."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_arguments(model: nn.Module, inputs: Any) -> Arguments:
 
 
 def distinct(arguments: Arguments) -> Arguments:
-    """Return the same arguments where a tensor that is given twice is two tensors: each has a relevance of its own."""
+    """Return the arguments with a tensor that is given twice as two tensors, so that each has its own relevance."""
     met: set[int] = set()
 
     def another(x: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _tensors(tree: Any, dtype: torch.dtype) -> Any:
-    """Return the same with tensors for arrays of numpy, and plain dictionaries for other mappings."""
+    """Return the arguments with tensors for arrays of numpy, and plain dictionaries for other mappings."""
     if _is_array(tree):
         found = torch.as_tensor(tree)
         return found.to(dtype) if found.is_floating_point() else found
@@ -86,7 +86,7 @@ def _takes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> b
 
 
 def names_of_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return what the arguments hold, by names: ``x``, ``xs[0]``, ``batch.input_ids``.
+    """Return the contents of the arguments by names: ``x``, ``xs[0]``, ``batch.input_ids``.
 
     Of a model that takes one dictionary, the names are those in it.
     """

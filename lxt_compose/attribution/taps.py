@@ -1,4 +1,4 @@
-"""How what a model is given becomes carriers: floating point inputs as they are, integers where they are looked up."""
+"""How inputs become carriers: floating point inputs as they are, integers where values are looked up by them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An attribution to look at: as a picture, in a notebook, as a table."""
+"""Views of an attribution: as a picture, in a notebook, as a table."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _slices(
     found: AttributionData, name: str, scores: Tensor, dims: Dims, samples: Sequence[int], titles: list[str],
     options: dict[str, Any],
 ) -> Any:  # fmt: skip
-    """Return a row of frames or slices for each sample, all of one scale; of many so many that are evenly apart."""
+    """Return a row of frames or slices for each sample, on one scale; of many, some that are evenly spaced."""
     from .. import heatmap
 
     count = scores.shape[1]
@@ -144,7 +144,7 @@ def _texts(
     found: AttributionData, name: str, scores: Tensor, dims: Dims, samples: Sequence[int], tokens: Any, *, alone: bool,
     **options: Any,
 ) -> Any:  # fmt: skip
-    """Texts of token ids, embeddings and sequences; one for each choice if there are several."""
+    """Return texts of token ids, embeddings and sequences; one for each choice if there are several."""
     from .. import heatmap
 
     is_tokenizer = hasattr(tokens, "convert_ids_to_tokens")
@@ -215,7 +215,7 @@ def repr_of(found: AttributionData) -> str:
 
 
 def _few(values: list[Any]) -> str:
-    """Some values to look at: all of them if they are few."""
+    """Return some values to print: all of them if they are few."""
     more = f", ... {len(values)} in all" if len(values) > _FEW else ""
     return ", ".join(str(value) for value in values[:_FEW]) + more
 
@@ -269,7 +269,7 @@ def dataframe(found: AttributionData, tokens: Any) -> DataFrame:
 
 
 def _column(dims: Dims, place: int) -> str:
-    """Return what the column of a dimension is called: the second of one name has a number."""
+    """Return the name of a dimension's column; a second one of the same name gets a number."""
     name = _COLUMNS.get(dims[place], dims[place])
     before = dims[:place].count(dims[place])
     return f"{name}{before + 1}" if before else name

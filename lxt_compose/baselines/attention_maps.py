@@ -129,7 +129,7 @@ def _share_an_input(leaves: Values, maps: list[Tensor]) -> bool:
 
 
 def _kept(values: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Off the device, and in no less than 32 bits: what is to come is a product over layers."""
+    """Return a tensor on the CPU, in at least 32 bits: a product over layers follows."""
     return values.reshape(shape).cpu().to(torch.promote_types(values.dtype, torch.float32))
 
 

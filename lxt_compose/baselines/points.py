@@ -1,4 +1,4 @@
-"""Gradients of the explained number at points of one's choice: at the input, beside it, or on the way to it."""
+"""Gradients of the explained number at given points: at the input, beside it, or on the way to it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Points(Probe):
     """A :class:`Probe` of all inputs at once that gives gradients too."""
 
     def gradients(self, place: Place) -> list[tuple[Values, Values]]:
-        """Points and the gradients there, for each batch, on the CPU."""
+        """Yield points and the gradients there, for each batch, on the CPU."""
         found = []
         for _, leaves, outputs, seeds in self.passes(place):
             slots = torch.autograd.grad(outputs, list(leaves.values()), seeds, allow_unused=True) if leaves else ()
@@ -56,10 +56,7 @@ class Points(Probe):
         return [{key: leaf.detach().cpu() for key, leaf in leaves.items()} for _, leaves, _, _ in passes]
 
     def scores(self, batches: Sequence[Values]) -> Scores:
-        """Return what each input got, summed over features.
-
-        One tensor, or if there are several inputs, one for each name.
-        """
+        """Return the score of each input, summed over features: one tensor, or one for each name of several inputs."""
         found: dict[str, Tensor] = {}
         for name in dict.fromkeys(name for values in batches for name, _ in values):
             dims = self.dims_of(name)
@@ -85,7 +82,7 @@ class Points(Probe):
     def passes(
         self, place: Place, around: Callable[[], AbstractContextManager[Any]] = nullcontext
     ) -> Iterator[tuple[Inputs, Values, list[Tensor], list[Tensor]]]:
-        """For each batch: what was given, the points as leaves, the outputs that are explained, and their gradients.
+        """Yield for each batch the inputs, the points as leaves, the explained outputs, and their gradients.
 
         Args:
             place: where the model is run.

@@ -37,7 +37,7 @@ def captum_lrp(model: nn.Module, composite: str | Composite = "attnlrp") -> Any:
 
 @lru_cache
 def _class() -> type:
-    """Return the class, which cannot be there before Captum is."""
+    """Return the class, which needs Captum's base class and so is made when Captum is imported."""
     try:
         from captum.attr import Attribution
         from captum.log import log_usage

@@ -1,4 +1,4 @@
-"""Relevance as SHAP's plots take it."""
+"""Relevance as the explanation object that SHAP's plots take."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ class DemoError(RuntimeError):
 
 
 def require_packages() -> None:
-    """Raise `DemoError` if a package of the `demo` extra is not installed: now, and not after the training."""
+    """Raise `DemoError` if a package of the `demo` extra is not installed, before the training starts."""
     for module, package in (("sklearn", "scikit-learn"), ("matplotlib", "matplotlib"), ("tqdm", "tqdm")):
         try:
             import_module(module)
@@ -51,7 +51,7 @@ def shifted(images: Tensor, generator: torch.Generator) -> Tensor:
     """Return the images [n, 1, 8, 8], half of them moved by up to one pixel up or down and left or right."""
     rows, columns = images.shape[-2:]
     padded = torch.nn.functional.pad(images, (1, 1, 1, 1))
-    stays = torch.rand(len(images), 1, generator=generator) < 0.5  # the test scans are all centerd
+    stays = torch.rand(len(images), 1, generator=generator) < 0.5  # the test scans are all centered
     down, right = torch.randint(0, 3, (2, len(images), 1), generator=generator).masked_fill(stays, 1)
     at_row = (down + torch.arange(rows))[:, :, None]
     at_column = (right + torch.arange(columns))[:, None, :]

@@ -1,4 +1,4 @@
-"""How the two networks are explained, and what is measured on the way."""
+"""The explanation of the two networks, and what is measured of it."""
 
 from dataclasses import dataclass
 

@@ -65,7 +65,7 @@ def _colors(picture: Tensor, is_relevance: bool) -> dict[str, Any]:
 
 
 def _color_bar(figure: "Figure", place: tuple[float, float, float, float]) -> None:
-    """Say below the pictures what the colors mean."""
+    """Draw a bar below the pictures that shows what the colors mean."""
     from matplotlib.cm import ScalarMappable
 
     axes = figure.add_axes(place)

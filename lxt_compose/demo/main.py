@@ -1,4 +1,4 @@
-"""What the demo does: train on digits, explain, check the sums, draw; and explain two networks that come trained."""
+"""The demo: train on digits, explain, check the sums, draw; and explain two networks that come trained."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,7 +127,7 @@ def _rows(images: Tensor, found: dict[str, Explained]) -> list[Row]:
 
 
 def _headings(labels: Tensor, found: dict[str, Explained]) -> list[str]:
-    """Say what each scan is, and what the networks take it for."""
+    """Return for each scan its label and the prediction of the networks."""
     return [
         f"a {labels[index]}\n" + ", ".join(f"{name}: {one.predicted[index]}" for name, one in found.items())
         for index in range(SHOWN)
@@ -140,7 +140,7 @@ def _about(digits: Digits) -> str:
 
 
 def _describe(name: str, right: float, composite: Composite, one: Explained) -> str:
-    """Write down accuracy, coverage and sums of one network."""
+    """Return accuracy, coverage and sums of one network as text."""
     missing, shares = one.missing(), one.shares()
     shown, measured = missing[:SHOWN], missing[SHOWN:]
     ends = ", ".join(f"{place} {share:.0%}" for place, share in shares.items())

@@ -1,4 +1,4 @@
-"""Two small networks written as anyone would write them: nothing in them knows about relevance."""
+"""Two small networks in plain PyTorch: nothing in them refers to relevance."""
 
 import torch
 from torch import Tensor, nn

@@ -132,7 +132,7 @@ def class_name(index: int) -> str:
 
 
 def describe(photographs: list[Photograph], found: ExplainedPhotographs) -> str:
-    """Write down what the CNN sees, and what was covered."""
+    """Return the predictions of the CNN and the coverage as text."""
     lines = [
         "EfficientNet-Lite0, trained on ImageNet; batch norms are merged into their convolutions, so most of a logit",
         "belongs to biases: the pictures show how what is left is spread over the pixels",

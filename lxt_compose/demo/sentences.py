@@ -68,7 +68,7 @@ def picture_of(pairs: list[ExplainedPair]) -> TextHeatmap:
 
 
 def describe(pairs: list[ExplainedPair]) -> str:
-    """Write down how similar the sentences are, by which words most, and where the rest went."""
+    """Return as text how similar the sentences are, by which words most, and where the rest went."""
     lines = ["all-MiniLM-L6-v2: how similar are two sentences (cosine, from -1 to 1), and by which words?"]
     for pair in pairs:
         lines.append(f"  {pair.similarity:.2f}: " + " | ".join(map(_strongest, pair.tokens, pair.results)))

@@ -1,4 +1,4 @@
-"""Training with a fixed seed, done once: what was learned is kept in a cache on disk."""
+"""Training with a fixed seed, done once: the weights are kept in a cache on disk."""
 
 import hashlib
 import os
@@ -68,7 +68,7 @@ def trained(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute in one thread: layers this small keep several threads busy with waiting for each other."""
+    """Compute in one thread: the threads of layers this small mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,9 +1,9 @@
-"""Activation modules: a module that turns out to be one elementwise function of its input is one unit, under Identity.
+"""Activation modules: a module that computes one elementwise function of its input is one unit, under Identity.
 
-What such a module computes may be written out (``0.5 * x * (1 + tanh(...))``), and the default rules of its steps
-would not add up to the identity rule. It is recognized while it runs, by what it does and not by its name: a module
-without weights, with one input that carries relevance, all of whose steps are elementwise, with numbers as constants.
-Steps that run in modules inside of it are steps of it; a module inside of it that is a unit itself is one step.
+Such a module may write its function out (``0.5 * x * (1 + tanh(...))``), and the default rules of its steps would not
+add up to the identity rule. It is recognized while it runs, by its operations and not by its name: a module without
+weights, with one input that carries relevance, all of whose steps are elementwise, with numbers as constants. Steps
+that run in modules inside of it are steps of it; a module inside of it that is a unit itself is one step.
 """
 
 from __future__ import annotations
@@ -105,15 +105,15 @@ class Unit:
         return mine and output.is_floating_point() and self.x._version == self._version
 
     def leave(self, formulation: str, where: str, module: nn.Module, output: Tensor) -> Tensor:
-        """Return the output with the identity rule as its only way back to the input."""
+        """Return the output, whose only path back to the input is the identity rule."""
         call = Call(formulation, where, (self.x,), {}, module=module, carriers=[self.x], values=[self.x])
         return RULE.leave(call, [output])[0]
 
     def end(self, output: Any, unit_of: Site | None) -> None:
-        """Make what ran here a part of the unit around, if there is one.
+        """Add what ran here to the unit around, if there is one.
 
         Args:
-            output: what the module hands on.
+            output: the output of the module.
             unit_of: the module, if it turned out to be a unit: then it is one step, else each of its steps is.
         """
         around = self.around

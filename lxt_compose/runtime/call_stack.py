@@ -1,4 +1,4 @@
-"""The modules that are running in each thread, innermost last, and what each operation inside them has to know."""
+"""The modules that are running in each thread, innermost last, with the context that operations inside them need."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class Frame:
 
 
 class CallStack(threading.local):
-    """Per thread: the modules that are running, and what was met since the outermost began."""
+    """Per thread: the modules that are running, and the state since the outermost began."""
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []
@@ -160,19 +160,19 @@ class CallStack(threading.local):
         self.seen: Seen | None = None
         """The operation that an observer watches now."""
         self.chains: list[Chain] = []
-        """Those that keep a tensor alive until the outermost module ends."""
+        """Chains that keep a tensor alive until the outermost module ends."""
         self.conditions = Conditions()
         """Comparisons that functions of one tensor may choose by."""
         self.start()
 
     def innermost(self) -> Frame | None:
-        """Return the innermost module that is running; those that an interrupt ended, past all hooks, are dropped."""
+        """Return the innermost running module; those that an interrupt ended without their hooks are dropped."""
         while self.frames and not is_on_stack(self.frames[-1].python):
             self.frames.pop()
         return self.frames[-1] if self.frames else None
 
     def start(self) -> None:
-        """Forget what was met; called when an outermost module begins."""
+        """Reset the state of a forward pass; called when an outermost module begins."""
         self.constants.clear()
         self.conditions.clear()
         for chain in self.chains:

@@ -1,9 +1,9 @@
 """Activation checkpoints of functions: what is recomputed during backward runs again in the module it ran in.
 
-A checkpointed *module* brings the rules in by itself when it is recomputed. A checkpointed function does not: a block
-that checkpoints its own forward, say, whose residual additions would be recomputed without any rule. So when something
-runs in a checkpoint that began in the code of a module, the function that will be recomputed is exchanged, in that one
-checkpoint, for one that enters the module again first. Neither the model nor torch is changed.
+A checkpointed *module* runs its hooks again when it is recomputed, and so its rules. A checkpointed function does not:
+a block that checkpoints its own forward, say, whose residual additions would be recomputed without any rule. So when
+something runs in a checkpoint that began in the code of a module, the function that will be recomputed is exchanged, in
+that one checkpoint, for one that enters the module again first. Neither the model nor torch is changed.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class Recomputed:
 
 
 def rejoin(session: Reentered, frame: Frame) -> bool:
-    """See to it that the checkpoint in which the code of a running module is now will be recomputed in that module.
+    """Have the checkpoint around the code of a running module recompute in that module.
 
     Returns:
-        Whether there is none, or it will be. What cannot be reached is for the caller to report.
+        Whether there is none, or it will. The caller reports a checkpoint that cannot be reached.
     """
     hook = checkpoint_hook()
     if hook not in (None, frame.checkpoint):

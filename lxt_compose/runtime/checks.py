@@ -1,4 +1,4 @@
-"""What a model must be for a composite to work on it."""
+"""Requirements of a model for a composite to work on it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .module_hooks import is_our_hook
 
 
 def check_model(model: nn.Module) -> None:
-    """Raise if a composite cannot work on this model, or is there already."""
+    """Raise if a composite cannot work on this model, or one is on it already."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"register() takes a torch.nn.Module, got {model!r} of type {type(model).__name__}")
     for name, module in model.named_modules():

@@ -1,4 +1,4 @@
-"""Functions of one variable, known by their values at some points: how those of a chain of operations are found."""
+"""Functions of one variable, represented by their values at some points: the functions that chains compute."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TINY = 1e-15
 _NEAR = (0.0, _STEP / 100, _STEP, 2 * _STEP)
 _FAR = (1e60, 1e30, 200.0, 100.0, 40.0, 3.0, 1.0)
 POINTS: Values = (*_NEAR, *(-x for x in _FAR), *reversed(_FAR))
-"""Where a function is known."""
+"""The points at which functions are evaluated."""
 _ONE = POINTS.index(1.0)
 
 
@@ -57,7 +57,7 @@ def is_finite(values: Values) -> bool:
 
 
 def inputs_of(curve: Values) -> Values:
-    """Return the values far below 0, at 0, and far above, as :func:`~lxt_compose.autograd.marks.gate_of` takes them."""
+    """Return the values far below 0, at 0, and far above, for :func:`~lxt_compose.autograd.marks.gate_of`."""
     far = len(_NEAR)
     for first in (far, far + 2):  # at the furthest points exponential functions overflow
         ends = curve[first], curve[first + 1], curve[0], curve[far - 2 - first], curve[far - 1 - first]

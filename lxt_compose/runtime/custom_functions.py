@@ -1,4 +1,4 @@
-"""Autograd functions that are registered or are keys: function modes see their calls while a composite is there."""
+"""Autograd functions that are registered or are keys: function modes see their calls while a composite is active."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Applied:
         return self._apply(*args, **kwargs)
 
     def show(self) -> None:
-        """Put the function that modes see in the place of ``apply``."""
+        """Replace ``apply`` by the function that modes see."""
         self.autograd_function.apply = classmethod(partial(_apply, self))
 
     def restore(self) -> None:
@@ -50,7 +50,7 @@ _LOCK = threading.Lock()
 
 @contextmanager
 def seen_by_modes(function: type[Function]) -> Iterator[None]:
-    """Have function modes see ``function.apply(...)``, which torch does not show them."""
+    """Have function modes see ``function.apply(...)``, which torch hides from them."""
     with _LOCK:
         applied = _APPLIED.setdefault(function, Applied(function))
         applied.users += 1

@@ -1,7 +1,7 @@
 """Kernels that are several operations, written out by functions that each have a family of their own.
 
-The values that a model goes on with are the kernel's; the way back is that of what stands here. The arguments are
-those that torch calls the kernel with. An entry in `_KERNELS` takes apart one more kernel.
+The model goes on with the kernel's values, and relevance takes the graph of the functions here. The arguments are those
+that torch calls the kernel with. An entry in `_KERNELS` takes apart one more kernel.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..ops import op_of
 from . import formulas
 
 State = tuple[Tensor, ...]
-"""What a recurrent net hands from one position to the next: h [samples, hidden], for an LSTM c too."""
+"""The state of a recurrent net between two positions: h [samples, hidden], for an LSTM c too."""
 Step = Callable[[Tensor, State, Sequence[Tensor]], State]
 """One position of one layer: x [samples, features], the state before it, the layer's weights -> the state after it."""
 
@@ -41,7 +41,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
 def _with_mean(
     spread: Callable[..., Tensor], input: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **kwargs: Any
 ) -> tuple[Tensor, Tensor]:
-    """Return a measure of spread, and the mean."""
+    """Return the variance or the standard deviation, and the mean."""
     dim = kwargs.pop("axis", dim)
     if len(args) > 1:  # unbiased, keepdim
         args, keepdim = args[:1], args[1]
@@ -209,7 +209,7 @@ def _by_operation() -> dict[str, Callable[..., Any]]:
 
 
 STEPS = _by_operation()
-"""What the operations of the composed family are made of."""
+"""The functions that the operations of the composed family are taken apart into."""
 
 
 def attention_body() -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""What elementwise functions do to histories, evaluated where their other arguments are numbers."""
+"""The histories of results of elementwise functions, evaluated where their other arguments are numbers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Effect = Callable[[Step], History]
 
 
 def given(step: Step, places: Collection[int | str]) -> list[Any]:
-    """Return what a call is given in these places, or under these names."""
+    """Return the arguments of a call at these positions, or of these names."""
     return [value for place, value in (*enumerate(step.args), *step.kwargs.items()) if place in places]
 
 
@@ -44,13 +44,13 @@ def agreed(known: Sequence[History]) -> float:
 
 
 def joined(known: Sequence[History]) -> History:
-    """Return what is known of what several carriers are parts of, perhaps with constants."""
+    """Return the history of several carriers joined, perhaps with constants."""
     least, degree = min(known), agreed(known)
     return least._replace(degree=degree) if least.gate >= Gate.BOUNDED else signal(degree)
 
 
 def summed(step: Step) -> History:
-    """Of a sum."""
+    """Return the history of a sum."""
     return signal(agreed(step.known))
 
 
@@ -59,7 +59,7 @@ def _values(step: Step, before: Values) -> Values | None:
 
 
 def multiplied(step: Step) -> History:
-    """Of a product."""
+    """Return the history of a product."""
     if len(step.known) == 1:
         return scaled(step)
     least = min(step.known).gate
@@ -69,20 +69,20 @@ def multiplied(step: Step) -> History:
 
 
 def scaled(step: Step) -> History:
-    """Of a product with a constant; a tensor leaves the values as they are."""
+    """Return the history of a product with a constant; a tensor leaves the values as they are."""
     known = step.known[0]
     values = _values(step, known.values)
     return known if values is None or values == known.values else known._replace(values=values)
 
 
 def divided(step: Step) -> History:
-    """Return the dividend scaled; where only the divisor is a carrier, a function of it."""
+    """Return the history of a quotient: the dividend, scaled; or a function of the divisor alone."""
     inverse = any(step.carriers[0] is value for value in given(step, step.op.held))
     return applied(step) if inverse else scaled(step)
 
 
 def added(step: Step) -> History:
-    """Of a sum or difference of two; a number may shift what is no gate to where it is one (``1 + tanh(x)``)."""
+    """Return the history of a sum or difference of two; a number may make a gate (``1 + tanh(x)``)."""
     if len(step.known) > 1:
         return summed(step)
     if any(isinstance(value, Tensor) and value is not step.carriers[0] for value in step.args):

@@ -1,4 +1,4 @@
-"""One operation under one rule: what is done before it runs and after it, for modules and functions alike."""
+"""One operation under one rule: the steps before and after it runs, for modules and functions alike."""
 
 from typing import Any
 
@@ -14,20 +14,18 @@ from ..torch_internals import storage_of
 
 
 def enter(rule: Rule, call: Call, constants: Constants) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments that the operation is to be run with.
-
-    Carriers are exchanged for what the rule makes of them.
+    """Return the arguments for the operation: carriers are exchanged for the results of the rule.
 
     Args:
         rule: the rule.
         call: the call.
-        constants: where is kept what is known of tensors that the rule makes constants of.
+        constants: keeps what is known of tensors that the rule makes constants of.
     """
     known = call.known if call.op is None else ()  # before anything is changed
     call.values = list(call.carriers)
     call.versions = [x._version for x in call.carriers]
     call.inputs = [rule.enter(call, place) for place in range(len(call.carriers))]
-    if call.module is not None:  # which may change in place what it got twice
+    if call.module is not None:  # a module may change in place a tensor that it was given twice
         first = {id(x): given for x, given in reversed(list(zip(call.carriers, call.inputs, strict=True)))}
         call.inputs = [first[id(x)] for x in call.carriers]
     for x, given, history in zip(call.carriers, call.inputs, known, strict=False):
@@ -117,11 +115,11 @@ def _written(call: Call) -> tuple[list[tuple[Tensor, Tensor]], set[int]]:
             found[id(tensor)] = tensor, tensor
         else:
             constants.add(id(tensor))
-    # What a rule saves must not be the tensor itself, which is to come from what saved it: a circle.
+    # A rule must not save the tensor itself, whose graph leads to the node that saves: a reference cycle.
     return [(x, _double(x) if result is x else result) for x, result in found.values()], constants
 
 
 def _double(x: Tensor) -> Tensor:
-    """Return another tensor with the memory and the history of x."""
+    """Return another tensor with the memory and the graph of x."""
     double: Tensor = Share.apply(x, 1.0) if x.requires_grad else x.detach()
     return double

@@ -21,7 +21,7 @@ _BATCH_FIRST = 8  # the last argument of a recurrent net, for a batch that is no
 
 
 class Frozen:
-    """What would require grad if the parameters were not frozen: they, and what was computed from them alone."""
+    """Tensors that would require grad if the parameters were not frozen: these, and results of these alone."""
 
     def __init__(self) -> None:
         self._parameters: dict[int, Tensor] = {}
@@ -63,7 +63,7 @@ def _was_trained(weight: Any, frozen: Frozen) -> bool:
 
 
 def _twice(function: Callable[..., Any], frozen: Frozen, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return the values of a run with weights that require grad, with the way back of one with frozen weights."""
+    """Return the values of a run with weights that require grad, with the graph of one with frozen weights."""
 
     def trained(value: Any) -> Any:
         return value.detach().requires_grad_() if _was_trained(value, frozen) else value
@@ -73,10 +73,7 @@ def _twice(function: Callable[..., Any], frozen: Frozen, args: tuple[Any, ...], 
 
 
 def _is_scattered(x: Any) -> bool:
-    """Return whether this is a batch of matrices that is not contiguous.
-
-    What is contiguous makes one product anyway.
-    """
+    """Return whether this is a batch of matrices that is not contiguous; a contiguous one makes one product anyway."""
     return isinstance(x, Tensor) and x.dim() >= 3 and not x.is_contiguous()
 
 
@@ -99,10 +96,7 @@ def _linear(
 
 
 def _quantized(function: Callable[..., Any], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the values of a kernel for quantized weights.
-
-    Where it has no backward, with that of the dequantized weight.
-    """
+    """Return the values of a kernel for quantized weights, with the graph of the dequantized weight if it has none."""
     output: Tensor = function(input, weight, bias)
     if output.requires_grad or not input.requires_grad:
         return output
@@ -128,7 +122,7 @@ def _masked(function: Callable[..., Any], mask: Argument, frozen: Frozen, *args:
 
 
 def _recurrent(function: Callable[..., Any], frozen: Frozen, *args: Any, **kwargs: Any) -> Any:
-    """Return the kernel makes its products itself, so their values come from a run with weights that require grad."""
+    """Return the kernel with values of a run with weights that require grad: it makes its products itself."""
     output = function(*args, **kwargs)
     if len(args) <= _BATCH_FIRST or not _was_trained(args[2][0], frozen):
         return output

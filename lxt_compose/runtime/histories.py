@@ -1,13 +1,13 @@
-"""What an operation does to what is known of a tensor's history: see :mod:`lxt_compose.autograd.marks`.
+"""The histories of operations' results; see :mod:`lxt_compose.autograd.marks`.
 
-Movements and scaling keep how much of a gate a tensor is. What picks by value, puts other values in, shifts or averages
-keeps it from bounded gates on: of an activation at large it makes a signal (a hidden layer). A product of gates is a
-gate, and so are bounded gates that are joined; of several, the least counts. A sum of several carriers is a signal.
+Movements and scaling keep how much of a gate a tensor is. Operations that pick by value, put other values in, shift or
+average keep it for bounded gates only: of other activations they make a signal (a hidden layer). A product of gates is
+a gate, and so are bounded gates that are joined; of several, the least counts. A sum of several carriers is a signal.
 
 Degrees add up in products, of the factors that take part: one that a rule stops (a gate) has none. They start anew at 1
 where parameters of the model come in (layers, norms with weights), behind a softmax, and in a sum of carriers that have
-different ones. What is linear in one carrier keeps its degree, and so do activations: equal functions would else get
-unequal relevance, as in ``x.sum(1)`` and ``x @ ones``, or in ``silu(x)`` and ``x * sigmoid(x)``.
+different ones. An operation that is linear in one carrier keeps its degree, and so do activations: equal functions
+would else get unequal relevance, as in ``x.sum(1)`` and ``x @ ones``, or in ``silu(x)`` and ``x * sigmoid(x)``.
 
 An elementwise function is known by the values that it has far below 0, at 0 and far above. Those of one function after
 another are evaluated: ``relu6(x + 3) / 6`` and ``(tanh(x / 2) + 1) / 2`` open and close as a sigmoid does.
@@ -40,7 +40,7 @@ from .elementwise_histories import (
 
 
 def effect_of(op: Op | None) -> Effect | None:
-    """Return what an operation does to histories; None where its output is a signal of degree 1 whatever goes in."""
+    """Return the function from histories of carriers to that of the output; None if that is a plain signal."""
     if op is None:
         return None
     if op.traits.element_sum is not None:
@@ -117,10 +117,7 @@ def after(
 
 
 def _by_tensor(args: Sequence[Any]) -> bool:
-    """Return whether a constant tensor scales or shifts a carrier.
-
-    What that does to each element is not looked into.
-    """
+    """Return whether a constant tensor scales or shifts a carrier; its effect on each element is not looked into."""
     return len(args) == 2 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor)
 
 
@@ -209,7 +206,7 @@ def _attended(step: Step) -> History:
 
 
 def _reduced(step: Step) -> History:
-    """Elements of one tensor: multiplied, or as an argument says."""
+    """Return the history of elements of one tensor that are multiplied, or reduced as an argument says."""
     form = step.op.traits.element_sum
     known, x = joined(step.known), step.carriers[0]
     if step.op.family_of_call(step.args, step.kwargs) is not Family.PRODUCT:

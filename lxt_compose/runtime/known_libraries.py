@@ -1,6 +1,6 @@
-"""What is known of the operations of other libraries: quantized layers, sharding, adapters.
+"""Operations of other libraries: quantized layers, sharding, adapters.
 
-By dotted names, so none of the libraries is imported here.
+They are registered by dotted names, so none of the libraries is imported here.
 """
 
 from __future__ import annotations
@@ -43,10 +43,7 @@ def _four_bits(x: Tensor, packed: Tensor, out: Any = None, bias: Tensor | None =
 
 
 def _eight_bits(x: Tensor, weight: Tensor, out: Any = None, bias: Tensor | None = None, state: Any = None) -> Tensor:
-    """Return ``bitsandbytes.autograd._functions.MatMul8bitLt``, with its weight dequantized.
-
-    Int8 times a scale per row.
-    """
+    """Return ``bitsandbytes.autograd._functions.MatMul8bitLt``, its int8 weight times a scale per row."""
     if state is None or state.CB is None:
         return F.linear(x, weight.to(x.dtype), bias)
     return F.linear(x, state.CB.to(x.dtype) * (state.SCB / 127).unsqueeze(1).to(x.dtype), bias)

@@ -27,7 +27,7 @@ class Step:
         def held(at: Place, value: Any) -> Any:
             if at == place or not isinstance(value, Tensor):
                 return None if at == place else value
-            # What is written into is no longer what it was; the linear part starts from zeros.
+            # The values that are written over do not count: the linear part starts from zeros.
             return torch.zeros_like(value) if writes and at == 0 else value.detach()
 
         self.args = tuple(held(at, value) for at, value in enumerate(args))
@@ -135,7 +135,7 @@ class Total:
 
 
 def _numbers(like: Tensor, step: int, size: int) -> Tensor:
-    """Return numbers between 0 and 1 that do not repeat themselves soon."""
+    """Return numbers between 0 and 1 without a short period."""
     dtype = like.dtype if like.dtype is torch.float64 else torch.float32
     places = torch.arange(like.numel(), device=like.device)
     return ((places * step) % size).to(dtype).div_(size).view(like.shape)

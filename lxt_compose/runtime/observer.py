@@ -1,4 +1,4 @@
-"""What watches a registered model at work: the opening that the ledger and the conservation check look through.
+"""Observers of a registered model: the interface by which the ledger and the conservation check see operations.
 
 An observer sees each operation with its carriers before it runs and with its output afterwards. It changes nothing: it
 wraps no tensor and adds no node to the autograd graph, but may hang hooks on the nodes that are there.
@@ -52,7 +52,7 @@ class Following(Protocol):
 
 
 class Watched(Protocol):
-    """What is known of the thread that is watched."""
+    """The state of the thread that is observed."""
 
     seen: Seen | None
 

@@ -37,7 +37,7 @@ NO_BACKWARD = "its kernel has no backward, so relevance ends there"
 
 
 def before_change(session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Have everything that saved what is about to be changed in place keep a copy."""
+    """Have all nodes that saved a tensor which is about to be changed in place keep a copy."""
     for tensor in written(args, kwargs):
         rescue(tensor)
         for frame in session.stack.frames:
@@ -93,7 +93,7 @@ def run(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
 
 
 def record(session: Session, frame: Frame, made: Decision, rule: Rule | None = None) -> None:
-    """Count an operation that runs, in the one place where that is done, and tell who watches."""
+    """Count an operation that runs, in the one place where that is done, and tell the observer."""
     if session.stack.seen is not None:
         session.stack.seen.told(rule or made.rule, made.status)
     count = made.count
@@ -107,7 +107,7 @@ def record(session: Session, frame: Frame, made: Decision, rule: Rule | None = N
 
 
 def run_as_it_is(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
-    """Run an operation whose own gradient is what is wanted; name it if it has none after all."""
+    """Run an operation whose own gradient is wanted; report it as uncovered if it turns out to have none."""
     output = made.info.run(*call.args, **call.kwargs)
     if is_cut(output):
         note_cut(session, frame, made, call.args)
@@ -250,7 +250,7 @@ def _run_replaced(made: Decision, call: OpCall) -> Any:
 
 
 def _run_steps(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
-    """Run a kernel that is several operations, and give its values the backward of those, each under its rule."""
+    """Run a kernel that is several operations, and give its values the graph of those, each under its rule."""
     info, args, kwargs = made.info, call.args, call.kwargs
     assert info.steps is not None
     target = next(written(args, kwargs)) if may_change(info, kwargs) and mutates(info.function, args, kwargs) else None
@@ -280,7 +280,7 @@ def _run_steps(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
 
 
 def run_body(session: Session, frame: Frame, body: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Run what an operation is made of under the mode, as a part of the module that called the operation."""
+    """Run the operations that an operation is made of under the mode, as a part of the module that called it."""
     session.stack.frames.append(frame)
     try:
         with session.mode:

@@ -1,4 +1,4 @@
-"""What a composite says, and what is known of each function whatever it is called with."""
+"""The policy of a registration: what its composite says, and what is known of each function in all of its calls."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class FunctionInfo:
 
 
 class Where(Protocol):
-    """What a decision needs to know of the place: see :class:`~lxt_compose.runtime.call_stack.Context`."""
+    """The place of a call, as far as a decision needs it: see :class:`~lxt_compose.runtime.call_stack.Context`."""
 
     path: str
     scope: Rule | None
@@ -228,7 +228,7 @@ class Policy:
         return traits.softmax_part is not None or (scales and self.formulation != GRADIENT)  # after a shift
 
     def default(self, info: FunctionInfo, call: OpCall, where: Where) -> Rule | None:
-        """Return the rule of a call that no key and no rule around decides."""
+        """Return the default rule of a call, where neither a key nor a rule around decides."""
         assert info.op is not None
         if info.varies:
             return self.said_by_arguments(info, call.args, call.kwargs, where)[1]
@@ -238,7 +238,7 @@ class Policy:
     def said_by_arguments(
         self, info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any], where: Where
     ) -> tuple[Family, Rule | None]:
-        """Return the family and the default rule of a call, of a function where arguments decide about these."""
+        """Return the family and the default rule of a call, for a function whose arguments decide about these."""
         assert info.op is not None
         table = self._table(where)
         rule = None if table is None else rule_of_call(info.op, table, args, kwargs, where.module)

@@ -1,4 +1,4 @@
-"""What is noted of a softmax that a model writes itself: its exponents, and what is made of their powers."""
+"""Notes of a softmax that a model writes itself: its exponents, and steps from their powers on."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Shifted:
 
 
 class Exponents:
-    """What a number was raised to the power of: the way back to it, and its values times the logarithm of the base."""
+    """The exponents of a power: their graph, and their values times the logarithm of the base."""
 
     __slots__ = ("_carriers", "_value", "edge", "rate", "shifted", "way")
 
@@ -78,7 +78,7 @@ class Exponents:
         return self.edge == other.edge or (mine.shape == others.shape and torch.equal(mine, others))
 
     def carrier(self, gradient: bool) -> Tensor:
-        """Return the scores with their way back; the same tensor each time, so that a ledger knows it again."""
+        """Return the scores with their graph; the same tensor each time, so that a ledger recognizes it."""
         scaled = gradient and self.rate != 1
         if scaled not in self._carriers:
             self._carriers[scaled] = graft(self.value, Share.apply(self.way, self.rate) if scaled else self.way)
@@ -141,7 +141,7 @@ def _is_constant(x: Tensor, z: Tensor, total: Sums) -> bool:
 
 
 class Powers:
-    """What is linear in the powers of a number: steps after them; `inverse` if it is one over that.
+    """A result that is linear in powers of a number: the steps after them; `inverse` if it is one over that.
 
     `shifted` is the same as what something was added to or subtracted from: it may be the scores of another softmax.
     """
@@ -258,8 +258,8 @@ class Notes:
             return
         if output.requires_grad:
             what = what(output) if callable(what) else what
-            self._of_carriers.setdefault(origin_of(output), what)  # what moves nothing may give its very input
-        elif isinstance(what, LogSum) or (isinstance(what, Powers) and what.inverse):  # which may be held constant
+            self._of_carriers.setdefault(origin_of(output), what)  # some operations return their input
+        elif isinstance(what, LogSum) or (isinstance(what, Powers) and what.inverse):  # a division may hold it constant
             self._of_constants[id(output), output._version] = output, what
         self.active |= isinstance(what, (Powers, LogSum))
 

@@ -1,4 +1,4 @@
-"""Registration: a composite that is on a model now; how it gets there, and how it leaves without a trace."""
+"""Registration: a composite on a model, how it is put there and how it is removed without a trace."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Registration:
         _check_rules(entries, bindings.values(), formulation)
         self.model, self.formulation, self.entries = model, formulation, entries
         self.composite: Any = None
-        """What it was made by."""
+        """The composite that made it."""
         self.session = session = Session(model, entries, formulation, defaults, strict=strict)
         session.mode = FunctionMode(session)
         session.programs = session.programs if programs is None else programs
@@ -134,7 +134,7 @@ class Registration:
 
     @contextmanager
     def ledger(self) -> Iterator[Ledger]:
-        """Keep the books of the forward passes in this context: where does the relevance of the output go?
+        """Keep a ledger of the forward passes in this context: where does the relevance of the output go?
 
         The ledger is read after the backward pass, which may come after the context: the books are kept on the autograd
         graph. Values and relevance are the same as without.

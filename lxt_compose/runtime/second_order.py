@@ -138,7 +138,7 @@ def _relevance(made: Pass, place: int, slot: Tensor) -> Slots:
 
 
 def _check_leaves(made: Pass, node: Any) -> None:
-    """Raise if relevance has a way to a leaf that is none of the arguments, which it would not reach.
+    """Raise if relevance has a path to a leaf that is no argument, for which there would be no derivative.
 
     Raises:
         RegistrationError: there is one.

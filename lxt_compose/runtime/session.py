@@ -1,4 +1,4 @@
-"""The state of one registration: what is running, what was counted, who watches, which parts of weights are kept.
+"""The state of one registration: running modules, counts, the observer, parts of weights.
 
 Hooks and function mode hold no state of their own.
 """
@@ -132,7 +132,7 @@ class Session:
         self.abandon()
 
     def abandon(self) -> None:
-        """Forget a forward pass that was left by an error past all hooks, as it is where compilers look on."""
+        """Drop the state of a forward pass that an error has ended without its hooks, as where compilers look on."""
         self.stack.frames.clear()
         self.end()
 

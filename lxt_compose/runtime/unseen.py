@@ -27,7 +27,7 @@ def made_since(tensor: Tensor, number: int) -> Iterator[str]:
 
 
 def unseen_behind(carrier: Tensor, began: int) -> Iterator[tuple[str, str]]:
-    """Yield name and note of those operations that made a tensor and that nobody saw, each once.
+    """Yield name and note of each operation that made a tensor and that was not seen, once.
 
     Args:
         carrier: a tensor that is about to be used.
@@ -59,7 +59,7 @@ def _unmarked(first: Any, began: int, *, marked: bool) -> Iterator[Any]:
             node.metadata[MARK] = SIGNAL
         function = function_of_node(node)
         if marked and function is not None and issubclass(function, RelevanceFunction):
-            continue  # a rule's own: what is behind it was seen
+            continue  # a node of a rule: the operations behind it were seen
         if kind_of_node(node) == EXACT:
             pending += [source for source, _ in node.next_functions]
         else:
