@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 from torch import nn
@@ -12,7 +11,9 @@ from ..errors import RegistrationError
 from .affine import is_layer, is_norm, norms_inside
 from .merging import Pair
 from .module_order import followed_by
-from .named_pairs import check_eval_mode, checked, expanded, notes_of, submodule
+from .named_pairs import Merged, checked, expanded, submodule, tried
+
+_DONE = "batch norms merged"
 
 
 @dataclass(frozen=True)
@@ -56,43 +57,20 @@ class MergeBatchNorm:
         """Merge, all or nothing; ``remove()`` of what it returns takes the merging back."""
         if self.pairs is not None:
             named = [pair for patterns in self.pairs for pair in expanded(model, *patterns)]
-            return Merged([_named_pair(model, *pair, named) for pair in named], {})
+            return Merged(_DONE, [_named_pair(model, *pair, named) for pair in named], {})
         found, reasons = followed_by(model, is_layer, is_norm)
         names = {module: name for name, module in model.named_modules()}
         for name, layer in model.named_modules():  # a norm that its layer holds and calls itself
             for norm in norms_inside(layer)[:1]:
                 found.append((name, names[norm]))
                 reasons.pop(names[norm], None)
-        pairs = []
-        for layer_name, norm_name in found:
-            try:
-                layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
-                pairs.append(Pair(layer, norm, layer_name, norm_name))
-            except ValueError as reason:
-                reasons[norm_name] = str(reason)
-        merged = Merged(pairs, reasons)
+        pairs = tried(model, found, Pair, 1, reasons)
+        merged = Merged(_DONE, pairs, reasons)
         if reasons and not pairs:
             warnings.warn(
                 f"MergeBatchNorm merges nothing in {type(model).__name__}; {'; '.join(merged.notes)}", stacklevel=2
             )
         return merged
-
-
-class Merged:
-    """Batch norms that are merged now; the handle of :class:`MergeBatchNorm`."""
-
-    def __init__(self, pairs: list[Pair], reasons: dict[str, str]) -> None:
-        check_eval_mode({pair.norm_name: pair.norm for pair in pairs})
-        self.identities = tuple(pair.norm for pair in pairs if pair.is_identity)
-        self.notes = notes_of("batch norms merged", pairs, reasons)
-        with ExitStack() as stack:
-            for pair in pairs:
-                pair.install(stack)
-            self._installed = stack.pop_all()
-
-    def remove(self) -> None:
-        """Take all merged values back, so that each module has its own again."""
-        self._installed.close()
 
 
 def _named_pair(model: nn.Module, layer_name: str, norm_name: str, pairs: list[tuple[str, str]]) -> Pair:

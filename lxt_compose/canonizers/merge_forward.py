@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from contextlib import ExitStack
 from dataclasses import dataclass
 
 from torch import nn
@@ -11,8 +10,10 @@ from torch import nn
 from ..errors import RegistrationError
 from .affine import is_layer, is_norm
 from .module_order import taken_after_relu
-from .named_pairs import check_eval_mode, checked, expanded, notes_of, submodule
+from .named_pairs import Merged, checked, expanded, submodule, tried
 from .shifting import Shift
+
+_DONE = "batch norms merged into the layers after them"
 
 
 @dataclass(frozen=True)
@@ -55,43 +56,20 @@ class MergeBatchNormForward:
         if self.pairs is not None:
             object.__setattr__(self, "pairs", checked(self.pairs, "[('norm1', 'conv1')]"))
 
-    def apply(self, model: nn.Module) -> MergedForward:
+    def apply(self, model: nn.Module) -> Merged:
         """Merge, all or nothing; ``remove()`` of what it returns takes the merging back."""
         if self.pairs is not None:
             named = [pair for patterns in self.pairs for pair in expanded(model, *patterns)]
-            return MergedForward([_named(model, *pair) for pair in named], {})
+            return Merged(_DONE, [_named(model, *pair) for pair in named], {})
         found, reasons = taken_after_relu(model, is_norm, is_layer)
-        shifts = []
-        for norm_name, layer_name in found:
-            try:
-                shifts.append(
-                    Shift(model.get_submodule(norm_name), model.get_submodule(layer_name), norm_name, layer_name)
-                )
-            except ValueError as reason:
-                reasons[norm_name] = str(reason)
-        merged = MergedForward(shifts, reasons)
+        shifts = tried(model, found, Shift, 0, reasons)
+        merged = Merged(_DONE, shifts, reasons)
         if not shifts and any(reason != "it is merged already" for reason in reasons.values()):
             warnings.warn(
                 f"MergeBatchNormForward merges nothing in {type(model).__name__}; {'; '.join(merged.notes)}",
                 stacklevel=2,
             )
         return merged
-
-
-class MergedForward:
-    """Batch norms whose shift is in the layers after them now; the handle of :class:`MergeBatchNormForward`."""
-
-    def __init__(self, shifts: list[Shift], reasons: dict[str, str]) -> None:
-        check_eval_mode({shift.norm_name: shift.norm for shift in shifts})
-        self.notes = notes_of("batch norms merged into the layers after them", shifts, reasons)
-        with ExitStack() as stack:
-            for shift in shifts:
-                shift.install(stack)
-            self._installed = stack.pop_all()
-
-    def remove(self) -> None:
-        """Take all moved shifts back, so that each module has its own values again."""
-        self._installed.close()
 
 
 def _named(model: nn.Module, norm_name: str, layer_name: str) -> Shift:

@@ -1,10 +1,11 @@
-"""Pairs of modules by their names, as a canonizer takes them and as its notes name them."""
+"""Pairs of modules by their names: as canonizers take them, try them, hold them and name them in notes."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from torch import nn
@@ -32,18 +33,56 @@ def checked(pairs: Any, example: str) -> tuple[tuple[str, str], ...]:
     return found
 
 
-def check_eval_mode(norms: Mapping[str, nn.Module]) -> None:
-    """Raise if a batch norm is in train mode.
+def tried(
+    model: nn.Module, found: Iterable[tuple[str, str]], make: Callable[..., Any], norm: int, reasons: dict[str, str]
+) -> list[Any]:
+    """Return the pairs that can be merged, made by ``make(first, second, first name, second name)``.
+
+    Args:
+        model: the model.
+        found: names of pairs.
+        make: raises ValueError where two modules cannot be merged.
+        norm: which of the two names is that of the batch norm.
+        reasons: takes the reason why a batch norm is in no pair.
+    """
+    pairs = []
+    for names in found:
+        try:
+            pairs.append(make(*map(model.get_submodule, names), *names))
+        except ValueError as reason:
+            reasons[names[norm]] = str(reason)
+    return pairs
+
+
+class Merged:
+    """The handle of a canonizer of batch norms: pairs that are merged until it is removed.
+
+    Args:
+        done: what is done to the pairs, in the notes.
+        pairs: the pairs.
+        reasons: why other batch norms are not merged.
 
     Raises:
-        RegistrationError: it is.
+        RegistrationError: a batch norm is in train mode.
     """
-    training = [name for name, norm in norms.items() if norm.training]
-    if training:
-        raise RegistrationError(
-            f"a batch norm in train mode uses the statistics of the batch and cannot be merged: "
-            f"{', '.join(map(repr, fold_names(training)))}; call model.eval() first"
-        )
+
+    def __init__(self, done: str, pairs: Sequence[Any], reasons: Mapping[str, str]) -> None:
+        training = [pair.norm_name for pair in pairs if pair.norm.training]
+        if training:
+            raise RegistrationError(
+                f"a batch norm in train mode uses the statistics of the batch and cannot be merged: "
+                f"{', '.join(map(repr, fold_names(training)))}; call model.eval() first"
+            )
+        self.identities = tuple(pair.norm for pair in pairs if pair.is_identity)
+        self.notes = notes_of(done, pairs, reasons)
+        with ExitStack() as stack:
+            for pair in pairs:
+                pair.install(stack)
+            self._installed = stack.pop_all()
+
+    def remove(self) -> None:
+        """Give each module its own values back."""
+        self._installed.close()
 
 
 def notes_of(done: str, pairs: Iterable[Any], reasons: Mapping[str, str]) -> tuple[str, ...]:

@@ -90,6 +90,8 @@ class Shift:
         ValueError: the shift cannot be moved; the message is the reason.
     """
 
+    is_identity = False  # the norm keeps its scale
+
     def __init__(self, norm: nn.Module, layer: nn.Module, norm_name: str, layer_name: str) -> None:
         self.norm, self.layer, self.norm_name, self.layer_name = norm, layer, norm_name, layer_name
         for module in (norm, layer):

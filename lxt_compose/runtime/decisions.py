@@ -75,11 +75,6 @@ class Decision:
     served: bool = False
     keep: bool = True
 
-    @property
-    def passive(self) -> bool:
-        """Whether nothing needs to be done but to count it."""
-        return self.action is Action.RUN
-
 
 CallSite = tuple[Any, ...]
 """What decides about a call within one module: the function, how many carriers, and for some what arguments say."""
