@@ -85,7 +85,7 @@ def _indices(goals: Goals) -> list[Tensor]:
 
 
 def kinds_of(goals: Goals) -> tuple[Any, ...]:
-    """Return what of the targets is a part of a graph; their indices are given to it."""
+    """Return the part of the targets that a graph depends on; their indices are inputs of the graph."""
     each = tuple(
         (goal.first is None, goal.second is None, goal.others, goal.function and id(goal.function))
         for goal in goals.each
@@ -94,7 +94,7 @@ def kinds_of(goals: Goals) -> tuple[Any, ...]:
 
 
 def structure_of(tree: Any) -> tuple[Any, ...]:
-    """Return what of arguments is a part of a graph: how they are nested, and all that is no tensor.
+    """Return the part of arguments that a graph depends on: how they are nested, and all that is no tensor.
 
     Raises:
         TraceError: there is an object that the model may change, such as a cache.
@@ -302,7 +302,7 @@ def _count(given: Inputs, tensors: dict[str, Tensor]) -> int:
 
 @contextmanager
 def attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Put back what a model keeps in its attributes: tensors without values have no place there."""
+    """Put the attributes of a model back, where tracing has left tensors without values."""
     kept = [(vars(module), dict(vars(module))) for module in model.modules()]
     tables = [(table, dict(table)) for module in model.modules() for table in (module._buffers,)]
     try:

@@ -1,8 +1,7 @@
-"""Where the elements of integer tensors came from: beside each tensor that comes from an input stands one of origins.
+"""Origins of the elements of integer tensors: each tensor that comes from an input has a tensor of origins.
 
 The origin of an element is the number of an element of the inputs, counted from 1; 0 is a constant, ``UNKNOWN`` what
-several elements made together, ``CHOSEN`` one that was chosen among several, such as the largest. Origins are kept by
-memory, so views share them and writing into a view is seen in all.
+several elements made together. Origins are kept by memory, so views share them and writing into a view is seen in all.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Origins:
         self._indicators: set[int] = set()
 
     def put(self, x: Tensor, origins: Tensor, *, indicator: bool = False) -> None:
-        """Say where the elements of a tensor came from.
+        """Note where the elements of a tensor came from.
 
         Args:
             x: the tensor.
@@ -134,7 +133,7 @@ def combined(origins: Iterable[Tensor]) -> Tensor:
 
 
 def _at_place(func: Callable[..., Any], arguments: Any, shape: torch.Size, from_: Origins) -> Tensor:
-    """Of elementwise operations; what is multiplied with 0 is a constant."""
+    """Return the origins for elementwise operations; what is multiplied with 0 is a constant."""
     tensors = list(tensors_in(arguments))
     known = [x for x in tensors if from_.knows(x) or (from_.floats and x.requires_grad)]
     origins = combined(from_.of(x).expand(shape) for x in known)
@@ -146,7 +145,7 @@ def _at_place(func: Callable[..., Any], arguments: Any, shape: torch.Size, from_
 
 
 def _one_hot_by_hand(operands: list[Tensor], made: Tensor, from_: Origins) -> list[Tensor] | None:
-    """Of ``ids[..., None] == torch.arange(n)``; any other question whether numbers are equal makes a constant."""
+    """Return the origins of ``ids[..., None] == torch.arange(n)``; other comparisons of numbers make constants."""
     if len(operands) != 2 or sum(map(from_.knows, operands)) != 1:
         return None
     x, other = operands if from_.knows(operands[0]) else operands[::-1]
@@ -225,7 +224,7 @@ def on_origins(
 
 
 def _read(known: Integers, args: Any, kwargs: Any, made: Tensor, from_: Origins) -> Tensor | None:
-    """Of rows or elements that were read at integers which come from an input."""
+    """Return the origins of rows or elements that were read at integers which come from an input."""
     assert known.index is not None
     table, index = args[0] if args else kwargs["input"], known.index.of(args, kwargs)
     if isinstance(index, tuple):
@@ -244,7 +243,7 @@ def _read(known: Integers, args: Any, kwargs: Any, made: Tensor, from_: Origins)
 
 
 def _read_at(table: Tensor, index: tuple[Any, ...], place: int, made: Tensor, from_: Origins) -> Tensor:
-    """Of ``table[..., ids, :]``: the same is read from a table that holds the numbers of the ids."""
+    """Return the origins of ``table[..., ids, :]``, read in the same way from a table that holds the ids' numbers."""
     used = [0 if i is None else i.dim() if isinstance(i, Tensor) and i.dtype == torch.bool else 1 for i in index]
     used = [table.dim() - sum(used) + 1 if i is Ellipsis else n for i, n in zip(index, used, strict=True)]
     dim, ids = sum(used[:place]), index[place]
@@ -258,7 +257,7 @@ def _read_at(table: Tensor, index: tuple[Any, ...], place: int, made: Tensor, fr
 
 
 def written(known: Integers, args: Any, kwargs: Any, from_: Origins) -> Tensor | None:
-    """Of a tensor into which constants were written at integers that come from an input: those of the integers."""
+    """Return the origins where constants were written at integers that come from an input: those of the integers."""
     assert known.index is not None
     x, index = args[0] if args else kwargs["input"], known.index.of(args, kwargs)
     origins = from_.of(x).clone()

@@ -1,4 +1,4 @@
-"""A model's attribution as one graph that is called like a function."""
+"""The attribution of a model as one graph that is called like a function."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ class TracedAttribution:
 
 
 def _difference(found: Any, expected: Any) -> str:
-    """Return the first place where two structures differ, in words."""
+    """Return in words the first place where two structures differ."""
     if isinstance(found, tuple) and isinstance(expected, tuple) and len(found) == len(expected):
         pairs = [(a, b) for a, b in zip(found, expected, strict=True) if a != b]
         nested = [pair for pair in pairs if isinstance(pair[0], tuple)]

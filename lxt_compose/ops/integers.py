@@ -1,4 +1,4 @@
-"""What operations do with integers, as far as it can be said where each element of a result came from."""
+"""What operations do with integers: where each element of a result came from, as far as that is known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One step of a chain of elementwise operations (`chains.py`): the rule that it needs, and what its output is."""
+"""One step of a chain of elementwise operations (`chains.py`): the rule that it needs, and the chain of its output."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Step(NamedTuple):
         return SUM if self.whole else _IDENTITY if isinstance(self.rule, Chained) else self.rule
 
     def prepare(self, call: OpCall) -> None:
-        """Tell the rule what it is to hand relevance to."""
+        """Give the rule the tensor that it hands relevance to."""
         call.kept = self.anchor
         if isinstance(self.rule, Chained) and call.op is not None and call.op.multiplies:
             call.shares = [float(not gate) for gate in gates_among(call, Gate.OPENS)]  # gates count as no factors
@@ -100,7 +100,7 @@ class How(NamedTuple):
     target: Tensor | None = None
 
     def find_in(self, chain: Chain) -> Find:
-        """Return what finds comparisons of the source of a chain, and tensors of one number."""
+        """Return a function that finds comparisons of the source of a chain."""
 
         def find(tensor: Tensor) -> Values | float | None:
             if tensor.dtype is torch.bool:

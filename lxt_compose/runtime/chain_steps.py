@@ -1,4 +1,4 @@
-"""What an elementwise operation does to chains (`chains.py`): which rule it needs, and what is known of its output."""
+"""Steps of chains (`chains.py`): the rule that an elementwise operation needs, and the chain of its output."""
 
 from __future__ import annotations
 
@@ -233,10 +233,7 @@ def _of_condition(call: _Call) -> Step | None:
 
 
 def _common(call: _Call) -> Base | None:
-    """Return a base of which all carriers are functions.
-
-    A multiple of the source, or one tensor that is the base of all.
-    """
+    """Return a base of which all carriers are functions: a multiple of the source, or a base that all share."""
     pairs = list(zip(call.chains, call.carriers, strict=True))
     origin = next((known for chain, x in pairs if (known := chain.origin(x)) is not None), None)
     if origin is not None:

@@ -51,7 +51,7 @@ class Base(NamedTuple):
         return past_links(origin_of(self.tensor))
 
     def kept(self, *, relevance: bool, changes: bool) -> Base:
-        """Return the base such that it can be kept: alive no longer than it is anyway, and whatever changes it.
+        """Return the base such that keeping it prolongs no tensor's life, and in-place changes do not reach it.
 
         Args:
             relevance: in the relevance formulation its values are not needed.
@@ -123,7 +123,7 @@ class Chain:
             self.keep(base, None)
 
     def let_go(self) -> None:
-        """Keep no tensor alive any longer."""
+        """Drop the tensors that are kept alive."""
         self._anchor = self._origin = self._source = None
 
     def _from_source(self) -> Base | None:
@@ -141,7 +141,7 @@ def _version_of(base: Base | None) -> tuple[int, Edge] | None:
 
 
 class Conditions:
-    """Comparisons of tensors with numbers: what each is as a function of the source; and tensors of one number.
+    """Comparisons of tensors with numbers, each as a function of the source.
 
     Both are held weakly; sources that are compared are kept until the forward pass is over.
     """
@@ -155,7 +155,7 @@ class Conditions:
         return bool(self._known)
 
     def note(self, tensor: Tensor, source: Edge, checkpoint: Any, values: Values, origin: Base | None) -> None:
-        """Write down what a comparison is, and a multiple of its source."""
+        """Note a comparison, and a multiple of its source."""
         self._known[id(tensor)] = weakref.ref(tensor), source, checkpoint, values
         if origin is not None:
             self._origins[source] = origin, _version_of(origin)
@@ -178,14 +178,14 @@ class Conditions:
         return base if base is not None and _version_of(base) == version else None
 
     def find(self, tensor: Tensor, source: Edge, checkpoint: Any) -> Values | None:
-        """Return what a tensor is as a function of a source; None if it is no comparison of that."""
+        """Return a comparison as a function of a source; None if a tensor is no comparison of that."""
         found = self._known.get(id(tensor))
         if found is None or found[0]() is not tensor or found[1:3] != (source, checkpoint):
             return None
         return found[3]
 
     def clear(self) -> None:
-        """Forget all."""
+        """Drop all comparisons."""
         self._known.clear()
         self._origins.clear()
         self._numbers.clear()

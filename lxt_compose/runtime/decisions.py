@@ -1,6 +1,6 @@
-"""What is to be done about an operation: decided from the call, the module it runs in, and what the composite says.
+"""Decisions about operations, made from the call, the module it runs in, and the composite.
 
-:func:`decide` is pure. What it gives is kept at the call site, in its `Context`, so that the next pass costs a look-up.
+:func:`decide` is pure. Its result is kept at the call site, in its `Context`, so that the next pass costs a look-up.
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ class Decision:
 
 
 CallSite = tuple[Any, ...]
-"""What decides about a call within one module: the function, how many carriers, and for some what arguments say."""
+"""All that a decision within one module depends on: the function, how many carriers, for some also arguments."""
 
 
 def call_site(
     info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: int, where: Where, policy: Policy
 ) -> CallSite:
-    """Return what the decision about a call is kept by: :func:`decide` reads nothing else of the call."""
+    """Return the key under which the decision about a call is kept: :func:`decide` reads nothing else of the call."""
     if not info.varies:
         return info.function, carriers
     return info.function, carriers, *policy.said_by_arguments(info, args, kwargs, where)
@@ -135,7 +135,7 @@ def decide(call: OpCall, info: FunctionInfo, where: Where, policy: Policy, *, fi
 
 
 def decide_on_step(rule: Rule, shown: Rule, info: FunctionInfo, where: Where, policy: Policy) -> Decision:
-    """Decide for a rule that a step of a chain of elementwise functions needs, and that the report calls `shown`."""
+    """Decide about a step of a chain of elementwise functions, whose rule the report calls `shown`."""
     made = Decision(info, Action.RULE, Status.DEFAULT, rule, keep=False)
     made.shadowed = _shadowed(policy.tally, info, where)
     if where.scope is None:
@@ -187,7 +187,7 @@ def written(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Tensor]:
 
 
 def hold(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Cut the arguments off from relevance that the default rule holds constant (a divisor, say)."""
+    """Detach arguments that the default rule holds constant (a divisor, say)."""
 
     def held(place: int | str, value: Any) -> Any:
         return value.detach() if place in op.held and isinstance(value, Tensor) and value.requires_grad else value

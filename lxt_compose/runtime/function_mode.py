@@ -1,4 +1,4 @@
-"""The function mode: sees every torch function that the model calls, and runs it as is decided."""
+"""The function mode: sees every torch function that the model calls, and runs it as decided."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class FunctionMode(TorchFunctionMode):
         if frame is None:  # left behind by an interrupt that passed the hooks by
             return func(*args, **kwargs)
         if func is under:  # a drop-in, with a rule of its own
-            if frame.context.inside is not None:  # of which a rule around it knows nothing
+            if frame.context.inside is not None:  # a rule around it does not know drop-ins
                 with self:
                     return args[2](*args[3:], **kwargs)
             info, args = self._drop_in(frame, *args[:3]), args[3:]
@@ -154,7 +154,7 @@ class FunctionMode(TorchFunctionMode):
         return output
 
     def _run_seen(self, info: FunctionInfo, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a function, and write down what is known of its output."""
+        """Run a function, and mark its output."""
         if info.can_drop and drops(info.op, args, kwargs):
             self.session.tally.warn_dropout(frame.context.path)
         carriers = find_carriers(args, kwargs)
@@ -215,7 +215,7 @@ class FunctionMode(TorchFunctionMode):
         return step
 
     def _mark(self, done: _Recorded, output: Any) -> None:
-        """Write down what is known of what a function has put out."""
+        """Mark the outputs of a function with what is known of them."""
         info = done.info
         made = written(done.args, done.kwargs) if output is None and info.can_mutate else tensors_in(output)
         if done.step is not None:
@@ -234,7 +234,7 @@ class FunctionMode(TorchFunctionMode):
                 self._stack.constants.give(tensor, history)
 
     def _run_decided(self, now: _Recorded, made: Decision | None, site: CallSite) -> tuple[Any, _Recorded]:
-        """Run a function as is decided; return its output, and what is known of its carriers after that."""
+        """Run a function as decided; return its output, and what is known of its carriers after that."""
         session, stack, info, frame, step = self.session, self._stack, now.info, now.frame, now.step
         context = frame.context
         call = OpCall(session.formulation, "", now.args, now.kwargs, info.op, function=info.function)

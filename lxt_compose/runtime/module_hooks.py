@@ -157,7 +157,7 @@ class BeforeHook:
         return enter(rule, frame.call, session.stack.constants)
 
     def _show(self, frame: Frame, rule: Rule, status: Status, call: OpCall) -> None:
-        """Let the observer, if there is one, see a module begin that is taken as one unit."""
+        """Tell the observer, if there is one, that a module begins which is taken as one unit."""
         if self.session.observer is not None:
             call.path, call.name = frame.path, type(self.site.module).__name__
             frame.seen = self.session.observer.begin(call)
@@ -231,7 +231,7 @@ class AfterHook:
         return session.differentiable(self.site.module, output)
 
     def _leave_unit(self, frame: Frame, unit: Unit, output: Any) -> Any:
-        """Take a module that turned out to be one elementwise function as a unit; else its steps stand."""
+        """Wrap the output of a module that is one elementwise function; else keep the rules of its steps."""
         before, chain = chain_of(unit.x), known_chain(output)
         if not unit.holds(output) or (before.at_zero and chain is not None):  # else it would be expanded at 0
             frame.seen = None
@@ -251,7 +251,7 @@ class AfterHook:
         return output
 
     def _leave_rule(self, frame: Frame, output: Any) -> Any:
-        """Apply the module's rule to what comes out, or see to it that the rule was applied inside."""
+        """Apply the module's rule to its output, or make sure that the rule was applied inside."""
         site, carries = self.site, any(tensor.requires_grad for tensor in tensors_in(output))
         assert site.binding is not None
         assert site.binding.assignment.rule is not None
@@ -284,7 +284,7 @@ class AfterHook:
 
 
 def install(session: Session, site: Site, stack: ExitStack) -> None:
-    """Put both hooks on a module, and what takes them off again on the stack."""
+    """Put both hooks on a module, and the callback that removes them on the stack."""
     after = site.module.register_forward_hook(AfterHook(session, site), prepend=True, always_call=True)
     stack.callback(after.remove)
     before = site.module.register_forward_pre_hook(BeforeHook(session, site), with_kwargs=True)
