@@ -3,14 +3,18 @@
 import pytest
 import torch
 from exact_models import assert_is_input_times_gradient, both_formulations, inputs, linear
-from support import Fn, assert_close, exact, residual
+from support import Fn, Residual, assert_close, exact, residual
+
+from lxt_compose import Epsilon
 
 
 @both_formulations
-def test_a_module_called_twice_gets_input_times_gradient(formulation):
+@pytest.mark.parametrize("make", [linear, lambda: Residual(6).double()], ids=["layer", "block"])
+def test_a_module_called_twice_gets_input_times_gradient(make, formulation):
     """A module that is called twice in one forward pass keeps the state of each call apart."""
-    model = Fn(lambda self, x: self.layer(self.layer(x)), layer=linear())
+    model = Fn(lambda self, x: self.layer(self.layer(x)), layer=make())
     assert_is_input_times_gradient(model, inputs(4, 6), formulation)
+    assert_is_input_times_gradient(model, inputs(4, 6), formulation, {"layer": Epsilon(1e-12)}.items())
 
 
 @both_formulations
