@@ -28,11 +28,11 @@ def image():
     return torch.randn(4, 2, 4, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-def attribute(model, x, rule, **options):
+def attribute(model, x, rule, r=None, **options):
     x = x.clone().requires_grad_()
     with Composite({(nn.Linear, nn.Conv2d): rule, nn.ReLU: Identity()}, **options).register(model):
         y = model(x)
-        y.backward(y.detach())
+        y.backward(y.detach() if r is None else r)
     return x.grad
 
 
@@ -163,7 +163,9 @@ def test_a_layer_used_twice_is_two_layers_with_one_weight(rule):
     twin = nn.Linear(3, 3).double()
     twin.load_state_dict(layer.state_dict())
     twice, two = Fn(lambda self, x: self.layer(self.layer(x)), layer=layer), nn.Sequential(layer, twin)
-    assert torch.equal(attribute(twice, x, rule), attribute(two, x, rule))
+    found = attribute(twice, x, rule)
+    assert torch.equal(found, attribute(two, x, rule))
+    assert torch.equal(found, attribute(layer, x, rule, attribute(layer, layer(x).detach(), rule)))  # one by one
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
