@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import UncoveredError, place
 from ..keys import Assignment
 from ..ops import Family, NormKind, Op, forward_name, op_named
-from ..rules import Epsilon, Rule, Stop
+from ..rules import Epsilon, Norm, Rule, Stop
 from ..text.folding import fold_names
 from .rows import Row, Status
 
@@ -130,6 +130,11 @@ class Tally:
                 "batch norms keep what is due to their shift, as biases do; where they follow a layer, "
                 "canonizers=[MergeBatchNorm()] explains both as one; where a layer follows them, so does "
                 "MergeBatchNormForward()"
+            )
+        if any(isinstance(key.rule, Norm) and key.key is None and _is_batch_norm(key.name) for key in keys):
+            notes.append(
+                "batch norms use the statistics of the batch (train mode), so outputs and relevance depend on all of "
+                "its samples; call model.eval() first"
             )
         if self.alone:
             alone = ", ".join(fold_names(self.alone))

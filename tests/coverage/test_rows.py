@@ -187,6 +187,9 @@ def test_a_cnn_with_batch_norm_dropout_and_pooling():
         report = reported(model.train(), {nn.Conv2d: Gamma()}, input=x)
     by_path = {row.path: (row.target, row.rule, row.status) for row in report.rows}
     assert by_path["1"] == ("batch_norm", str(Norm()), Status.DEFAULT)
+    assert [note.partition(",")[0] for note in report.notes] == [
+        "batch norms use the statistics of the batch (train mode)"
+    ]
     assert by_path["4"][2] is Status.DEFAULT
 
 

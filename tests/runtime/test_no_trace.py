@@ -84,6 +84,10 @@ def test_the_rule_stays_for_the_second_call_and_goes_after_an_exception():
     with pytest.raises(RuntimeError, match="invalid for input"), Composite({nn.Linear: Gamma()}).register(broken):
         broken(inputs(4, 6).requires_grad_())
     assert fingerprint(broken) == before
+    with Composite({nn.Linear: Gamma()}).register(broken):
+        with pytest.raises(RuntimeError, match="invalid for input"):
+            broken(inputs(4, 6).requires_grad_())
+        assert fingerprint(broken)["modes"] == 0  # nor while the composite stays
 
 
 @both_formulations
