@@ -12,6 +12,7 @@ from .composite import Composite
 from .conservation import check_conservation
 from .coverage.report import CoverageReport
 from .coverage.rows import Row, Status
+from .datasets import attribute_dataset
 from .errors import (
     AttributionError,
     CompositeError,
@@ -126,6 +127,7 @@ __all__ = [
     "ZBox",
     "ZPlus",
     "attribute",
+    "attribute_dataset",
     "attribute_generation",
     "baselines",
     "blocks",

@@ -23,7 +23,18 @@ LAYERS = {
     5: ["coverage", "ledger", "runtime"],
     6: ["conservation"],
     7: ["composite"],
-    8: ["presets", "attribution", "heatmap", "evaluate", "baselines", "compat", "demo", "concepts", "generation"],
+    8: [
+        "presets",
+        "attribution",
+        "heatmap",
+        "datasets",
+        "evaluate",
+        "baselines",
+        "compat",
+        "demo",
+        "concepts",
+        "generation",
+    ],
     9: ["cli", "__main__", "__init__"],
 }
 LEVEL = {name: level for level, names in LAYERS.items() for name in names}

@@ -6,5 +6,16 @@ from .explain import explain
 from .explanation import ExplainOptions
 from .listing import list_presets, list_rules
 from .report import report
+from .run import RunOptions, run
 
-__all__ = ["Answer", "CompositeOptions", "ExplainOptions", "explain", "list_presets", "list_rules", "report"]
+__all__ = [
+    "Answer",
+    "CompositeOptions",
+    "ExplainOptions",
+    "RunOptions",
+    "explain",
+    "list_presets",
+    "list_rules",
+    "report",
+    "run",
+]

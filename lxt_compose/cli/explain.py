@@ -20,7 +20,7 @@ from .result_text import data_of, picture_of, text_of
 from .targets import Labels, Vocabulary, Wanted, wanted
 
 _CAUSAL = ("ForCausalLM", "LMHeadModel")
-_SEQUENCES, _IMAGES = "ForSequenceClassification", "ForImageClassification"
+SEQUENCES, IMAGES = "ForSequenceClassification", "ForImageClassification"
 _TOP = 5
 
 
@@ -48,7 +48,7 @@ def explain(reference: str, options: ExplainOptions, *, say: Say) -> Answer:
     loaded = load_model(reference, dtype=options.dtype)
     task = _of_text(loaded, text) if text is not None else _of_image(loaded, image)
     aim = wanted(options.target, options.against, task.names)
-    model = _moved(loaded.model, options.device)
+    model = moved(loaded.model, options.device)
     inputs = {name: value.to(options.device) for name, value in task.inputs.items()}
     say(f"explaining {loaded.name} with {preset}")
     traced = out is not None and out.suffix in (".html", ".htm", ".pt") and task.tokens is not None
@@ -62,7 +62,17 @@ def explain(reference: str, options: ExplainOptions, *, say: Say) -> Answer:
     return Answer(text_of(explained, options), data_of(explained, out), found.report.complete)
 
 
-def _moved(model: nn.Module, device: str) -> nn.Module:
+def is_causal(loaded: Loaded) -> bool:
+    """Return whether a checkpoint is a language model that goes on with a text."""
+    return any(word in loaded.name for word in _CAUSAL)
+
+
+def moved(model: nn.Module, device: str) -> nn.Module:
+    """Return the model on a device.
+
+    Raises:
+        ValueError: there is no such device.
+    """
     try:
         return model.to(device)
     except (RuntimeError, AssertionError) as error:  # what torch raises for a device that this build does not know
@@ -83,8 +93,8 @@ def heatmap_suffix(out: Path) -> str:
 
 
 def _of_text(loaded: Loaded, text: str) -> Task:
-    causal = any(word in loaded.name for word in _CAUSAL)
-    if not causal and _SEQUENCES not in loaded.name:
+    causal = is_causal(loaded)
+    if not causal and SEQUENCES not in loaded.name:
         raise CheckpointError(f"{loaded.name} is neither a causal language model nor a classifier of texts")
     tokenizer = load_beside(loaded, "AutoTokenizer")
     inputs = dict(tokenizer(text, return_tensors="pt"))
@@ -103,7 +113,7 @@ def _of_text(loaded: Loaded, text: str) -> Task:
 
 
 def _of_image(loaded: Loaded, path: Path | None) -> Task:
-    if _IMAGES not in loaded.name:
+    if IMAGES not in loaded.name:
         raise CheckpointError(f"{loaded.name} is no classifier of images")
     try:
         from PIL import Image, UnidentifiedImageError
