@@ -1,25 +1,30 @@
-"""Attribution of 1,000 digits: how many a second, and whether memory stays flat.
+"""Attribution of 1,000 digits: how many a second, and whether memory stays flat; a data set on one process and on two.
 
-    python benchmarks/throughput.py [--samples 1000] [--batch-size 50]
+    python benchmarks/throughput.py [--samples 1000] [--batch-size 50] [--only processes]
 
 Each way to explain runs over the same scans in batches, five times; printed are scans per second (the median), the cost
 as a multiple of plain gradient x input in the same run, how many more tensors are alive after the last pass than after
-the first, and how much the resident memory of the process grew meanwhile.
+the first, and how much the resident memory of the process grew meanwhile. Then `attribute_dataset` writes the scans to
+disk, on one process and on two in turn; the time is from when all have loaded to when the last is done.
 """
 
 import argparse
 import gc
+import multiprocessing
 import os
 import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from operator import itemgetter
+from typing import Any
 
 import torch
 from measure import show
 from torch import Tensor, nn
 
-from lxt_compose import attribute, baselines
+from lxt_compose import attribute, attribute_dataset, baselines
 from lxt_compose.demo.data import load_digits
 from lxt_compose.demo.explain import cnn_composite, vit_composite
 from lxt_compose.demo.models import SmallCNN, SmallViT
@@ -42,12 +47,60 @@ def tensors() -> int:
     return sum(isinstance(thing, Tensor) for thing in gc.get_objects())
 
 
+def share(rank: int, count: int, samples: int, size: int, folder: str, start: Any) -> None:
+    """Explain one process's share of a data set, as soon as all processes are there."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model, images = SmallViT().eval(), load_digits().train_images
+    images = images[torch.arange(samples) % len(images)]
+    attribute(model, images[:size])  # what is done once
+    start.wait()
+    data = [{"pixels": image} for image in images]
+    options = {"inputs": itemgetter("pixels"), "batch_size": size, "progress": False}
+    attribute_dataset(model, data, folder, rank=rank, world_size=count, **options)
+
+
+def on_processes(count: int, samples: int, size: int) -> float:
+    """Seconds from when all processes have loaded to when the last one is done."""
+    context = multiprocessing.get_context("spawn")
+    start = context.Barrier(count + 1)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = [(rank, count, samples, size, folder, start) for rank in range(count)]
+        running = [context.Process(target=share, args=each) for each in arguments]
+        for process in running:
+            process.start()
+        start.wait()
+        began = time.perf_counter()
+        for process in running:
+            process.join()
+        return time.perf_counter() - began
+
+
+def processes(samples: int, size: int) -> None:
+    """Print the table for a data set on one process and on two."""
+    rounds = [(on_processes(1, samples, size), on_processes(2, samples, size)) for _ in range(PASSES)]
+    alone, both = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
+    faster = statistics.median(one / two for one, two in rounds)
+    rows = [["one process", f"{samples / alone:.0f}", 1.0], ["two processes", f"{samples / both:.0f}", faster]]
+    title = f"attribute_dataset, ViT: {samples} scans in batches of {size}, {PASSES} rounds, one thread each"
+    show(title, ["", "scans / s", "times as fast"], rows)
+
+
 def main() -> None:
-    """Print one table for each network."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=50)
+    parser.add_argument("--only", choices=("attribute", "processes"))
     options = parser.parse_args()
+    if options.only != "processes":
+        alone(options)
+    if options.only != "attribute":
+        processes(4 * options.samples, options.batch_size)
+
+
+def alone(options: argparse.Namespace) -> None:
+    """Print one table for each network."""
     torch.set_num_threads(1)
     digits = load_digits()
     x = torch.cat([digits.test_images, digits.train_images])[: options.samples]

@@ -125,7 +125,7 @@ def attribute_dataset(
     number, count = number if rank is None else rank, count if world_size is None else world_size
     if not 0 <= number < count:
         raise ValueError(f"rank must be from 0 to world_size - 1, got {number} of {count}")
-    _check_spread(model, count, told=rank is not None)
+    _check_spread(model, count)
     rules, folder = composite_of(composite), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     settings = {"target": _told(target_of or target), "inputs": _told(inputs), "keep": keep, "samples": samples.count}
@@ -153,10 +153,10 @@ def _check(model: Any, keep: str, shard_size: int, options: dict[str, Any]) -> N
         raise TypeError(f"attribute_dataset() has no argument {', '.join(sorted(unknown))}")
 
 
-def _check_spread(model: nn.Module, count: int, *, told: bool) -> None:
+def _check_spread(model: nn.Module, count: int) -> None:
     """Raise for a model whose processes must run the same samples, or equally many."""
     spread = any(map(is_sharded, model.parameters())) or any(map(comes_and_goes, model.modules()))
-    if count > 1 and spread and not told:
+    if count > 1 and spread:
         raise ValueError(
             "the model is spread over processes, which must all run it equally often, so samples cannot be dealt out "
             "among them; call attribute() in all of them, batch by batch, or give each process a whole model"
