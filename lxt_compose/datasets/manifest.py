@@ -59,6 +59,7 @@ def begin(folder: Path, what: dict[str, Any]) -> None:
     Raises:
         ValueError: the folder holds results of something else.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     path = folder / _NAME
     if not path.exists():
         write_whole(path, lambda part: part.write_text(json.dumps(what, indent=1)))

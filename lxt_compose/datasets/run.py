@@ -3,31 +3,63 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, distributed, nn
 
-from ..attribution import Attribution, attribute
 from ..attribution.run import composite_of
 from ..autograd.sharded import comes_and_goes, is_distributed, is_sharded
-from ..autograd.trees import map_tensors
 from ..composite import Composite
-from ..errors import AttributionError, MatchError, RegistrationError, RuleError, TraceError, UncoveredError
+from ..errors import AttributionError
+from .batches import Batches
 from .coverage import Coverage
 from .manifest import begin, described, finish
-from .rows import Row, failed_row, rows_of
-from .samples import Numbered, Samples, Unreadable, place_among_processes, read_samples
+from .rows import Row
+from .samples import place_among_processes, read_samples
 from .shards import Shards, arrow
 
-_FAILURES = (RuntimeError, ValueError, IndexError)
-_NO_SAMPLE_IS_TO_BLAME = (MatchError, RegistrationError, RuleError, TraceError, UncoveredError)
 _GIVE_UP = 100
 """Samples that may fail before the first one is explained."""
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How results are written, and by which of several processes.
+
+    Attributes:
+        rank: the number of this process; by default from ``torch.distributed``, ``torchrun`` or ``accelerate launch``.
+        world_size: how many processes there are; the samples are dealt out among them.
+        shard_size: a file is written after so many samples,
+        every: or after so many seconds.
+    """
+
+    rank: int | None = None
+    world_size: int | None = None
+    shard_size: int = 1000
+    every: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.shard_size < 1:
+            raise ValueError(f"shard_size must be at least 1, got {self.shard_size}")
+
+    def place(self) -> tuple[int, int]:
+        """Return the number of this process and how many there are.
+
+        Raises:
+            ValueError: there is no process of this number.
+        """
+        rank, size = place_among_processes()
+        rank, size = rank if self.rank is None else self.rank, size if self.world_size is None else self.world_size
+        if not 0 <= rank < size:
+            raise ValueError(f"rank must be from 0 to world_size - 1, got {rank} of {size}")
+        return rank, size
+
+
+WRITING = {field.name for field in fields(Writing)}
+"""The arguments of :func:`attribute_dataset` that say how to write."""
 
 
 @dataclass(frozen=True)
@@ -74,40 +106,27 @@ def attribute_dataset(
     keep: str = "scores",
     batch_size: int | None = None,
     collate: Callable[[list[Any]], Any] | None = None,
-    rank: int | None = None,
-    world_size: int | None = None,
-    shard_size: int = 1000,
-    every: float = 60.0,
     progress: bool = True,
     **options: Any,
 ) -> Explained:
-    """Explain each sample of a data set, and write the results to disk as they come.
+    """Explain each sample of a data set, and write the results to disk as they come: ``pandas.read_parquet(out)``.
 
-    ``out`` then holds Parquet files with a row for each sample and target: ``sample`` (its number in the data set),
-    ``output``, ``target``, ``scores`` with ``scores.shape``, the ids of tokens, and ``error``. ``_manifest.json`` says
-    what they are. ``pandas.read_parquet(out)`` reads them, and so does
-    ``datasets.load_dataset("parquet", data_files=f"{out}/*.parquet")``. Called again with the same folder, it goes on
-    with the samples that have no row yet: whatever stops a run, a sample has its rows once.
+    A row for each sample and target. Called again with the same folder, it goes on with the samples that have no row.
 
     Args:
         model: any module, in ``eval()`` mode.
-        data: a data set (``len()`` and ``[i]``, or an iterable), or a :class:`torch.utils.data.DataLoader`, whose data
-            set, batch size, ``collate_fn`` and workers are used, in the order of the data set.
+        data: a data set (``len()`` and ``[i]``, or an iterable), or a loader, whose data set, batch size,
+            ``collate_fn`` and workers are used, in the order of the data set.
         out: a folder, which is made if it is not there.
-        inputs: makes of a batch what :func:`attribute` takes; needed where a batch is a list, such as images and
-            labels: ``lambda batch: batch[0]``.
+        inputs: makes of a batch what :func:`attribute` takes; needed where it is a list: ``lambda batch: batch[0]``.
         target: what is explained, as for :func:`attribute`.
-        target_of: makes the target of a batch instead: ``lambda batch: batch[1]``.
+        target_of: makes the target of a batch instead.
         composite: the name of a preset, or a :class:`Composite`.
         keep: "scores", one number per token, pixel, ...; or "relevance", with channels and features.
         batch_size: how many samples to run at a time; by default the loader's, or 1.
         collate: makes a batch of a list of samples; by default the loader's, or torch's.
-        rank: the number of this process; by default from ``torch.distributed``, ``torchrun`` or ``accelerate launch``.
-        world_size: how many processes there are; the samples are dealt out among them.
-        shard_size: a file is written after so many samples,
-        every: or after so many seconds.
         progress: whether to show samples and their rate on stderr, in the first process. Needs tqdm.
-        options: go to :func:`attribute`: ``layers``, ``dims``, ``traced``.
+        options: ``layers``, ``dims`` and ``traced`` go to :func:`attribute`, the rest to :class:`Writing`.
 
     Returns:
         What was done, with the manifest.
@@ -118,36 +137,29 @@ def attribute_dataset(
         AttributionError: none of the first samples can be explained; the first error is told.
         ImportError: pyarrow is not installed.
     """
-    arrow()
-    _check(model, keep, shard_size, options)
-    samples = read_samples(data, batch_size, collate)
-    number, count = place_among_processes()
-    number, count = number if rank is None else rank, count if world_size is None else world_size
-    if not 0 <= number < count:
-        raise ValueError(f"rank must be from 0 to world_size - 1, got {number} of {count}")
-    _check_spread(model, count)
-    rules, folder = composite_of(composite), Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {"target": _told(target_of or target), "inputs": _told(inputs), "keep": keep, "samples": samples.count}
-    what = described(model, rules, settings | {name: _told(value) for name, value in options.items()})
+    writing = Writing(**{name: options.pop(name) for name in WRITING & options.keys()})
+    _check(model, keep, options)
+    rank, size = writing.place()
+    _check_spread(model, size)
+    samples, rules, folder = read_samples(data, batch_size, collate), composite_of(composite), Path(out)
+    settings = {"target": target_of or target, "inputs": inputs, "keep": keep, "samples": samples.count, **options}
+    what = described(model, rules, {name: _told(value) for name, value in settings.items()})
     begin(folder, what)
-    explain = _Batches(model, samples, inputs, target, target_of, keep, {**options, "composite": rules})
-    run = _Run(explain, Shards(folder), shard_size, every)
-    start = time.monotonic()
-    run.all(number, count, show=progress and number == 0)
+    explain = Batches(model, samples, inputs, target, target_of, keep, {**options, "composite": rules})
+    run, start = _Run(explain, Shards(folder), writing), time.monotonic()
+    run.all(rank, size, show=progress and rank == 0)
     seconds = time.monotonic() - start
     if is_distributed():
         distributed.barrier()
     return Explained(folder, finish(folder, what, samples.count), run.count, seconds)
 
 
-def _check(model: Any, keep: str, shard_size: int, options: dict[str, Any]) -> None:
+def _check(model: Any, keep: str, options: dict[str, Any]) -> None:
+    arrow()
     if not isinstance(model, nn.Module):
         raise TypeError(f"attribute_dataset() takes a torch.nn.Module, got {model!r} of type {type(model).__name__}")
     if keep not in ("scores", "relevance"):
         raise ValueError(f"keep must be 'scores' or 'relevance', got {keep!r}")
-    if shard_size < 1:
-        raise ValueError(f"shard_size must be at least 1, got {shard_size}")
     unknown = options.keys() - {"layers", "dims", "traced"}
     if unknown:
         raise TypeError(f"attribute_dataset() has no argument {', '.join(sorted(unknown))}")
@@ -171,67 +183,11 @@ def _told(value: Any) -> str:
     return repr(value) if name is None else str(name)  # without its module, which is __main__ in some runs
 
 
-@dataclass(frozen=True)
-class _Batches:
-    """Explains groups of samples; those that fail by themselves, with the reason."""
-
-    model: nn.Module
-    samples: Samples
-    inputs: Callable[[Any], Any] | None
-    target: Any
-    target_of: Callable[[Any], Any] | None
-    keep: str
-    options: dict[str, Any]
-
-    def rows(self, group: list[Numbered], coverage: Coverage) -> list[Row]:
-        """Return the rows of some samples, in their order, and count what was covered."""
-        readable = [(number, sample) for number, sample in group if not isinstance(sample, Unreadable)]
-        rows = [failed_row(number, x.reason) for number, x in group if isinstance(x, Unreadable)]
-        if readable:
-            rows += self._together(readable, coverage)
-        return sorted(rows, key=lambda row: row["sample"])
-
-    def _together(self, group: list[Numbered], coverage: Coverage) -> list[Row]:
-        try:
-            found = self._explained(self._collated([sample for _, sample in group]))
-        except _NO_SAMPLE_IS_TO_BLAME:
-            raise
-        except _FAILURES as error:
-            if len(group) > 1:  # one of them fails: find out which
-                return [row for one in group for row in self._together([one], coverage)]
-            return [failed_row(group[0][0], f"{type(error).__name__}: {error}")]
-        coverage.count(found.report, len(group))
-        return rows_of(found, [number for number, _ in group], self.keep)
-
-    def _collated(self, samples: list[Any]) -> Any:
-        try:
-            return self.samples.collate(samples)
-        except _FAILURES as error:
-            if len(samples) > 1:
-                warnings.warn(
-                    f"samples cannot be put into one batch, so each runs alone: {error}; pad them in collate=, or pass "
-                    f"batch_size=1",
-                    stacklevel=2,
-                )
-            raise
-
-    def _explained(self, batch: Any) -> Attribution:
-        if self.inputs is None and isinstance(batch, (list, tuple)):
-            raise TypeError(
-                f"a batch is a {type(batch).__name__} of {len(batch)}: say which of it the model is given, such as "
-                f"inputs=lambda batch: batch[0]"
-            )
-        given = batch if self.inputs is None else self.inputs(batch)
-        target = self.target if self.target_of is None else self.target_of(batch)
-        place = next((x.device for x in self.model.parameters() if not x.is_meta), torch.device("cpu"))
-        return attribute(self.model, map_tensors(lambda x: x.to(place), given), target=target, **self.options)
-
-
 class _Run:
     """One process's part of a data set."""
 
-    def __init__(self, batches: _Batches, shards: Shards, size: int, every: float) -> None:
-        self._batches, self._shards, self._size, self._every = batches, shards, size, every
+    def __init__(self, batches: Batches, shards: Shards, writing: Writing) -> None:
+        self._batches, self._shards, self._writing = batches, shards, writing
         self._rows: list[Row] = []
         self._coverage = Coverage()
         self._explained = False
@@ -252,7 +208,7 @@ class _Run:
                 self._check_hope()
                 if bar is not None:
                     bar.update(len(group))
-                if len(self._rows) >= self._size or time.monotonic() - written > self._every:
+                if len(self._rows) >= self._writing.shard_size or time.monotonic() - written > self._writing.every:
                     written = self._write(written)
             self._explained |= world_size > 1 or not mine  # else _check_hope has raised
             self._write(written)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..coverage.rows import Status
+from .adapters import AdapterEntry, adapter_lines, adapters_of
 from .books import UNSEEN, Amount, Books, Entry, ModuleEntry, nothing
 from .graph_check import GraphCheck, GraphRow
 from .table import Line, html_of, lines_of, text_of
@@ -54,6 +55,11 @@ class Ledger:
         return self.books.modules
 
     @property
+    def adapters(self) -> tuple[AdapterEntry, ...]:
+        """Every layer with an adapter of PEFT, and how much of the relevance at its output came through that."""
+        return adapters_of(self.books)
+
+    @property
     def check(self) -> GraphCheck:
         """The second, independent check for completeness: a walk through the autograd graph."""
         return self.books.check
@@ -89,7 +95,8 @@ class Ledger:
 
     def to_string(self, *, width: int = 100, rows: int | None = 20) -> str:
         """Return summary and table in lines of at most `width` columns; `rows` None for every line."""
-        return text_of(self.books, width, rows)
+        books = self.books
+        return text_of(books, width, rows, adapter_lines(books))
 
     def __str__(self) -> str:
         return self.to_string()
@@ -100,7 +107,8 @@ class Ledger:
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook: self-contained, for light and dark backgrounds."""
-        return html_of(self.books)
+        books = self.books
+        return html_of(books, beside=adapter_lines(books))
 
     def to_dicts(self) -> list[dict[str, Any]]:
         """Return every entry as a dictionary, ready for JSON; amounts are totals over samples."""

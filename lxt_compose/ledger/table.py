@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -135,9 +135,10 @@ def warnings_of(books: Books) -> list[str]:
     return [printable(text) for text in (*found, *books.notes)]
 
 
-def text_of(books: Books, width: int, rows: int | None) -> str:
-    """Return the ledger for a terminal."""
+def text_of(books: Books, width: int, rows: int | None, beside: Sequence[Line] = ()) -> str:
+    """Return the ledger for a terminal, with lines beside those of what is absorbed."""
     lines, others = _shown(books, rows)
+    lines += beside
     parts = ["\n".join([*fill(summary(books).split(), width), missing(books)])]
     if lines:
         parts.append("\n".join(text_table(_COLUMNS, [line.cells() for line in lines], width)))
@@ -147,9 +148,10 @@ def text_of(books: Books, width: int, rows: int | None) -> str:
     return "\n\n".join(parts)
 
 
-def html_of(books: Books, rows: int = 20) -> str:
-    """Return the ledger for a notebook."""
+def html_of(books: Books, rows: int = 20, beside: Sequence[Line] = ()) -> str:
+    """Return the ledger for a notebook, with lines beside those of what is absorbed."""
     lines, others = _shown(books, rows)
+    lines += beside
     largest = max((abs(line.share) for line in lines if not math.isnan(line.share)), default=0.0) or 1.0
     head = "".join(f"<th{' class=lxt-n' if column.right else ''}>{escape(column.title)}</th>" for column in _COLUMNS)
     body = ""
