@@ -126,10 +126,10 @@ def test_commands_that_are_named_exist(page):
 
 
 def test_command_lines_are_understood():
-    from lxt_compose.cli.command_line import _parser
+    from lxt_compose.cli.arguments import build_parser
 
     said = (ROOT / "README.md").read_text("utf-8").replace("\\\n", " ")
     lines = re.findall(r"^(lxt-compose .*)$", said, flags=re.M)
     assert len(lines) >= 3
     for line in lines:
-        assert _parser().parse_args(shlex.split(line, comments=True)[1:])
+        assert build_parser().parse_args(shlex.split(line, comments=True)[1:])
