@@ -161,7 +161,9 @@ def inputs_for(name: str, kind: str, model: nn.Module) -> dict[str, Tensor]:
             "pixel_values": patches, "pixel_attention_mask": torch.ones(1, 16, dtype=torch.long),
             "spatial_shapes": torch.tensor([[4, 4]]),
         }  # fmt: skip
-    if kind == "image" and model.main_input_name in ("pixel_values", "inputs"):
+    if kind in ("speech", "ctc", "audio") or model.main_input_name in ("input_values", "input_features"):
+        return sound_for(kind, model, generator)
+    if kind in ("image", "detection") and model.main_input_name in ("pixel_values", "inputs"):
         size = getattr(config, "image_size", 32)
         sides = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
         shape = (1, getattr(config, "num_channels", 3), *sides)
@@ -169,4 +171,23 @@ def inputs_for(name: str, kind: str, model: nn.Module) -> dict[str, Tensor]:
     most = getattr(config, "vocab_size", None) or 96
     ids = torch.randint(5, min(most, 90), (1, TEXT), generator=generator)
     ids[0, -1] = 2  # the end of the sequence, where some heads look
-    return {"input_ids": ids}
+    later = {"decoder_input_ids": ids[:, :4].clone()} if kind == "seq2seq" else {}
+    return {"input_ids": ids, **later}
+
+
+def sound_for(kind: str, model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
+    """Inputs for a model of speech: a wave, or frames with as many features as it takes."""
+    config = model.config
+    inner = getattr(config, "encoder_config", None) or getattr(config, "audio_config", None) or config
+    if model.main_input_name == "input_values":
+        shape: tuple[int, ...] = (1, 4000)
+    else:
+        names = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "input_size", "num_bins")
+        features = next((getattr(c, n) for c in (inner, config) for n in names if getattr(c, n, None)), 80)
+        most = 2 * getattr(inner, "max_source_positions", 32)
+        first = type(model).__name__.startswith(("Whisper", "Voxtral", "Qwen2Audio", "GlmAsr"))
+        shape = (1, features, most) if first else (1, 64, features)
+    made = {model.main_input_name: torch.randn(shape, generator=generator, dtype=torch.float64)}
+    if kind == "speech":
+        made["decoder_input_ids"] = torch.tensor([[3, 7, 11]])
+    return made

@@ -1,6 +1,6 @@
 """Architectures of transformers, small and with random weights: are they complete, do they close, what do they cost?
 
-    python benchmarks/zoo.py                         # every causal-LM, sequence- and image-classification architecture
+    python benchmarks/zoo.py                         # every architecture with one of the heads in KINDS
     python benchmarks/zoo.py --kind causal llama mamba
     python benchmarks/zoo.py --failures              # print only those that are not all right, and why
     python benchmarks/zoo.py --ids                   # through attribute(), with ids as a tokenizer gives them
@@ -43,13 +43,19 @@ from closing import KeepDouble, close, sources_of
 from lxt_compose import attribute, presets
 from lxt_compose.torch_internals import modes_off
 
+_M, _T = modeling_auto, transformers
 KINDS = {
-    "causal": (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, transformers.AutoModelForCausalLM),
-    "sequence": (
-        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-        transformers.AutoModelForSequenceClassification,
-    ),
-    "image": (modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, transformers.AutoModelForImageClassification),
+    "causal": (_M.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, _T.AutoModelForCausalLM),
+    "sequence": (_M.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES, _T.AutoModelForSequenceClassification),
+    "image": (_M.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES, _T.AutoModelForImageClassification),
+    "token": (_M.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES, _T.AutoModelForTokenClassification),
+    "question": (_M.MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES, _T.AutoModelForQuestionAnswering),
+    "seq2seq": (_M.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, _T.AutoModelForSeq2SeqLM),
+    "speech": (_M.MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES, _T.AutoModelForSpeechSeq2Seq),
+    "ctc": (_M.MODEL_FOR_CTC_MAPPING_NAMES, _T.AutoModelForCTC),
+    "audio": (_M.MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES, _T.AutoModelForAudioClassification),
+    "detection": (_M.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES, _T.AutoModelForObjectDetection),
+    "image_text": (_M.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, _T.AutoModelForImageTextToText),
 }
 LARGEST = 8_000_000
 SECONDS = 60
@@ -96,7 +102,7 @@ def in_double(model: nn.Module, inputs: dict[str, Any]) -> Any:
 
 def logit_of(output: Any) -> Tensor:
     """One logit: of the last token, or of the image."""
-    logits = output.logits if "logits" in output else output[0]
+    logits = output.logits if "logits" in output else output[0]  # of answers to questions, those of where they start
     return logits.reshape(-1, logits.shape[-1])[-1, 1]
 
 
