@@ -65,11 +65,11 @@ class Graphs:
         if not known and not self._always:
             known.append(_SEEN)
             return _SEEN
-        if not known or known[-1] is _SEEN:
+        if not known or known[-1] is _SEEN or (isinstance(known[-1], Joint) and known[-1].value_changed()):
             try:
-                known.append(Writer(self._run.model, self._run.composite, self._run.layers).write(batch, goals))
+                known[:] = [Writer(self._run.model, self._run.composite, self._run.layers).write(batch, goals)]
             except TraceError as error:
-                known.append(error)
+                known[:] = [error]
         graph: Joint | TraceError = known[-1]
         return graph if isinstance(graph, Joint) else self._without(graph)
 

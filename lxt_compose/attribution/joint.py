@@ -57,6 +57,11 @@ class Joint:
         result: list[dict[str, Any]] = (self.program.differentiable if recorded else self.program)(*tensors)
         return result
 
+    def value_changed(self) -> str:
+        """Return which weight has other values than those that decided what the graph is; empty if none has."""
+        changed = self.program.changed()
+        return "" if changed is None else self.state.where(changed)
+
     def fits(self, tensors: Sequence[Tensor]) -> bool:
         """Return whether the graph is right for tensors of these sizes."""
         sizes: dict[str, int] = {}

@@ -135,6 +135,11 @@ class TracedAttribution:
             raise TraceError("the target is of another kind than the example's; trace it anew with this target=")
         values = tensors_of(given, goals)
         joint = self._fitting(given, goals, values)
+        if changed := joint.value_changed():
+            raise TraceError(
+                f"the model is not what was traced: the graph depends on the values of {changed}, which are others "
+                f"now; trace it anew"
+            )
         self._check_targets(goals, joint)
         return given, goals, joint.found(values)
 

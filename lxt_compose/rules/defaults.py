@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..autograd.numerics import EPSILON
 from ..ops import Argument, Family, Op, is_reversed
+from ..torch_internals.readings import values_of
 from .attention import Attention
 from .base import RELEVANCE, Rule, find_carriers
 from .embedding import Lookup, is_for_training
@@ -151,4 +152,7 @@ def raises(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if not isinstance(constant, Tensor):
         return isinstance(constant, Real) and float(constant) > 0
     shape = carriers[0].shape
-    return torch.broadcast_shapes(constant.shape, shape) == shape and bool((constant > 0).all())
+    if torch.broadcast_shapes(constant.shape, shape) != shape:
+        return False
+    with values_of(constant):
+        return bool((constant > 0).all())

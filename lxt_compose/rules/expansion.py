@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from ..autograd.trees import map_tensors, tensors_in
 from ..torch_internals import clear_hooks, modes_off
+from ..torch_internals.readings import note_readings, values_of
+from ..torch_internals.traces import example_shape, is_traced
 
 POINTS = (0.0, 1.0, 0.5)
 """Points of expansion: the first at which f is finite (for logarithms that is 1, for logit 1/2)."""
@@ -69,7 +71,8 @@ def expand_function(
 ) -> Expansion | None:
     """Return the expansion of a function of torch in its only carrier, x; None if it cannot be evaluated."""
     kwargs = {name: value for name, value in kwargs.items() if name != "out"}
-    if any(not tensor.requires_grad for tensor in tensors_in((args, kwargs))):
+    if constants := [tensor for tensor in tensors_in((args, kwargs)) if not tensor.requires_grad]:
+        note_readings(constants)
         return _expand_call(function, args, kwargs, torch.zeros(x.shape, dtype=torch.float64), x)
     places = (*(_CARRIER if _is_carrier(value) else value for value in args),)
     named = tuple((name, _CARRIER if _is_carrier(value) else value) for name, value in sorted(kwargs.items()))
@@ -112,23 +115,32 @@ def _expand_call(
         result: Tensor = function(*map_tensors(given, args), **map_tensors(given, kwargs))
         return result
 
-    try:
-        return _simplified(_expand(at, like), x.device, x.dtype)
-    except (RuntimeError, TypeError, ValueError, NotImplementedError):
-        return None
+    with values_of():
+        try:
+            return _simplified(_expand(at, like), x.device, x.dtype)
+        except (RuntimeError, TypeError, ValueError, NotImplementedError):
+            return None
 
 
 # ---- modules ---------------------------------------------------------------------------------------------------------
 
-_powers: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+_powers: weakref.WeakKeyDictionary[nn.Module, tuple[Any, int]] = weakref.WeakKeyDictionary()
 
 
 def power_of_module(module: nn.Module) -> int:
     """Return p where an elementwise module grows as ``x ** p`` (squared ReLU: 2); 1 if p is no whole number."""
-    found = _powers.get(module)
-    if found is None:
-        found = _powers[module] = _power(module)
-    return found
+    signature, known = _signature(module), _powers.get(module)
+    if known is None or known[0] != signature:
+        with values_of():
+            known = _powers[module] = signature, _power(module)
+    return known[1]
+
+
+def _signature(module: nn.Module) -> Any:
+    """Return what tells whether a module is the function that it was."""
+    tensors = [*module.parameters(), *module.buffers()]
+    note_readings(tensors)
+    return [(t.data_ptr(), t._version) for t in tensors], module.extra_repr()
 
 
 def _power(module: nn.Module) -> int:
@@ -153,37 +165,45 @@ def expand_module(module: nn.Module, x: Tensor, z: Tensor) -> Expansion | None:
     It is evaluated again when its parameters or buffers have changed, and where it has a value for each channel, when
     the shape has.
     """
-    state = [(t.data_ptr(), t._version) for t in (*module.parameters(), *module.buffers())]
-    known = _of_modules.get(module)
-    signature = (state, module.extra_repr(), x.dtype, x.device)
+    signature, known = (*_signature(module), x.dtype, x.device), _of_modules.get(module)
     if known is not None and known[0][:-1] == signature:
         found = known[1]
         if found is None or not isinstance(found.value, Tensor) or known[0][-1] == x.shape:
             return found
-    found = _evaluate(module, x, z)
-    _of_modules[module] = ((*signature, x.shape), found)
+    shape, given = example_shape(x), None if is_traced() else (x.detach(), z.detach())
+    with values_of():
+        found = _evaluate(module, x, shape, given)
+    _of_modules[module] = ((*signature, shape), found)
     return found
 
 
-def _evaluate(module: nn.Module, x: Tensor, z: Tensor) -> Expansion | None:
+def _evaluate(module: nn.Module, x: Tensor, shape: torch.Size, given: tuple[Tensor, Tensor] | None) -> Expansion | None:
     try:
         twin = copy.deepcopy(module).to("cpu", torch.float64).eval()
         clear_hooks(twin)  # those of the user would run once more
-        like = torch.zeros(x.shape, dtype=torch.float64)
+        like = torch.zeros(shape, dtype=torch.float64)
         expansion = _expand(twin, like)
-        if expansion is None or expansion.value.shape != like.shape or not _is_elementwise(twin, expansion, x, z):
+        if expansion is None or expansion.value.shape != like.shape:
+            return None
+        inputs, outputs = _tried(twin, like) if given is None else [t.to("cpu", torch.float64) for t in given]
+        if not _is_elementwise(twin, expansion, inputs, outputs.reshape(shape), torch.finfo(x.dtype).eps ** 0.5):
             return None
         return _simplified(expansion, x.device, x.dtype)
     except Exception:  # it is the user's: whatever it raises, it cannot be evaluated by itself
         return None
 
 
-def _is_elementwise(twin: nn.Module, expansion: Expansion, x: Tensor, z: Tensor) -> bool:
+def _tried(twin: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a module gives for numbers between -2 and 2: where a graph is written down its input has no value."""
+    with torch.no_grad(), modes_off():
+        inputs = torch.linspace(-2, 2, like.numel(), dtype=like.dtype).view_as(like)
+        return inputs, twin(inputs)
+
+
+def _is_elementwise(twin: nn.Module, expansion: Expansion, x: Tensor, z: Tensor, tolerance: float) -> bool:
     """Return whether setting every other element to the point of expansion changes those of the output alone."""
     changed = (torch.arange(x.numel()) % 2 == 0).view(x.shape)
-    given = x.detach().to("cpu", torch.float64)
-    expected = torch.where(changed, expansion.value, z.detach().reshape(x.shape).to("cpu", torch.float64))
+    expected = torch.where(changed, expansion.value, z)
     with torch.no_grad(), modes_off():
-        found = twin(torch.where(changed, expansion.at, given))
-    tolerance = torch.finfo(x.dtype).eps ** 0.5
+        found = twin(torch.where(changed, expansion.at, x))
     return torch.allclose(found, expected, tolerance, tolerance, equal_nan=True)

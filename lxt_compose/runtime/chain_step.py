@@ -11,6 +11,7 @@ from ..autograd.marks import Gate, History, Values, gate_of
 from ..rules import Epsilon, Identity, OpCall, Rule
 from ..rules.chained import Anchor, Chained
 from ..rules.gated import gates_among
+from ..torch_internals.readings import number_in
 from .chains import Chain, Conditions
 from .curves import Find, inputs_of, is_affine
 
@@ -105,6 +106,6 @@ class How(NamedTuple):
         def find(tensor: Tensor) -> Values | float | None:
             if tensor.dtype is torch.bool:
                 return self.conditions.find(tensor, chain.source, chain.checkpoint)
-            return tensor.flatten()[0].item() if self.conditions.is_number(tensor) else None
+            return number_in(tensor) if self.conditions.is_number(tensor) else None
 
         return find

@@ -17,6 +17,7 @@ from ..ops.traits import Argument
 from ..rules.defaults import raises
 from ..rules.expansion import Expansion
 from ..torch_internals import modes_off
+from ..torch_internals.readings import values_of
 
 _STEP = 1e-5
 _TINY = 1e-15
@@ -199,7 +200,7 @@ def _alone(call: Function) -> Values | None:
 
 @lru_cache(maxsize=4096)
 def _evaluate(call: Function, curves: tuple[Values, ...]) -> Values | None:
-    with torch.no_grad(), modes_off():
+    with values_of(), torch.no_grad(), modes_off():
         points = [torch.tensor(curve, dtype=torch.float64, device="cpu") for curve in curves]
 
         def given(value: Any) -> Any:
@@ -213,11 +214,11 @@ def _evaluate(call: Function, curves: tuple[Values, ...]) -> Values | None:
             after = call.function(*map(given, call.args), **{name: given(value) for name, value in call.kwargs})
         except Exception:  # other arguments than numbers may ask for other shapes
             return None
-    if not isinstance(after, Tensor) or after.shape != points[0].shape:
-        return None
-    if not after.is_floating_point() and after.dtype is not torch.bool:
-        return None
-    values = after.double().tolist()
+        if not isinstance(after, Tensor) or after.shape != points[0].shape:
+            return None
+        if not after.is_floating_point() and after.dtype is not torch.bool:
+            return None
+        values = after.double().tolist()
     if abs(values[0]) < _TINY:
         values[0] = 0.0
     return tuple(values)

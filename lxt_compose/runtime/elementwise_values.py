@@ -12,6 +12,7 @@ from torch import Tensor
 from ..autograd.marks import Values
 from ..autograd.trees import PLAIN, plain
 from ..torch_internals import modes_off
+from ..torch_internals.readings import values_of
 
 
 class _Carrier:
@@ -54,13 +55,13 @@ def values_after(
 def _evaluate(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: tuple[tuple[str, Any], ...], before: Values
 ) -> Values | None:
-    with torch.no_grad(), modes_off():
+    with values_of(), torch.no_grad(), modes_off():
         x = torch.tensor(before, dtype=torch.float64, device="cpu")
         given = [x if value is _CARRIER else value for value in args]
         try:
             after = function(*given, **{name: x if value is _CARRIER else value for name, value in kwargs})
         except (RuntimeError, TypeError, ValueError, NotImplementedError):
             return None
-    if not isinstance(after, Tensor) or after.shape != x.shape or not after.is_floating_point():
-        return None
-    return tuple(after.tolist())
+        if not isinstance(after, Tensor) or after.shape != x.shape or not after.is_floating_point():
+            return None
+        return tuple(after.tolist())

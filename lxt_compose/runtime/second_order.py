@@ -131,7 +131,9 @@ def _relevance(made: Pass, place: int, slot: Tensor) -> Slots:
     constants = [x for x in tensors_in((made.args, made.kwargs)) if not x.requires_grad]
     given = [*made.roots, *constants, slot]
     key = _key(made, place, given)
-    program = made.owner.programs.get(key, lambda: _written_down(made, place, given))
+    program = made.owner.programs.get(
+        key, lambda: _written_down(made, place, given), good=lambda p: p.changed() is None
+    )
     made.owner.thaw()
     found: Slots = tuple(program.differentiable(*given))
     return found

@@ -23,6 +23,7 @@ from ..autograd.trees import plain
 from ..ops import Argument, Family, Op, SoftmaxPart, mutates, op_of
 from ..rules import GRADIENT, find_carriers
 from ..rules.softmax import log_of, log_softmax_of, logsumexp_of, softmax_of
+from ..torch_internals.readings import number_in
 from .linear_steps import Step, Total
 from .policy import FunctionInfo, Policy
 from .powers import Exponents, LogSum, Note, Notes, Powers, Shifted, Softmax
@@ -228,7 +229,7 @@ def _base(op: Op, args: tuple[Any, ...], carriers: list[Tensor]) -> float | None
     if exponent is None or isinstance(exponent, float) or len(args) != 2 or args[exponent.position] is not carriers[0]:
         return None
     base = args[1 - exponent.position]
-    base = base.item() if isinstance(base, Tensor) and base.numel() == 1 else plain(base)
+    base = number_in(base) if isinstance(base, Tensor) and base.numel() == 1 else plain(base)
     return float(base) if isinstance(base, (int, float)) and base > 0 and base != 1 else None
 
 
@@ -266,4 +267,6 @@ def _inverts(op: Op, place: int | str, args: tuple[Any, ...]) -> bool:
 
 def _is_number(value: Any, number: int) -> bool:
     """Return whether this is the number, or a tensor of one element that is."""
-    return bool(value == number) if not isinstance(value, Tensor) or value.numel() == 1 else False
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and bool(number_in(value) == number)
+    return bool(value == number)

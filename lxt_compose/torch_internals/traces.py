@@ -22,6 +22,20 @@ def is_traced() -> bool:
     return torch._C._get_dispatch_mode(_PROXY) is not None
 
 
+def proxy_of(tensor: Tensor) -> Any:
+    """Return what stands for a tensor in the graph that is being traced; None if it is no part of that.
+
+    `torch.fx.experimental.proxy_tensor.get_proxy_slot` says the same, with the tracer of `get_proxy_mode()`.
+    """
+    mode: Any = torch._C._get_dispatch_mode(_PROXY)
+    return None if mode is None else mode.tracer.tensor_tracker.get(tensor)
+
+
+def is_fake(tensor: Tensor) -> bool:
+    """Return whether a tensor has a shape and no values."""
+    return type(tensor).__name__ == "FakeTensor"
+
+
 def on_cpu(x: Tensor) -> Tensor:
     """Return a tensor on the CPU; itself in a graph, whose results stay where they are."""
     return x if is_traced() else x.cpu()
@@ -33,6 +47,15 @@ def has_symbolic_shape(tensor: Tensor) -> bool:
     Unnecessary once tensors tell it publicly.
     """
     return bool(tensor._has_symbolic_sizes_strides)
+
+
+def example_shape(tensor: Tensor) -> torch.Size:
+    """Return the shape of a tensor in numbers; of formulas those that they have for the example.
+
+    Unnecessary once formulas tell it publicly without becoming constants.
+    """
+    sizes: list[Any] = list(tensor.shape)
+    return torch.Size([size.node.hint if isinstance(size, torch.SymInt) else size for size in sizes])
 
 
 def cond(condition: Tensor, then: Callable[..., Tensor], otherwise: Callable[..., Tensor], given: Any) -> Tensor:

@@ -22,9 +22,9 @@ class Kept(Generic[T]):
     def __init__(self, limit: int = 16) -> None:
         self._limit, self._made = limit, OrderedDict[Any, T]()
 
-    def get(self, key: Any, make: Callable[[], T]) -> T:
-        """Return what was made for this key, or make it."""
-        if key in self._made:
+    def get(self, key: Any, make: Callable[[], T], *, good: Callable[[T], bool] = lambda known: True) -> T:
+        """Return what was made for this key, or make it, also if what there is is not good any longer."""
+        if key in self._made and good(self._made[key]):
             self._made.move_to_end(key)
             return self._made[key]
         made = self._made[key] = make()

@@ -51,6 +51,11 @@ class ModelState:
                 return f"{self._where(table)} were put on or taken off"
         return ""
 
+    def where(self, tensor: Any) -> str:
+        """Return what a tensor of the model is called, in words."""
+        places = (f"{name!r} among the {self._where(table)}" for table, name, value in self._entries if value is tensor)
+        return next(places, f"a tensor of shape {list(tensor.shape)}")
+
     @staticmethod
     def key(model: nn.Module) -> State:
         """Return the same as something to look up by; it holds while the model's modules and tensors live.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ..torch_internals.readings import WatchingModels, noting_readings
 from ..torch_internals.traces import (
     Names,
     as_compilers_see,
@@ -54,11 +55,12 @@ class Program:
         names = [[None] * x.dim() for x in inputs] if names is None else names
         self.dynamic = any(name is not None for dims in names for name in dims)
         self._holds: Callable[[Mapping[str, int]], bool] = lambda sizes: True
-        with as_compilers_see() if compiling else nullcontext():
+        with as_compilers_see() if compiling else nullcontext(), noting_readings() as readings:
             if self.dynamic:
                 self.graph, self._holds = symbolic_graph_of(self._flat(function), inputs, names)
             else:
                 self.graph = graph_of(self._flat(function), inputs)
+        self._readings = [*readings.values()]
         simplify(self.graph)
         self.is_random, self.changes_weights = is_random(self.graph.graph), changes_attributes(self.graph.graph)
         if differentiable:
@@ -72,10 +74,15 @@ class Program:
         """Return the function with its outputs in one list; how they are nested is kept."""
 
         def flat(*inputs: Tensor) -> list[Tensor]:
-            outputs, self._nesting = tree_flatten(function(*inputs))
+            with WatchingModels():
+                outputs, self._nesting = tree_flatten(function(*inputs))
             return outputs
 
         return flat
+
+    def changed(self) -> Tensor | None:
+        """Return a tensor whose values decided what the graph is, and are others now; None if there is none."""
+        return next((reading.tensor for reading in self._readings if not reading.holds()), None)
 
     def nested(self, outputs: Sequence[Tensor]) -> Any:
         """Return the outputs of the graph, nested as the function had them."""

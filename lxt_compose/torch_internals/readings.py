@@ -1,0 +1,163 @@
+"""Values that are read while a graph is written down: computed outside of it, and noted, since it holds them.
+
+A graph has what depends on its inputs as operations. What decides which operations these are (where an activation is
+expanded, whether an exponent is positive) is read from numbers, parameters and buffers while it is written down, and is
+a constant of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..errors import TraceError
+from .traces import is_fake, is_traced, proxy_of, untraced
+
+_LARGEST = 4096
+"""Elements of a tensor whose values are kept, to tell whether others were written there."""
+
+
+class Reading:
+    """A tensor whose values were read, and these."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        self._stamp = _stamp(tensor)
+        self._value = tensor.detach().clone() if tensor.numel() <= _LARGEST else None
+
+    def holds(self) -> bool:
+        """Return whether the tensor has the same values; of a large one, whether nothing was written to it."""
+        if self._stamp == (now := _stamp(self.tensor)):
+            return True
+        if self._value is None or not torch.equal(self._value, self.tensor):
+            return False
+        self._stamp = now
+        return True
+
+
+def _stamp(tensor: Tensor) -> tuple[int, int]:
+    return tensor._version, tensor.data_ptr()
+
+
+_noted: ContextVar[dict[int, Reading] | None] = ContextVar("readings", default=None)
+
+
+@contextmanager
+def noting_readings() -> Iterator[dict[int, Reading]]:
+    """Note the tensors whose values are read in this context, by their identity."""
+    noted: dict[int, Reading] = {}
+    token = _noted.set(noted)
+    try:
+        yield noted
+    finally:
+        _noted.reset(token)
+
+
+class WatchingModels(TorchDispatchMode):
+    """Notes what a model reads by itself, such as ``weight.item()``."""
+
+    supports_higher_order_operators = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        """See :class:`torch.utils._python_dispatch.TorchDispatchMode`."""
+        if torch.Tag.data_dependent_output in getattr(func, "tags", ()):
+            note_readings([x for x in args if isinstance(x, Tensor) and proxy_of(x) is None])
+        return func(*args, **(kwargs or {}))
+
+
+def note_readings(tensors: Sequence[Tensor]) -> None:
+    """Note that values of these tensors, parameters or buffers, decide what a graph is, if one is written down.
+
+    Raises:
+        TraceError: the graph computes one of them from its inputs, so it has no value yet.
+    """
+    if not is_traced():
+        return
+    noted = _noted.get()
+    for tensor in tensors:
+        for one in _read_for(tensor):
+            if noted is not None and id(one) not in noted:
+                with untraced():
+                    noted[id(one)] = Reading(one)
+
+
+def _read_for(tensor: Tensor) -> list[Tensor]:
+    """Return the tensors that tell the value of another one: itself, or the weights that it is computed of.
+
+    Raises:
+        TraceError: inputs of the graph are among them, or it has no values.
+    """
+    proxy = proxy_of(tensor)
+    if proxy is None:
+        return [tensor]
+    if getattr(proxy, "constant", None) is not None:
+        return []
+    found, met, pending = list[Tensor](), set[Node](), [proxy.proxy.node]
+    while pending:
+        node = pending.pop()
+        if node in met or filled_with(node) is not None:
+            continue
+        met.add(node)
+        if node.op == "placeholder" or is_fake(tensor):
+            raise TraceError(
+                f"the value of a tensor of shape {list(tensor.shape)} decides how relevance passes, but the graph "
+                f"that is written down computes it; make it a number, a parameter or a buffer of the model"
+            )
+        if node.op == "get_attr":
+            found.append(getattr(proxy.proxy.tracer.root, str(node.target)))
+        pending += node.all_input_nodes
+    return found
+
+
+_ATEN = torch.ops.aten
+_ZEROS = (_ATEN.zeros.default, _ATEN.zeros_like.default, _ATEN.new_zeros.default)
+_ONES = (_ATEN.ones.default, _ATEN.ones_like.default, _ATEN.new_ones.default)
+_NUMBERS = {_ATEN.full.default: 1, _ATEN.full_like.default: 1, _ATEN.new_full.default: 2}
+_SAME = (_ATEN.view.default, _ATEN.expand.default, _ATEN.detach.default, _ATEN.select.int)
+
+
+def filled_with(node: Any) -> float | None:
+    """Return the number that all elements of a tensor have that a graph makes of that; None if it is no such tensor."""
+    while node.target in _SAME and isinstance(node.args[0], Node):
+        node = node.args[0]
+    value = 0 if node.target in _ZEROS else 1 if node.target in _ONES else None
+    if node.target in _NUMBERS:
+        value = node.args[_NUMBERS[node.target]]
+    return value if isinstance(value, (int, float)) else None
+
+
+def values_of(*tensors: Tensor) -> AbstractContextManager[None]:
+    """Return a context that computes with values, outside of a graph that may be being written down.
+
+    Args:
+        *tensors: those whose values are read.
+
+    Raises:
+        TraceError: the graph computes one of them.
+    """
+    if not is_traced():
+        return nullcontext()
+    note_readings(tensors)
+    return untraced()
+
+
+def number_in(tensor: Tensor) -> Any:
+    """Return the number that all elements of a tensor are, of which it has one or more.
+
+    Raises:
+        TraceError: a graph is written down, and computes it.
+    """
+    proxy = proxy_of(tensor) if is_traced() else None
+    if proxy is not None:
+        constant, number = getattr(proxy, "constant", None), filled_with(proxy.proxy.node)
+        if constant is not None or number is not None:
+            return number if constant is None else constant.flatten()[0].item()
+    with values_of(tensor):
+        return tensor.flatten()[0].item()
