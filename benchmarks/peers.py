@@ -64,6 +64,19 @@ def zennit(rule: str, *args: Any) -> Install | None:
     return install
 
 
+def zennit_composite(name: str) -> Install | None:
+    """One of Zennit's composites."""
+    composites = load("zennit.composites")
+    if composites is None:
+        return None
+
+    def install(model: nn.Module) -> nn.Module:
+        getattr(composites, name)().register(model)
+        return model
+
+    return install
+
+
 def tdhook(rule: str, *args: Any) -> Install | None:
     """A rule of tdhook on all layers; activations pass relevance on."""
     rules = load("tdhook.attribution.lrp_helpers.rules")
@@ -96,3 +109,49 @@ def lxt(rule: str, *args: Any) -> Install | None:
         return model
 
     return install
+
+
+def _like(old: Any, new: Any) -> Any:
+    """The new one as what the old one is, if that is a table of functions with methods of its own."""
+    if not isinstance(new, dict) or isinstance(old, dict):
+        return new
+    made = type(old)()
+    for name, function in new.items():
+        made[name] = function
+    return made
+
+
+def lxt_llama() -> Callable[[Callable[[], Any]], Any] | None:
+    """What runs a job while the classes of Llama are those that LXT's efficient variant puts in their place."""
+    package = load("lxt")
+    if package is None:
+        return None
+    for name in ("efficient", "efficient.models"):  # their own imports want functions that transformers no longer has
+        stub = sys.modules.setdefault(f"lxt.{name}", types.ModuleType(f"lxt.{name}"))
+        stub.__path__ = [f"{package.__path__[0]}/{name.replace('.', '/')}"]
+    patches = load("lxt.efficient.models.llama")
+    if patches is None:
+        return None
+    before = {target: dict(vars(target)) for target in patches.attnLRP}
+    for target, patch in patches.attnLRP.items():
+        patch(target)
+    changed = [
+        (target, name, old[name], _like(old[name], value))
+        for target, old in before.items()
+        for name, value in vars(target).items()
+        if name in old and old[name] is not value
+    ]
+
+    def put(which: int) -> None:
+        for target, name, *values in changed:
+            setattr(target, name, values[which])
+
+    def run(job: Callable[[], Any]) -> Any:
+        put(1)
+        try:
+            return job()
+        finally:
+            put(0)
+
+    put(0)
+    return run

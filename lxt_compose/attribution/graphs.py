@@ -10,8 +10,9 @@ from ..autograd.trees import tensors_in
 from ..errors import TraceError
 from ..tracing import ByModel, Kept, ModelState
 from .goals import Goals
+from .graph_inputs import kinds_of, structure_of, tensors_of
 from .inputs import Inputs
-from .joint import Joint, Writer, kinds_of, part_of, structure_of, tensors_of
+from .joint import Joint, Writer, part_of
 from .run import Run, with_bar
 
 _SEEN = "made the second time that such inputs are explained"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..autograd.trees import PLAIN, map_tensors, tensors_in
 from ..composite import Composite
 from ..coverage.report import CoverageReport
 from ..errors import CompositeError, TraceError
@@ -21,12 +20,12 @@ from ..tracing import ModelState, Program
 from .any_size import names_of, of_other_sizes
 from .axes import Dims
 from .goals import Goals
+from .graph_inputs import exchanged, indices_of, structure_of, tensors_of
 from .inputs import Inputs
 from .joining import one_after_the_other
 from .latent import Layer
 from .replay import Lookups, NotingTaps, ReplayTaps
 from .run import Run, statistics_kept
-from .targets import Goal
 
 Register = Callable[[nn.Module], AbstractContextManager[Registration]]
 
@@ -80,44 +79,6 @@ class Joint:
         return self.program.holds(sizes) if sizes else True
 
 
-def tensors_of(given: Inputs, goals: Goals) -> list[Tensor]:
-    """Return the tensors that a graph is called with: those among the arguments, and the indices of the targets."""
-    return [*tensors_in((given.args, given.kwargs)), *_indices(goals)]
-
-
-def _indices(goals: Goals) -> list[Tensor]:
-    return [index for goal in goals.each for index in (goal.first, goal.second) if index is not None]
-
-
-def kinds_of(goals: Goals) -> tuple[Any, ...]:
-    """Return the part of the targets that a graph depends on; their indices are inputs of the graph."""
-    each = tuple(
-        (goal.first is None, goal.second is None, goal.others, goal.function and id(goal.function))
-        for goal in goals.each
-    )
-    return each, goals.names
-
-
-def structure_of(tree: Any) -> tuple[Any, ...]:
-    """Return the part of arguments that a graph depends on: how they are nested, and all that is no tensor.
-
-    Raises:
-        TraceError: there is an object that the model may change, such as a cache.
-    """
-    if isinstance(tree, Tensor):
-        return ("tensor", tree.dtype, str(tree.device), tree.dim())
-    if isinstance(tree, (tuple, list)):
-        return (type(tree).__name__, *map(structure_of, tree))
-    if isinstance(tree, dict):
-        return ("dict", *((key, structure_of(value)) for key, value in tree.items()))
-    if type(tree) in PLAIN:
-        return (type(tree).__name__, tree)
-    raise TraceError(
-        f"an argument of type {type(tree).__name__} may be changed by the model, so there is no graph for it; leave "
-        f"caches out, and give tensors in tuples, lists and dictionaries"
-    )
-
-
 class Writer:
     """Writes a model's attribution down as a graph.
 
@@ -154,7 +115,7 @@ class Writer:
         """
         structure_of((given.args, given.kwargs))
         tensors = tensors_of(given, goals)
-        names = names_of(given, _indices(goals), tensors, dynamic)
+        names = names_of(given, indices_of(goals), tensors, dynamic)
         state, taps = ModelState(self.model), list[NotingTaps]()
 
         def noting(registration: Registration, floats: bool) -> NotingTaps:
@@ -259,50 +220,6 @@ def _without_nothing(found: dict[str, Any]) -> dict[str, Any]:
 def _why(model: nn.Module, error: Exception) -> str:
     said = str(error).strip().splitlines() or [type(error).__name__]
     return f"{type(model).__name__} cannot be written down as one graph: {said[0][:300]}"
-
-
-def exchanged(given: Inputs, goals: Goals, tensors: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Inputs, Goals]:
-    """Return the same inputs and targets with other tensors in the places of those of an example."""
-    count = len(tensors) - len(_indices(goals))
-    new = {id(old): value for old, value in zip(tensors[:count], values[:count], strict=True)}
-    indices = iter(values[count:])
-
-    def other(x: Tensor) -> Tensor:
-        return new.get(id(x), x)
-
-    def of(table: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: other(x) for name, x in table.items()}
-
-    each = tuple(
-        Goal(
-            None if goal.first is None else next(indices),
-            None if goal.second is None else next(indices),
-            goal.others,
-            goal.function,
-        )
-        for goal in goals.each
-    )
-    inputs = replace(
-        given,
-        args=map_tensors(other, given.args),
-        kwargs=map_tensors(other, given.kwargs),
-        carriers=of(given.carriers),
-        ids=of(given.ids),
-        beside=of(given.beside),
-        mask=None if given.mask is None else other(given.mask),
-        encoder_mask=None if given.encoder_mask is None else other(given.encoder_mask),
-        count=_count(given, of({**given.ids, **given.carriers})),
-    )
-    return inputs, replace(goals, each=each)
-
-
-def _count(given: Inputs, tensors: dict[str, Tensor]) -> int:
-    """Return the number of samples: the batch of the first input that has one."""
-    for name, x in tensors.items():
-        place = given.batch_of(given.all[name])
-        if place is not None:
-            return x.shape[place]
-    return given.count
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from ..errors import TraceError
 from .goals import Goals
+from .graph_inputs import tensors_of
 from .inputs import Inputs
 from .joining import one_after_the_other
-from .joint import Joint, tensors_of
+from .joint import Joint
 
 _FILE = "lxt_compose.json"
 

@@ -19,9 +19,10 @@ from ..tracing import trace_with
 from .axes import BATCH
 from .entry import read
 from .goals import Goals, read_targets
+from .graph_inputs import exchanged, kinds_of, structure_of, tensors_of
 from .inputs import Inputs
 from .joining import joined, one_after_the_other
-from .joint import Joint, Writer, exchanged, kinds_of, part_of, structure_of, tensors_of
+from .joint import Joint, Writer, part_of
 from .result import Attribution
 from .run import Run
 from .saved import SavedAttribution, save
