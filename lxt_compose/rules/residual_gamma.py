@@ -99,35 +99,36 @@ def _factors(call: Call) -> tuple[float, float]:
     return (second, first) if swapped else (first, second)
 
 
-def _measured(gamma: float, factors: tuple[float, float], a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-    """Return the operands as they are added, their weights, the sum s of those with the sign of c, and t = c / s."""
+def _measured(factors: tuple[float, float], a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+    """Return the operands as they are added, whether each has the sign of c, the sum s of those, and t = c / s."""
     a, b = (x if factor == 1 else x * factor for x, factor in zip((a, b), factors, strict=True))
     c = a + b
     positive = c >= 0
-    weight_a, weight_b = (1 + gamma * ((x >= 0) == positive).to(c.dtype) for x in (a, b))
-    s = torch.where(positive, torch.maximum(torch.maximum(a, b), c), torch.minimum(torch.minimum(a, b), c))
-    t = torch.where(s == 0, 1.0, c / s)
-    return a, b, weight_a, weight_b, s, t
+    same_a, same_b = (a >= 0) == positive, (b >= 0) == positive
+    s = torch.where(same_a, torch.where(same_b, c, a), b)
+    return a, b, same_a, same_b, s, torch.where(s == 0, 1.0, c / s)
 
 
 def _shares(gamma: float, factors: tuple[float, float], slot: Tensor, a: Tensor, b: Tensor) -> Slots:
     shapes = a.shape, b.shape
-    a, b, weight_a, weight_b, s, t = _measured(gamma, factors, a, b)
+    a, b, same_a, same_b, s, t = _measured(factors, a, b)
     slot = slot / (t + gamma)
-    nothing = s == 0
-    half = (1 + gamma) / 2  # at a = b = 0 the weights are 1 + gamma and t is 1: this makes it half of the slot
+    heavy, nothing = slot * (1 + gamma), s == 0
+    half = heavy / 2  # at a = b = 0 t is 1: this makes it half of the relevance
     share_a, share_b = (
-        sum_to(slot * torch.where(nothing, half, weight * (x / s)), shape)
-        for weight, x, shape in ((weight_a, a, shapes[0]), (weight_b, b, shapes[1]))
+        sum_to(torch.where(nothing, half, torch.where(same, heavy, slot) * (x / s)), shape)
+        for same, x, shape in ((same_a, a, shapes[0]), (same_b, b, shapes[1]))
     )
     return share_a, share_b
 
 
 def _slopes(gamma: float, factors: tuple[float, float], slot: Tensor, a: Tensor, b: Tensor) -> Slots:
     shapes = a.shape, b.shape
-    _, _, weight_a, weight_b, _, t = _measured(gamma, factors, a, b)
+    _, _, same_a, same_b, _, t = _measured(factors, a, b)
     slot = slot * (t / (t + gamma))
-    return (
-        sum_to(slot * weight_a, shapes[0]) * factors[0],
-        sum_to(slot * weight_b, shapes[1]) * factors[1],
+    heavy = slot * (1 + gamma)
+    found = (
+        sum_to(torch.where(same, heavy, slot), shape) for same, shape in zip((same_a, same_b), shapes, strict=True)
     )
+    slot_a, slot_b = (g if factor == 1 else g * factor for g, factor in zip(found, factors, strict=True))
+    return slot_a, slot_b
