@@ -93,6 +93,10 @@ READ = {
     "'gain' among the parameters of the model": lambda: with_tensor(
         lambda m, x: (m.layer(x) * m.gain).sigmoid(), gain=nn.Parameter(torch.tensor(1.3))
     ),
+    "'log_gain' among the parameters of the model": lambda: with_tensor(
+        lambda m, x: (m.layer(x) * m.log_gain.exp() + torch.full_like(x[:, :3], 0.5)).sigmoid(),
+        log_gain=nn.Parameter(torch.tensor(0.3)),
+    ),
     "'power' among the parameters of the model": lambda: with_tensor(
         lambda m, x: m.layer(x).abs() ** m.power, power=nn.Parameter(torch.tensor(2.5))
     ),
