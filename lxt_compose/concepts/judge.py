@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from ..attribution.entry import read
 from ..attribution.goals import Goals, choose_each
 from ..attribution.inputs import Inputs, telling
+from ..errors import AttributionError
 from ..torch_internals.traces import on_cpu
 from .intervene import record
 from .nodes import Node, nodes_of
-from .passes import select_rows
+from .passes import missing, select_rows
 from .units import Layout, Place, find_units
 from .visits import Visit, Visits
 
@@ -38,12 +39,20 @@ class Judge:
         self._values = record(model, corrupted, self.units)
         self.layouts: dict[Place, Layout] = {}
         self._rows: list[list[Node]] = []
+        self._met: dict[Place, Visit] = {}
         self.clean, self._goals = self._measure(self.given, self._goals)
         other, _, _ = read(model, corrupted, target, None, ())
         self.corrupted = self._measure(other, self._goals)[0]
 
     def nodes(self, per: str) -> list[Node]:
-        """Return the nodes."""
+        """Return the nodes.
+
+        Raises:
+            AttributionError: a place was not met.
+        """
+        for place in self.places:
+            if place not in self.layouts:
+                raise AttributionError(missing(place))
         return [node for each in self.units for node in nodes_of(each, self.layouts[each.place], per)]
 
     def run(self, patched: Sequence[Sequence[Node]], batch_size: int) -> Tensor:
@@ -64,18 +73,14 @@ class Judge:
         with torch.no_grad(), Visits(self.model, self.places, self._look) as self._visits, telling(self.model, given):
             batch = given.copied()
             output = self.model(*batch.args, **batch.kwargs)
-            for visit in self._met.values() if not self.layouts else ():
-                self.layouts[visit.place] = self._visits.layout(visit)
+            self.layouts |= {place: self._visits.layout(visit) for place, visit in self._met.items()}
+            self._met.clear()
         (chosen,) = choose_each(goals, output, self.model, given, times_output=False)
         (goal,) = goals.each
         if goal.function is None and goal.first is None and chosen.target is not None:
             first = chosen.target if chosen.target.dim() == 1 else chosen.target[:, 0]
             goals = Goals((type(goal)(first, goal.second, goal.others),))
         return on_cpu(chosen.value), goals
-
-    @property
-    def _met(self) -> dict[Place, Visit]:
-        return self.__dict__.setdefault("_visited", {})
 
     def _look(self, visit: Visit) -> Tensor | None:
         x, place = visit.tensor, visit.place

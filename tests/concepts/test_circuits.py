@@ -6,7 +6,7 @@ from small_transformers import gpt2, ids, llama
 from support import assert_close, fingerprint, make
 from torch import nn
 
-from lxt_compose import Composite, attribute
+from lxt_compose import AttributionError, Composite, attribute
 from lxt_compose.concepts import attribute_nodes, circuit_graph, edges, faithfulness, patch, patch_nodes, record
 
 
@@ -95,6 +95,20 @@ class TestJudge:
                 attribute_nodes(model, x, other, ["0", "1"], target=(0, 2), method=method).values, measured.values
             )
             assert measured.correlation(attribute_nodes(model, x, other, ["0", "1"], target=(0, 2))) == pytest.approx(1)
+
+    def test_effects_of_different_nodes_together(self):
+        model, x, other = pair("mlp")
+        one, two = (patch_nodes(model, x, other, name, target=1) for name in ("fc1", "act"))
+        both = one + two
+        assert both.nodes == one.nodes + two.nodes
+        assert torch.equal(both.values[:, :8], one.values)
+        with pytest.raises(ValueError, match="correlations are between effects of the same nodes"):
+            both.correlation(one)
+
+    def test_a_place_that_is_not_met(self):
+        model, x, other = pair()
+        with pytest.raises(AttributionError, match=r"blocks.0.mlp:heads \(Sequential\): no attention was seen in it"):
+            patch_nodes(model, x, other, "blocks.0.mlp:heads", target=1)
 
     def test_language_models(self):
         for model, names in (

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_transformers import bert, gpt2, ids, llama
 from support import Attention, Fn, Transformer, assert_close, both_formulations, exact, fingerprint, make
 from torch import nn
 
@@ -169,6 +170,26 @@ def test_heads_by_hand(side, formulation):
     found = conditional(model, x, f"blocks.1.attention:{side}[1]", target=1, composite=composite)
     assert float(expected.abs().max()) > 1e-6
     assert_close(found.relevance, expected if formulation == "relevance" else expected * x)
+
+
+@pytest.mark.parametrize(
+    ("build", "attention", "projection"),
+    [
+        (llama, "model.layers.1.self_attn", "model.layers.1.self_attn.o_proj"),
+        (gpt2, "transformer.h.0.attn", "transformer.h.0.attn.c_proj"),
+        (bert, "bert.encoder.layer.0.attention", "bert.encoder.layer.0.attention.output.dense"),
+    ],
+)
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_heads_of_language_models_are_parts_of_what_their_projection_takes_in(
+    build, attention, projection, implementation
+):
+    model, given = build(), {"input_ids": ids(2, 5)}
+    model.set_attn_implementation(implementation)
+    heads = conditional(model, given, [f"{attention}:heads[{head}]" for head in range(2)], target=1)
+    parts = conditional(model, given, [f"{projection}:input[{8 * head}:{8 * head + 8}]" for head in range(2)], target=1)
+    assert float(heads.relevance.abs().max()) > 1e-4
+    assert_close(heads.relevance, parts.relevance)
 
 
 class TestSums:
