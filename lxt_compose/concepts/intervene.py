@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..attribution.inputs import read_inputs, telling
 from ..attribution.logits import per_class
 from ..errors import RegistrationError
+from ..torch_internals import in_backward
 from .passes import missing
 from .units import Layout, Place, Units, find_units
 from .visits import Visit, Visits
@@ -53,6 +54,11 @@ class Intervention:
 
     def _look(self, visit: Visit) -> Tensor | None:
         place, x = visit.place, visit.tensor
+        if place.call is not None and in_backward():
+            raise RegistrationError(
+                f"{place.name} is recomputed by activation checkpointing, where calls of a module are not told apart: "
+                f"name all of its calls, or switch checkpointing off"
+            )
         self._met.add(place)
         layout = self._visits.layout(visit)
         for each in self.units:

@@ -3,16 +3,14 @@
 import pytest
 import torch
 from small_transformers import gpt2, ids, llama
-from support import Transformer, assert_close, fingerprint, make
+from support import Fn, Transformer, assert_close, fingerprint, make
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lxt_compose import Composite, RegistrationError, attribute
 from lxt_compose.concepts import Dictionary, ablate, effect, patch, record, steer
 
-
-def cnn():
-    model, x = make("cnn")
-    return model, x
+ONCE = {"use_reentrant": False}
 
 
 class TestSteer:
@@ -188,6 +186,23 @@ def test_effect_on_logits():
     assert str(found).startswith("<Effect on 4 samples: the answer changes in")
     language, prompt = llama(), ids()
     assert effect(language, {"input_ids": prompt}, "model.layers.1.mlp.act_fn[3]").before.shape == (3, 60)
+
+
+def test_with_activation_checkpoints():
+    """What is recomputed for the backward pass is changed alike."""
+    block = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 4)).double()
+    plain = Fn(lambda self, x: self.block(self.block(x)), block=block)
+    saving = Fn(lambda self, x: checkpoint(self.block, checkpoint(self.block, x, **ONCE), **ONCE), block=block)
+    x = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    gradients = []
+    for model in (plain, saving):
+        with steer(model, "block.1[2]", scale=3.0, add=0.5):
+            gradients.append(torch.autograd.grad(model(x).square().sum(), x)[0])
+    assert torch.equal(*gradients)
+    with ablate(saving, "block.1#2[2]"):
+        y = saving(x).sum()
+        with pytest.raises(RegistrationError, match=r"block.1#2 is recomputed by activation checkpointing"):
+            y.backward()
 
 
 class TestNothingInSilence:
