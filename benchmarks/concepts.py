@@ -150,32 +150,29 @@ def artefact(name: str, digits: Digits, epochs: int, seed: int) -> tuple[list[ob
 NETS = {"CNN": (SmallCNN, cnn_units), "ViT": (SmallViT, vit_units)}
 
 
-def steering(steps: int, seed: int, strength: float = 30.0) -> list[object]:
-    """How often a neuron that is switched on makes the model answer what it is labelled with."""
+def steering(steps: int, seed: int) -> list[list[object]]:
+    """How often a neuron that is switched on makes the model answer its label, a row for each strength."""
     model = train(names, steps, seed)
     prompts, answers, _, _ = names(2000, torch.Generator().manual_seed(11))
     place = "blocks.2.mlp.act"
-    batches = [{"input_ids": part} for part in prompts.split(250)]
-    references = find_references(model, batches, f"{place}@-1", k=20)
     name = f"{place}@-1"
+    references = find_references(model, [{"input_ids": part} for part in prompts.split(250)], name, k=20)
     labels = {}
     for unit in references.tops[name].numbers:
         votes = answers[[each.sample for each in references.of(name, unit)]].bincount(minlength=40)
         if votes.max() >= 0.9 * votes.sum():
             labels[unit] = int(votes.argmax())
     fresh = names(200, torch.Generator().manual_seed(12))[0]
-    hits = []
-    for unit, label in labels.items():
-        with torch.no_grad(), steer(model, f"{place}[{unit}]@-1", add=strength):
-            hits.append((model(fresh)[:, -1].argmax(1) == label).double().mean().item())
-    found = torch.tensor(hits)
-    return [
-        seed,
-        len(references.tops[name].numbers),
-        len(labels),
-        found.mean().item(),
-        (found >= 0.95).double().mean().item(),
-    ]
+    rows: list[list[object]] = []
+    for strength in (0.0, 100.0, 300.0, 1000.0):
+        hits = []
+        for unit, label in labels.items():
+            with torch.no_grad(), steer(model, f"{place}[{unit}]@-1", add=strength):
+                hits.append((model(fresh)[:, -1].argmax(1) == label).double().mean().item())
+        found = torch.tensor(hits)
+        sure = (found >= 0.95).double().mean().item()
+        rows.append([seed, len(references.tops[name].numbers), len(labels), strength, found.mean().item(), sure])
+    return rows
 
 
 def streaming() -> list[object]:
@@ -233,8 +230,8 @@ def main() -> None:
             ]
             print("\n" + tabulate([row for _, row in found], heads, tablefmt="github", floatfmt=".3f"))
         if "steering" in options.parts:
-            rows = [steering(options.steps, seed) for seed in range(options.seeds)]
-            heads = ["seed", "neurons", "labelled", "answers as labelled", "neurons with at least 95 %"]
+            rows = [row for seed in range(options.seeds) for row in steering(options.steps, seed)]
+            heads = ["seed", "neurons", "labelled", "added", "answers as labelled", "of them in at least 95 %"]
             print("\n" + tabulate(rows, heads, tablefmt="github", floatfmt=".3f"))
         if "streaming" in options.parts:
             heads = ["samples", "units", "samples a second", "MiB more", "resumed: the same"]
