@@ -4,6 +4,8 @@ import argparse
 from importlib import metadata
 from pathlib import Path
 
+from . import answer_arguments
+
 _EXIT_CODES = "exit codes: 0 all is well, 1 the report has uncovered operations, 2 an error, 130 interrupted"
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
 
@@ -128,6 +130,7 @@ def _add_explain(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--text", help="the text")
     source.add_argument("--image", type=Path, metavar="FILE", help="the image")
+    answer_arguments.add(parser, source)
     _add_target(parser)
     _add_rules(parser)
     parser.add_argument(

@@ -16,6 +16,7 @@ from contextlib import redirect_stdout
 from .. import command_start
 from ..demo import run_demo
 from ..errors import CompositeError, UncoveredError
+from . import answer_arguments
 from .arguments import build_parser
 from .commands import (
     Answer,
@@ -23,6 +24,7 @@ from .commands import (
     ExplainOptions,
     RunOptions,
     explain,
+    explain_answer,
     list_presets,
     list_rules,
     report,
@@ -85,13 +87,19 @@ def _report(options: argparse.Namespace) -> int:
 def _explain(options: argparse.Namespace) -> int:
     import torch
 
+    dtype = getattr(torch, options.dtype)
+    if answer_arguments.is_asked(options):
+        wanted = answer_arguments.options_of(options, rules=_rules_wanted(options), dtype=dtype, width=_width())
+        with redirect_stdout(sys.stderr):
+            answer = explain_answer(options.model, wanted, say=_say(options))
+        return _explained(answer, options)
     wishes = ExplainOptions(
         text=options.text,
         image=options.image,
         target=options.target,
         against=options.against,
         rules=_rules_wanted(options),
-        dtype=getattr(torch, options.dtype),
+        dtype=dtype,
         device=options.device,
         ledger=options.ledger,
         words=options.words,
@@ -101,6 +109,10 @@ def _explain(options: argparse.Namespace) -> int:
     )
     with redirect_stdout(sys.stderr):
         answer = explain(options.model, wishes, say=_say(options))
+    return _explained(answer, options)
+
+
+def _explained(answer: Answer, options: argparse.Namespace) -> int:
     _print(answer, options)
     if not answer.complete:
         _say(options)(f"warning: some operations have no rule: see lxt-compose report {options.model}")

@@ -3,6 +3,7 @@
 from .answer import Answer
 from .composite_options import CompositeOptions
 from .explain import explain
+from .explain_answer import AnswerOptions, explain_answer
 from .explanation import ExplainOptions
 from .listing import list_presets, list_rules
 from .report import report
@@ -10,10 +11,12 @@ from .run import RunOptions, run
 
 __all__ = [
     "Answer",
+    "AnswerOptions",
     "CompositeOptions",
     "ExplainOptions",
     "RunOptions",
     "explain",
+    "explain_answer",
     "list_presets",
     "list_rules",
     "report",

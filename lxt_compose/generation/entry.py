@@ -58,7 +58,7 @@ def attribute_generation(
         ledger: whether to name where relevance went that is on no token; it takes a backward pass for each row.
         traced: whether to run as one graph (:meth:`Composite.trace`), a copy of the sequence for each token.
         chunk_size: how many rows to run at a time; None is as many as fit. Results do not depend on it.
-        memory: bytes that a chunk may take, about; None is 1 GiB on a CPU, and half of what is free on a GPU.
+        memory: bytes that a chunk may take, about; None is 128 MiB on a CPU, and half of what is free on a GPU.
         top: how many of the most likely tokens to keep for each place.
         **options: of the model's ``generate``: ``max_new_tokens``, ``do_sample``, ``num_beams``, ``stop_strings``, ...
 

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from ..attribution.inputs import Inputs
 
-BUDGET = 2**30
-"""Bytes on a CPU; on a GPU it is half of what is free."""
+BUDGET = 2**27
+"""Bytes on a CPU, where rows that leave its caches cost more each; on a GPU it is half of what is free."""
 _LIVE = 6
 """How many tensors of the largest size are alive at one time in a backward pass, about: gates, their inputs, sums."""
 
@@ -23,7 +23,7 @@ def rows_that_fit(model: nn.Module, given: Inputs, values: Tensor, budget: int |
         model: the model.
         given: its inputs, one sequence.
         values: what is explained, for dtype and device.
-        budget: bytes; by default 1 GiB on a CPU, and half of what is free on a GPU.
+        budget: bytes; by default 128 MiB on a CPU, and half of what is free on a GPU.
     """
     if budget is None:
         budget = BUDGET

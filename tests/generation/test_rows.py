@@ -5,7 +5,18 @@ import torch
 from small_transformers import _made, gpt2, ids, llama, t5
 from transformers import BartConfig, BartForConditionalGeneration, MambaConfig, MambaForCausalLM
 
-from lxt_compose import AttributionError, Composite, NotFiniteError, attribute, attribute_generation, presets
+from lxt_compose import (
+    AlphaBeta,
+    AttributionError,
+    Composite,
+    Epsilon,
+    Gamma,
+    NotFiniteError,
+    ZPlus,
+    attribute,
+    attribute_generation,
+    presets,
+)
 from lxt_compose.rules import SoftmaxTaylor
 from lxt_compose.torch_internals import is_batched
 
@@ -51,6 +62,14 @@ def test_log_probabilities(make, composite):
     assert answer.ran == "4 rows at a time"
     assert_rows(answer, model, composite, "log_probability")
     assert torch.allclose(answer.scores.exp(), answer.predictions.probabilities)
+
+
+@pytest.mark.parametrize("rule", [Gamma(), AlphaBeta(), ZPlus(), Epsilon(0.1)], ids=str)
+def test_rules_that_split_contributions(rule):
+    model, composite = llama(), Composite({torch.nn.Linear: rule})
+    (answer,) = attribute_generation(model, PROMPT, ANSWER, composite=composite, chunk_size=2)
+    assert answer.ran == "2 rows at a time"
+    assert_rows(answer, model, composite)
 
 
 def test_a_state_space_model():
