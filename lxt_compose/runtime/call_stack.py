@@ -18,7 +18,7 @@ from .activation_modules import Unit
 from .chains import Chain, Conditions
 from .decisions import CallSite, Decision
 from .observer import Seen
-from .powers import Notes
+from .softmax_notes import Notes
 
 
 class Site:

@@ -11,7 +11,7 @@ from ..ops import Argument, Elements, Elementwise, Family, LayerKind, Op, mutate
 from ..torch_internals import modes_off
 
 Place = int | str
-_KEEPDIM = Argument(2, "keepdim")
+_DIM, _KEEPDIM = Argument(1, "dim"), Argument(2, "keepdim")
 
 
 class Step:
@@ -115,6 +115,14 @@ class Total:
         return (
             not others and first.op.traits.layer is LayerKind.AVERAGE and _KEEPDIM.of(first.args, first.kwargs) is True
         )
+
+    def is_along(self, dim: int, x: Tensor) -> bool:
+        """Return whether it is a sum along this dimension of x, which is kept."""
+        first = self.steps[0]
+        given = _DIM.of(first.args, first.kwargs)
+        given = given[0] if isinstance(given, (tuple, list)) and len(given) == 1 else given
+        sums = first.op.traits.layer is LayerKind.AVERAGE and isinstance(given, int)
+        return self.is_plain() and sums and given % x.dim() == dim % x.dim()
 
     def in_groups(self, like: Tensor) -> bool:
         """Return whether each place gets the sum over a group that it belongs to, tried on two sets of numbers.

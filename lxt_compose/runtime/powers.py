@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import Share, Slots, bypass, graft
-from ..autograd.nodes import Edge, origin_of
+from ..autograd.nodes import origin_of
 from ..autograd.saved_values import Kept, keep
 from ..ops import Elementwise
 from ..rules.softmax import Total as Sums
@@ -228,43 +228,3 @@ class Softmax:
 
     def then(self, _: Step) -> None:
         """Return nothing: only its own logarithm, or powers, are known."""
-
-
-Note = Powers | Shifted | LogSum | Softmax
-
-
-class Notes:
-    """What was noted of tensors, by their edges of the autograd graph; of constants, by the tensors themselves."""
-
-    __slots__ = ("_of_carriers", "_of_constants", "active")
-
-    def __init__(self) -> None:
-        self._of_carriers: dict[Edge, Note] = {}
-        self._of_constants: dict[tuple[int, int], tuple[Tensor, Note]] = {}
-        self.active = False
-        """Whether all that follows is to be looked at, since steps may lead on from what was noted."""
-
-    def of(self, x: Any) -> Note | None:
-        """Return what was noted of an argument of a call."""
-        if not isinstance(x, Tensor):
-            return None
-        if x.requires_grad:
-            return self._of_carriers.get(origin_of(x))
-        return self._of_constants.get((id(x), x._version), (None, None))[1]
-
-    def enter(self, output: Any, what: Note | Callable[[Tensor], Note] | None) -> None:
-        """Note something of the output of a call; or what a function makes of the output."""
-        if what is None or not isinstance(output, Tensor):
-            return
-        if output.requires_grad:
-            what = what(output) if callable(what) else what
-            self._of_carriers.setdefault(origin_of(output), what)  # some operations return their input
-        elif isinstance(what, LogSum) or (isinstance(what, Powers) and what.inverse):  # a division may hold it constant
-            self._of_constants[id(output), output._version] = output, what
-        self.active |= isinstance(what, (Powers, LogSum))
-
-    def clear(self) -> None:
-        """Forget all notes."""
-        self._of_carriers.clear()
-        self._of_constants.clear()
-        self.active = False

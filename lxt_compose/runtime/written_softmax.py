@@ -24,9 +24,11 @@ from ..ops import Argument, Family, Op, SoftmaxPart, mutates, op_of
 from ..rules import GRADIENT, find_carriers
 from ..rules.softmax import log_of, log_softmax_of, logsumexp_of, softmax_of
 from ..torch_internals.readings import number_in
+from .histories import effect_of
 from .linear_steps import Step, Total
 from .policy import FunctionInfo, Policy
-from .powers import Exponents, LogSum, Note, Notes, Powers, Shifted, Softmax
+from .powers import Exponents, LogSum, Powers, Shifted, Softmax
+from .softmax_notes import Note, Notes, Spread, value_of
 
 _DIM, _KEEPDIM = Argument(1, "dim"), Argument(2, "keepdim", default=False)
 
@@ -35,7 +37,7 @@ class Found(NamedTuple):
     """A call that is the last step of a softmax: what stands for it, its arguments but the value, and its note."""
 
     info: FunctionInfo
-    args: tuple[Tensor, Callable[[Tensor], Tensor]]
+    args: tuple[Any, ...]
     note: Note | None = None
 
 
@@ -55,6 +57,9 @@ class WrittenSoftmax:
         self._log_softmax = self._standing_for(torch.log_softmax, log_softmax_of)
         self._log_of = self._standing_for(torch.log_softmax, log_of)
         self._log_sum = self._standing_for(torch.logsumexp, logsumexp_of)
+        copy = op_of(torch.clone)
+        self._valued = FunctionInfo(value_of, "quotient of powers by hand", copy, None, value_of, exact=True)
+        self._valued.effect = effect_of(copy)
 
     def _standing_for(self, function: Callable[..., Any], stands: Callable[..., Any]) -> FunctionInfo | None:
         """Return what is known of a function that stands for one of torch.
@@ -93,7 +98,10 @@ class WrittenSoftmax:
             assert one.scores is not None
             return self._found(self._softmax, one.scores.without_shift(one.total, self._gradient), one.total)
         divided = _divided(op, found)
-        return None if divided is None else self._quotient(*divided, run)
+        if divided is None:
+            return None
+        one, other = divided
+        return self._quotient(one, other, run) if isinstance(one, Powers) else self._spread(one, other, run)
 
     def _found(self, info: FunctionInfo, x: Tensor, total: Callable[[Tensor], Tensor]) -> Found:
         """Return a softmax of the scores x."""
@@ -112,6 +120,22 @@ class WrittenSoftmax:
             x = run(self._policy.info(step.function), tuple(args), kwargs)
         masked = None if self._gradient else powers.masked()
         return self._found(self._softmax, x if masked is None else graft(x.masked_fill(masked, -math.inf), x), total)
+
+    def _spread(self, spread: Spread, whole: Powers, run: Run) -> Found | None:
+        """Return ``(e v) / sum of e`` as ``(e / sum of e) v``, if that gives the same."""
+        powers, e = spread.powers, spread.value()
+        total = powers.total_in(whole)
+        if self._softmax is None or total is None or e is None or powers.moves:
+            return None
+        with torch.no_grad():
+            s = e / total(e)
+        if s.shape != e.shape or not total.in_groups(e) or not spread.is_over(s, total):
+            return None
+        x, masked = powers.exponents.without_shift(total, self._gradient), None if self._gradient else powers.masked()
+        x = x if masked is None else graft(x.masked_fill(masked, -math.inf), x)
+        found = self._found(self._softmax, x, total)
+        s = run(found.info, (*found.args, s), {})
+        return Found(self._valued, (run(self._policy.info(spread.function), *spread.given(s)),))
 
     def _logarithm(self, x: Any, known: Note | None) -> Found | None:
         """Return the logarithm of a sum of powers, or of a softmax."""
@@ -179,6 +203,11 @@ class WrittenSoftmax:
             return shift
         place = _place(op, args, kwargs, carriers)
         if place is None:
+            mixes = op.family is Family.CONTRACTION and not op.addends and len(carriers) == 2
+            powers = [notes.of(x) for x in carriers] if mixes and not keyed else []
+            at = [place for place, what in enumerate(powers) if isinstance(what, Powers) and not what.inverse]
+            if len(at) == 1 and carriers[0] is not carriers[1]:
+                return Spread(powers[at[0]], carriers[at[0]], op, info.function, args, kwargs)  # type: ignore[arg-type]
             return shift
         if isinstance(known, Powers) and _inverts(op, place, args):
             return Powers(known.exponents, known.steps, inverse=True)
@@ -209,15 +238,15 @@ class WrittenSoftmax:
         return lambda output: Softmax(Exponents(output), torch.zeros_like, logarithm=True)
 
 
-def _divided(op: Op, found: list[Note | None]) -> tuple[Powers, Powers] | None:
-    """Return dividend and divisor of a quotient, if both are known powers."""
-    if op.family not in (Family.DIVISION, Family.PRODUCT):
+def _divided(op: Op, found: list[Note | None]) -> tuple[Powers | Spread, Powers] | None:
+    """Return dividend and divisor of a quotient, if both are known powers, or the dividend a product with them."""
+    if op.family not in (Family.DIVISION, Family.PRODUCT) or len(found) != 2:
         return None
     one, other = reversed(found) if 0 in op.held else found
-    if not (isinstance(one, Powers) and isinstance(other, Powers)):
-        return None
-    if op.family is Family.PRODUCT and one.inverse:
+    if op.family is Family.PRODUCT and isinstance(one, Powers) and one.inverse:
         one, other = other, one
+    if not isinstance(one, (Powers, Spread)) or not isinstance(other, Powers):
+        return None
     return (one, other) if other.inverse is (op.family is Family.PRODUCT) else None
 
 

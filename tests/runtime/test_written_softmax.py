@@ -577,3 +577,65 @@ def test_scores_may_be_powers_themselves(scores, formulation):
             (found[name],) = torch.autograd.grad(z, leaf, start)
     for name, slot in found.items():
         torch.testing.assert_close(slot, found["none"], rtol=1e-6, atol=1e-8, msg=name)
+
+
+def divided_later(how, z, v):
+    """Attention that divides by the sum of the powers after the product with the values."""
+    e = z.exp()
+    if how == "shifted":
+        e = (z - z.amax(-1, keepdim=True)).exp()
+    if how == "masked":
+        e = e * torch.ones(z.shape[-2:]).tril()
+    if how == "computed twice":
+        return (e @ v) / z.exp().sum(-1, keepdim=True)
+    if how == "einsum":
+        return torch.einsum("nij,njd->nid", e, v) / e.sum(-1)[..., None]
+    if how == "reciprocal":
+        return torch.bmm(e, v) * e.sum(-1, keepdim=True).reciprocal()
+    return e @ v / e.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("preset", ["attnlrp", "cp_lrp", "relp"])
+@pytest.mark.parametrize("how", ["plain", "shifted", "masked", "computed twice", "einsum", "reciprocal"])
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_a_sum_may_divide_what_was_made_of_the_powers(how, formulation, preset):
+    """``(e v) / sum of e`` is ``softmax v``: values are the model's own, relevance that of torch.softmax."""
+    torch.manual_seed(0)
+    layers = {name: nn.Linear(6, 6, bias=False).double() for name in "qkv"}
+    mask = torch.ones(4, 4).tril().log() if how == "masked" else torch.zeros(4, 4)
+
+    def scores(self, x):
+        return self.q(x) @ self.k(x).mT
+
+    models = (
+        Fn(lambda self, x: torch.softmax(scores(self, x) + mask, -1) @ self.v(x), **layers),
+        Fn(lambda self, x: divided_later(how, scores(self, x), self.v(x)), **layers),
+    )
+    x, found = torch.randn(3, 4, 6).double(), []
+    for model in models:
+        leaf, value = x.clone().requires_grad_(), model(x)
+        composite = getattr(presets, preset)(formulation=formulation)
+        with composite.register(model) as registration, registration.ledger() as books:
+            z = model(leaf)
+            assert torch.equal(z, value)
+            start = z.detach() if formulation == "relevance" else torch.ones_like(z)
+            found += torch.autograd.grad(z, leaf, start)
+        assert registration.report().complete
+        assert books.unaccounted < 1e-8
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda z, v: z.exp() @ v / z.exp().sum(-2, keepdim=True).mT,  # of other terms
+        lambda z, v: z.exp() @ v / (2 * z).exp().sum(-1, keepdim=True),
+    ],
+    ids=["another dimension", "other powers"],
+)
+def test_a_product_with_powers_over_another_sum_is_no_softmax(function):
+    x = torch.linspace(-1, 1, 16).double().reshape(1, 4, 4).requires_grad_()
+    model = model_of(lambda x: function(x, x * 2))
+    with Composite(formulation="gradient").register(model) as registration:
+        model(x)
+        assert not any("by hand" in row.target for row in registration.report().rows)

@@ -1,0 +1,111 @@
+"""What is noted of the tensors of a forward pass that may become a softmax; and products that are divided later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..autograd.functions import graft
+from ..autograd.nodes import Edge, origin_of
+from ..autograd.trees import map_tensors
+from ..ops import LayerKind, Op
+from ..torch_internals import modes_off
+from .linear_steps import Step, Total
+from .powers import LogSum, Powers, Shifted, Softmax
+
+
+class Spread:
+    """A product of powers and another carrier, summed: ``e v``, which a model may divide by the sum of e later."""
+
+    __slots__ = ("_e", "_op", "_version", "args", "function", "kwargs", "powers")
+
+    def __init__(
+        self,
+        powers: Powers,
+        e: Tensor,
+        op: Op,
+        function: Callable[..., Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        self.powers, self.function, self.args, self.kwargs = powers, function, args, kwargs
+        self._e, self._op, self._version = e, op, e._version
+
+    def then(self, _: Step) -> None:
+        """Return nothing: what follows is to divide it."""
+
+    def value(self) -> Tensor | None:
+        """Return the powers; None if they were changed in place since."""
+        return self._e.detach() if self._e._version == self._version else None
+
+    def given(self, s: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the arguments of the product, with s in the place of the powers."""
+
+        def swapped(x: Tensor) -> Tensor:
+            return s if x is self._e else x
+
+        return map_tensors(swapped, self.args), map_tensors(swapped, self.kwargs)
+
+    def is_over(self, s: Tensor, total: Total) -> bool:
+        """Return whether the product of s, the powers over their total, is that of the powers over the total."""
+        if self._op.traits.layer is LayerKind.MATRIX_PRODUCT and self.args[0] is self._e and total.is_along(-1, s):
+            return True
+        with torch.no_grad(), modes_off():
+            (args, kwargs), (before, named) = (map_tensors(torch.Tensor.detach, self.given(x)) for x in (s, self._e))
+            try:
+                product = self.function(*args, **kwargs)
+                quotient = self.function(*before, **named) / total(self._e.detach())
+            except (RuntimeError, TypeError, IndexError):
+                return False
+            tolerance = torch.finfo(product.dtype).eps ** 0.5
+            return product.shape == quotient.shape and bool(
+                torch.isclose(product, quotient, tolerance, tolerance, equal_nan=True).all()
+            )
+
+
+def value_of(way: Tensor, value: Tensor) -> Tensor:
+    """Return a value that the model has computed, with the way back of another computation of it."""
+    return graft(value, way)
+
+
+Note = Powers | Shifted | LogSum | Softmax | Spread
+
+
+class Notes:
+    """What was noted of tensors, by their edges of the autograd graph; of constants, by the tensors themselves."""
+
+    __slots__ = ("_of_carriers", "_of_constants", "active")
+
+    def __init__(self) -> None:
+        self._of_carriers: dict[Edge, Note] = {}
+        self._of_constants: dict[tuple[int, int], tuple[Tensor, Note]] = {}
+        self.active = False
+        """Whether all that follows is to be looked at, since steps may lead on from what was noted."""
+
+    def of(self, x: Any) -> Note | None:
+        """Return what was noted of an argument of a call."""
+        if not isinstance(x, Tensor):
+            return None
+        if x.requires_grad:
+            return self._of_carriers.get(origin_of(x))
+        return self._of_constants.get((id(x), x._version), (None, None))[1]
+
+    def enter(self, output: Any, what: Note | Callable[[Tensor], Note] | None) -> None:
+        """Note something of the output of a call; or what a function makes of the output."""
+        if what is None or not isinstance(output, Tensor):
+            return
+        if output.requires_grad:
+            what = what(output) if callable(what) else what
+            self._of_carriers.setdefault(origin_of(output), what)  # some operations return their input
+        elif isinstance(what, LogSum) or (isinstance(what, Powers) and what.inverse):  # a division may hold it constant
+            self._of_constants[id(output), output._version] = output, what
+        self.active |= isinstance(what, (Powers, LogSum))
+
+    def clear(self) -> None:
+        """Forget all notes."""
+        self._of_carriers.clear()
+        self._of_constants.clear()
+        self.active = False
