@@ -11,7 +11,7 @@ from torch import Tensor
 from ..autograd.functions import graft
 from ..autograd.nodes import Edge, origin_of
 from ..autograd.trees import map_tensors
-from ..ops import LayerKind, Op
+from ..ops import Family, LayerKind, Op
 from ..torch_internals import modes_off
 from .linear_steps import Step, Total
 from .powers import LogSum, Powers, Shifted, Softmax
@@ -109,3 +109,15 @@ class Notes:
         self._of_carriers.clear()
         self._of_constants.clear()
         self.active = False
+
+
+def dividend_and_divisor(op: Op, found: list[Note | None]) -> tuple[Powers | Spread, Powers] | None:
+    """Return dividend and divisor of a quotient, if both are known powers, or the dividend a product with them."""
+    if op.family not in (Family.DIVISION, Family.PRODUCT) or len(found) != 2:
+        return None
+    one, other = reversed(found) if 0 in op.held else found
+    if op.family is Family.PRODUCT and isinstance(one, Powers) and one.inverse:
+        one, other = other, one
+    if not isinstance(one, (Powers, Spread)) or not isinstance(other, Powers):
+        return None
+    return (one, other) if other.inverse is (op.family is Family.PRODUCT) else None

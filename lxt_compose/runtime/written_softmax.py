@@ -28,7 +28,7 @@ from .histories import effect_of
 from .linear_steps import Step, Total
 from .policy import FunctionInfo, Policy
 from .powers import Exponents, LogSum, Powers, Shifted, Softmax
-from .softmax_notes import Note, Notes, Spread, value_of
+from .softmax_notes import Note, Notes, Spread, dividend_and_divisor, value_of
 
 _DIM, _KEEPDIM = Argument(1, "dim"), Argument(2, "keepdim", default=False)
 
@@ -97,7 +97,7 @@ class WrittenSoftmax:
                 return None
             assert one.scores is not None
             return self._found(self._softmax, one.scores.without_shift(one.total, self._gradient), one.total)
-        divided = _divided(op, found)
+        divided = dividend_and_divisor(op, found)
         if divided is None:
             return None
         one, other = divided
@@ -236,18 +236,6 @@ class WrittenSoftmax:
             return Softmax(None, total)
         # Its own gradient is that of the exponential function, which is one of a softmax with the logarithm as scores.
         return lambda output: Softmax(Exponents(output), torch.zeros_like, logarithm=True)
-
-
-def _divided(op: Op, found: list[Note | None]) -> tuple[Powers | Spread, Powers] | None:
-    """Return dividend and divisor of a quotient, if both are known powers, or the dividend a product with them."""
-    if op.family not in (Family.DIVISION, Family.PRODUCT) or len(found) != 2:
-        return None
-    one, other = reversed(found) if 0 in op.held else found
-    if op.family is Family.PRODUCT and isinstance(one, Powers) and one.inverse:
-        one, other = other, one
-    if not isinstance(one, (Powers, Spread)) or not isinstance(other, Powers):
-        return None
-    return (one, other) if other.inverse is (op.family is Family.PRODUCT) else None
 
 
 def _base(op: Op, args: tuple[Any, ...], carriers: list[Tensor]) -> float | None:
