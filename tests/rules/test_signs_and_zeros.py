@@ -7,7 +7,7 @@ from support import assert_close, attribute, label
 from torch import nn
 from torch.nn import functional as F
 
-from lxt_compose import AlphaBeta, Attention, Composite, Epsilon, Gamma, Pass
+from lxt_compose import AlphaBeta, Attention, Composite, Epsilon, Gamma, Pass, Stabilizer
 
 
 @both_formulations
@@ -54,6 +54,31 @@ def test_the_stabilizer_is_signed_and_survives_every_dtype(rule, dtype, formulat
             z = layer(x)
             z.backward(torch.ones_like(z))
         assert torch.isfinite(x.grad).all()
+
+
+SIGNED = [  # contributions 1 and -1.5, R = 1, e = 1/2
+    (Epsilon(0.5), (-1.0, 1.5)),  # over -1/2 - 1/2
+    (Epsilon(Stabilizer(0.5)), (-1.0, 1.5)),
+    (Gamma(0.0, 0.5), (-1.0, 1.5)),
+    (Gamma(1.0, 0.5), (-0.4, 1.2)),  # 1 and -3 over -2 - 1/2
+    (AlphaBeta(2.0, 1.0, 0.5), (4 / 3, -0.75)),  # 2 * 1 over 1 + 1/2, -1 * -1.5 over -1.5 - 1/2
+]
+
+
+@both_formulations
+@pytest.mark.parametrize("dtype", DTYPES, ids=label)
+@pytest.mark.parametrize(("rule", "expected"), SIGNED, ids=label)
+def test_the_stabilizer_has_the_sign_of_the_sum(rule, expected, dtype, formulation):
+    """``z = -e``: without a sign the sum would be divided by 0."""
+    layer = nn.Linear(2, 1, bias=False).to(dtype)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([[1.0, -1.0]]))
+    x = torch.tensor([[1.0, 1.5]], dtype=dtype, requires_grad=True)
+    with Composite({nn.Linear: rule}, formulation=formulation).register(layer):
+        z = layer(x)
+        z.backward(torch.ones_like(z) if formulation == "relevance" else 1 / z.detach())
+    found = x.grad if formulation == "relevance" else x.grad * x.detach()
+    torch.testing.assert_close(found, torch.tensor([expected], dtype=dtype))
 
 
 @both_formulations
