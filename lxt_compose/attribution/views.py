@@ -209,9 +209,16 @@ def repr_of(found: AttributionData) -> str:
     whole = ", ".join(f"{name} {list(r.shape)}" for name, r in found._main.items())
     layers = f", {len(found.latent)} layers" if found.latent else ""
     covered = "complete" if found.report.complete else "NOT complete"
-    target = "chosen by a function" if found.target is None else _few(found.target.tolist())
+    target = "chosen by a function" if found.target is None else _few(list(map(_shown_target, found.target.tolist())))
     numbers = _few([float(f"{value:.4g}") for value in found.output.tolist()])
     return f"<Attribution: {whole}, target {target}, output {numbers}{layers}, {covered}>"
+
+
+def _shown_target(target: int | list[int]) -> str:
+    """Return the name of a target: a contrast is a difference, by -1 to the mean of all others."""
+    if not isinstance(target, list):
+        return str(target)
+    return " - ".join("others" if index == -1 else str(index) for index in target)
 
 
 def _few(values: list[Any]) -> str:

@@ -213,3 +213,7 @@ def test_what_was_explained_stands_in_the_text():
     assert f"target 0, 0, output {float(found.output[0]):.4g}" in repr(found)
     many = classify(torch.randn(9, 3), "batch feature")
     assert "target 0, 0, 0, 0, ... 9 in all" in repr(many)
+    pairs = Attribution(
+        relevance=torch.randn(2, 3), output=torch.zeros(2), target=torch.tensor([[2, 1], [0, -1]]), report=many.report
+    )
+    assert "target 2 - 1, 0 - others, output" in repr(pairs)
