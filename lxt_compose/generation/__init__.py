@@ -1,8 +1,8 @@
 """From a model and a prompt to the reasons for its whole answer."""
 
-from .answer import Answer, Predictions, Sources
+from .answer import Answer, Contrast, Predictions, Sources
 from .entry import attribute_generation
 from .result import GenerationAttribution
 from .spans import Span
 
-__all__ = ["Answer", "GenerationAttribution", "Predictions", "Sources", "Span", "attribute_generation"]
+__all__ = ["Answer", "Contrast", "GenerationAttribution", "Predictions", "Sources", "Span", "attribute_generation"]

@@ -82,6 +82,21 @@ class Predictions:
     tokens: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Contrast:
+    """What speaks for an answer rather than another, each explained after the same prompt.
+
+    ``before`` is the difference on prompt and decoder start, [tokens]; ``own`` [T] what is on the answer's own tokens,
+    ``its`` what is on those of the other, with its sign turned. With ``rest`` they add up to ``score``.
+    """
+
+    before: Tensor
+    own: Tensor
+    its: Tensor
+    rest: float
+    score: float
+
+
 @dataclass(frozen=True, eq=False)
 class Answer:
     """One sequence: relevance [rows, tokens] of each token for each span, in the unit of ``scores`` [rows].
@@ -134,6 +149,28 @@ class Answer:
     def complete(self) -> bool:
         """Return whether every token of the answer has a row of its own, in order."""
         return [(span.start, span.stop) for span in self.spans] == [(n, n + 1) for n in range(self.length)]
+
+    def covers(self) -> bool:
+        """Return whether each token of the answer is in one span, so that all rows together are the whole answer."""
+        return sorted(place for span in self.spans for place in range(span.start, span.stop)) == list(
+            range(self.length)
+        )
+
+    def contrast(self) -> Contrast:
+        """Return what speaks for the whole answer rather than for the other one.
+
+        Raises:
+            ValueError: there is no other, or the spans leave tokens out or overlap.
+        """
+        if self.other is None:
+            raise ValueError("there is no other answer: attribute_generation(..., contrast=)")
+        if not (self.covers() and self.other.covers()):
+            raise ValueError("the spans leave tokens out or overlap, so they do not add up to the whole answer")
+        split = len(self.sources) - self.length
+        own, its = self.relevance.sum(0), self.other.relevance.sum(0).to(self.relevance)
+        before, score = own[:split] - its[:split], float(self.scores.sum() - self.other.scores.sum())
+        rest = score - float(before.sum() + own[split:].sum() - its[split:].sum())
+        return Contrast(before, own[split:], -its[split:], rest, score)
 
     def row(self, start: int, stop: int | None = None) -> tuple[Tensor, Tensor]:
         """Return relevance [tokens] and score of a span, added up from its tokens.

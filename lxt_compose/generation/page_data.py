@@ -41,7 +41,7 @@ def data_of(answer: Answer, *, sources: int = 64) -> dict[str, Any]:
     }
     if answer.complete():
         data["handed"] = _matrix(answer.handed_on(), sides, groups, sources)
-    if answer.other is not None:
+    if answer.other is not None and answer.covers():
         data["other"] = data_of(answer.other, sources=sources)
         data["contrast"] = _contrast(answer, answer.other)
     return data
@@ -135,26 +135,22 @@ def _likely(answer: Answer, pieces: Sequence[Piece]) -> list[list[Any]]:
 
 
 def _contrast(answer: Answer, other: Answer) -> dict[str, Any]:
-    """Return what speaks for an answer rather than another: sums over all of both, piece by piece."""
-    both = []
-    for one in (answer, other):
-        sides = {side: one.sources.pieces(side) for side in (PROMPT, START, OUTPUT)}
-        total = one.relevance.double().sum(0) if one.complete() else one.relevance.double()[-1]
-        both.append((sum(len(p) for s, p in sides.items() if s != OUTPUT), _onto(one, sides), total, one.scores.sum()))
-    (shared, owner, total, score), (_, its_owner, its_total, its_score) = both
-    own = torch.zeros(int(owner.max()) + 1, dtype=torch.float64).index_add_(0, owner, total)
-    its = torch.zeros(int(its_owner.max()) + 1, dtype=torch.float64).index_add_(0, its_owner, its_total)
-    prompt = own[:shared] - its[:shared]
+    """Return what speaks for an answer rather than another, piece by piece."""
+    found = answer.contrast()
+
+    def on_pieces(one: Answer, relevance: Tensor) -> Tensor:
+        owner = _onto(one, {side: one.sources.pieces(side) for side in (PROMPT, START, OUTPUT)})
+        return torch.zeros(int(owner.max()) + 1, dtype=torch.float64).index_add_(0, owner, relevance.double())
+
+    shared = sum(len(other.sources.pieces(side)) for side in (PROMPT, START))
+    own = on_pieces(answer, torch.cat([found.before, found.own]))
+    its = on_pieces(other, torch.cat([torch.zeros_like(found.before), found.its]))
+    sums = {"prompt": found.before.sum(), "this answer": found.own.sum(), "the other answer": found.its.sum()}
     return {
-        "values": _floats(torch.cat([prompt, own[shared:]])),
-        "against": _floats(-its[shared:]),
-        "score": float(score - its_score),
-        "sums": {
-            "prompt": float(prompt.sum()),
-            "this answer": float(own[shared:].sum()),
-            "the other answer": float(-its[shared:].sum()),
-            REST: float(score - its_score - prompt.sum() - own[shared:].sum() + its[shared:].sum()),
-        },
+        "values": _floats(own),
+        "against": _floats(its[shared:]),
+        "score": found.score,
+        "sums": {**{name: float(amount) for name, amount in sums.items()}, REST: found.rest},
     }
 
 

@@ -222,6 +222,24 @@ def test_a_contrast_explains_both_answers_each_with_its_own_tokens():
     assert answer.other.sources.ids == (*PROMPT[0].tolist(), 20, 21)
 
 
+def test_a_contrast_adds_up_to_the_difference_of_the_scores():
+    model = llama()
+    (answer,) = attribute_generation(model, PROMPT, ANSWER, contrast=(20, 21), of="log_probability")
+    found, other = answer.contrast(), answer.other
+    assert found.score == pytest.approx(float(answer.scores.sum() - other.scores.sum()))
+    whole = found.before.sum() + found.own.sum() + found.its.sum() + found.rest
+    assert float(whole) == pytest.approx(found.score)
+    assert torch.equal(found.before, answer.relevance[:, :5].sum(0) - other.relevance[:, :5].sum(0))
+    assert torch.equal(found.its, -other.relevance[:, 5:].sum(0))
+    (spans,) = attribute_generation(model, PROMPT, ANSWER, contrast=(20, 21), of="log_probability", targets="all")
+    assert (spans.contrast().before - found.before).abs().max() < 1e-6
+    (part,) = attribute_generation(model, PROMPT, ANSWER, contrast=(20, 21), targets=[(0, 2)])
+    with pytest.raises(ValueError, match="leave tokens out or overlap"):
+        part.contrast()
+    with pytest.raises(ValueError, match="there is no other answer"):
+        other.contrast()
+
+
 def test_predictions_are_those_of_the_model():
     model = llama()
     (answer,) = attribute_generation(model, PROMPT, ANSWER, top=3)
