@@ -183,11 +183,12 @@ METHODS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def sources(samples: int, seed: int) -> None:
+def sources(samples: int, seed: int, names: list[str]) -> None:
     """How often the right source is first, by task and method."""
     rows: dict[str, list[object]] = {name: [name] for name in METHODS}
     heads = [""]
-    for name, (task, answers, steps) in TASKS.items():
+    for name in names:
+        task, answers, steps = TASKS[name]
         start = time.process_time()
         model = train(task, answers, steps, seed)
         spent = time.process_time() - start
@@ -224,6 +225,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, default=8)
     parser.add_argument("--samples", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -233,7 +235,7 @@ def main() -> None:
     if "memory" in options.only:
         memory(options.prompt, options.targets, llama().to(device))
     if "sources" in options.only:
-        sources(options.samples, options.seed)
+        sources(options.samples, options.seed, options.tasks)
 
 
 if __name__ == "__main__":
