@@ -156,7 +156,8 @@ def number_in(tensor: Tensor) -> Any:
     """
     proxy = proxy_of(tensor) if is_traced() else None
     if proxy is not None:
-        constant, number = getattr(proxy, "constant", None), filled_with(proxy.proxy.node)
+        constant = getattr(proxy, "constant", None)
+        number = None if tensor._version else filled_with(proxy.proxy.node)  # else something was written into it
         if constant is not None or number is not None:
             return number if constant is None else constant.flatten()[0].item()
     with values_of(tensor):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from .passes import in_place, is_pure
+from .passes import in_place, is_pure, returned
 
 
 class Prologue:
@@ -35,11 +35,11 @@ class Prologue:
 
 def split(module: GraphModule) -> tuple[Prologue, GraphModule]:
     """Return what a graph computes without its inputs, and the rest, which takes those values before the inputs."""
-    graph, changed = module.graph, in_place(module.graph)
+    graph, own = module.graph, in_place(module.graph) | returned(module.graph)  # of each call
     early = set[Node]()
     for node in graph.nodes:
         computed = node.op == "call_function" and is_pure(node)
-        computed = computed and changed.isdisjoint((node, *node.all_input_nodes))
+        computed = computed and own.isdisjoint((node, *node.all_input_nodes))
         if node.op == "get_attr" or (computed and all(given in early for given in node.all_input_nodes)):
             early.add(node)
     submodules = {name for name, _ in module.named_children()}

@@ -6,14 +6,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from ..torch_internals.readings import filled_with
+
 _ALIASES = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
+_VIEW, _FULL = torch.ops.aten.view.default, torch.ops.aten.full.default
 
 
 def simplify(module: GraphModule) -> None:
     """Take out what computes nothing: other names of a tensor, what is computed twice, and what nobody uses."""
     _without_aliases(module.graph)
+    _without_views_of_views(module.graph)
+    _with_constants(module.graph)
     _without_repeats(module.graph)
     module.graph.eliminate_dead_code()
     module.recompile()
@@ -25,6 +31,45 @@ def _without_aliases(graph: Graph) -> None:
         if node.op == "call_function" and node.target in _ALIASES:
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+
+
+def _without_views_of_views(graph: Graph) -> None:
+    """View what a view was taken of, and take out views that have the shape of that."""
+    for node in list(graph.nodes):
+        if node.target is not _VIEW or not isinstance(node.args[0], Node):
+            continue
+        source = node.args[0]
+        while source.target is _VIEW and isinstance(source.args[0], Node):
+            source = source.args[0]
+        before, after = source.meta.get("val"), node.meta.get("val")
+        if not (_is_fixed(before) and _is_fixed(after)):
+            continue
+        if before.shape == after.shape and before.stride() == after.stride():
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+        else:
+            node.update_arg(0, source)
+
+
+def _with_constants(graph: Graph) -> None:
+    """Make tensors that hold one number from that and a shape, without another tensor: they are made once."""
+    changed, first = in_place(graph), next(iter(graph.nodes))
+    for node in list(graph.nodes):
+        made = node.meta.get("val")
+        value = None if node.target is _VIEW else filled_with(node)
+        if value is None or node in changed or not _is_fixed(made) or not made.is_contiguous():
+            continue
+        with graph.inserting_before(first):
+            options = {"dtype": made.dtype, "device": made.device, "pin_memory": False}
+            new = graph.call_function(_FULL, (list(made.shape), value), options)
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        graph.erase_node(node)
+
+
+def _is_fixed(made: Any) -> bool:
+    """Return whether this is a tensor whose shape is known."""
+    return isinstance(made, Tensor) and all(isinstance(size, int) for size in (*made.shape, *made.stride()))
 
 
 def _without_repeats(graph: Graph) -> None:
@@ -97,6 +142,12 @@ def _written(node: Node) -> Iterator[Node]:
         if argument.alias_info is not None and argument.alias_info.is_write:
             given = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
             yield from given if isinstance(given, (list, tuple)) else () if given is None else (given,)
+
+
+def returned(graph: Graph) -> set[Node]:
+    """Return the nodes that share memory with what a graph returns, as far as views tell."""
+    output = next(node for node in reversed(graph.nodes) if node.op == "output")
+    return {one for given in output.all_input_nodes for one in _memory_of(given)}
 
 
 def _memory_of(node: Node) -> set[Node]:

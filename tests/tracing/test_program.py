@@ -147,3 +147,24 @@ def test_what_is_kept_for_a_model_is_limited_and_goes_with_it():
     assert by_model.of(owner, model).get(1, lambda: "again") == "made"
     del model
     assert not len(next(iter(by_model._kept.values())))
+
+
+def shapes_alone(x):
+    """Views of views, and tensors that hold one number, one of them changed in place."""
+    y = x.view(2, 6).view(3, 4).view(12).view(4, 3)
+    changed = torch.zeros_like(y)
+    changed[0] += 2
+    return y.t() * torch.ones_like(x) + x.new_full((), 2.0), changed, torch.zeros_like(x), x.transpose(0, 1).reshape(12)
+
+
+def test_views_of_views_and_tensors_of_one_number_are_made_once():
+    x = torch.randn(3, 4)
+    program = Program(shapes_alone, [x])
+    assert names(program.graph).count("aten.view.default") == 1
+    assert not {"aten.ones_like.default", "aten.new_full.default"} & set(names(program.graph))
+    assert names(program.graph).count("aten.zeros_like.default") == 1
+    for _ in range(2):
+        x = torch.randn(3, 4)
+        for found, expected in zip(program(x), shapes_alone(x), strict=True):
+            assert torch.equal(found, expected)
+            found.add_(1)  # what a call has returned is nobody else's
