@@ -19,7 +19,7 @@ PEERS_ARGS ?=
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-CODE := lxt_compose tests $(wildcard benchmarks)
+CODE := lxt_compose tests $(wildcard benchmarks examples)
 
 # One thread for each test process: the processes share the cores already. No test may reach for the network.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 HF_HUB_OFFLINE=1
