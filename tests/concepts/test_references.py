@@ -166,12 +166,13 @@ class TestFiles:
         counts = []
 
         def stream():
-            for _ in range(12):
-                counts.append(tensors())
+            for number in range(9):
+                if number in (2, 8):
+                    counts.append(tensors())
                 yield torch.randn(3, 6, dtype=torch.float64)
 
         find_references(model, stream(), "act", k=2)
-        assert max(counts[3:]) <= counts[2]
+        assert counts[1] <= counts[0]
 
 
 class TestGalleries:
