@@ -35,7 +35,10 @@ class RelevanceFunction(Function):
         def of_slots(ctx: Any, *slots: Tensor | None) -> Any:
             return backward(ctx, *slots) if slots[0] is not None else (None,) * len(ctx.needs_input_grad)
 
-        cls.forward, cls.backward = staticmethod(without_zeros), staticmethod(of_slots)  # type: ignore[method-assign]
+        if "forward" in vars(cls):
+            cls.forward = staticmethod(without_zeros)  # type: ignore[method-assign]
+        if "backward" in vars(cls):
+            cls.backward = staticmethod(of_slots)  # type: ignore[method-assign]
 
 
 class TimesInput(RelevanceFunction):
@@ -135,27 +138,28 @@ class Bypass(RelevanceFunction):
     """
 
     @staticmethod
-    def forward(ctx: Any, backward: Callable[..., Slots], z: Tensor, count: int, *tensors: Tensor) -> Tensor:
-        ctx.slots, ctx.count = backward, count
-        save(ctx, *tensors[:count])
+    def forward(ctx: Any, backward: Callable[..., Slots], kept: tuple[Tensor, ...], *carriers: Tensor) -> Tensor:
+        ctx.slots = backward
+        z, *saved = kept
+        if saved:
+            save(ctx, *saved)
         return z.detach()
 
     @staticmethod
     def backward(ctx: Any, slot: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() and ctx.count:
+        if torch.is_grad_enabled() and ctx.saved_tensors:
             raise RuleError(
                 f"create_graph=True: relevance cannot be differentiated here ({_name_of(ctx.slots)}), since the rule's "
                 f"backward has no derivative, and part of it would be lost; call backward() or grad() without "
                 f"create_graph=True, or use rules that are the operation's own gradient"
             )
-        slots = ctx.slots(slot, *ctx.saved_tensors)
-        return (None, None, None, *([None] * ctx.count), *slots)
+        return None, None, *ctx.slots(slot, *ctx.saved_tensors)
 
 
 def bypass(backward: Callable[..., Slots], z: Tensor, saved: tuple[Tensor, ...], carriers: list[Tensor]) -> Tensor:
     """Return the output z, whose only path back to the carriers is `backward` (see :class:`Bypass`)."""
     plain = [t.detach() if t.requires_grad else t for t in saved]
-    result: Tensor = Bypass.apply(backward, z.detach() if z.requires_grad else z, len(saved), *plain, *carriers)
+    result: Tensor = Bypass.apply(backward, (z, *plain), *carriers)  # in a tuple, where they are no inputs
     return result
 
 

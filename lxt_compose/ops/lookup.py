@@ -144,11 +144,11 @@ def _position(func: Callable[..., Any], name: str) -> int | None:
     return None
 
 
-def _given(func: Callable[..., Any], name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    if name in kwargs:
-        return kwargs[name]
-    position = _position(func, name)
-    return args[position] if position is not None and position < len(args) else None
+@lru_cache(maxsize=4096)
+def _positions(func: Callable[..., Any]) -> tuple[tuple[str, int], ...]:
+    """Return where a python function takes by position what has it change a tensor."""
+    places = ((name, _position(func, name)) for name in ("inplace", "out"))
+    return tuple((name, place) for name, place in places if place is not None)
 
 
 @lru_cache(maxsize=4096)
@@ -169,7 +169,7 @@ def can_mutate(func: Callable[..., Any]) -> bool:
 
     Else only `inplace=` or `out=` can.
     """
-    return _mutates_by_name(func) or _position(func, "inplace") is not None or _position(func, "out") is not None
+    return _mutates_by_name(func) or bool(_positions(func))
 
 
 def mutates(func: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> bool:
@@ -177,10 +177,11 @@ def mutates(func: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[
 
     By name (`relu_`, `__iadd__`, `__setitem__`), or by `inplace=True` or `out=`, given by keyword or by position.
     """
-    kwargs = kwargs or {}
     if _mutates_by_name(func):
         return True
-    return bool(_given(func, "inplace", args, kwargs)) or _given(func, "out", args, kwargs) is not None
+    given = {name: args[place] for name, place in _positions(func) if place < len(args)}
+    given = {**given, **kwargs} if kwargs else given
+    return bool(given.get("inplace")) or given.get("out") is not None
 
 
 def plain_name(func: Callable[..., Any]) -> str | None:

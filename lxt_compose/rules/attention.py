@@ -1,7 +1,7 @@
 """The rules for attention operations: what queries, keys and values get."""
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import ClassVar
 
 from torch import Tensor
@@ -40,16 +40,7 @@ class Attention(Scaling):
 
     def shares(self, call: Call) -> list[float]:
         """Shares by the roles of the carriers, and by their degrees where those count; the weights A have degree 1."""
-        roles, degrees = _roles(call), call.degrees
-        scores = sum(degree for role, degree in zip(roles, degrees, strict=True) if role in ("query", "key"))
-        values = sum(degree for role, degree in zip(roles, degrees, strict=True) if role == "value")
-        weights = float(any(role != "value" for role in roles))
-        whole = weights + values
-        parts = {"value": values / whole, "mask": weights / whole}
-        return [
-            weights / whole * degree / scores if role in ("query", "key") else parts[role]
-            for role, degree in zip(roles, degrees, strict=True)
-        ]
+        return list(_shares(tuple(_roles(call)), tuple(call.degrees)))
 
     def absorbed(self, call: Call) -> dict[str, Amount]:
         """See :meth:`Rule.absorbed`: of s * z, what the expansion of softmax does not hand on by these shares."""
@@ -92,6 +83,19 @@ class ValueAttention(Scaling):
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
         """See :meth:`Rule.leave`."""
         return super().leave(call, outputs) if any(self.shares_of(call)) else [z.detach() for z in outputs]
+
+
+@lru_cache(maxsize=4096)
+def _shares(roles: tuple[str, ...], degrees: tuple[float, ...]) -> tuple[float, ...]:
+    scores = sum(degree for role, degree in zip(roles, degrees, strict=True) if role in ("query", "key"))
+    values = sum(degree for role, degree in zip(roles, degrees, strict=True) if role == "value")
+    weights = float(any(role != "value" for role in roles))
+    whole = weights + values
+    parts = {"value": values / whole, "mask": weights / whole}
+    return tuple(
+        weights / whole * degree / scores if role in ("query", "key") else parts[role]
+        for role, degree in zip(roles, degrees, strict=True)
+    )
 
 
 def _has_parts(call: Call) -> bool:

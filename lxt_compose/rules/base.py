@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields, is_dataclass
+from operator import is_
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -156,21 +157,21 @@ def find_carriers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]
 
 def exchange(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments of a call with its inputs in the places of the carriers."""
-    if all(given is x for given, x in zip(call.inputs, call.carriers, strict=True)):
+    if all(map(is_, call.inputs, call.carriers)):
         return call.args, call.kwargs
     inputs = iter(call.inputs)
 
     def swap(tensor: Tensor) -> Tensor:
         return next(inputs) if tensor.requires_grad else tensor
 
-    def swapped(value: Any) -> Any:
+    given: list[Any] = []
+    for value in (*call.args, *call.kwargs.values()):
         if isinstance(value, Tensor):
-            return next(inputs) if value.requires_grad else value
-        return value if type(value) in PLAIN else map_tensors(swap, value)
-
-    args = tuple([swapped(value) for value in call.args])
-    kwargs = {name: swapped(value) for name, value in call.kwargs.items()} if call.kwargs else call.kwargs
-    return args, kwargs
+            given.append(next(inputs) if value.requires_grad else value)
+        else:
+            given.append(value if type(value) in PLAIN else map_tensors(swap, value))
+    count = len(call.args)
+    return tuple(given[:count]), dict(zip(call.kwargs, given[count:], strict=True))
 
 
 register_alone: list[Callable[[Rule, nn.Module, str], Any]] = []

@@ -37,7 +37,8 @@ class Norm(Rule):
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""
         x = call.carriers[place]
-        return x if not call.relevance and _takes_input_alone(call) else x.detach()
+        call.kept = not call.relevance and _takes_input_alone(call)
+        return x if call.kept else x.detach()
 
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
         """See :meth:`Rule.leave`."""
@@ -45,7 +46,7 @@ class Norm(Rule):
         if call.op.family in (Family.STATISTIC, Family.HOMOGENEOUS):
             return [z.detach() for z in outputs]
         (z,) = outputs
-        if not call.relevance and (quick := _of_layer_norm(call, z)) is not None:
+        if call.kept and (quick := _of_layer_norm(call, z)) is not None:
             return [quick]
         kind = None if call.op.family is Family.UNCOVERED else call.op.traits.norm
         form_of = None if kind is None else _FORMS[kind]
@@ -92,21 +93,17 @@ def _takes_input_alone(call: Call) -> bool:
 
 def _of_layer_norm(call: Call, z: Tensor) -> Tensor | None:
     """Return the output of a layer norm in the gradient formulation, by the statistic that the layer has computed."""
-    rstd = layer_norm_rstd(z) if _takes_input_alone(call) else None
+    rstd = layer_norm_rstd(z)
     if rstd is None:
         return None
     weight, size = _argument(call, 2, "weight"), tuple(_argument(call, 1, "normalized_shape"))
-    return bypass(_LayerNormStep(size), z, (rstd,) if weight is None else (rstd, weight), call.carriers)
+    saved = (rstd,) if weight is None else (rstd, weight)
+    return bypass(partial(_layer_norm_step, size), z, saved, call.carriers)
 
 
-@dataclass(frozen=True)
-class _LayerNormStep:
-    """The slot of the input of a layer norm of this size from that of its output."""
-
-    size: tuple[int, ...]
-
-    def __call__(self, slot: Tensor, rstd: Tensor, weight: Tensor | None = None) -> Slots:
-        return (_layer_norm_backward(slot, self.size, rstd, weight),)
+def _layer_norm_step(size: tuple[int, ...], slot: Tensor, rstd: Tensor, weight: Tensor | None = None) -> Slots:
+    """Return the slot of the input of a layer norm of this size from that of its output."""
+    return (_layer_norm_backward(slot, size, rstd, weight),)
 
 
 def _in_bias(relevance: bool, z: Kept, constant: Callable[[], Tensor], slot: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class Scaling(Rule):
         if call.relevance:
             return [OverOutput.apply(z, self.epsilon, 1.0) if z.requires_grad else z for z in outputs]
         edges, shares = call.edges, self.shares_of(call)
-        if edges and any(share not in (0, 1) for share in shares):
+        if edges and shares.count(1) + shares.count(0) < len(shares):
             scale_edges(outputs, dict(zip(edges, shares, strict=True)))
         if self.epsilon:
             return [Damp.apply(z, self.epsilon, 1.0) if z.requires_grad else z for z in outputs]
@@ -95,7 +95,10 @@ class Scaling(Rule):
 
     def idle(self, call: Call) -> bool:
         """See :meth:`Rule.idle`: in the gradient formulation a plain share of 1 is the gradient itself."""
-        return not call.relevance and not self.epsilon and all(share == 1 for share in self.shares_of(call))
+        if call.relevance or self.epsilon:
+            return False
+        shares = self.shares_of(call)
+        return shares.count(1) == len(shares)
 
 
 def places_of(call: Call) -> list[int | str]:

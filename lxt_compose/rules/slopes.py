@@ -69,6 +69,8 @@ def slope_of(call: Call, x: Tensor, z: Tensor, *, whole: bool = False) -> Slope:
 
 def _closed(slope: Callable[..., Tensor], curve: Curve, call: Call, x: Tensor) -> Slope:
     """Return a closed form with the options that the call, or its module, gives it; tensors among them are saved."""
+    if not curve.options:
+        return Slope(slope, (x,), curve.has_bias)
     if call.module is not None:
         options = {name: getattr(call.module, name, None) for _, name, *_ in curve.options}
     else:

@@ -56,7 +56,9 @@ class Unit:
         around: the unit that it runs inside of, if there is one.
     """
 
-    __slots__ = ("_derived", "_elementwise", "_inside", "_nonlinear", "_steps", "_version", "around", "counts", "x")
+    __slots__ = (
+        "_derived", "_elementwise", "_inside", "_last", "_nonlinear", "_steps", "_version", "around", "counts", "x",
+    )  # fmt: skip
 
     def __init__(self, x: Tensor, around: Unit | None = None) -> None:
         self.x, self.around = x, around
@@ -66,15 +68,24 @@ class Unit:
         self._derived = {id(x): x}
         self._elementwise, self._nonlinear, self._steps = True, False, 0
         self._inside: list[Site] = []
+        self._last: tuple[Any, ...] | None = None
+        """The call that was seen last: it is looked into when it is clear that it is not the only one."""
+        if around is not None:
+            around._look()
 
-    def see(
-        self, op: Op | None, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, *, drop_in: bool = False
-    ) -> None:
+    def see(self, op: Op | None, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, *, drop_in: bool) -> None:
         """Note one call inside the module; ``op`` is None for what carries no relevance (a comparison, a shape)."""
         self._elementwise &= not drop_in  # that has a rule of its own
         moves = op is not None and op.family is Family.MOVEMENT
-        if not self._elementwise or (moves and not torch.is_grad_enabled()):  # as full backward hooks of torch do
+        if self._elementwise and (not moves or torch.is_grad_enabled()):  # else as full backward hooks of torch do
+            self._look()
+            self._last = op, args, kwargs, output
+
+    def _look(self) -> None:
+        """Look into the call that was seen last."""
+        if self._last is None:
             return
+        (op, args, kwargs, output), self._last = self._last, None
         given = list(tensors_in((args, kwargs)))
         derived = [tensor for tensor in given if self._comes_from(tensor)]
         if not derived:
@@ -99,6 +110,8 @@ class Unit:
 
     def holds(self, output: Any) -> bool:
         """Return whether the module was one elementwise function, of several steps, that gave this output."""
+        if self._elementwise and (self._steps or self.around is not None):
+            self._look()
         if not (self._elementwise and self._nonlinear and self._steps > 1 and isinstance(output, Tensor)):
             return False
         mine = output is not self.x and self._comes_from(output) and output.shape == self.x.shape

@@ -13,12 +13,14 @@ from ..autograd.marks import Constants
 from ..errors import RuleError, place
 from ..keys import Binding
 from ..rules import OpCall, Rule
-from ..torch_internals import is_on_stack
+from ..torch_internals import innermost
 from .activation_modules import Unit
 from .chains import Chain, Conditions
 from .decisions import CallSite, Decision
 from .observer import Seen
 from .softmax_notes import Notes
+
+_LARGEST_CACHE = 1024
 
 
 class Site:
@@ -90,6 +92,12 @@ class Context:
         self.shadowed_by = inside if scope is None else None
         self.decisions: dict[CallSite, Decision] = {}
         """What was decided for a call, where nothing else matters."""
+
+    def keep(self, site: CallSite, made: Decision) -> None:
+        """Keep a decision; not more than there is room for, since numbers among arguments may be others each time."""
+        if len(self.decisions) >= _LARGEST_CACHE:
+            self.decisions.clear()
+        self.decisions[site] = made
 
     @property
     def module(self) -> nn.Module:
@@ -167,9 +175,8 @@ class CallStack(threading.local):
 
     def innermost(self) -> Frame | None:
         """Return the innermost running module; those that an interrupt ended without their hooks are dropped."""
-        while self.frames and not is_on_stack(self.frames[-1].python):
-            self.frames.pop()
-        return self.frames[-1] if self.frames else None
+        found: Frame | None = innermost(self.frames)
+        return found
 
     def start(self) -> None:
         """Reset the state of a forward pass; called when an outermost module begins."""

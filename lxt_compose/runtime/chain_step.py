@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ..autograd.marks import Gate, History, Values, gate_of
+from ..autograd.marks import Gate, History, gate_of
 from ..rules import Epsilon, Identity, OpCall, Rule
 from ..rules.chained import Anchor, Chained
 from ..rules.gated import gates_among
 from ..torch_internals.readings import number_in
-from .chains import Chain, Conditions
-from .curves import Find, inputs_of, is_affine
+from .chains import Chain, Conditions, source_of
+from .curves import Curve
 
 _IDENTITY = Identity()
 SUM = Epsilon(0.0)
@@ -42,7 +42,7 @@ class Step(NamedTuple):
     held: tuple[int, ...] = ()
     divides: bool = False
     first: bool = False
-    near: Values | None = None
+    near: Curve | None = None
     served: bool = False
     whole: bool = False
     chooses: bool = False
@@ -70,19 +70,27 @@ class Step(NamedTuple):
 
         A number over a tensor scales what it multiplies, as divisors do.
         """
-        chooses = self.chooses and not is_affine(self.chain.values)
+        chooses = self.chooses and not self.chain.curve.is_affine
         if self.first and not chooses:
             return known
-        values = inputs_of(self.chain.values)
+        values = self.chain.curve.inputs
         if self.divides:
             return known._replace(gate=Gate.OPENS, values=values)
         gate = gate_of(values) if self.chain.active else Gate.NONE
-        if self.near is not None and gate_of(inputs_of(self.near)) > gate:
-            values = inputs_of(self.near)
+        if self.near is not None and gate_of(self.near.inputs) > gate:
+            values = self.near.inputs
             gate = gate_of(values)
         if gate <= known.gate or (gate is Gate.ACTIVATION and carriers == 1 and not chooses):
             return known
         return known._replace(gate=gate, values=values)
+
+
+class Thread(Protocol):
+    """What is known of the thread in which a call runs."""
+
+    @property
+    def conditions(self) -> Conditions:
+        """The comparisons that have run."""
 
 
 class How(NamedTuple):
@@ -91,21 +99,28 @@ class How(NamedTuple):
     Attributes:
         relevance: the formulation is that of relevance.
         stabilized: default rules of sums have a stabilizer.
-        conditions: the comparisons that have run.
+        thread: where it runs.
         target: what the call changes in place.
     """
 
     relevance: bool
     stabilized: bool
-    conditions: Conditions
+    thread: Thread
     target: Tensor | None = None
 
-    def find_in(self, chain: Chain) -> Find:
-        """Return a function that finds comparisons of the source of a chain."""
+    @property
+    def conditions(self) -> Conditions:
+        """The comparisons that have run."""
+        return self.thread.conditions
 
-        def find(tensor: Tensor) -> Values | float | None:
-            if tensor.dtype is torch.bool:
-                return self.conditions.find(tensor, chain.source, chain.checkpoint)
-            return number_in(tensor) if self.conditions.is_number(tensor) else None
+    def find(self, x: Tensor, checkpoint: Any, tensor: Tensor) -> Curve | float | None:
+        """Return what a comparison is as a function of the source of x, and the number of another constant; else None.
 
-        return find
+        Args:
+            x: a carrier.
+            checkpoint: the activation checkpoint that records now.
+            tensor: the constant.
+        """
+        if tensor.dtype is torch.bool:
+            return self.conditions.find(tensor, source_of(x, checkpoint), checkpoint)
+        return number_in(tensor) if self.conditions.is_number(tensor) else None

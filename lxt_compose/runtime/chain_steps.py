@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import isfinite
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..autograd.nodes import Edge, origin_of
 from ..autograd.trees import tensors_in
 from ..ops import Elements, Elementwise, Family, Op
 from ..ops.slopes import curve_of
@@ -16,8 +18,9 @@ from ..rules import Gated
 from ..rules.chained import Anchor, Chained
 from ..torch_internals import checkpoint_hook, in_transform, storage_of
 from .chain_step import SUM, How, Step
-from .chains import Base, Chain, chain_of, source_of
-from .curves import POINTS, Followed, Function, expansion_of, is_affine, is_finite, ratio_of
+from .chains import Base, Chain, chain_of, known_chain, source_of
+from .curves import POINTS, Followed, Function, expansion_of
+from .forms import Form
 
 _HELD = Gated()
 
@@ -33,12 +36,22 @@ def is_elementwise(op: Op | None) -> bool:
     return op.family is Family.ACTIVATION or known.elementwise is not None or copies
 
 
+def is_copy(op: Op) -> bool:
+    """Return whether an elementwise operation gives its input again, perhaps in another dtype, or a part of it."""
+    return op.family is Family.MOVEMENT and op.traits.elementwise is not Elementwise.NONLINEAR
+
+
 def _adds(op: Op) -> bool:
     return op.family is Family.LINEAR and op.traits.elementwise is Elementwise.AFFINE
 
 
 def step_of(
-    info: Followed, args: Sequence[Any], kwargs: Mapping[str, Any], carriers: Sequence[Tensor], how: How
+    info: Followed,
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    carriers: Sequence[Tensor],
+    form: Form | None,
+    how: How,
 ) -> Step | None:
     """Return what a call does to chains; None if its output is none.
 
@@ -47,40 +60,48 @@ def step_of(
         args: its arguments.
         kwargs: its keyword arguments.
         carriers: the carriers among the arguments.
+        form: the form of the call, if it has one.
         how: what else matters.
     """
-    op, first, checkpoint = info.op, carriers[0], checkpoint_hook()
+    op, first = info.op, carriers[0]
     assert op is not None
-    if in_transform():
+    if form is None and len(carriers) == 1 and not how.conditions and not info.copies and _has_large(args, how):
         return None
-    if len(carriers) > 1:
-        source = source_of(first, checkpoint)
-        if any(source_of(x, checkpoint) != source or x.shape != first.shape for x in carriers[1:]):
-            return None
+    checkpoint = checkpoint_hook()
+    if in_transform() or (len(carriers) > 1 and not _share_source(carriers, checkpoint)):
+        return None
     if first.layout is not torch.strided or not first.is_floating_point():
         return None
-    chains = [chain_of(x, checkpoint) for x in carriers]
-    copies = op.family is Family.MOVEMENT and op.traits.elementwise is not Elementwise.NONLINEAR
+    copies = info.copies
     if copies and not how.conditions:
-        return _copied(chains[0], args, kwargs, first)
-    function = Function.of(info, args, kwargs, carriers, how.find_in(chains[0]))
+        return _copied(args, kwargs, first, checkpoint)
+    function = Function.of(info, args, kwargs, first, form, partial(how.find, first, checkpoint))
     if copies and (function is None or not function.conditional):
-        return _copied(chains[0], args, kwargs, first)
-    if function is None:
-        return None
+        return _copied(args, kwargs, first, checkpoint)
+    return None if function is None else _of_function(op, function, carriers, checkpoint, how)
+
+
+def _of_function(op: Op, function: Function, carriers: Sequence[Tensor], checkpoint: Any, how: How) -> Step | None:
+    first = carriers[0]
     chooses = function.conditional or op.family is Family.MOVEMENT
-    if len(chains) == 1 and chains[0].values is POINTS and not function.conditional:
-        step = _first(op, function, chains[0], first, how)
-        return step and step._replace(chooses=chooses)
-    values = function([chain.values for chain in chains])
-    if values is None or not isfinite(values[0]):
+    if len(carriers) == 1 and not function.conditional:
+        before = known_chain(first, checkpoint)
+        if before is None or before.curve is POINTS:
+            source = origin_of(first) if before is None else before.source
+            step = _first(op, function, source, first, checkpoint, how)
+            return step and step._replace(chooses=chooses) if chooses else step
+    chains = [chain_of(x, checkpoint) for x in carriers]
+    if len(chains) == 1 and function.divides and not function.conditional and chains[0].curve.is_affine:
+        # A number over a tensor. Of a variance and an epsilon it is a statistic, which is held constant.
+        return None
+    curve = function([chain.curve for chain in chains])
+    if curve is None or not isfinite(curve.at_zero):
         return None
     active = chooses or function.divides or op.family is Family.ACTIVATION
     active = active or any(chain.active for chain in chains)
-    step = _known(
-        _Call(op, function, chains, carriers, Chain(chains[0].source, values, checkpoint, active=active), how)
-    )
-    return step and step._replace(chooses=chooses)
+    after = Chain(chains[0].source, curve, checkpoint, active=active)
+    step = _known(_Call(op, function, chains, carriers, after, how))
+    return step and step._replace(chooses=chooses) if chooses else step
 
 
 def _known(call: _Call) -> Step | None:
@@ -93,15 +114,27 @@ def _known(call: _Call) -> Step | None:
     return step if step is None or shared is None else step._replace(near=shared.part)
 
 
-def _first(op: Op, function: Function, source: Chain, x: Tensor, how: How) -> Step | None:
+def _has_large(args: Sequence[Any], how: How) -> bool:
+    """Return whether a constant is among the arguments that is no number."""
+    constants = [x for x in args if isinstance(x, Tensor) and not x.requires_grad]
+    return any(x.numel() != 1 and x.layout is torch.strided and not how.conditions.is_number(x) for x in constants)
+
+
+def _share_source(carriers: Sequence[Tensor], checkpoint: Any) -> bool:
+    """Return whether all are functions of one tensor, element by element."""
+    first, *others = carriers
+    source = source_of(first, checkpoint)
+    return all(x.shape == first.shape and source_of(x, checkpoint) == source for x in others)
+
+
+def _first(op: Op, function: Function, source: Edge, x: Tensor, checkpoint: Any, how: How) -> Step | None:
     """Return a function of a source, under its default rule."""
-    values = function.alone()
-    if values is None or not isfinite(values[0]):
+    curve = function.alone
+    if curve is None or not isfinite(curve.at_zero):
         return None
-    active = op.family in (Family.ACTIVATION, Family.MOVEMENT)
-    after = Chain(source.source, values, source.checkpoint, active=active)
-    scales = ratio_of(values) is not None
-    if (values[0] or not scales) and not (curve_of(op).own_slope and not how.relevance):
+    after = Chain(source, curve, checkpoint, active=op.family in (Family.ACTIVATION, Family.MOVEMENT))
+    scales = curve.ratio is not None
+    if not scales and (how.relevance or not curve_of(op).own_slope):
         if how.relevance or how.target is not None:
             base = Base(x, 1.0).kept(relevance=how.relevance, changes=True)
             after.keep(base, base)
@@ -118,12 +151,12 @@ def note_comparison(
     chains = [chain_of(x, checkpoint) for x in carriers]
     if any(chain.source != chains[0].source for chain in chains) or not isinstance(output, Tensor):
         return
-    function = Function.of(info, args, kwargs, carriers, how.find_in(chains[0]))
-    values = function and function([chain.values for chain in chains])
-    if values is not None and output.shape == first.shape:
+    function = Function.of(info, args, kwargs, first, None, partial(how.find, first, checkpoint))
+    curve = None if function is None else function([chain.curve for chain in chains])
+    if curve is not None and output.shape == first.shape:
         origin = chains[0].origin(first)
         origin = origin and origin.kept(relevance=how.relevance, changes=False)
-        how.conditions.note(output, chains[0].source, checkpoint, values, origin)
+        how.conditions.note(output, chains[0].source, checkpoint, curve, origin)
 
 
 class _Call(NamedTuple):
@@ -170,26 +203,28 @@ class _Call(NamedTuple):
         if base is None:
             return None
         known = base.ratio is not None
-        found = expansion_of(self.after.values if known else base.part, base.ratio or 1.0)
+        found = expansion_of(self.after.curve if known else base.part, base.ratio or 1.0)
         if found is None:
             return None
         anchor = Anchor(base.tensor, base.tensor.detach() if base.value is None else base.value)
         return Step(self.after, Chained(expansion=found), anchor, divides=self.function.divides)
 
 
-def _copied(before: Chain, args: Sequence[Any], kwargs: Mapping[str, Any], x: Tensor) -> Step | None:
+def _copied(args: Sequence[Any], kwargs: Mapping[str, Any], x: Tensor, checkpoint: Any) -> Step | None:
     """Return a copy, or the same numbers in another dtype."""
     if sum(1 for _ in tensors_in((args, kwargs))) > 1:
         return None  # a mask, say
-    after = Chain(before.source, before.values, before.checkpoint, active=before.active)
-    after.keep(before.base(x), before.origin(x))
-    return Step(after, first=before.values is POINTS)
+    before = chain_of(x, checkpoint)
+    after = Chain(before.source, before.curve, before.checkpoint, active=before.active)
+    if before.curve.ratio is None:
+        after.keep(before.base(x), before.origin(x))
+    return Step(after, first=before.curve is POINTS)
 
 
 def _of_one(call: _Call) -> Step | None:
     """Return a function of one tensor."""
     before, after = call.chains[0], call.after
-    base, own, straight = before.base(call.carriers[0]), call.function([POINTS]), is_affine(before.values)
+    base, own, straight = before.base(call.carriers[0]), call.function([POINTS]), before.curve.is_affine
     if own is None:
         return None
     if base is not None and base.ratio is None:
@@ -197,10 +232,9 @@ def _of_one(call: _Call) -> Step | None:
         base = None if part is None else base._replace(part=part)
     base = call.keep(base)
     if call.function.divides:
-        # A number over a tensor. Of a variance and an epsilon it is a statistic, which is held constant.
-        return None if straight or not is_finite(after.values) else call.chained(base)
-    scales = ratio_of(own) is not None
-    if scales or (straight and is_affine(own)) or not (before.at_zero or is_affine(own)):
+        return call.chained(base) if after.curve.is_finite else None
+    scales = own.ratio is not None
+    if scales or (straight and own.is_affine) or not (before.at_zero or own.is_affine):
         return call.by_default(whole=scales)
     return call.chained(base)
 
@@ -217,7 +251,7 @@ def _of_several(call: _Call) -> Step | None:
         # Terms of a sum may cancel: each would be handed far more than the sum was.
         step = call.chained(base) if call.how.relevance and _adds(call.op) else None
         return call.by_default() if step is None else step._replace(whole=True)
-    if _adds(call.op) and all(is_affine(chain.values) for chain in chains):
+    if _adds(call.op) and all(chain.curve.is_affine for chain in chains):
         return Step(call.after)
     return call.chained(base)
 

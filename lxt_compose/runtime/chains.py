@@ -18,11 +18,9 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from ..autograd.functions import Link
-from ..autograd.marks import Values
 from ..autograd.nodes import Edge, origin_of, past_links
-from ..torch_internals import checkpoint_hook
 from ..torch_internals.backward_hooks import HOOKED_NODE, past_hooks
-from .curves import POINTS, ratio_of
+from .curves import POINTS, Curve
 
 MARK = "lxt_compose: chain"
 """The key in the metadata of an autograd node."""
@@ -41,7 +39,7 @@ class Base(NamedTuple):
 
     tensor: Tensor
     ratio: float | None
-    part: Values = POINTS
+    part: Curve = POINTS
     value: Tensor | None = None
     linked: bool = False
 
@@ -68,30 +66,26 @@ class Chain:
 
     Attributes:
         source: the edge of the autograd graph that the source stands for.
-        values: the function of the source.
+        curve: the function of the source.
+        at_zero: its value where the source is 0.
         active: whether a step was an activation, and not a polynomial.
         checkpoint: the activation checkpoint that recorded the tensor.
     """
 
-    __slots__ = ("_anchor", "_origin", "_source", "_versions", "active", "checkpoint", "source", "values")
+    __slots__ = ("_anchor", "_origin", "_source", "_versions", "active", "at_zero", "checkpoint", "curve", "source")
 
-    def __init__(self, source: Edge, values: Values, checkpoint: Any, *, active: bool = False) -> None:
+    def __init__(self, source: Edge, curve: Curve, checkpoint: Any, *, active: bool = False) -> None:
         self.source, self.checkpoint, self.active = source, checkpoint, active
-        self.values = values
+        self.curve, self.at_zero = curve, curve.at_zero
         self._anchor: Base | None = None
         self._origin: Base | None = None
         self._versions: tuple[Any, ...] = ()
         self._source: tuple[Tensor, int] | None = None
 
-    @property
-    def at_zero(self) -> float:
-        """The value where the source is 0."""
-        return self.values[0]
-
     def base(self, x: Tensor) -> Base | None:
         """Return the last tensor in the chain of x that is 0 where the source is; None if it was changed in place."""
         if not self.at_zero:
-            return Base(x, ratio_of(self.values))
+            return Base(x, self.curve.ratio)
         return self._from_source() or self._as_it_was(self._anchor, 0)
 
     def origin(self, x: Tensor) -> Base | None:
@@ -113,7 +107,7 @@ class Chain:
     def keep(self, anchor: Base | None, origin: Base | None) -> None:
         """Keep the base and the origin of the tensor until the forward pass is over."""
         self._anchor = anchor if self.at_zero else None
-        self._origin = None if ratio_of(self.values) is not None else origin
+        self._origin = None if self.curve.ratio is not None else origin
         self._versions = _version_of(self._anchor), _version_of(self._origin)
 
     def skip_to(self, before: Chain, x: Tensor) -> None:
@@ -148,15 +142,15 @@ class Conditions:
 
     def __init__(self) -> None:
         self._numbers: dict[int, tuple[weakref.ref[Tensor], int]] = {}
-        self._known: dict[int, tuple[weakref.ref[Tensor], Edge, Any, Values]] = {}
+        self._known: dict[int, tuple[weakref.ref[Tensor], Edge, Any, Curve]] = {}
         self._origins: dict[Edge, tuple[Base, Any]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._known)
 
-    def note(self, tensor: Tensor, source: Edge, checkpoint: Any, values: Values, origin: Base | None) -> None:
+    def note(self, tensor: Tensor, source: Edge, checkpoint: Any, curve: Curve, origin: Base | None) -> None:
         """Note a comparison, and a multiple of its source."""
-        self._known[id(tensor)] = weakref.ref(tensor), source, checkpoint, values
+        self._known[id(tensor)] = weakref.ref(tensor), source, checkpoint, curve
         if origin is not None:
             self._origins[source] = origin, _version_of(origin)
 
@@ -177,7 +171,7 @@ class Conditions:
         base, version = self._origins.get(source, (None, None))
         return base if base is not None and _version_of(base) == version else None
 
-    def find(self, tensor: Tensor, source: Edge, checkpoint: Any) -> Values | None:
+    def find(self, tensor: Tensor, source: Edge, checkpoint: Any) -> Curve | None:
         """Return a comparison as a function of a source; None if a tensor is no comparison of that."""
         found = self._known.get(id(tensor))
         if found is None or found[0]() is not tensor or found[1:3] != (source, checkpoint):
@@ -193,8 +187,8 @@ class Conditions:
 
 def source_of(x: Tensor, checkpoint: Any) -> Edge:
     """Return the edge of the tensor that another one is a function of; its own by default."""
-    found = known_chain(x)
-    return found.source if found is not None and found.checkpoint is checkpoint else origin_of(x)
+    found = known_chain(x, checkpoint)
+    return origin_of(x) if found is None else found.source
 
 
 def mark(output: Any, chain: Chain) -> None:
@@ -207,7 +201,7 @@ def mark(output: Any, chain: Chain) -> None:
         node.metadata[MARK] = chain
 
 
-def known_chain(x: Any) -> Chain | None:
+def mark_of(x: Any) -> Chain | None:
     """Return what is known of a tensor by its mark."""
     node: Any = x.grad_fn if isinstance(x, Tensor) else None
     place = 0 if node is None else x.output_nr
@@ -216,8 +210,12 @@ def known_chain(x: Any) -> Chain | None:
     return None if node is None or place else node.metadata.get(MARK)
 
 
-def chain_of(x: Tensor, checkpoint: Any = None) -> Chain:
-    """Return what is known of a tensor; by default, or if another checkpoint recorded it, it is a source."""
-    checkpoint = checkpoint or checkpoint_hook()
-    found = known_chain(x)
-    return found if found is not None and found.checkpoint is checkpoint else Chain(origin_of(x), POINTS, checkpoint)
+def known_chain(x: Tensor, checkpoint: Any) -> Chain | None:
+    """Return what is known of a tensor; None if nothing is, or if another checkpoint recorded it."""
+    found = mark_of(x)
+    return found if found is not None and found.checkpoint is checkpoint else None
+
+
+def chain_of(x: Tensor, checkpoint: Any) -> Chain:
+    """Return what is known of a tensor; by default it is a source."""
+    return known_chain(x, checkpoint) or Chain(origin_of(x), POINTS, checkpoint)

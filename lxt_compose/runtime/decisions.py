@@ -80,15 +80,6 @@ CallSite = tuple[Any, ...]
 """All that a decision within one module depends on: the function, how many carriers, for some also arguments."""
 
 
-def call_site(
-    info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: int, where: Where, policy: Policy
-) -> CallSite:
-    """Return the key under which the decision about a call is kept: :func:`decide` reads nothing else of the call."""
-    if not info.varies:
-        return info.function, carriers
-    return info.function, carriers, *policy.said_by_arguments(info, args, kwargs, where)
-
-
 def decide(call: OpCall, info: FunctionInfo, where: Where, policy: Policy, *, first: bool = False) -> Decision:
     """Decide what is done about a call through which relevance flows.
 

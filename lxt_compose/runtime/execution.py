@@ -22,9 +22,10 @@ def enter(rule: Rule, call: Call, constants: Constants) -> tuple[tuple[Any, ...]
         constants: keeps what is known of tensors that the rule makes constants of.
     """
     known = call.known if call.op is None else ()  # before anything is changed
-    call.values = list(call.carriers)
-    call.versions = [x._version for x in call.carriers]
-    call.inputs = [rule.enter(call, place) for place in range(len(call.carriers))]
+    call.values, call.versions, call.inputs = list(call.carriers), [], []
+    for place, x in enumerate(call.carriers):
+        call.versions.append(x._version)
+        call.inputs.append(rule.enter(call, place))
     if call.module is not None:  # a module may change in place a tensor that it was given twice
         first = {id(x): given for x, given in reversed(list(zip(call.carriers, call.inputs, strict=True)))}
         call.inputs = [first[id(x)] for x in call.carriers]

@@ -2,55 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..autograd.functions import rebind
-from ..autograd.marks import MARK, SIGNAL, History, history_of, mark, mark_seen
+from ..autograd.marks import MARK, history_of, mark, mark_seen
 from ..autograd.trees import map_tensors, tensors_in
 from ..errors import place
 from ..lxt.drop_in import under
-from ..ops import Family, mutates, op_of
-from ..rules import RELEVANCE, Epsilon, OpCall, Rule, find_carriers
+from ..ops import Family, op_of
+from ..rules import RELEVANCE, Epsilon, OpCall, Rule
 from ..rules.defaults import drops
-from ..torch_internals import refuse_compiled
+from ..torch_internals import innermost, refuse_compiled
 from .call_stack import Frame
 from .chain_step import How, Step
 from .chain_steps import note_comparison, step_of
 from .chains import mark as mark_chain
-from .decisions import Action, CallSite, Decision, call_site, decide, decide_on_step, written
+from .decisions import Action, CallSite, Decision, decide, decide_on_step, written
 from .elementwise_histories import joined
+from .forms import read
 from .histories import after, taking_part
 from .observer import watch
-from .operations import before_change, check_unseen, is_cut, may_change, note_cut, record, run, run_body, run_unrecorded
+from .operations import before_change, changes, is_cut, note_cut, record, run, run_body, run_unrecorded
 from .policy import FunctionInfo
+from .recorded import Recorded, known_of
 from .session import Session
 from .unfolded import unfolded
 from .written_softmax import WrittenSoftmax
-
-
-class _Recorded(NamedTuple):
-    """A call that autograd records, and what is known of it before it runs."""
-
-    info: FunctionInfo
-    frame: Frame
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    carriers: list[Tensor]
-    known: list[History]
-    """What is known of the carriers as gates."""
-    step: Step | None
-    """What it does to a function of one tensor, if it is a step of one."""
-
-    def history(self, is_learned: Callable[[Tensor], bool]) -> History:
-        """Return what is known of the output as a gate."""
-        history = after(self.info, self.args, self.kwargs, self.carriers, self.known, is_learned)
-        return history if self.step is None else self.step.history(history, len(self.carriers))
 
 
 class FunctionMode(TorchFunctionMode):
@@ -59,10 +42,11 @@ class FunctionMode(TorchFunctionMode):
     def __init__(self, session: Session) -> None:
         super().__init__()
         self.session = session
-        self._inert, self._stack, self._info = session.policy.inert, session.stack, session.policy.info
+        self._inert, self._infos = session.policy.inert, session.policy.infos
+        self._stack, self._info = session.stack, session.policy.info
         self._softmax = WrittenSoftmax(session.policy)
         stabilized = session.policy.table.get(Family.LINEAR) != Epsilon(0.0)
-        self._how = How(session.formulation == RELEVANCE, stabilized, self._stack.conditions)
+        self._how = How(session.formulation == RELEVANCE, stabilized, self._stack)
         self._followed, self._is_learned = (session.policy.frozen, session.policy.fixed), session.policy.is_learned
 
     def __torch_function__(
@@ -76,7 +60,7 @@ class FunctionMode(TorchFunctionMode):
     def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if func in self._inert:
             return func(*args, **kwargs)
-        frame = self._stack.innermost()
+        frame = innermost(self._stack.frames)
         if frame is None:  # left behind by an interrupt that passed the hooks by
             return func(*args, **kwargs)
         if func is under:  # a drop-in, with a rule of its own
@@ -85,15 +69,19 @@ class FunctionMode(TorchFunctionMode):
                     return args[2](*args[3:], **kwargs)
             info, args = self._drop_in(frame, *args[:3]), args[3:]
         else:
-            info = self._info(func)
+            info = self._infos.get(func) or self._info(func)
         if info.ignored:
             return func(*args, **kwargs)
         if not torch.is_grad_enabled():
             output = run_unrecorded(self.session, frame, info, args, kwargs)
-        elif (info.begins_softmax or self._stack.notes.active) and frame.context.shadowed_by is None:
+        elif frame.context.shadowed_by is None and (
+            self._stack.notes.active or (info.begins_softmax and self._softmax.may_begin(info, args, kwargs))
+        ):
             output = self._run_part_of_softmax(info, frame, args, kwargs)
-        else:
+        elif kwargs or info.can_mutate:
             output = self._run_recorded(info, frame, args, kwargs)
+        else:
+            output = self._run_seen(info, frame, args, kwargs)
         if info.fills:
             self._stack.conditions.note_number(output)
         if frame.part_of is not None:
@@ -115,7 +103,7 @@ class FunctionMode(TorchFunctionMode):
     ) -> Any:
         """Run a function that may be a step of a softmax that the model writes itself; its last one is that softmax."""
         target = None
-        if may_change(info, kwargs) and mutates(info.function, args, kwargs):
+        if changes(info, args, kwargs):
             target = next(written(args, kwargs))
             before_change(self.session, args, kwargs)
         notes, keyed = self._stack.notes, info.key is not None and not frame.context.scoped
@@ -143,7 +131,7 @@ class FunctionMode(TorchFunctionMode):
 
     def _run_recorded(self, info: FunctionInfo, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a function while autograd records it."""
-        if not (may_change(info, kwargs) and mutates(info.function, args, kwargs)):
+        if not ((kwargs or info.can_mutate) and changes(info, args, kwargs)):
             return self._run_seen(info, frame, args, kwargs)
         before_change(self.session, args, kwargs)
         views = [(x, x._base) for x in written(args, kwargs) if x._base is not None]
@@ -157,84 +145,91 @@ class FunctionMode(TorchFunctionMode):
         """Run a function, and mark its output."""
         if info.can_drop and drops(info.op, args, kwargs):
             self.session.tally.warn_dropout(frame.context.path)
-        carriers = find_carriers(args, kwargs)
+        carriers, form = read(args, kwargs)
         if not carriers:
             return self._run_constant(info, frame, args, kwargs)
-        self._stack.carriers_met = True
-        known = []
-        for x in carriers:
-            source: Any = x.grad_fn
-            history = SIGNAL if source is None else source.metadata.get(MARK)
-            if history is None:
-                check_unseen(self.session, x, frame)
-                history = history_of(x)
-            known.append(history)
-        step = self._step(info, frame, args, kwargs, carriers) if info.chains else None
-        now = _Recorded(info, frame, args, kwargs, carriers, known, step)
-        site = call_site(info, args, kwargs, len(carriers), frame.context, self.session.policy)
-        made = frame.context.decisions.get(site) if step is None or step.rule is None else None
-        if made is not None and made.action is Action.RUN and self.session.observer is None:
-            if made.shadowed is not None:
-                made.shadowed.calls += 1
-            record(self.session, frame, made)
-            output = info.run(*args, **kwargs)
-            node: Any = output.grad_fn if isinstance(output, Tensor) else None
-            if node is not None:
-                node.metadata[MARK] = now.history(self._is_learned)
-                if step is not None:
-                    mark_chain(output, step.chain)
-                return output
+        session, stack, context = self.session, self._stack, frame.context
+        stack.carriers_met = True
+        now = Recorded(info, frame, args, kwargs, carriers, form, known_of(carriers, frame, session))
+        said: Any = None
+        if info.varies:  # :func:`decide` reads nothing else of the call
+            told = info.told_by_form and form is not None
+            said = form if told else session.policy.said_by_arguments(info, args, kwargs, context)
+        site: CallSite = info.function, len(carriers), said
+        made = context.decisions.get(site)
+        passive = made is not None and made.action is Action.RUN and session.observer is None
+        if info.chains and not (passive and info.copies and not stack.conditions):
+            now.step = self._step(now)
+            if now.step is not None and now.step.rule is not None:
+                made = None
+        if made is not None and passive:
+            return self._run_passive(now, made)
+        return self._noted(now, self._run_decided(now, made, site))
+
+    def _run_passive(self, now: Recorded, made: Decision) -> Any:
+        """Run a function whose own gradient is what is wanted."""
+        info, source = now.info, now.carriers[-1].grad_fn
+        if made.shadowed is not None:
+            made.shadowed.calls += 1
+        record(self.session, now.frame, made)
+        output = info.run(*now.args, **now.kwargs)
+        node: Any = output.grad_fn if isinstance(output, Tensor) else None
+        if node is None:
             if is_cut(output):
-                note_cut(self.session, frame, made, args)
-        else:
-            output, now = self._run_decided(now, made, site)
-        if self.session.rounded is not None and isinstance(output, Tensor) and not output.requires_grad:
-            self.session.rounded(info.function, args, kwargs, output)
-        self._mark(now, output)
+                note_cut(self.session, now.frame, made, now.args)
+            return self._noted(now, output)
+        if node is not source:  # else it is the carrier itself
+            if info.copies and now.step is None:  # whose rule is the same whatever is copied
+                now.step = self._step(now)
+            node.metadata[MARK] = now.history(self._is_learned)
+            if now.step is not None:
+                mark_chain(output, now.step.chain)
         return output
 
-    def _step(
-        self, info: FunctionInfo, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: list[Tensor]
-    ) -> Step | None:
+    def _step(self, now: Recorded) -> Step | None:
         """Return what a call does to a function of one tensor, if it is a step of one, and no key is for it."""
-        context, scope = frame.context, frame.context.scope
+        info, context, scope = now.info, now.frame.context, now.frame.context.scope
         key = None if info.key is None or context.scoped else info.key
         if context.shadowed_by is not None or (key is not None and not (key.rule and key.rule.shares_streams)):
             return None
-        served = scope is not None and info.op is not None and scope.serves(info.op, len(carriers))
+        served = scope is not None and info.op is not None and scope.serves(info.op, len(now.carriers))
         if served and scope is not None and not scope.shares_streams:
             return None
-        how = self._how._replace(conditions=self._stack.conditions)
-        if may_change(info, kwargs) and mutates(info.function, args, kwargs):
-            how = how._replace(target=next(written(args, kwargs), None))
-        step = step_of(info, args, kwargs, carriers, how)
+        how = self._how
+        if (now.kwargs or info.can_mutate) and changes(info, now.args, now.kwargs):
+            how = how._replace(target=next(written(now.args, now.kwargs), None))
+        step = step_of(info, now.args, now.kwargs, now.carriers, now.form, how)
         if step is not None and (served or key is not None):
             step = step.beside_streams(served=served)
         if step is not None and step.chain.keeps:
             self._stack.chains.append(step.chain)
         return step
 
-    def _mark(self, done: _Recorded, output: Any) -> None:
-        """Mark the outputs of a function with what is known of them."""
-        info = done.info
-        made = written(done.args, done.kwargs) if output is None and info.can_mutate else tensors_in(output)
-        if done.step is not None:
-            mark_chain(output, done.step.chain)
+    def _noted(self, done: Recorded, output: Any) -> Any:
+        """Mark the outputs of a function with what is known of them, and return them."""
+        info, step, rounded = done.info, done.step, self.session.rounded
+        made: Iterable[Tensor] = (output,)
+        if not isinstance(output, Tensor):
+            made = written(done.args, done.kwargs) if output is None and info.can_mutate else tensors_in(output)
+        elif rounded is not None and not output.requires_grad:
+            rounded(info.function, done.args, done.kwargs, output)
+        if step is not None:
+            mark_chain(output, step.chain)
         if info.compares:
-            how = self._how._replace(conditions=self._stack.conditions)
-            note_comparison(info, done.args, done.kwargs, done.carriers, output, how)
-        if info.effect is None and done.step is None:
+            note_comparison(info, done.args, done.kwargs, done.carriers, output, self._how)
+        if info.effect is None and step is None:
             mark_seen(made)
-            return
+            return output
         history = done.history(self._is_learned)
         for tensor in made:
             if tensor.requires_grad:
                 mark((tensor,), history)
             elif done.frame.part_of is not None:  # a rule has stopped relevance, but the unit has a rule of its own
                 self._stack.constants.give(tensor, history)
+        return output
 
-    def _run_decided(self, now: _Recorded, made: Decision | None, site: CallSite) -> tuple[Any, _Recorded]:
-        """Run a function as decided; return its output, and what is known of its carriers after that."""
+    def _run_decided(self, now: Recorded, made: Decision | None, site: CallSite) -> Any:
+        """Run a function as decided."""
         session, stack, info, frame, step = self.session, self._stack, now.info, now.frame, now.step
         context = frame.context
         call = OpCall(session.formulation, "", now.args, now.kwargs, info.op, function=info.function)
@@ -250,14 +245,15 @@ class FunctionMode(TorchFunctionMode):
             first = info.is_layer and self._is_first(frame, info)
             made = decide(call, info, context, session.policy, first=first)
             if made.keep:
-                context.decisions[site] = made
+                context.keep(site, made)
         made = unfolded(made, call)
         stack.first_layer_met |= info.is_layer
         if session.observer is None or made.action is Action.SHADOWED:
             output = run(session, frame, made, call)
         else:
             output = watch(session.observer, stack, call, lambda: run(session, frame, made, call))
-        return output, now._replace(known=taking_part(now.known, call.shares))
+        now.known = taking_part(now.known, call.shares)
+        return output
 
     def _is_first(self, frame: Frame, info: FunctionInfo) -> bool:
         """Return whether the key `first_layer` gives the rule of a layer that is about to run."""

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..autograd.marks import SIGNAL, History, signal
-from ..autograd.trees import PLAIN, tensors_in
+from ..autograd.trees import tensors_in
 from ..ops import Elements, Elementwise, Family, NormKind, Op
 from .elementwise_histories import (
     Effect,
@@ -37,6 +37,7 @@ from .elementwise_histories import (
     scaled,
     summed,
 )
+from .forms import Form
 
 
 def effect_of(op: Op | None) -> Effect | None:
@@ -79,6 +80,7 @@ def after(
     carriers: list[Tensor],
     known: list[History],
     is_learned: Callable[[Tensor], bool],
+    form: Form | None = None,
 ) -> History:
     """Return what is known of what a function makes of carriers of which this is known.
 
@@ -89,30 +91,35 @@ def after(
         carriers: the carriers among that.
         known: what is known of each.
         is_learned: whether a constant is a parameter of the model: what that comes into has degree 1.
+        form: the form of the call, if it has one.
     """
     effect, first = info.effect, known[0]
     if effect is None:
         return SIGNAL
     if len(known) == 1:
-        if effect is _moved or (first is SIGNAL and effect in _SHIFT and _by_tensor(args)):
+        if effect is _moved or (first is SIGNAL and (effect in _JOIN or (effect in _SHIFT and _by_tensor(args)))):
             return first
         if effect in _MIX and first.degree == 1:
             return SIGNAL
-    elif effect in _KEEP and all(history is SIGNAL for history in known):
+    elif effect in _KEEP and known.count(SIGNAL) == len(known):
         return SIGNAL
     assert info.op is not None
-    step = Step(info.op, info.function, args, kwargs, carriers, known)
-    if len(known) > 1:
-        step = _free(step)
-    key = _key(step) if effect in _ELEMENTWISE else None
-    history = _found.get(key) if key is not None else None
+    by_form = (
+        form is not None and effect is not _reduced and (len(known) == 1 or len({*map(id, carriers)}) == len(known))
+    )
+    key = (info.function, form, *known) if by_form else None
+    history = _found.get(key)
     if history is None:
-        history = effect(step)
+        step = Step(info.op, info.function, args, kwargs, carriers, known)
+        history = effect(step if len(known) == 1 else _free(step))
         if key is not None:
+            if len(_found) > _LARGEST_CACHE:
+                _found.clear()
             _found[key] = history
-    if history.degree != 1 and (effect is not _attended or info.op.traits.has_projections):
-        constants = (x for x in tensors_in((args, kwargs)) if all(x is not carrier for carrier in carriers))
-        return history._replace(degree=1) if any(map(is_learned, constants)) else history
+    if history.degree != 1 and form is None and (effect is not _attended or info.op.traits.has_projections):
+        for x in tensors_in((args, kwargs)):
+            if is_learned(x) and all(x is not carrier for carrier in carriers):
+                return history._replace(degree=1)
     return history
 
 
@@ -123,21 +130,7 @@ def _by_tensor(args: Sequence[Any]) -> bool:
 
 _LARGEST_CACHE = 4096
 _found: dict[Any, History] = {}
-"""What elementwise functions do to histories, by the function, what is known of its carrier and its numbers."""
-
-
-def _key(step: Step) -> Any:
-    """Return what an elementwise function's result is kept by; None if it has other arguments than numbers."""
-    args, kwargs = step.args, step.kwargs
-    if len(step.known) > 1 or not args or args[0] is not step.carriers[0]:
-        return None
-    if len(args) == 1 and not kwargs:
-        return step.function, step.known[0]
-    if any(type(value) not in PLAIN for value in (*args[1:], *kwargs.values())):
-        return None
-    if len(_found) > _LARGEST_CACHE:
-        _found.clear()
-    return step.function, step.known[0], tuple(args[1:]), tuple(kwargs.items())
+"""What functions do to histories, by the function, the form of the call, and what is known of its carriers."""
 
 
 def taking_part(known: list[History], shares: list[float] | None) -> list[History]:
@@ -227,7 +220,7 @@ _OF_FAMILIES: dict[Family, Effect] = {
     Family.HOMOGENEOUS: _homogeneous,
     Family.ATTENTION: _attended,
 }
-_ELEMENTWISE = frozenset({multiplied, scaled, divided, added, raised, applied})
+_JOIN = frozenset({_mixed, _averaged})
 _SHIFT = frozenset({multiplied, added})
 _MIX = frozenset({summed, _contracted})
 _KEEP = frozenset({_moved, _mixed, _averaged, summed, added})

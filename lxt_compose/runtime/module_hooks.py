@@ -18,8 +18,8 @@ from ..rules.linear_layers.layer import LAYER_TYPES
 from ..torch_internals import (
     checkpoint_hook,
     in_backward,
+    innermost,
     is_compiled_code,
-    is_on_stack,
     modes_off,
     module_call,
     pre_hooks_of,
@@ -29,7 +29,7 @@ from ..torch_internals.backward_hooks import are_looked_at, has_full_backward_ho
 from .activation_modules import RULE as UNIT
 from .activation_modules import Unit
 from .call_stack import Frame, Site
-from .chains import chain_of, known_chain
+from .chains import chain_of, mark_of
 from .chains import mark as mark_chain
 from .checkpointing import rejoin
 from .copies import restored_flags
@@ -51,7 +51,8 @@ class BeforeHook:
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Bring in the function mode if this is the outermost module, and apply the rule to what goes in."""
         session, site, stack = self.session, self.site, self.session.stack
-        outer, recorded = stack.innermost(), torch.is_grad_enabled()
+        outer: Frame | None = innermost(stack.frames)
+        recorded = torch.is_grad_enabled()
         if recorded and is_compiled_code():
             refuse_compiled(place(site.path))
         context, alone = site.context, False
@@ -113,12 +114,15 @@ class BeforeHook:
         return given
 
     def _begin_unit(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        carriers = find_carriers(args, kwargs)
-        if len(carriers) == 1:
+        with modes_off():
+            carriers = find_carriers(args, kwargs)
+            if len(carriers) != 1:
+                return
             frame.unit = frame.part_of = Unit(carriers[0], frame.part_of)
-            label, module = self.site.label, self.site.module
-            call = OpCall(self.session.formulation, label, args, kwargs, module=module, carriers=carriers)
-            self._show(frame, UNIT, Status.DEFAULT, call)
+            if self.session.observer is not None:
+                label, module = self.site.label, self.site.module
+                call = OpCall(self.session.formulation, label, args, kwargs, module=module, carriers=carriers)
+                self._show(frame, UNIT, Status.DEFAULT, call)
 
     def _apply_rule(
         self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -175,12 +179,11 @@ class AfterHook:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Apply the rule to what comes out, and take the function mode out if this was the outermost module."""
-        session, frames, python = self.session, self.session.stack.frames, module_call()
-        while frames and frames[-1].python is not python and not is_on_stack(frames[-1].python):
-            frames.pop()  # an interrupt ended these, and the module caught it
-        if not frames or frames[-1].python is not python:
+        session, frames = self.session, self.session.stack.frames
+        frame: Frame | None = innermost(frames)
+        if frame is None or frame.python is not module_call():
             return None  # it failed in a hook before ours, so ours never began
-        frame = frames.pop()
+        frames.pop()
         try:
             return None if output is None else self._leave(frame, output)
         finally:
@@ -232,7 +235,7 @@ class AfterHook:
 
     def _leave_unit(self, frame: Frame, unit: Unit, output: Any) -> Any:
         """Wrap the output of a module that is one elementwise function; else keep the rules of its steps."""
-        before, chain = chain_of(unit.x), known_chain(output)
+        before, chain = chain_of(unit.x, checkpoint_hook()), mark_of(output)
         if not unit.holds(output) or (before.at_zero and chain is not None):  # else it would be expanded at 0
             frame.seen = None
             unit.end(output, None)

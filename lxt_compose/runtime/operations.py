@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import graft, rebind
-from ..autograd.marks import Gate, history_of, mark
+from ..autograd.marks import SIGNAL, Gate, history_of, mark
 from ..autograd.saved_values import rescue
 from ..autograd.trees import map_tensors, tensors_in
 from ..coverage.rows import Status
@@ -18,7 +18,7 @@ from ..coverage.tally import OpKey
 from ..errors import RegistrationError, place
 from ..lxt.drop_in import in_formulation
 from ..ops import Family, is_reversed, mutates
-from ..rules import RELEVANCE, OpCall, Rule, Stop, find_carriers
+from ..rules import RELEVANCE, OpCall, Rule, Stop, find_carriers, is_carrier
 from ..rules.chained import Chained
 from ..rules.gated import gates_among
 from ..torch_internals import checkpoint_hook, in_custom_function, in_transform
@@ -46,9 +46,11 @@ def before_change(session: Session, args: tuple[Any, ...], kwargs: dict[str, Any
                     keep_values(call, tensor)
 
 
-def may_change(info: FunctionInfo, kwargs: dict[str, Any]) -> bool:
-    """Return whether a call of a function can change a tensor in place; cheap to ask, before :func:`mutates` is."""
-    return info.can_mutate or (bool(kwargs) and ("out" in kwargs or "inplace" in kwargs))
+def changes(info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Return whether a call of a function changes a tensor in place."""
+    if not (info.can_mutate or "out" in kwargs or "inplace" in kwargs):
+        return False
+    return mutates(info.function, args, kwargs)
 
 
 def check_unseen(session: Session, carrier: Tensor, frame: Frame) -> None:
@@ -157,7 +159,7 @@ def run_uncovered(session: Session, frame: Frame, made: Decision, call: OpCall, 
 
 def run_unrecorded(session: Session, frame: Frame, info: FunctionInfo, args: Any, kwargs: Any) -> Any:
     """Run a function while grad is off; in a reentrant checkpoint it will be recomputed."""
-    if may_change(info, kwargs) and mutates(info.function, args, kwargs):
+    if changes(info, args, kwargs):
         before_change(session, args, kwargs)
     frame.served = True  # for all that one can tell
     output = info.run(*args, **kwargs)
@@ -174,7 +176,7 @@ def _run_ruled(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
     info, rule = made.info, _rule_for(made, call)
     call.rule, call.parts = rule, session.parts
     session.stack.stopped |= isinstance(rule, Stop)
-    if not rule.knows_complex and any(x.is_complex() for x in call.carriers):
+    if not rule.knows_complex and any(map(torch.is_complex, call.carriers)):
         return run_uncovered(session, frame, made, call)
     idle = call.idle = rule.idle(call)
     if not idle and (obstacle := _obstacle(session, frame, call.carriers)):
@@ -193,14 +195,14 @@ def _run_ruled(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
     args, kwargs = enter(rule, call, session.stack.constants)
     frame.call, outer = call, frame.call
     try:
-        if may_change(info, kwargs) and mutates(info.function, args, kwargs):
+        if (kwargs or info.can_mutate) and changes(info, args, kwargs):
             before_change(session, args, kwargs)  # again: entering has saved the inputs too
             call.target = next(written(call.args, call.kwargs), None)
         output = run(*args, **kwargs)
         if getattr(output, "layout", torch.strided) is not torch.strided:  # a relevance of this no function here knows
             note_cut(session, frame, made, call.args, SPARSE)
             return info.run(*call.args, **call.kwargs)
-        if not getattr(output, "requires_grad", False) and any(x.requires_grad for x in call.inputs) and is_cut(output):
+        if not getattr(output, "requires_grad", False) and any(map(is_carrier, call.inputs)) and is_cut(output):
             note_cut(session, frame, made, call.args)
         return leave(rule, call, output, session.stack.constants)
     finally:
@@ -211,23 +213,27 @@ def _rule_for(made: Decision, call: OpCall) -> Rule:
     """Return the rule of one call: as was decided, but for what its carriers are that changes from call to call."""
     info, op = made.info, made.info.op
     assert made.rule is not None
-    call.by_degree = made.key is None and info.own is None and any(history.degree != 1 for history in call.known)
-    if made.key is None and info.own is None and op is not None and op.held and not isinstance(made.rule, Chained):
+    known = call.known
+    signals = known.count(SIGNAL) == len(known)
+    call.by_degree = not signals and made.key is None and info.own is None
+    if op is not None and op.held and made.key is None and info.own is None and not isinstance(made.rule, Chained):
         args, kwargs = hold(op, call.args, call.kwargs)
         carriers = find_carriers(args, kwargs)
         if not carriers:
             return STOP
         call.args, call.kwargs, call.carriers = args, kwargs, carriers
-    elif made.gated is not None and any(history.gate is Gate.OPENS for history in call.known):
+    elif made.gated is not None and not signals and any(history.gate is Gate.OPENS for history in known):
         return made.gated if any(gates_among(call, Gate.OPENS)) else made.rule
     return made.rule
 
 
 def _obstacle(session: Session, frame: Frame, carriers: list[Tensor]) -> str:
     """Return why the autograd functions of rules cannot be used here; empty if they can."""
-    if any(x.layout is not torch.strided for x in carriers):
-        return SPARSE
-    if checkpoint_hook() not in (None, frame.checkpoint) and not rejoin(session, frame):
+    for x in carriers:
+        if x.layout is not torch.strided:
+            return SPARSE
+    checkpoint = checkpoint_hook()
+    if checkpoint is not None and checkpoint is not frame.checkpoint and not rejoin(session, frame):
         return BARE  # its recomputation happens in no module, so no rule would be there
     if in_transform():
         return "in a transform of torch.func"
@@ -253,7 +259,7 @@ def _run_steps(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
     """Run a kernel that is several operations, and give its values the graph of those, each under its rule."""
     info, args, kwargs = made.info, call.args, call.kwargs
     assert info.steps is not None
-    target = next(written(args, kwargs)) if may_change(info, kwargs) and mutates(info.function, args, kwargs) else None
+    target = next(written(args, kwargs)) if changes(info, args, kwargs) else None
     if target is not None:  # steps keep what it is now
         args, kwargs = map_tensors(lambda x: x.clone() if x is target else x, (args, kwargs))
     try:

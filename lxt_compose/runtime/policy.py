@@ -15,6 +15,7 @@ from ..autograd.trees import map_tensors, tensors_in
 from ..coverage.tally import Tally
 from ..keys import Assignment, first_layer
 from ..ops import (
+    Argument,
     Elementwise,
     Family,
     Op,
@@ -43,7 +44,7 @@ from ..rules import (
     default_rules,
 )
 from ..rules.defaults import Table, depends_on_call, rule_of_call
-from .chain_steps import is_elementwise
+from .chain_steps import is_copy, is_elementwise
 from .decompositions import STEPS
 from .elementwise_histories import Effect
 from .frozen_weights import Frozen, as_trained
@@ -67,9 +68,11 @@ class FunctionInfo:
         can_drop: it may be dropout, or contain it.
         has_projections: it is attention with projections, whose body is run in its place.
         varies: its default rule depends on the arguments.
+        told_by_form: if so, the form of a call tells it, where the call has one.
         foreign: it is of another library, or of the user's.
         steps: by default it is taken apart into this.
         chains: whether it can be a step of a function of one tensor that is written as several operations.
+        copies: whether as such a step it may hand on the numbers of its only carrier as they are.
         compares: whether it is a comparison, by which such a function may choose.
         fills: whether it makes a tensor of one number.
         effect: what it does to what is known of its carriers; None where its output is a signal whatever goes in.
@@ -93,10 +96,12 @@ class FunctionInfo:
     can_drop: bool = False
     has_projections: bool = False
     varies: bool = False
+    told_by_form: bool = False
     foreign: bool = False
     steps: Callable[..., Any] | None = None
     effect: Effect | None = None
     chains: bool = False
+    copies: bool = False
     compares: bool = False
     fills: bool = False
     own: Rule | None = None
@@ -160,7 +165,8 @@ class Policy:
 
     def __post_init__(self) -> None:
         self.first_layer = next((entry for entry in self.entries if entry.key is first_layer), None)
-        self._infos: dict[Any, FunctionInfo] = {}
+        self.infos: dict[Any, FunctionInfo] = {}
+        """Those of the functions that were met."""
         self._by_function = self.defaults and self.table.get(Family.ACTIVATION) == Identity()
         self._by_function &= all(isinstance(self.table.get(f), kind) for f, kind in _OF_FUNCTIONS.items())
         """Whether a function gets the same relevance however it is written."""
@@ -173,9 +179,9 @@ class Policy:
 
     def info(self, function: Callable[..., Any]) -> FunctionInfo:
         """Return what is known of a function."""
-        found = self._infos.get(function)
+        found = self.infos.get(function)
         if found is None:
-            found = self._infos[function] = self._inform(function)
+            found = self.infos[function] = self._inform(function)
             if found.inert:
                 self.inert.add(function)
         return found
@@ -197,12 +203,14 @@ class Policy:
             info.is_layer = op.traits.has_weight
             info.has_projections = op.traits.has_projections
             info.varies = depends_on_call(op)
+            info.told_by_form = not op.traits.modulus and op.traits.state_space is None
             linear = self.table.get(op.family) == Epsilon(0.0)
             info.own_gradient = self.formulation == GRADIENT and key is None and linear
             info.begins_softmax = self._begins_softmax(op, own_gradient=info.own_gradient)
             info.steps = STEPS.get(op.name) or op.steps
             info.effect = effect_of(op)
             info.chains = self._by_function and not info.foreign and is_elementwise(op)
+            info.copies = info.chains and is_copy(op)
             info.unfolds = self._by_function and op.family in (Family.DIVISION, Family.HOMOGENEOUS)
             return info
         info.compares, info.fills = self._by_function and compares(function), self._by_function and fills(function)
@@ -222,7 +230,7 @@ class Policy:
             keyed = any(entry.op is not None and entry.op.family is Family.SOFTMAX for entry in self.entries)
             stops = keyed or not isinstance(self.table.get(Family.SOFTMAX), SoftmaxTaylor)
             return traits.signs == (1, -1) or stops or not own_gradient
-        if traits.base is not None or traits.exponent is not None or op.family is Family.SOFTMAX:
+        if traits.base is not None or isinstance(traits.exponent, Argument) or op.family is Family.SOFTMAX:
             return True
         scales = traits.elementwise is Elementwise.AFFINE or op.family in (Family.PRODUCT, Family.DIVISION)
         return traits.softmax_part is not None or (scales and self.formulation != GRADIENT)  # after a shift

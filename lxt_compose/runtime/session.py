@@ -120,7 +120,6 @@ class Session:
         """Take the function mode out: the outermost module has ended in this thread."""
         if function_modes()[-1:] == [self.mode]:
             self.mode.__exit__(None, None, None)
-        saved_values.prune()
         self.stack.start()
         self.stack.ended = next_node_number()
 

@@ -18,9 +18,8 @@ from torch import Tensor
 from ..autograd.trees import plain
 from ..ops import Elements, Family, Op
 from ..rules import OpCall
-from ..torch_internals import in_transform, modes_off
-from .chains import chain_of, known_chain
-from .curves import is_affine, is_finite
+from ..torch_internals import checkpoint_hook, in_transform, modes_off
+from .chains import chain_of, mark_of
 from .decisions import Action, Decision
 from .policy import FunctionInfo
 
@@ -50,7 +49,7 @@ def _steps_of(
         return None
     if op.family is Family.DIVISION:
         return _quotient(op, args, carriers) if len(args) == 2 and not kwargs else None
-    if op.family is not Family.HOMOGENEOUS or not any(chain_of(x).at_zero for x in carriers):
+    if op.family is not Family.HOMOGENEOUS or not any(chain_of(x, checkpoint_hook()).at_zero for x in carriers):
         return None
     if op.traits.elements is Elements.BROADCAST:
         steps: Steps | None = _hypotenuse
@@ -64,10 +63,10 @@ def _quotient(op: Op, args: Sequence[Any], carriers: Sequence[Tensor]) -> Steps 
     place = next((place for place in op.held if isinstance(place, int)), None)
     if place is None or len(carriers) != 1 or args[place] is not carriers[0]:
         return None
-    chain, dividend = known_chain(carriers[0]), args[1 - place]
+    chain, dividend = mark_of(carriers[0]), args[1 - place]
     if chain is None or not isinstance(dividend, Tensor) or dividend.numel() == 1 or not chain.at_zero:
         return None
-    if is_affine(chain.values) or not is_finite(chain.values):
+    if chain.curve.is_affine or not chain.curve.is_finite:
         return None
     return lambda *given: given[1 - place] * given[place].reciprocal()
 

@@ -21,7 +21,7 @@ from ..autograd.functions import graft
 from ..autograd.nodes import EXACT, kind_of_node, origin_of
 from ..autograd.trees import plain
 from ..ops import Argument, Family, Op, SoftmaxPart, mutates, op_of
-from ..rules import GRADIENT, find_carriers
+from ..rules import GRADIENT, find_carriers, is_carrier
 from ..rules.softmax import log_of, log_softmax_of, logsumexp_of, softmax_of
 from ..torch_internals.readings import number_in
 from .histories import effect_of
@@ -71,6 +71,11 @@ class WrittenSoftmax:
             return None
         assert info.op is not None
         return FunctionInfo(stands, f"{info.op.name} (by hand)", info.op, info.key, stands)
+
+    def may_begin(self, info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Return whether a call may be a step of a softmax where no powers were met: powers of a carrier are none."""
+        exponent = None if info.op is None else info.op.traits.exponent
+        return not isinstance(exponent, Argument) or is_carrier(exponent.of(args, kwargs))
 
     def find(
         self, info: FunctionInfo, notes: Notes, args: tuple[Any, ...], kwargs: dict[str, Any], run: Run

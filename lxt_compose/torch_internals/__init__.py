@@ -66,12 +66,10 @@ def _exchange_for_callback() -> Any:
     return callback
 
 
-_compiler: Callable[[], Any] = getattr(torch._C._dynamo.eval_frame, "get_eval_frame_callback", _exchange_for_callback)
-
-
-def is_compiled_code() -> bool:
-    """Return whether this is called from code that torch.compile runs."""
-    return bool(_compiler())
+is_compiled_code: Callable[[], Any] = getattr(
+    torch._C._dynamo.eval_frame, "get_eval_frame_callback", _exchange_for_callback
+)
+"""What tells whether this is called from code that torch.compile runs; nothing in Python stands between."""
 
 
 def refuse_compiled(what: str) -> None:
@@ -82,7 +80,7 @@ def refuse_compiled(what: str) -> None:
     Raises:
         RegistrationError: the code is compiled.
     """
-    if _compiler():
+    if is_compiled_code():
         raise RegistrationError(
             f"{what} runs in compiled code, where rules cannot be relied on; call the model itself rather than "
             f"torch.compile(model), or call it under torch.compiler.set_stance('force_eager')"
@@ -112,12 +110,22 @@ def this_call() -> FrameType:
     return sys._getframe(1)
 
 
-def is_on_stack(wanted: FrameType | None) -> bool:
-    """Return whether a Python frame is still running in this thread."""
-    python: FrameType | None = sys._getframe(1)
-    while python is not None and python is not wanted:
-        python = python.f_back
-    return python is wanted
+def innermost(calls: list[Any]) -> Any:
+    """Return the last of these calls whose Python frame is still running in this thread; None if there is none.
+
+    Those after it are dropped: an interrupt ended them. Each operation asks this, so nothing is called here.
+
+    Args:
+        calls: each has its Python frame as `python`.
+    """
+    while calls:
+        python, wanted = sys._getframe(1), calls[-1].python
+        while python is not None and python is not wanted:
+            python = python.f_back  # type: ignore[assignment]
+        if python is wanted:
+            return calls[-1]
+        calls.pop()
+    return None
 
 
 def in_custom_function() -> bool:
@@ -250,9 +258,11 @@ def storage_of(tensor: Tensor) -> int:
 # ---- torch.func ------------------------------------------------------------------------------------------------------
 
 
-def in_transform() -> bool:
-    """Return whether a transform of torch.func (grad, vmap, ...) is under way, where autograd functions need more."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+in_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
+"""What tells whether a transform of torch.func (grad, vmap, ...) is under way, where autograd functions need more.
+
+Nothing in Python stands between, since each operation asks. Unnecessary once torch has a public function for it.
+"""
 
 
 def is_batched(tensor: Tensor) -> bool:

@@ -1,0 +1,61 @@
+"""A call that autograd records, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..autograd.marks import MARK, SIGNAL, History, history_of
+from .call_stack import Frame
+from .chain_step import Step
+from .forms import Form
+from .histories import after
+from .operations import check_unseen
+from .policy import FunctionInfo
+from .session import Session
+
+
+@dataclass(eq=False, slots=True)
+class Recorded:
+    """A call that autograd records, and what is known of it.
+
+    Attributes:
+        info: what is known of its function.
+        frame: the module that calls it.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        carriers: the carriers among them.
+        form: the form of the call, if it has one.
+        known: what is known of the carriers as gates.
+        step: what it does to a function of one tensor, if it is a step of one.
+    """
+
+    info: FunctionInfo
+    frame: Frame
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    carriers: list[Tensor]
+    form: Form | None
+    known: list[History]
+    step: Step | None = None
+
+    def history(self, is_learned: Callable[[Tensor], bool]) -> History:
+        """Return what is known of the output as a gate."""
+        history = after(self.info, self.args, self.kwargs, self.carriers, self.known, is_learned, self.form)
+        return history if self.step is None else self.step.history(history, len(self.carriers))
+
+
+def known_of(carriers: list[Tensor], frame: Frame, session: Session) -> list[History]:
+    """Return what is known of each carrier as a gate; what made it and was not seen is counted as uncovered."""
+    known: list[History] = []
+    for x in carriers:
+        source: Any = x.grad_fn
+        history = SIGNAL if source is None else source.metadata.get(MARK)
+        if history is None:
+            check_unseen(session, x, frame)
+            history = history_of(x)
+        known.append(history)
+    return known
