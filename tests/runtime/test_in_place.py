@@ -3,11 +3,11 @@
 import pytest
 import torch
 from exact_models import both_formulations, inputs, linear
-from support import Fn, assert_close, attribute, cnn, fingerprint, label
+from support import Fn, Residual, assert_close, attribute, cnn, fingerprint, label
 from torch import nn
 from torch.nn import functional as F
 
-from lxt_compose import Composite, Epsilon, Gamma, Identity
+from lxt_compose import AlphaBeta, Composite, Epsilon, Gamma, Identity, ZPlus
 
 IN_PLACE = {
     "relu": (lambda h, x: h.relu_(), lambda h, x: h.relu()),
@@ -57,10 +57,9 @@ def test_in_place_operations_keep_saved_values(name, bound, formulation):
 
 @both_formulations
 def test_the_callers_relevance_is_not_overwritten(formulation):
-    """What is passed to backward() is the caller's, and stays as it is; so are retained gradients inside."""
+    """What is passed to backward() is the caller's, and stays as it is."""
     model = cnn(inplace=True)
-    x, kept = inputs(2, 2, 8, 8).requires_grad_(), []
-    model[0].register_forward_hook(lambda module, args, output: kept.append(output))
+    x = inputs(2, 2, 8, 8).requires_grad_()
     with Composite({nn.Conv2d: Gamma()}, formulation=formulation).register(model):
         y = model(x)
         start = torch.ones_like(y)
@@ -69,6 +68,41 @@ def test_the_callers_relevance_is_not_overwritten(formulation):
     for rules in ({nn.Conv2d: Gamma()}, {}):
         pair = [attribute(cnn_of(flag), inputs(2, 2, 8, 8), Composite(rules)) for flag in (False, True)]
         assert_close(pair[1], pair[0])
+
+
+SLOTS = [
+    {}, {nn.Linear: Epsilon()}, {(nn.Linear, nn.LayerNorm): Epsilon(), torch.softmax: Epsilon()}, {nn.Linear: Gamma()},
+    {nn.Linear: AlphaBeta(), torch.mul: Epsilon()}, {nn.Linear: ZPlus()}, {"inner": Epsilon()}, {nn.GELU: Epsilon()},
+]  # fmt: skip
+
+
+@both_formulations
+@pytest.mark.parametrize("rules", SLOTS, ids=label)
+def test_no_slot_is_overwritten(rules, formulation):
+    """A slot that a hook on a tensor has seen is the same when all has flowed; the caller's goes to each operation."""
+    steps = [
+        nn.Linear(6, 6), nn.GELU(), nn.LayerNorm(6), Fn(lambda _, x: x * torch.softmax(x, -1)), Residual(6),
+        Fn(lambda _, x: x @ x.mT + x.sum(-1, keepdim=True)), nn.Sigmoid(),
+    ]  # fmt: skip
+    noted = []
+
+    def note(_, args, output):
+        output.register_hook(lambda slot: noted.append((slot, slot.clone())))
+
+    torch.manual_seed(0)
+    for count in range(1, len(steps) + 1):
+        model = Fn(lambda self, x: self.inner(x), inner=nn.Sequential(*steps[:count]).double())
+        with Composite(rules, formulation=formulation).register(model):
+            handles = [step.register_forward_hook(note) for step in steps[:count]]
+            y = model(inputs(2, 6, 6).requires_grad_())
+            start = torch.ones_like(y)
+            y.backward(start)
+            for handle in handles:
+                handle.remove()
+        assert torch.equal(start, torch.ones_like(y))
+    assert noted
+    for slot, before in noted:
+        assert torch.equal(slot, before)
 
 
 def cnn_of(inplace):
