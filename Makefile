@@ -5,6 +5,7 @@
 #   make peers    other projects' own tests, run on lxt_compose             (PEERS_SRC=dir with checkouts, PEERS_ARGS)
 #   make docs     the site of the docs, in build/site
 #   make dist     wheel and source distribution in dist/, installed into an environment of its own and tried
+#   make matrix   the core tests on several versions of Python, torch, transformers   (MATRIX_ARGS="--only 4.46")
 #   make bench    list the benchmarks, each with the command that runs it
 #   make clean    remove the environment, caches and outputs
 
@@ -16,6 +17,7 @@ DEMO_ARGS ?=
 PYTEST_ARGS ?=
 PEERS_SRC ?=
 PEERS_ARGS ?=
+MATRIX_ARGS ?=
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
@@ -101,6 +103,10 @@ dist:
 	$(SMOKE)/bin/python -m build --outdir dist .
 	$(SMOKE)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
 	cd $(SMOKE) && bin/python $(CURDIR)/tests/smoke.py
+
+# Each row has an environment of its own, in .venv-matrix; a row whose Python or packages are not to be had says so.
+matrix:
+	$(PYTHON) tests/matrix/run_matrix.py $(MATRIX_ARGS)
 
 bench: $(STAMP)
 	@for file in $$(grep -ls '__main__' benchmarks/*.py || echo); do echo "$(PY) $$file"; done

@@ -147,6 +147,11 @@ OVERRIDES: dict[str, Words] = {
     "deit": {"architectures": ["DeiTForImageClassification"]},
     "levit": {"architectures": ["LevitForImageClassification"], "hidden_sizes": [64, 96, 128], "patch_size": 16,
               "image_size": 64},
+    "yolos": {"image_size": [64, 64], "num_detection_tokens": 10},
+    "conditional_detr": {"backbone_config": {"model_type": "resnet", **STAGES, "embedding_size": 8,
+                         "out_features": ["stage4"]}, "num_queries": 9},
+    "rt_detr": {"num_queries": 9}, "rt_detr_v2": {"num_queries": 9}, "deimv2": {"num_queries": 9},
+    "rf_detr": {"num_queries": 9}, "detr": {"num_queries": 9}, "table-transformer": {"num_queries": 9},
     "image:perceiver": {"architectures": ["PerceiverForImageClassificationLearned"]},
 }  # fmt: skip
 
@@ -163,7 +168,10 @@ def inputs_for(name: str, kind: str, model: nn.Module) -> dict[str, Tensor]:
         }  # fmt: skip
     if kind in ("speech", "ctc", "audio") or model.main_input_name in ("input_values", "input_features"):
         return sound_for(kind, model, generator)
-    if kind in ("image", "detection") and model.main_input_name in ("pixel_values", "inputs"):
+    if kind == "detection":
+        shape = (1, 3, 64, 64)
+        return {"pixel_values": torch.randn(shape, generator=generator, dtype=torch.float64)}
+    if kind == "image" and model.main_input_name in ("pixel_values", "inputs"):
         size = getattr(config, "image_size", 32)
         sides = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
         shape = (1, getattr(config, "num_channels", 3), *sides)

@@ -57,8 +57,8 @@ KINDS = {
     "detection": (_M.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES, _T.AutoModelForObjectDetection),
     "image_text": (_M.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, _T.AutoModelForImageTextToText),
 }
-LARGEST = 8_000_000
-SECONDS = 60
+LARGEST = {"detection": 60_000_000}  # backbones that no setting of theirs makes small; 8 million for all others
+SECONDS = 180
 
 
 class NotSmallError(Exception):
@@ -72,7 +72,7 @@ def build(name: str, kind: str) -> tuple[nn.Module, dict[str, Any]]:
     torch.manual_seed(0)
     with torch.device("meta"):
         size = sum(parameter.numel() for parameter in auto.from_config(config).parameters())
-    if size > LARGEST:
+    if size > LARGEST.get(kind, 8_000_000):
         raise NotSmallError(f"{size / 1e6:.0f} million parameters")
     try:
         model = auto.from_config(config, experts_implementation="eager")  # torch's grouped product knows no float64

@@ -68,7 +68,8 @@ def build(candidates: list[tuple[str, Maker]]) -> tuple[str, nn.Module, Tensor]:
                 model = spread(model).double().eval()
                 image = torch.randn(2, 3, size, size, dtype=torch.float64)
                 with torch.no_grad():
-                    logits(model(image))
+                    if not bool(logits(model(image)).isfinite().all()):
+                        raise ValueError("its output is not finite")
                 return name, model, image
             except TimeoutError:
                 raise

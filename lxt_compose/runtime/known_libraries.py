@@ -72,6 +72,12 @@ def _summed_in_place(x: Tensor, group: Any = None) -> Tensor:
     return x.clone() + others
 
 
+def _masked_softmax(x: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Return the ``XSoftmax`` of DeBERTa in older versions of transformers: softmax where the mask is not 0, else 0."""
+    off = ~mask.to(torch.bool)
+    return x.masked_fill(off, torch.finfo(x.dtype).min).softmax(dim).masked_fill(off, 0)
+
+
 _FUNCTIONS = "bitsandbytes.autograd._functions"
 _LAYERS: dict[str, Callable[..., Any]] = (
     {
@@ -122,6 +128,9 @@ def register_known() -> None:
     """Register the operations of the libraries that are known."""
     for name, steps in _LAYERS.items():
         register(name, Family.LINEAR, steps=steps)
+    for model in ("deberta", "deberta_v2"):
+        name = f"transformers.models.{model}.modeling_{model}.XSoftmax"
+        register(name, Family.SOFTMAX, steps=_masked_softmax)
     for name in _IDENTITIES:
         register(name, Family.MOVEMENT)
     for name in _LINEAR:

@@ -1,6 +1,8 @@
 """Kernels of other libraries: quantized layers, also where they have no backward."""
 
 import copy
+import sys
+import types
 import warnings
 
 import pytest
@@ -129,3 +131,41 @@ def test_a_dynamically_quantized_layer_of_torch_is_explained_as_the_dequantized_
     with Composite(formulation="relevance").register(quantized):
         (relevance,) = torch.autograd.grad(quantized(x), x, y)  # R = y, so that R / y = 1 as for the gradient
     torch.testing.assert_close(relevance, x.detach() * gradient, rtol=1e-3, atol=1e-4)
+
+
+def test_a_masked_softmax_with_a_gradient_of_its_own_is_a_softmax(monkeypatch):
+    class XSoftmax(torch.autograd.Function):  # as transformers had it for DeBERTa
+        @staticmethod
+        def forward(ctx, x, mask, dim):
+            y = x.masked_fill(mask == 0, float("-inf")).softmax(dim).nan_to_num()
+            ctx.save_for_backward(y)
+            ctx.dim = dim
+            return y
+
+        @staticmethod
+        def backward(ctx, slot):
+            (y,) = ctx.saved_tensors
+            return y * (slot - (slot * y).sum(ctx.dim, keepdim=True)), None, None
+
+    module = types.ModuleType("transformers.models.deberta.modeling_deberta")
+    module.XSoftmax, XSoftmax.__module__, XSoftmax.__qualname__ = XSoftmax, module.__name__, "XSoftmax"
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    mask, values = torch.ones(4, 4).tril(), torch.randn(4, 3, dtype=torch.float64)
+
+    class Net(nn.Module):
+        def __init__(self, softmax):
+            super().__init__()
+            self.softmax = softmax
+
+        def forward(self, x):
+            return self.softmax(x) @ values
+
+    x = torch.randn(4, 4, dtype=torch.float64)
+    for formulation in FORMULATIONS:
+        composite = Composite(formulation=formulation)
+        y, slot, report = explained(Net(lambda x: XSoftmax.apply(x, mask, -1)), composite, x)
+        plain = Net(lambda x: torch.softmax(x.masked_fill(mask == 0, float("-inf")), -1))
+        y_plain, right, _ = explained(plain, composite, x)
+        assert report.complete, str(report)
+        torch.testing.assert_close(y, y_plain)
+        torch.testing.assert_close(slot, right)
