@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ def _with_constants(graph: Graph) -> None:
         graph.erase_node(node)
 
 
-def _is_fixed(made: Any) -> bool:
+def _is_fixed(made: Any) -> TypeGuard[Tensor]:
     """Return whether this is a tensor whose shape is known."""
     return isinstance(made, Tensor) and all(isinstance(size, int) for size in (*made.shape, *made.stride()))
 
