@@ -60,7 +60,7 @@ def _with_constants(graph: Graph) -> None:
         if value is None or node in changed or not _is_fixed(made) or not made.is_contiguous():
             continue
         with graph.inserting_before(first):
-            options = {"dtype": made.dtype, "device": made.device, "pin_memory": False}
+            options: dict[str, Any] = {"dtype": made.dtype, "device": made.device, "pin_memory": False}
             new = graph.call_function(_FULL, (list(made.shape), value), options)
         new.meta = dict(node.meta)
         node.replace_all_uses_with(new)

@@ -499,7 +499,7 @@ class TestResult:
 
     def test_printed(self, found):
         assert repr(found) == (
-            f"<Attribution: input_ids [3, 6, 16], target {', '.join(map(str, found.target.tolist()))}, output "
+            f"<Attribution: input_ids [3, 6, 16], target {', '.join(f'{a} - {b}' for a, b in found.target)}, output "
             f"{', '.join(f'{float(value):.4g}' for value in found.output)}, 2 layers, complete>"
         )
         assert len(found) == 3
