@@ -148,6 +148,19 @@ def test_sum_of_two_inputs():
     torch.testing.assert_close(y.grad, torch.tensor([[12.0, 24.0, 36.0]]))
 
 
+def test_sum_with_0():
+    x = torch.tensor([[1.0, 2.0, 3.0]])
+    added = nn.Sequential(Add(), nn.Linear(3, 2))
+    found = relevance(added, {nn.Linear: Epsilon(1e-9)}, x, added[1](x).detach())
+    expected = relevance(added[1], {nn.Linear: Epsilon(1e-9)}, x, added[1](x).detach())
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+class Add(nn.Module):
+    def forward(self, x):
+        return x + 0
+
+
 def test_module_twice():
     one = layer([2.0], 0.0)
     twice = nn.Sequential(one, one)
