@@ -91,18 +91,24 @@ class Inputs:
 
     def repeated(self, times: int) -> Inputs:
         """Return each sample several times, one after the other."""
-        return self._changed(lambda x, batch: x.repeat_interleave(times, batch), self.count * times)
+        return self.with_samples(lambda x, batch: x.repeat_interleave(times, batch), self.count * times)
 
     def _cut(self, part: slice) -> Inputs:
         size = part.stop - part.start
-        return self._changed(lambda x, batch: x.narrow(batch, part.start, size), size)
+        return self.with_samples(lambda x, batch: x.narrow(batch, part.start, size), size)
 
-    def _changed(self, change: Callable[[Tensor, int], Tensor], count: int) -> Inputs:
+    def with_samples(
+        self,
+        change: Callable[[Tensor, int], Tensor],
+        count: int,
+        called_with: Callable[[Any, Any], Any] = lambda before, after: after,
+    ) -> Inputs:
         """Return the inputs with other samples.
 
         Args:
             change: is given a tensor and the dimension that counts samples.
             count: how many samples it makes.
+            called_with: is given an argument before and after the change; what it returns goes into the call.
         """
         pieces: dict[int, Tensor] = {}
 
@@ -114,10 +120,13 @@ class Inputs:
                 pieces[id(value)] = change(value, batch)  # the same everywhere
             return pieces[id(value)]
 
+        def argument(value: Any) -> Any:
+            return called_with(value, changed(value))
+
         return replace(
             self,
-            args=map_tensors(changed, self.args),
-            kwargs=map_tensors(changed, self.kwargs),
+            args=map_tensors(argument, self.args),
+            kwargs=map_tensors(argument, self.kwargs),
             carriers={name: changed(value) for name, value in self.carriers.items()},
             ids={name: changed(value) for name, value in self.ids.items()},
             beside={name: changed(value) for name, value in self.beside.items()},

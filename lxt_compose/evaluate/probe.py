@@ -15,7 +15,6 @@ from ..attribution.goals import Goals, choose_rows, read_targets
 from ..attribution.inputs import Inputs, read_inputs, telling
 from ..attribution.lookups import Following, FollowingMode
 from ..attribution.targets import Chosen
-from ..autograd.trees import map_tensors
 
 Change = Callable[[Tensor, Tensor], Tensor]
 """From values [m, ...] and the indices [m] of what was asked for to other values of the same shape."""
@@ -142,31 +141,14 @@ class Probe:
         given = self.given
         wanted = {id(given.all[name]): change for name, change in changes.items()}
 
-        met: dict[int, Tensor] = {}  # what is an argument and an input by name is one tensor
+        def taken(x: Tensor, batch: int) -> Tensor:
+            return x.index_select(batch, samples.to(x.device))
 
-        def taken(value: Any) -> Any:
-            batch = given.batch_of(value)
-            if batch is None:
-                return value
-            if id(value) not in met:
-                met[id(value)] = value.index_select(batch, samples.to(value.device))
-            return met[id(value)]
+        def called_with(before: Any, after: Any) -> Any:
+            change = wanted.get(id(before))
+            return after if change is None else change(after, group.to(before.device))
 
-        def rows(value: Any) -> Any:
-            change = wanted.get(id(value))
-            return taken(value) if change is None else change(taken(value), group.to(value.device))
-
-        return replace(
-            given,
-            args=map_tensors(rows, given.args),
-            kwargs=map_tensors(rows, given.kwargs),
-            carriers={name: taken(value) for name, value in given.carriers.items()},
-            ids={name: taken(value) for name, value in given.ids.items()},
-            beside={name: taken(value) for name, value in given.beside.items()},
-            mask=taken(given.mask),
-            encoder_mask=taken(given.encoder_mask),
-            count=len(samples),
-        ).copied()
+        return given.with_samples(taken, len(samples), called_with).copied()
 
 
 class _Exchange:
