@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,6 +45,29 @@ class CompositeOptions:
             return presets.get(self.preset, **arguments)
         except TypeError as error:
             raise ValueError(f"{error}; here arguments are given as --preset-arg name=value") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """What all commands that explain a checkpoint ask: by which rules, in which dtype, on which device."""
+
+    rules: CompositeOptions = field(default_factory=CompositeOptions)
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneOptions(CheckpointOptions):
+    """What is asked where one answer is explained.
+
+    ``ledger`` tells where the relevance went, ``words`` adds up the pieces of each word. ``out`` is a file. ``width``
+    is that of the terminal.
+    """
+
+    ledger: bool = False
+    words: bool = False
+    out: Path | None = None
+    width: int = 100
 
 
 def read_arguments(texts: Sequence[str]) -> dict[str, Any]:

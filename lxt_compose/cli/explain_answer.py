@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tabulate import tabulate
 
 from ..generation import Answer as Explained
@@ -16,7 +15,7 @@ from ..generation.exports import plain
 from ..generation.page_data import verdict
 from ..heatmap.picture import number, save_figure, visible
 from .answer import Answer, Say
-from .composite_options import CompositeOptions
+from .composite_options import OneOptions
 from .explain import moved
 from .model_files import CheckpointError, load_beside, load_model
 
@@ -25,8 +24,8 @@ _PAGES = (".html", ".htm")
 _STRONGEST = 3
 
 
-@dataclass(frozen=True)
-class AnswerOptions:
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions(OneOptions):
     """What is to be explained, and how.
 
     ``text`` is the prompt, or ``chat`` a JSON file with its messages. ``generate`` is how many tokens the model goes on
@@ -39,14 +38,7 @@ class AnswerOptions:
     generate: int | None = None
     continuation: str | None = None
     contrast: str | None = None
-    rules: CompositeOptions = field(default_factory=CompositeOptions)
-    dtype: torch.dtype = torch.float32
-    device: str = "cpu"
-    ledger: bool = False
-    words: bool = False
     page: Path | None = None
-    out: Path | None = None
-    width: int = 100
 
 
 def explain_answer(reference: str, options: AnswerOptions, *, say: Say) -> Answer:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..attribution import Attribution
-from .composite_options import CompositeOptions
+from .composite_options import OneOptions
 from .model_files import Loaded
 from .targets import Labels, Vocabulary
 
@@ -41,27 +39,18 @@ class Explained:
     """Whether the scores are in the unit of the output; a composite with ``picture="slot"`` shows ``x.grad``."""
 
 
-@dataclass(frozen=True)
-class ExplainOptions:
+@dataclass(frozen=True, kw_only=True)
+class ExplainOptions(OneOptions):
     """What is to be explained, and how.
 
     ``text`` is what a causal language model goes on from, or a classifier of texts reads; ``image`` a file for a
     classifier of images. ``target`` is a label, a token or a number, None what the model answers; ``against`` the same,
-    for the difference of the two ("others" is the mean of all others). ``rules`` says by which preset, ``ledger`` tells
-    where the relevance went, ``words`` adds up the pieces of each word. ``out`` is a file: .html for a page, .png, .pdf
-    or .svg for the heatmap, .pt for the attribution. ``color`` allows escape sequences in the text printed, ``width``
-    is that of the terminal.
+    for the difference of the two ("others" is the mean of all others). ``out`` is a .html for a page, .png, .pdf or
+    .svg for the heatmap, .pt for the attribution. ``color`` allows escape sequences in the text printed.
     """
 
     text: str | None = None
     image: Path | None = None
     target: str | None = None
     against: str | None = None
-    rules: CompositeOptions = field(default_factory=CompositeOptions)
-    dtype: torch.dtype = torch.float32
-    device: str = "cpu"
-    ledger: bool = False
-    words: bool = False
-    out: Path | None = None
     color: bool = False
-    width: int = 100

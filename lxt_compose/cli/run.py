@@ -6,16 +6,14 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from dataclasses import field as entry
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.utils.data import default_collate
 
 from ..datasets import attribute_dataset
 from .answer import Answer, Say
-from .composite_options import CompositeOptions
+from .composite_options import CheckpointOptions
 from .explain import IMAGES, SEQUENCES, is_causal, moved
 from .model_files import CheckpointError, Loaded, load_beside, load_model
 from .targets import Labels, Vocabulary, wanted
@@ -23,13 +21,12 @@ from .targets import Labels, Vocabulary, wanted
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
-@dataclass(frozen=True)
-class RunOptions:
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(CheckpointOptions):
     """What is to be explained, and where the results go.
 
     ``texts`` is a file with a text on each line, or ``.jsonl`` with an object on each line, whose entry ``field`` is
-    the text; ``images`` is a folder. ``target`` and ``against`` are as for one text or image, ``rules`` says by which
-    preset.
+    the text; ``images`` is a folder. ``target`` and ``against`` are as for one text or image.
     """
 
     out: Path
@@ -38,11 +35,8 @@ class RunOptions:
     images: Path | None = None
     target: str | None = None
     against: str | None = None
-    rules: CompositeOptions = entry(default_factory=CompositeOptions)
     batch_size: int = 8
     keep: str = "scores"
-    dtype: torch.dtype = torch.float32
-    device: str = "cpu"
     progress: bool = True
 
 

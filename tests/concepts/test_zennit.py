@@ -12,7 +12,7 @@ from lxt_compose import Composite, Epsilon, Gamma, Pass, ZPlus
 from lxt_compose.concepts import conditional
 
 if importlib.util.find_spec("zennit") is None:
-    pytest.skip("zennit is not installed", allow_module_level=True)
+    pytest.skip("pip install --no-deps -r tests/compat/requirements.txt", allow_module_level=True)
 rules, core = peers.load("zennit.rules"), peers.load("zennit.core")
 
 

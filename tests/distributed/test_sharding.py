@@ -155,7 +155,6 @@ def test_stages_of_a_pipeline_are_explained_one_after_the_other(name, found):
     assert second["complete"], second["report"]
 
 
-@pytest.mark.skipif(find_spec("accelerate") is None, reason="transformers needs accelerate for its plans")
 @pytest.mark.parametrize(("kind", "formulation"), PLANS)
 def test_plans_of_transformers_give_the_relevance_of_token_ids(kind, formulation, found):
     right = of_ids(language_model(kind), formulation).relevance

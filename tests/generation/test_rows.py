@@ -91,35 +91,36 @@ def test_attention_that_writes_its_weights_out():
         assert (answer.relevance[row, :-1] - found.scores[0]).abs().max() < EXACT
 
 
-def test_an_operation_that_takes_one_cotangent_at_a_time_is_run_row_by_row(monkeypatch):
+def takes_one(slot):
+    return slot if bool(slot.isfinite().all()) else None
+
+
+def doubles_several(slot):
+    return slot * 2 if is_batched(slot) else slot
+
+
+@pytest.mark.parametrize(
+    ("hook", "why"),
+    [
+        pytest.param(takes_one, "row by row: ", id="takes one at a time"),
+        pytest.param(
+            doubles_several, "row by row: several rows at a time gave other relevance", id="wrong for several"
+        ),
+    ],
+)
+def test_an_operation_that_several_cotangents_cannot_pass_is_run_row_by_row(hook, why, monkeypatch):
     model = llama(attn_implementation="eager")
     expected = attribute_generation(model, PROMPT, ANSWER).relevance
     before = SoftmaxTaylor.leave
 
     def leave(self, call, outputs):
         outputs = before(self, call, outputs)
-        outputs[0].register_hook(lambda slot: slot if bool(slot.isfinite().all()) else None)
+        outputs[0].register_hook(hook)
         return outputs
 
     monkeypatch.setattr(SoftmaxTaylor, "leave", leave)
     (answer,) = attribute_generation(model, PROMPT, ANSWER)
-    assert answer.ran.startswith("row by row: ")
-    assert torch.equal(answer.relevance, expected)
-
-
-def test_what_is_wrong_for_several_cotangents_is_found_out_and_not_used(monkeypatch):
-    model = llama(attn_implementation="eager")
-    expected = attribute_generation(model, PROMPT, ANSWER).relevance
-    before = SoftmaxTaylor.leave
-
-    def leave(self, call, outputs):
-        outputs = before(self, call, outputs)
-        outputs[0].register_hook(lambda slot: slot * 2 if is_batched(slot) else slot)
-        return outputs
-
-    monkeypatch.setattr(SoftmaxTaylor, "leave", leave)
-    (answer,) = attribute_generation(model, PROMPT, ANSWER)
-    assert answer.ran == "row by row: several rows at a time gave other relevance"
+    assert answer.ran.startswith(why)
     assert torch.equal(answer.relevance, expected)
 
 
