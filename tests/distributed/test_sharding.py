@@ -1,7 +1,6 @@
 """Models that are spread over two processes: their relevance is that of the whole model in one process."""
 
 from functools import partial
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -114,11 +113,8 @@ def planned_and_explained(kind, formulation, folder):
 def found(tmp_path_factory):
     cases = {case: partial(sharded_and_explained, *case) for case in CASES}
     cases |= {("pipeline", name): partial(pipelined_and_explained, name) for name in PIPELINES}
-    if find_spec("accelerate") is not None:
-        folder = str(tmp_path_factory.mktemp("models"))
-        cases |= {
-            ("plan", *plan): partial(planned_and_explained, *plan, f"{folder}/{i}") for i, plan in enumerate(PLANS)
-        }
+    folder = str(tmp_path_factory.mktemp("models"))
+    cases |= {("plan", *plan): partial(planned_and_explained, *plan, f"{folder}/{i}") for i, plan in enumerate(PLANS)}
     return once_for_all_workers(tmp_path_factory, "sharding", lambda: in_two_processes(cases))
 
 
