@@ -638,7 +638,9 @@ class TestCheckpoints:
         done = TestShell().shell(command, tmp_path)
         assert done.returncode == 0, done.stderr
         assert done.stdout.startswith("BertForSequenceClassification, preset attnlrp: the relevance for negative: ")
-        assert [line.partition(": ")[0] for line in done.stderr.splitlines()] == ["lxt-compose"] * 3
+        lines = done.stderr.splitlines()  # an installed torchao writes lines of its own
+        assert sum(line.startswith("lxt-compose: ") for line in lines) == 3
+        assert "Traceback" not in done.stderr
         assert sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith(".")) == [
             "my checkpoint",
             "page.html",

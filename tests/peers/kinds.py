@@ -126,7 +126,7 @@ CAPTUM = (
         error="RuntimeError not raised",
     ),
     Kind(
-        "sum with 0", "test_lrp_multi", "peer differs",
+        "sum with zero", "test_lrp_multi", "peer differs",
         "Equality bit by bit of a model that adds 0 to its input and one that does not. Captum does not see the sum. "
         "Ours divides by x + 1e-9 and multiplies by x there: 2e-6 of 16 in float32.",
         error="False is not true",

@@ -148,7 +148,7 @@ def test_sum_of_two_inputs():
     torch.testing.assert_close(y.grad, torch.tensor([[12.0, 24.0, 36.0]]))
 
 
-def test_sum_with_0():
+def test_sum_with_zero():
     x = torch.tensor([[1.0, 2.0, 3.0]])
     added = nn.Sequential(Add(), nn.Linear(3, 2))
     found = relevance(added, {nn.Linear: Epsilon(1e-9)}, x, added[1](x).detach())
