@@ -1,7 +1,7 @@
 """Layer-wise relevance propagation on live, unmodified PyTorch models, with a table of what is covered."""
 
 from . import command_start  # noqa: F401, I001 - before torch is imported
-from . import baselines, compat, concepts, evaluate, functional, heatmap, kinds, modules, old_paths, presets
+from . import baselines, compat, concepts, evaluate, functional, heatmap, kinds, modules, old_paths, presets, targets
 from .attribution import Attribution, TracedAttribution, attribute, blocks
 from .autograd.numerics import Stabilizer
 from .autograd.trees import register_container
@@ -145,6 +145,7 @@ __all__ = [
     "register_container",
     "register_operation",
     "remove",
+    "targets",
     "where",
     "with_target",
 ]

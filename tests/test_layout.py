@@ -19,7 +19,7 @@ LAYERS = {
     1: ["ops", "kinds"],
     2: ["autograd", "torch_internals"],
     3: ["rules", "lxt", "functional", "modules"],
-    4: ["keys", "canonizers", "target_module", "tracing"],
+    4: ["keys", "canonizers", "target_module", "targets", "tracing"],
     5: ["coverage", "ledger", "runtime"],
     6: ["conservation"],
     7: ["composite"],

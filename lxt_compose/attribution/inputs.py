@@ -16,6 +16,7 @@ from ..errors import AttributionError, CompositeError
 from ..target_module import explained
 from .argument_names import is_graph
 from .axes import BATCH, Dims, embedded, find_dims, parse_dims, place_of
+from .heads import texts_as_choices
 from .structure import distinct, fresh, names_of_arguments, read_arguments
 
 # Inputs that tell the model how to read others, such as masks. They are constants, whatever their dtype.
@@ -86,6 +87,8 @@ class Inputs:
         if not isinstance(value, Tensor):
             return None
         named = next((name for name, x in self.all.items() if x is value), None)
+        if named is None:  # a mask has the samples of what it is for
+            named = next((n for n, x in self.ids.items() if x.shape == value.shape and BATCH not in self.dims[n]), None)
         place = place_of(self.dims[named], BATCH) if named in self.dims else 0
         return place if place is not None and value.dim() > place and value.shape[place] == self.count else None
 
@@ -197,7 +200,8 @@ def read_inputs(model: nn.Module, inputs: Any, dims: Any = None) -> Inputs:
     mask = next((last[name] for name in _MASKS if name in last), None)
     wanted = {**ids, **carriers}
     said = parse_dims(dims, wanted)
-    known = find_dims(model, {**wanted, **beside}, said, args, kwargs, graph=graph)
+    apart = {**texts_as_choices(model, wanted), **said}
+    known = find_dims(model, {**wanted, **beside}, apart, args, kwargs, graph=graph)
     count = _count(wanted, known)
     found = Inputs(args, kwargs, carriers, ids, mask, count, _hint(model, named, main), beside, dims=known, said=said)
     if _has_decoder(model):

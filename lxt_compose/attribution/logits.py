@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..autograd.trees import tensors_in
 from ..torch_internals.traces import is_traced, on_cpu
+from .heads import choices_at, choices_of, is_embedding, joint
 
 # Models of transformers whose last position predicts the next token; other heads answer at each position.
 _CAUSAL = re.compile(r"CausalLM|(?<!With)LMHeadModel|DoubleHeads|ConditionalGeneration|Seq2SeqLM|ImageTextToText")
@@ -30,11 +31,11 @@ def logits_of(output: Any) -> Tensor:
     found = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
     if not found:
         raise TypeError(f"the model returned no floating point tensor but {type(output).__name__}")
-    if (isinstance(output, Mapping) and len(found) > 1) or hasattr(output, "last_hidden_state"):
+    if (isinstance(output, Mapping) and len(found) > 1) or is_embedding(output):
         names = ", ".join(map(str, output)) if isinstance(output, Mapping) else ""
         raise TypeError(
             f"the model's output {type(output).__name__}({names}) has no logits, so it is not clear what to explain; "
-            f"pass target= a function of the output that returns one number per sample"
+            f"pass target= {choices_of(output)}"
         )
     return found[0]
 
@@ -53,6 +54,9 @@ def per_class(output: Any, model: nn.Module, count: int, mask: Tensor | None, as
         TypeError: there are none.
         ValueError: the output has several places, and it is not clear which is meant.
     """
+    together = joint(output, count)
+    if together is not None:
+        return together
     logits = logits_of(output)
     kind, shape = type(model).__name__, list(logits.shape)
     if logits.dim() == 0 or shape[0] != count:
@@ -67,12 +71,10 @@ def per_class(output: Any, model: nn.Module, count: int, mask: Tensor | None, as
     if logits.dim() == 3 and asked_at is not None and bool((asked_at.sum(1) == 1).all()):
         return logits[asked_at.to(logits.device)]
     if logits.dim() != 3 or not _answers_last(model):
-        which = "output" if isinstance(output, Tensor) else "output.logits"
-        place = ", ".join(["3", "17", "0", "0"][: logits.dim() - 1])
         raise ValueError(
             f"the output of {kind} has shape {shape}: an index alone does not say which place of it is meant (token, "
-            f"frame, query or pixel), and so there is no default; pass target= a function of the output, such "
-            f"as lambda output: {which}[:, {place}]{_of_masks(model, asked_at)}"
+            f"frame, query or pixel), and so there is no default; pass target= (of lxt_compose.targets, or a function "
+            f"of the output) {choices_at(output, logits, model)}{_of_masks(model, asked_at)}"
         )
     return logits[torch.arange(count, device=logits.device), last_real(mask, count, shape[1]).to(logits.device)]
 

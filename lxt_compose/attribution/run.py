@@ -19,6 +19,7 @@ from ..runtime.registration import Registration
 from ..target_module import with_target
 from ..torch_internals.traces import is_traced, on_cpu
 from .goals import Goals, asked_inside, choose_each
+from .heads import said_of
 from .inputs import Inputs
 from .joining import one_after_the_other
 from .latent import Layer, Recorder
@@ -185,9 +186,12 @@ class Run:
 
     def _choose(self, batch: Inputs, goals: Goals, output: Any) -> list[Chosen]:
         times_output = self.composite.formulation == RELEVANCE and not self.as_it_is
-        if batch.asked_at(self.model) is not None and any(goal.function is None for goal in goals.each):
-            note = "explained at the one mask token of each sample"
-            self.registration.session.tally.remarks[note] = None
+        if any(goal.function is None for goal in goals.each):
+            of_mask = (
+                "explained at the one mask token of each sample" if batch.asked_at(self.model) is not None else None
+            )
+            for note in filter(None, (of_mask, said_of(output, batch.count))):
+                self.registration.session.tally.remarks[note] = None
         try:
             return choose_each(goals, output, self.model, batch, times_output=times_output)
         except NotFiniteError as error:

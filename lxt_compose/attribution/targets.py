@@ -18,8 +18,9 @@ from .logits import per_class
 OTHERS = "others"
 HELP = (
     "target must be None (the arg-max), a class index, one index per sample (a list or an integer tensor), a pair "
-    "(a, b) for a - b, a pair (a, 'others') for a less the mean of the others, a function of the model's output, a "
-    "list of several targets for a single sample, or a dictionary of several targets for every sample"
+    "(a, b) for a - b, a pair (a, 'others') for a less the mean of the others, a function of the model's output "
+    "(lxt_compose.targets has those of heads that answer at many places), a list of several targets for a single "
+    "sample, or a dictionary of several targets for every sample"
 )
 
 

@@ -1,0 +1,132 @@
+"""Tiny models of transformers with heads of all kinds, and inputs for them: random weights, float64."""
+
+import pytest
+import torch
+
+t = pytest.importorskip("transformers")
+
+SIZES = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+TEXT = {**SIZES, "vocab_size": 60}
+BOTH = {
+    "d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32, "decoder_ffn_dim": 32,
+}  # fmt: skip
+SEQ2SEQ = {**BOTH, "vocab_size": 60, "max_position_embeddings": 32}
+T5 = {"vocab_size": 60, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "eos_token_id": 1,
+      "decoder_start_token_id": 0}  # fmt: skip
+SPEECH = {**SIZES, "vocab_size": 30, "conv_dim": (16, 16), "conv_stride": (5, 2), "conv_kernel": (10, 3),
+          "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}  # fmt: skip
+IMAGE = {**SIZES, "image_size": 28, "patch_size": 14}
+TOWERS = {"text_config": {**TEXT, "max_position_embeddings": 16, "eos_token_id": 2, "pad_token_id": 1},
+          "vision_config": IMAGE}  # fmt: skip
+WHISPER = {**BOTH, "vocab_size": 60, "num_mel_bins": 8, "max_source_positions": 20, "max_target_positions": 20,
+           "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
+           "suppress_tokens": [], "begin_suppress_tokens": []}  # fmt: skip
+BACKBONE = {"embedding_size": 8, "hidden_sizes": [8, 8, 8, 16], "depths": [1] * 4, "out_features": ["stage4"]}
+
+
+def made(kind, config, seed=0):
+    """A model with random weights, larger than usual, and biases."""
+    torch.manual_seed(seed)
+    model = kind(config).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def words(*shape):
+    return torch.randint(5, 60, shape, generator=torch.Generator().manual_seed(1))
+
+
+def numbers(*shape):
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+def bert(head):
+    return made(getattr(t, f"BertFor{head}"), t.BertConfig(**TEXT, num_labels=2 if head == "QuestionAnswering" else 5))
+
+
+def bart(head):
+    return made(getattr(t, f"BartFor{head}"), t.BartConfig(**SEQ2SEQ))
+
+
+def t5(head):
+    return made(getattr(t, f"T5For{head}"), t.T5Config(**T5))
+
+
+def longformer(head):
+    config = t.LongformerConfig(**TEXT, attention_window=4, sep_token_id=2)
+    return made(getattr(t, f"LongformerFor{head}"), config)
+
+
+def xlnet(head):
+    config = t.XLNetConfig(vocab_size=60, d_model=16, n_layer=1, n_head=2, d_inner=32)
+    return made(getattr(t, f"XLNetFor{head}"), config)
+
+
+def wav2vec2(head):
+    return made(getattr(t, f"Wav2Vec2For{head}"), t.Wav2Vec2Config(**SPEECH))
+
+
+def whisper():
+    return made(t.WhisperForConditionalGeneration, t.WhisperConfig(**WHISPER))
+
+
+def spectrogram_transformer():
+    config = t.ASTConfig(**SIZES, num_mel_bins=16, max_length=32, patch_size=8, frequency_stride=4, time_stride=4)
+    return made(t.ASTForAudioClassification, config)
+
+
+def detr():
+    config = t.DetrConfig(**BOTH, use_timm_backbone=False, backbone=None, backbone_config=t.ResNetConfig(**BACKBONE),
+                          num_queries=5, num_labels=4)  # fmt: skip
+    return made(t.DetrForObjectDetection, config)
+
+
+def yolos():
+    config = t.YolosConfig(**{**IMAGE, "image_size": [28, 28]}, num_detection_tokens=4, num_labels=3)
+    return made(t.YolosForObjectDetection, config)
+
+
+def segformer():
+    config = t.SegformerConfig(num_labels=3, depths=[1] * 4, hidden_sizes=[8, 8, 16, 16],
+                               num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16)  # fmt: skip
+    return made(t.SegformerForSemanticSegmentation, config)
+
+
+def masked_vit():
+    return made(t.ViTForMaskedImageModeling, t.ViTConfig(**IMAGE))
+
+
+def clip():
+    return made(t.CLIPModel, t.CLIPConfig(**TOWERS, projection_dim=16))
+
+
+def siglip():
+    return made(t.SiglipModel, t.SiglipConfig(**TOWERS))
+
+
+def owlvit():
+    return made(t.OwlViTForObjectDetection, t.OwlViTConfig(**TOWERS, projection_dim=16))
+
+
+def vilt():
+    return made(t.ViltForQuestionAnswering, t.ViltConfig(**{**TEXT, **IMAGE}, num_labels=3))
+
+
+def llava():
+    vision, text = t.CLIPVisionConfig(**IMAGE), t.LlamaConfig(**TEXT)
+    config = t.LlavaConfig(vision_config=vision, text_config=text, image_token_id=59, image_seq_length=4)
+    return made(t.LlavaForConditionalGeneration, config)
+
+
+def looked_at(*shape):
+    """Ids with four tokens in them that stand for an image."""
+    found = words(*shape).clamp(max=58)
+    found[..., 2:6] = 59
+    return found
+
+
+def video():
+    return made(t.VideoMAEForVideoClassification, t.VideoMAEConfig(**IMAGE, num_frames=4))
