@@ -336,6 +336,28 @@ def test_an_autograd_function_can_be_applied_without_what_transforms_need():
     assert y.grad_fn.name() == "TwiceBackward"
 
 
+def test_calls_of_autograd_functions_end_in_one_class_however_they_are_reached(monkeypatch):
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, slot):
+            return slot * 2
+
+    alias, seen = Twice.apply, []
+
+    def apply(kind, *args):
+        seen.append(kind)
+        return super(internals.base_of_functions, kind).apply(*args)
+
+    monkeypatch.setattr(internals.base_of_functions, "apply", classmethod(apply), raising=False)
+    x = torch.ones(2, requires_grad=True)
+    assert alias(x).tolist() == Twice.apply(x).tolist() == [2, 2]
+    assert seen == [Twice, Twice]
+
+
 class Exchanges:
     """Has a way to exchange arguments, as the hooks of a registration have."""
 

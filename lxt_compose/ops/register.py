@@ -20,8 +20,8 @@ def register(
     """Register an operation that torch does not have in a family: it then has that family's default rule.
 
     It can be a key, and report, ledger and conservation check know it. Of a subclass of
-    :class:`torch.autograd.Function` the calls ``function.apply(...)`` are seen while a composite is registered; not
-    those of an ``apply`` that was taken from the class before.
+    :class:`torch.autograd.Function` the calls ``function.apply(...)`` are seen while a composite is registered, also
+    where ``apply`` was taken from the class before.
 
     Args:
         function: the operation: ``torch.ops.<library>.<name>``, what ``torch.library.custom_op`` made, or a subclass

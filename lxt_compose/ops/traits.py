@@ -144,6 +144,7 @@ class Traits:
         training: the argument that says whether it does.
         state_space: what it does in a selective state space.
         has_projections: it is attention together with the projections before and after it.
+        spoils_inputs: it changes its inputs in place and does not say so, as some autograd functions do.
     """
 
     layer: LayerKind | None = None
@@ -179,6 +180,7 @@ class Traits:
     training: Argument | None = None
     state_space: StateSpaceRole | None = None
     has_projections: bool = False
+    spoils_inputs: bool = False
 
     @property
     def decides_family(self) -> bool:

@@ -1,4 +1,8 @@
-"""Autograd functions that are registered or are keys: function modes see their calls while a composite is active."""
+"""Autograd functions that are registered or are keys: function modes see their calls while a composite is active.
+
+``apply`` is replaced on the class, and where all calls of it end: ``alias = Function.apply``, taken when a module was
+imported or made, is seen there.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,10 @@ from typing import Any
 from torch.autograd import Function
 from torch.overrides import handle_torch_function
 
-from ..torch_internals import is_mode_on
+from ..autograd.saved_values import rescue
+from ..autograd.trees import tensors_in
+from ..ops import registered
+from ..torch_internals import base_of_functions, is_mode_on
 
 
 class Applied:
@@ -29,8 +36,16 @@ class Applied:
         self._own = vars(function).get("apply")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Apply the function as torch does."""
-        return self._apply(*args, **kwargs)
+        """Apply the function as torch does; what others have saved is spared if it changes its inputs."""
+        op = registered(self.autograd_function)
+        if op is not None and op.traits.spoils_inputs:
+            for tensor in tensors_in((args, kwargs)):
+                rescue(tensor)
+        _HERE.seen = self.autograd_function
+        try:
+            return self._apply(*args, **kwargs)
+        finally:
+            _HERE.seen = None
 
     def show(self) -> None:
         """Replace ``apply`` by the function that modes see."""
@@ -48,10 +63,21 @@ _APPLIED: dict[type[Function], Applied] = {}
 _LOCK = threading.Lock()
 
 
+class _Here(threading.local):
+    """The function of this thread whose call modes have seen, until its ``apply`` ends where all do."""
+
+    seen: type[Function] | None = None
+
+
+_HERE = _Here()
+
+
 @contextmanager
 def seen_by_modes(function: type[Function]) -> Iterator[None]:
     """Have function modes see ``function.apply(...)``, which torch hides from them."""
     with _LOCK:
+        if not _APPLIED:
+            base_of_functions.apply = classmethod(_apply_in_the_end)
         applied = _APPLIED.setdefault(function, Applied(function))
         applied.users += 1
         if applied.users == 1:
@@ -64,6 +90,18 @@ def seen_by_modes(function: type[Function]) -> Iterator[None]:
             if not applied.users:
                 del _APPLIED[function]
                 applied.restore()
+            if not _APPLIED:
+                del base_of_functions.apply
+
+
+def _apply_in_the_end(kind: Any, *args: Any, **kwargs: Any) -> Any:
+    applied = _APPLIED.get(kind)
+    if applied is None or not is_mode_on():
+        return super(base_of_functions, kind).apply(*args, **kwargs)
+    if _HERE.seen is kind:
+        _HERE.seen = None  # a call of its own that its forward makes is another one
+        return super(base_of_functions, kind).apply(*args, **kwargs)
+    return handle_torch_function(applied, (), *args, **kwargs)
 
 
 def _apply(applied: Applied, kind: Any, *args: Any, **kwargs: Any) -> Any:

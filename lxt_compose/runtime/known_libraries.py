@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..autograd.saved_values import rescue
-from ..ops import Family, register
+from ..ops import Family, Traits, register
 from ..torch_internals import modes_off
 
 
@@ -107,6 +107,15 @@ _IDENTITIES = (
     "transformers.integrations.tensor_parallel._AllReduceBackward",
     "transformers.distributed.parallel_utils._AllReduceBackward",
 )
+_SOFTMAX = tuple(
+    f"{library}.{name}"
+    for library, names in {
+        "pytorch_tabnet.sparsemax": ("SparsemaxFunction", "Entmax15Function"),
+        "entmax.activations": ("SparsemaxFunction", "Entmax15Function"),
+    }.items()
+    for name in names
+)
+"""Weights p that sum to 1 as a softmax's do, with a gradient of their own: ``R_x = x * J^T (R_p / p)``."""
 _LINEAR = tuple(
     f"torch.distributed.nn.functional.{name}"
     for name in (
@@ -131,6 +140,8 @@ def register_known() -> None:
     for model in ("deberta", "deberta_v2"):
         name = f"transformers.models.{model}.modeling_{model}.XSoftmax"
         register(name, Family.SOFTMAX, steps=_masked_softmax)
+    for name in _SOFTMAX:
+        register(name, Family.SOFTMAX, traits=Traits(spoils_inputs=True))  # sparsemax subtracts the maximum in place
     for name in _IDENTITIES:
         register(name, Family.MOVEMENT)
     for name in _LINEAR:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.utils.checkpoint
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
+from torch.autograd.function import FunctionCtx, _SingleLevelFunction
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils.checkpoint import CheckpointFunction
@@ -197,6 +197,12 @@ apply_alone: Any = vars(torch._C._FunctionBase)["apply"]
 """``apply`` of an autograd function without what `torch.func` needs, which costs as much again in Python.
 
 Unnecessary once `torch.autograd.Function.apply` costs nothing where no transform is under way.
+"""
+
+base_of_functions: Any = _SingleLevelFunction
+"""The class in which every call of ``apply`` of an autograd function ends, also of one taken from its class before.
+
+Unnecessary once function modes see calls of autograd functions.
 """
 
 TRANSPARENT = (HOOKED, CheckpointFunction)

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lxt_compose import Composite, Epsilon, Family, Gamma, Identity, register_operation
+from lxt_compose.ops import Traits
 from lxt_compose.ops.registry import _BY_NAME, _BY_OBJECT, store
 
 FORMULATIONS = ("relevance", "gradient")
@@ -197,3 +198,91 @@ def test_a_rule_that_finds_no_weight_is_bound_to_an_autograd_function_and_says_s
     _, relevance, report, _ = explained(model, Composite({function: Epsilon(1e-9)}))
     assert report.complete, str(report)
     assert torch.isfinite(relevance).all()
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("registered", [True, False])
+def test_an_apply_that_was_taken_from_its_class_before_is_seen(registered, formulation):
+    """As libraries write it: ``squash = Squash.apply``, once, where the module is imported or made."""
+    function = squashing()
+    alias = function.apply
+    if registered:
+        register_operation(function, Family.ACTIVATION)
+    torch.manual_seed(0)
+    model = Net(alias)
+    rules = {} if registered else {function: Identity()}
+    y, relevance, report, ledger = explained(model, Composite(rules, formulation=formulation))
+    assert report.complete, str(report)
+    assert ledger.unaccounted < 1e-9
+    model.function = torch.tanh
+    y_same, right, *_ = explained(model, Composite(formulation=formulation))
+    assert torch.equal(y, y_same)
+    torch.testing.assert_close(relevance, right)
+
+
+def test_a_function_that_calls_itself_is_seen_once_from_outside():
+    """Its inner call is another one, which runs without gradients inside of its own forward."""
+    calls = []
+
+    class Nested(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x, depth):
+            calls.append(depth)
+            return Nested.apply(x, depth - 1) if depth else x * 2
+
+        @staticmethod
+        def backward(ctx, slot):
+            return slot * 2, None
+
+    register_operation(Nested, Family.LINEAR)
+    alias = Nested.apply
+    with Composite().register(Net(alias, 1)) as registration:
+        registration.model(torch.randn(2, 4, dtype=torch.float64).requires_grad_())
+    assert calls == [1, 0]
+    assert next(row for row in registration.report().rows if "Nested" in row.target).calls == 1
+
+
+def test_where_calls_of_functions_end_is_as_it_was_afterwards():
+    end = torch.autograd.Function.__mro__[1]
+    before = dict(vars(end))
+    register_operation(turning(), Family.MOVEMENT)
+    first, second = Composite().register(nn.Linear(2, 2)), Composite().register(nn.Linear(2, 2))
+    assert "apply" in vars(end)
+    first.remove()
+    assert "apply" in vars(end)
+    second.remove()
+    assert dict(vars(end)) == before
+
+
+def shifted_softmax():
+    """Subtracts the maximum in place, before anything else, as sparsemax in libraries does."""
+
+    class Shifted(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            x -= x.max(-1, keepdim=True)[0]
+            p = x.softmax(-1)
+            ctx.save_for_backward(p)
+            return p
+
+        @staticmethod
+        def backward(ctx, slot):
+            (p,) = ctx.saved_tensors
+            return p * (slot - (slot * p).sum(-1, keepdim=True))
+
+    return Shifted
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_a_function_that_changes_its_input_in_place_spoils_nothing(formulation):
+    function = shifted_softmax()
+    register_operation(function, Family.SOFTMAX, traits=Traits(spoils_inputs=True))
+    torch.manual_seed(0)
+    model = Net(lambda x: function.apply(x * 3))
+    y, relevance, report, ledger = explained(model, Composite(formulation=formulation))
+    assert report.complete, str(report)
+    assert ledger.unaccounted < 1e-9
+    model.function = lambda x: (x * 3).softmax(-1)
+    y_same, right, *_ = explained(model, Composite(formulation=formulation))
+    torch.testing.assert_close(y, y_same)
+    torch.testing.assert_close(relevance, right)

@@ -1,0 +1,1 @@
+"""Small models of libraries that people use, for benchmarks/zoo_libraries.py; each is imported where it is made."""
