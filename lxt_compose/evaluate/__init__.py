@@ -1,8 +1,25 @@
-"""Measures of an explanation: removing what it names, randomizing the model, leaving parts out one by one."""
+"""Measures of an explanation: removing what it names, randomizing the model, leaving parts out one by one; tuning."""
 
+from .candidates import Candidate, Grid
 from .flipping import Flip, flip
 from .occlusion import leave_one_out
 from .randomization import Randomization, randomization
 from .rank import correlation, ranks
+from .scoring import SCORES
+from .tuned import Tuning
+from .tuning import tune
 
-__all__ = ["Flip", "Randomization", "correlation", "flip", "leave_one_out", "randomization", "ranks"]
+__all__ = [
+    "SCORES",
+    "Candidate",
+    "Flip",
+    "Grid",
+    "Randomization",
+    "Tuning",
+    "correlation",
+    "flip",
+    "leave_one_out",
+    "randomization",
+    "ranks",
+    "tune",
+]

@@ -109,12 +109,29 @@ def flip(
     with torch.inference_mode(False):
         probe = Probe(model, inputs, target, batch_size, dims=dims, input=input)
         removal = Removal(probe, baseline, patch)
-        values, real = removal.scores_of(scores), removal.real()
+        values = removal.scores_of(scores)
         steps = removal.count if steps is None else steps
         check_count("steps", steps)
-        fractions = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-        curves = [_curve(probe, removal, order(signed, real), real, fractions) for signed in (-values, values)]
-    return Flip(fractions, *curves)
+        morf, lerf = (curve_of(probe, removal, signed, steps) for signed in (-values, values))
+    return Flip(fractions_of(steps), morf, lerf)
+
+
+def fractions_of(steps: int) -> Tensor:
+    """Return the part that is removed after each step, [steps + 1]."""
+    return torch.linspace(0, 1, steps + 1, dtype=torch.float64)
+
+
+def curve_of(probe: Probe, removal: Removal, scores: Tensor, steps: int) -> Tensor:
+    """Return the explained number while the units of the lowest scores go first, [n, steps + 1].
+
+    Args:
+        probe: the model and its inputs.
+        removal: the units, and what takes their place.
+        scores: of the units, [n, units].
+        steps: how many from nothing to everything.
+    """
+    real = removal.real()
+    return _curve(probe, removal, order(scores, real), real, fractions_of(steps))
 
 
 def order(scores: Tensor, real: Tensor) -> Tensor:

@@ -50,11 +50,16 @@ def leave_one_out(
     with torch.inference_mode(False):
         probe = Probe(model, inputs, target, batch_size, dims=dims, input=input)
         removal = Removal(probe, baseline, patch)
-        real = removal.real()
-        samples, units = real.nonzero(as_tuple=True)
-        removed = torch.nn.functional.one_hot(units, removal.count).bool()
-        found = probe.values[samples] - probe.of(samples, **removal.changes(samples, removed))
+        effects = effects_of(probe, removal).reshape(probe.given.count, *removal.shape)
+    return effects if BATCH in removal.dims else effects[0]
+
+
+def effects_of(probe: Probe, removal: Removal) -> Tensor:
+    """Return how much the explained number falls without each unit, [n, units]; 0 for padding."""
+    real = removal.real()
+    samples, units = real.nonzero(as_tuple=True)
+    removed = torch.nn.functional.one_hot(units, removal.count).bool()
+    found = probe.values[samples] - probe.of(samples, **removal.changes(samples, removed))
     effects = found.new_zeros(real.shape)
     effects[samples, units] = found
-    effects = effects.reshape(len(effects), *removal.shape)
-    return effects if BATCH in removal.dims else effects[0]
+    return effects

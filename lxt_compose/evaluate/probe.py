@@ -25,8 +25,9 @@ class Probe:
 
     Args:
         model: any module.
-        inputs: what :func:`attribute` takes; the first input that can carry relevance is the one that is changed.
-        target: what :func:`attribute` takes; the arg-max is that of the unchanged inputs.
+        inputs: what :func:`attribute` takes, or that as it was read; the first input that can carry relevance is the
+            one that is changed.
+        target: what :func:`attribute` takes, or that as it was read; the arg-max is that of the unchanged inputs.
         batch_size: how many forward passes to run at a time; None: as many as there are samples.
         dims: the names of the inputs' dimensions; see :func:`attribute`.
         input: the name of the input that is changed.
@@ -49,8 +50,8 @@ class Probe:
         if batch_size is not None:
             check_count("batch_size", batch_size)
         self.model = model
-        self.given = read_inputs(model, inputs, dims)
-        goals = read_targets(target, self.given.count)
+        self.given = inputs if isinstance(inputs, Inputs) else read_inputs(model, inputs, dims)
+        goals = target if isinstance(target, Goals) else read_targets(target, self.given.count)
         if len(goals) > 1:  # each sample once for each target
             whole = torch.arange(self.given.count).repeat_interleave(len(goals))
             self.given = replace(self.rows(whole, {}, whole), count=len(whole))

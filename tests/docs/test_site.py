@@ -10,7 +10,9 @@ import lxt_compose
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
-PAGES = [DOCS / name for name in ("index.md", "start.md", "ideas.md")] + sorted((DOCS / "rules").glob("*.md"))
+PAGES = [DOCS / name for name in ("index.md", "start.md", "ideas.md", "tuning.md")] + sorted(
+    (DOCS / "rules").glob("*.md")
+)
 BLOCKS = [
     pytest.param(block, id=f"{page.relative_to(DOCS)}-{number}")
     for page in PAGES
