@@ -59,7 +59,8 @@ def _of_sound(x: Tensor, model: nn.Module) -> Dims | None:
     if x.dim() == 4:
         return (BATCH, "channel", "time", "mel")
     sizes = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "feature_size")
-    bins = {getattr(_config(model), size, None) for size in sizes} - {None}
+    places = _config(model), getattr(_config(model), "audio_config", None)
+    bins = {getattr(place, size, None) for size in sizes for place in places} - {None}
     fitting = [place for place in (1, 2) if x.dim() == 3 and x.shape[place] in bins]
     if len(fitting) != 1:
         return None  # the first layer will tell

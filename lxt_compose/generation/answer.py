@@ -12,6 +12,7 @@ from torch import Tensor
 from ..coverage.report import CoverageReport
 from ..heatmap.tokens import Piece, pieces_of
 from ..ledger import Ledger
+from .grids import Grid
 from .handing_on import POSITIVE, SHARES, hand_on
 from .prompts import TEMPLATE
 from .spans import Span, written
@@ -26,9 +27,10 @@ A ledger names these by kind; what is then left over is unaccounted: 0 to roundi
 
 @dataclass(frozen=True)
 class Sources:
-    """The tokens that relevance can be on, in their order: the prompt, what a decoder starts with, the answer.
+    """What relevance can be on, in order: places of images and sounds, prompt, decoder start, answer.
 
-    ``roles`` are those of a chat, empty without one; ``special`` tells tokens that stand for no text.
+    Places of ``grids`` come first, row by row, under their names; their ids are -1. ``roles`` are those of a chat,
+    empty without one; ``special`` tells tokens that stand for no text.
     """
 
     ids: tuple[int, ...]
@@ -37,19 +39,21 @@ class Sources:
     roles: tuple[str, ...]
     special: tuple[bool, ...]
     scheme: str | None = None
+    grids: tuple[Grid, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def places(self, side: str) -> range:
-        """Return which tokens are on a side: "prompt", "start" or "output"."""
+        """Return which are on a side: "prompt", "start" or "output", or the name of an image or a sound."""
         first = self.sides.index(side) if side in self.sides else 0
         return range(first, first + self.sides.count(side))
 
     def groups(self) -> dict[str, Tensor]:
         """Return which tokens belong together in sums, by name: [tokens], true or false.
 
-        The words of the prompt (of a chat by role), special tokens and the template, the decoder's start, the answer.
+        Each image and sound, the words of the prompt (of a chat by role), special tokens and the template, the
+        decoder's start, the answer.
         """
         names = []
         for side, role, special in zip(self.sides, self.roles or [""] * len(self), self.special, strict=True):
@@ -129,6 +133,13 @@ class Answer:
     def text(self) -> str:
         """The answer as it reads."""
         return written(self.sources.pieces(OUTPUT))
+
+    def maps(self) -> dict[str, Tensor]:
+        """Return the relevance of images and sounds by their names, [rows, height, width] in places."""
+        return {
+            grid.name: self.relevance[:, list(self.sources.places(grid.name))].unflatten(1, (grid.rows, grid.columns))
+            for grid in self.sources.grids
+        }
 
     def sums(self) -> dict[str, Tensor]:
         """Return where each score is, [rows] by name: groups of tokens, and the rest; they add up to the scores.

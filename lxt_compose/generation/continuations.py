@@ -93,28 +93,48 @@ def generate(
         )
     if not any(name in options for name in ("max_new_tokens", "max_length", "generation_config")):
         raise ValueError("give the continuation= to be explained, or max_new_tokens= to have the model generate one")
+    options = dict(options)
+    if options.get("stop_strings") is not None:
+        options.setdefault("tokenizer", need(tokenizer, "stop_strings"))
+    groups = [[one] for one in prompts] if any(one.given for one in prompts) else [list(prompts)]
+    asked, found = list[Prompt](), list[tuple[int, ...]]()
+    for group in groups:
+        answers = _together(model, generates, group, options)
+        found += answers
+        asked += [prompt for prompt in group for _ in range(len(answers) // len(group))]
+    if not all(found):
+        raise ValueError("the model generated no token: raise max_new_tokens, or give the continuation=")
+    return asked, found
+
+
+def _together(
+    model: nn.Module, generates: Any, prompts: Sequence[Prompt], options: Mapping[str, Any]
+) -> list[tuple[int, ...]]:
+    """Return what is generated for some prompts at a time: those of text, padded at the left, or one with images."""
     device = next(model.parameters()).device
     width = max(len(prompt.ids) for prompt in prompts)
     ids = torch.tensor([[0] * (width - len(one.ids)) + list(one.ids) for one in prompts], device=device)
     mask = torch.tensor([[0] * (width - len(one.ids)) + [1] * len(one.ids) for one in prompts], device=device)
-    options = dict(options)
-    if options.get("stop_strings") is not None:
-        options.setdefault("tokenizer", need(tokenizer, "stop_strings"))
     if len({one.start for one in prompts}) > 1:
         raise ValueError("the decoder_input_ids of the samples differ in length or start; generate for one at a time")
-    start = prompts[0].start
+    start, options = prompts[0].start, {**options}
     if start:
         options.setdefault("decoder_input_ids", torch.tensor([start] * len(prompts), device=device))
+    options |= {name: x.to(device) for name, x in prompts[0].given.items()}
+    if width:
+        options |= {"input_ids": ids, "attention_mask": mask}
     with torch.no_grad():
-        output = generates(input_ids=ids, attention_mask=mask, **options)
+        output = generates(**options)
     sequences = output if isinstance(output, Tensor) else output.sequences
-    times = len(sequences) // len(prompts)
-    given = len(start) if start else width
     pad = _pad(model, options) if len(sequences) > 1 else None  # one sequence alone is not padded
-    found = [_cut(row[given:], _ends(model, options), pad) for row in sequences.tolist()]
-    if not all(found):
-        raise ValueError("the model generated no token: raise max_new_tokens, or give the continuation=")
-    return [prompt for prompt in prompts for _ in range(times)], found
+    return [_cut(_answered(row, prompts[0], width), _ends(model, options), pad) for row in sequences.tolist()]
+
+
+def _answered(row: list[int], prompt: Prompt, width: int) -> list[int]:
+    """Return what was generated, without what came before it; some models of sounds leave that out themselves."""
+    if not prompt.start:
+        return row[width:]
+    return row[len(prompt.start) :] if prompt.ids or tuple(row[: len(prompt.start)]) == prompt.start else row
 
 
 def _setting(model: nn.Module, options: Mapping[str, Any], name: str) -> Any:

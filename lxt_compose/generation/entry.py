@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..attribution.run import composite_of, statistics_kept
 from ..composite import Composite
-from ..errors import AttributionError
-from ..heatmap.tokens import bytes_of, scheme_of
-from .answer import OUTPUT, PROMPT, START, Answer, Predictions, Sources
+from .answer import OUTPUT, Answer
 from .continuations import generate, read_continuations
-from .forced import LOGIT, QUANTITIES, Found, Wanted
+from .forced import LOGIT, QUANTITIES, Wanted
+from .grids import cells_of, seen
+from .likely import predictions_of
 from .passes import Ways, explain
 from .prompts import Prompt, read_prompts
+from .reading import check_causal, inputs_of, on_sources, sources_of
 from .result import GenerationAttribution
 from .spans import TOKENS, read_spans
 
@@ -47,9 +48,10 @@ def attribute_generation(
     Args:
         model: a causal language model, or one with an encoder and a decoder, in ``eval()`` mode.
         prompt: a text, a chat (``[{"role": "user", "content": "..."}]``, written down by the tokenizer's template),
-            token ids, what a tokenizer returns (padding is taken off), or a list of texts or chats.
+            token ids, what a tokenizer returns (padding is taken off), or a list of texts or chats. What a processor
+            returns, for one sample: images or sounds, with ids beside them or, for an encoder of sounds, without.
         continuation: the answer, as a text or ids; for several samples one each. None: the model generates it.
-        tokenizer: makes tokens of texts, and names them.
+        tokenizer: makes tokens of texts, and names them; or a processor that has one, which knows how long sounds are.
         contrast: another answer, in the same way: what speaks for this one rather than for that is explained.
         targets: ``"tokens"``, ``"words"``, ``"sentences"``, ``"all"``, or a list of spans of the answer: the number of
             a token, a pair (start, stop), or a text that occurs in it. A span has the sum of its tokens.
@@ -72,7 +74,8 @@ def attribute_generation(
         TraceError: ``traced=True``, and the model cannot be written down as one graph.
     """
     ways = Ways(chunk_size, memory, ledger=ledger, traced=traced)
-    job = _Job(model, composite_of(composite), tokenizer, of, ways, top)
+    words = tokenizer if hasattr(tokenizer, "convert_ids_to_tokens") else getattr(tokenizer, "tokenizer", tokenizer)
+    job = _Job(model, composite_of(composite), words, tokenizer, of, ways, top)
     return GenerationAttribution(tuple(job.run(prompt, continuation, contrast, targets, options)))
 
 
@@ -83,6 +86,7 @@ class _Job:
     model: nn.Module
     composite: Composite
     tokenizer: Any
+    processor: Any
     quantity: str
     ways: Ways
     top: int
@@ -131,105 +135,28 @@ class _Job:
 
     def answer(self, prompt: Prompt, ids: tuple[int, ...], targets: Any, other: Answer | None) -> Answer:
         """Explain one answer to one prompt."""
-        sources = _sources(prompt, ids, self.tokenizer)
+        given, before = inputs_of(self.model, prompt, ids)
+        grids = seen(self.model, given, self.processor)
+        sources = sources_of(prompt, ids, self.tokenizer, [grid for one in grids.values() for grid in one.grids])
         count = len(ids)
         spans = read_spans(targets, sources.pieces(OUTPUT), count)
         weights = torch.zeros(len(spans), count)
         for row, span in enumerate(spans):
             weights[row, span.start : span.stop] = 1
-        inputs, before = _inputs(self.model, prompt, ids)
         wanted = Wanted(torch.arange(count) + before - 1, torch.tensor(ids), weights, self.quantity)
-        found = explain(self.model, self.composite, inputs, wanted, self.ways)
-        relevance = _on_tokens(found, prompt, count)
-        _check_causal(relevance, spans, len(sources) - count, type(self.model).__name__)
+        found = explain(self.model, self.composite, given, wanted, self.ways, cells_of(grids))
+        relevance, aside = on_sources(found.scores, grids)
+        check_causal(relevance, spans, len(sources) - count, type(self.model).__name__)
         return Answer(
             sources,
             tuple(spans),
             relevance,
             weights.to(found.values) @ found.values,
             self.quantity,
-            _predictions(found.logits, torch.tensor(ids), self.top, self.tokenizer),
+            predictions_of(found.logits, torch.tensor(ids), self.top, self.tokenizer),
             found.report,
             found.ran,
-            {} if found.ledger is None else found.ledger.absorbed,
+            {} if found.ledger is None else {**found.ledger.absorbed, **aside},
             found.ledger,
             other,
         )
-
-
-def _inputs(model: nn.Module, prompt: Prompt, ids: tuple[int, ...]) -> tuple[dict[str, Tensor], int]:
-    """Return what the model is given, and how many tokens come before the answer in what it reads."""
-    device = next(model.parameters()).device
-
-    def tensor(tokens: tuple[int, ...]) -> Tensor:
-        return torch.tensor([tokens], device=device)
-
-    if prompt.start:
-        read = (*prompt.start, *ids[:-1])
-        return {"input_ids": tensor(prompt.ids), "decoder_input_ids": tensor(read)}, len(prompt.start)
-    return {"input_ids": tensor((*prompt.ids, *ids[:-1]))}, len(prompt.ids)
-
-
-def _sources(prompt: Prompt, ids: tuple[int, ...], tokenizer: Any) -> Sources:
-    """Return the tokens of prompt, decoder start and answer."""
-    every = (*prompt.ids, *prompt.start, *ids)
-    special = set(getattr(tokenizer, "all_special_ids", ()))
-    names = [str(token) for token in every]
-    if tokenizer is not None:
-        names = [str(token) for token in tokenizer.convert_ids_to_tokens(list(every))]
-    sides = (PROMPT,) * len(prompt.ids) + (START,) * len(prompt.start) + (OUTPUT,) * len(ids)
-    roles = (*prompt.roles, *[""] * (len(every) - len(prompt.roles))) if prompt.roles else ()
-    scheme = "words" if tokenizer is None else scheme_of(tokenizer)
-    return Sources(every, tuple(names), sides, roles, tuple(token in special for token in every), scheme)
-
-
-def _on_tokens(found: Found, prompt: Prompt, count: int) -> Tensor:
-    """Return relevance [rows, tokens of prompt, start and answer]; the last token was not read, so it has none."""
-    parts = [found.scores["input_ids"]]
-    if prompt.start:
-        parts.append(found.scores["decoder_input_ids"])
-    relevance = torch.cat(parts, 1)
-    return torch.nn.functional.pad(relevance, (0, 1))
-
-
-def _check_causal(relevance: Tensor, spans: Sequence[Any], before: int, name: str) -> None:
-    """Raise if a token has relevance for one that comes before it.
-
-    Raises:
-        AttributionError: it has.
-    """
-    for row, span in zip(relevance, spans, strict=True):
-        ahead = row[before + span.stop - 1 :]
-        if bool((ahead != 0).any()):
-            raise AttributionError(
-                f"{name} looks ahead: token {span.stop - 1} of the answer depends on those from it on, so an answer "
-                f"cannot be explained in one pass; explain each token with attribute(model, ids before it)"
-            )
-
-
-def _predictions(logits: Tensor, ids: Tensor, top: int, tokenizer: Any) -> Predictions:
-    """Return what the model held likely, from logits [T, classes]."""
-    shares = logits.double().softmax(-1)
-    best = shares.topk(min(top, shares.shape[1]))
-    own = logits.gather(1, ids[:, None])
-    named = {token: _named(token, tokenizer) for token in {*ids.tolist(), *best.indices.flatten().tolist()}}
-    return Predictions(
-        own[:, 0],
-        shares.gather(1, ids[:, None])[:, 0],
-        (logits > own).sum(1),
-        best.indices,
-        best.values,
-        tuple(tuple(named[token] for token in row) for row in best.indices.tolist()),
-        tuple(named[token] for token in ids.tolist()),
-    )
-
-
-def _named(token: int, tokenizer: Any) -> str:
-    """Return what a token adds to a text, or its bytes where they are but a part of a character."""
-    if tokenizer is None:
-        return str(token)
-    text = str(tokenizer.decode([token]))
-    if text and "\ufffd" not in text:
-        return text
-    name = str(tokenizer.convert_ids_to_tokens([token])[0])
-    return "".join(f"<0x{byte:02X}>" for byte in bytes_of(name, scheme_of(tokenizer) or "bytes")) or name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -63,9 +63,16 @@ class Forced(Run):
     One forward pass, and backward passes of many cotangents each.
     """
 
-    def __init__(self, model: nn.Module, composite: Composite, given: Inputs, wanted: Wanted) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        composite: Composite,
+        given: Inputs,
+        wanted: Wanted,
+        cells: Mapping[str, Callable[[Tensor], Tensor]],
+    ) -> None:
         super().__init__(model, composite, given, [])
-        self.wanted = wanted
+        self.wanted, self.cells = wanted, cells
 
     def find(self, chunk: int | None, budget: int | None, *, ledger: bool) -> Found:
         """Return the relevance of each token, row by row.
@@ -239,7 +246,7 @@ class Forced(Run):
         ]
 
     def _scores(self, slots: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Return the relevance of each token of the sequence, by the names of the inputs, summed over features.
+        """Return the relevance of each token and place, by the names of the inputs, summed over features.
 
         Raises:
             NotFiniteError: some is not finite.
@@ -247,10 +254,13 @@ class Forced(Run):
         leaves = self.taps.leaves
         relevance = self.taps.by_input([self._relevance(leaf, slot) for leaf, slot in zip(leaves, slots, strict=True)])
         self.check_finite(self.given, relevance)
-        return {
-            name: (r if r.dim() == len(self.given.dims[name]) else r.sum(-1))[0].detach().cpu()
-            for name, r in relevance.items()
-        }
+        return {name: self._on_places(name, r).detach().cpu() for name, r in relevance.items()}
+
+    def _on_places(self, name: str, relevance: Tensor) -> Tensor:
+        """Return the relevance of the places of an input, [places]."""
+        if name in self.cells:
+            return self.cells[name](relevance)
+        return (relevance if relevance.dim() == len(self.given.dims[name]) else relevance.sum(-1)).flatten()
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

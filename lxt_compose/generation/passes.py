@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..attribution import attribute
-from ..attribution.inputs import read_inputs
+from ..attribution.inputs import Inputs
 from ..attribution.logits import logits_of
 from ..composite import Composite
 from .forced import Forced, Found, Wanted
@@ -27,29 +25,32 @@ class Ways:
     traced: bool = False
 
 
-def explain(model: nn.Module, composite: Composite, inputs: Mapping[str, Tensor], wanted: Wanted, ways: Ways) -> Found:
-    """Return the relevance of each token of one sequence for the numbers that are wanted.
+def explain(
+    model: nn.Module,
+    composite: Composite,
+    given: Inputs,
+    wanted: Wanted,
+    ways: Ways,
+    cells: Mapping[str, Callable[[Tensor], Tensor]],
+) -> Found:
+    """Return the relevance of each token and place of one sequence for the numbers that are wanted.
 
     Args:
         model: the model.
         composite: the composite.
-        inputs: ``input_ids`` [1, tokens], for a model with an encoder ``decoder_input_ids`` too.
+        given: ``input_ids`` [1, tokens], for a model with an encoder ``decoder_input_ids`` too; images, sounds.
         wanted: which numbers of the output.
         ways: how to run.
+        cells: what makes the relevance of places of that of an image or a sound, by its name.
+
+    Raises:
+        ValueError: images or sounds cannot be explained in one graph.
     """
     if ways.traced:
-        return _through_one_graph(model, composite, inputs, wanted, ways.chunk)
-    more: dict[str, Any] = {}
-    if _accepts(model, "use_cache"):
-        more["use_cache"] = False  # nothing is read from it
-    if _accepts(model, "logits_to_keep") and "decoder_input_ids" not in inputs:
-        more["logits_to_keep"] = inputs["input_ids"].shape[1] - int(wanted.positions.min())
-    given = read_inputs(model, {**inputs, **more})
-    return Forced(model, composite, given, wanted).find(ways.chunk, ways.memory, ledger=ways.ledger)
-
-
-def _accepts(model: nn.Module, name: str) -> bool:
-    return name in inspect.signature(model.forward).parameters
+        if cells:
+            raise ValueError(f"traced=True is for texts: {', '.join(cells)} cannot be copied for each token")
+        return _through_one_graph(model, composite, given, wanted, ways.chunk)
+    return Forced(model, composite, given, wanted, cells).find(ways.chunk, ways.memory, ledger=ways.ledger)
 
 
 _COPIES = 16
@@ -57,18 +58,19 @@ _COPIES = 16
 
 
 def _through_one_graph(
-    model: nn.Module, composite: Composite, inputs: Mapping[str, Tensor], wanted: Wanted, chunk: int | None
+    model: nn.Module, composite: Composite, given: Inputs, wanted: Wanted, chunk: int | None
 ) -> Found:
     """Return the same from one graph: a copy of the sequence for each number, with a mask behind its place.
 
     Rows are sums of those of single numbers, as relevance is linear in what it starts with.
     """
+    inputs = given.ids
     main = "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"
     mask = "decoder_attention_mask" if main.startswith("decoder") else "attention_mask"
     length, count = inputs[main].shape[1], len(wanted.tokens)
     seen = (torch.arange(length) <= wanted.positions[:, None]).long().to(inputs[main].device)
     copies = {name: x.expand(count, -1).contiguous() for name, x in inputs.items()} | {mask: seen}
-    more = {"use_cache": False} if _accepts(model, "use_cache") else {}
+    more = {name: value for name, value in given.kwargs.items() if name == "use_cache"}
     result = attribute(
         model, {**copies, **more}, target=wanted.tokens, composite=composite, batch_size=chunk or _COPIES, traced=True
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,20 +12,25 @@ from torch import Tensor, nn
 TEMPLATE = "template"
 """The role of what a chat template adds around the messages."""
 _CACHES = ("past_key_values", "past_key_value", "cache_params", "encoder_outputs", "past_buckets_states", "mems")
+_TOKENS = ("input_ids", "attention_mask", "decoder_input_ids")
 _IGNORED = ("token_type_ids",)
+"""Left out where there is text alone."""
+_UNREAD = ("labels", "decoder_attention_mask", "return_dict", "use_cache")
 
 
 @dataclass(frozen=True)
 class Prompt:
     """One sample. ``roles`` names for each token of a chat who said it, or ``"template"``; empty without a chat.
 
-    ``start`` is what the decoder of a model with an encoder begins with.
+    ``start`` is what the decoder of a model with an encoder begins with; ``given`` the other inputs: images, sounds,
+    and what tells the model how to read them. Where a sound is all that an encoder is given, there are no ids.
     """
 
     ids: tuple[int, ...]
     text: str | None = None
     roles: tuple[str, ...] = ()
     start: tuple[int, ...] = ()
+    given: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def read_prompts(model: nn.Module, prompt: Any, tokenizer: Any) -> list[Prompt]:
@@ -45,10 +50,12 @@ def read_prompts(model: nn.Module, prompt: Any, tokenizer: Any) -> list[Prompt]:
     if not found:
         raise ValueError("the prompt has no samples")
     for number, one in enumerate(found):
-        if not one.ids:
+        if not one.ids and not one.given:
             raise ValueError(f"sample {number} of the prompt has no tokens")
     start = _decoder_start(model)
-    return [Prompt(one.ids, one.text, one.roles, one.start or start) for one in found]
+    if not start and not all(one.ids for one in found):
+        raise ValueError(f"{type(model).__name__} has no encoder, so its prompt needs input_ids")
+    return [replace(one, start=one.start or start) for one in found]
 
 
 def _read(prompt: Any, tokenizer: Any) -> list[Prompt]:
@@ -108,26 +115,49 @@ def _of_tensor(ids: Tensor, mask: Tensor | None) -> list[Prompt]:
 
 def _of_mapping(prompt: Mapping[str, Any]) -> list[Prompt]:
     refuse_caches(prompt)
-    if "input_ids" not in prompt:
-        raise TypeError(f"a prompt as a mapping holds input_ids, got {', '.join(map(str, prompt)) or 'nothing'}")
-    known = {"input_ids", "attention_mask", "decoder_input_ids", *_IGNORED}
-    others = [name for name, value in prompt.items() if name not in known and value is not None]
-    if others:
-        raise ValueError(
-            f"attribute_generation() explains text from text; {', '.join(others)} cannot be given with it: explain one "
-            f"output with attribute(model, inputs, target=...), which takes any input"
-        )
-    ids, mask, start = (_tensor(prompt.get(name)) for name in ("input_ids", "attention_mask", "decoder_input_ids"))
-    assert ids is not None
-    found = _of_tensor(ids, mask)
+    known = {name: _tensor(value) for name, value in prompt.items() if value is not None and name not in _UNREAD}
+    others = {name: x for name, x in known.items() if name not in (*_TOKENS, *_IGNORED) and isinstance(x, Tensor)}
+    ids, mask, start = (known.get(name) for name in _TOKENS)
+    if not any(x.is_floating_point() for x in others.values()):
+        if others or ids is None:
+            raise TypeError(
+                f"a prompt as a mapping holds input_ids, got {', '.join(map(str, prompt)) or 'nothing'}; other inputs "
+                f"are images and sounds that the model reads beside or instead of them, as its processor returns them"
+            )
+        found = _of_tensor(ids, mask)
+    else:
+        found = [_with_others(ids, mask, {**{n: x for n, x in known.items() if n in _IGNORED}, **others})]
     if start is None:
         return found
     rows = start.tolist() if start.dim() == 2 else [start.tolist()] * len(found)
-    return [Prompt(one.ids, start=tuple(row)) for one, row in zip(found, rows, strict=True)]
+    return [replace(one, start=tuple(row)) for one, row in zip(found, rows, strict=True)]
 
 
-def _tensor(value: Any) -> Tensor | None:
-    return None if value is None else torch.as_tensor(value)
+def _with_others(ids: Tensor | None, mask: Tensor | None, others: Mapping[str, Tensor]) -> Prompt:
+    """Return the one sample of a prompt with images or sounds; what is said of each token keeps to the real ones."""
+    if ids is None:
+        return Prompt((), given=others if mask is None else {**others, "attention_mask": mask})
+    ids = ids[None] if ids.dim() == 1 else ids
+    if len(ids) != 1:
+        raise ValueError(
+            f"a prompt with images or sounds is one sample, but input_ids has {len(ids)} rows; explain one at a time"
+        )
+    (prompt,) = _of_tensor(ids, mask)
+    real = torch.ones_like(ids[0], dtype=torch.bool) if mask is None else mask.reshape(-1) != 0
+    kept = {name: x[:, real] if of_tokens(x, ids.shape[1]) else x for name, x in others.items()}
+    return replace(prompt, given=kept)
+
+
+def of_tokens(x: Tensor, count: int) -> bool:
+    """Return whether a tensor says something of each of so many tokens."""
+    return x.dim() == 2 and x.shape == (1, count) and not x.is_floating_point()
+
+
+def _tensor(value: Any) -> Any:
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        return value
 
 
 def refuse_caches(given: Mapping[str, Any]) -> None:

@@ -169,7 +169,7 @@ def test_spans_by_text_words_and_sentences(model, tokenizer):
         ({"prompt": []}, TypeError, "a prompt is a text"),
         ({"prompt": torch.tensor([[0.5]])}, TypeError, r"token ids are integers .* got torch.float32"),
         ({"prompt": {"attention_mask": [[1]]}}, TypeError, "holds input_ids, got attention_mask"),
-        ({"prompt": {"input_ids": [[1]], "pixel_values": [[1.0]]}}, ValueError, "pixel_values cannot be given"),
+        ({"prompt": {"input_ids": [[1]], "x": [[1.0]]}, "continuation": [7]}, ValueError, r"forward\(\) takes no x"),
         ({"prompt": {"input_ids": [[1]], "attention_mask": [[0]]}}, ValueError, "sample 0 of the prompt has no tokens"),
         ({"prompt": {"input_ids": [[1]], "past_key_values": DynamicCache()}}, ValueError, "past_key_values was given"),
         ({"past_key_values": DynamicCache(), "max_new_tokens": 2}, ValueError, "give the whole prompt instead"),

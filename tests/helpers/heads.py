@@ -121,6 +121,33 @@ def llava():
     return made(t.LlavaForConditionalGeneration, config)
 
 
+def qwen2_vl():
+    rotary = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+    vision = {"depth": 1, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "patch_size": 4, "mlp_ratio": 2,
+              "spatial_merge_size": 2}  # fmt: skip
+    config = t.Qwen2VLConfig(
+        text_config={**TEXT, "num_key_value_heads": 2, "rope_parameters": rotary, "bos_token_id": 1, "eos_token_id": 2},
+        vision_config=vision, image_token_id=59, vision_start_token_id=58, vision_end_token_id=57, video_token_id=56,
+    )  # fmt: skip
+    return made(t.Qwen2VLForConditionalGeneration, config)
+
+
+def moonshine():
+    sizes = {f"{side}_{name}": n for side in ("encoder", "decoder")
+             for name, n in (("num_hidden_layers", 1), ("num_attention_heads", 2))}  # fmt: skip
+    config = t.MoonshineConfig(vocab_size=60, hidden_size=16, intermediate_size=32, **sizes)
+    return made(t.MoonshineForConditionalGeneration, config)
+
+
+def qwen2_audio():
+    sound = {"num_mel_bins": 8, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "d_model": 16,
+             "max_source_positions": 20}  # fmt: skip
+    config = t.Qwen2AudioConfig(
+        audio_config=sound, text_config={**TEXT, "num_key_value_heads": 2}, audio_token_index=59, audio_token_id=59
+    )
+    return made(t.Qwen2AudioForConditionalGeneration, config)
+
+
 def looked_at(*shape):
     """Ids with four tokens in them that stand for an image."""
     found = words(*shape).clamp(max=58)
