@@ -162,10 +162,11 @@ class ReplayTaps:
         self._session, self._lookups = registration.session, lookups
 
     def __enter__(self) -> ReplayTaps:
+        self._session.inputs_alone = True
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._session.following = None
+        self._session.following, self._session.inputs_alone = None, False
 
     def call(self, model: nn.Module, batch: Inputs) -> Any:
         """See :meth:`Taps.call`."""

@@ -71,9 +71,11 @@ class Taps:
         self._lost: dict[str, None] = {}
 
     def __enter__(self) -> Taps:
+        self._session.inputs_alone = True
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._session.inputs_alone = False
         self._session.following = self._session.rounded = None
 
     @property

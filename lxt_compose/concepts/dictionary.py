@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import AttributionError
 from .keys import Part, UnitKey, read_key
 
 
@@ -78,21 +77,6 @@ class Dictionary:
         """Return what the codes stand for: [..., features]."""
         found: Tensor = self._decode(codes)
         return found
-
-    def check_constant(self, x: Tensor) -> None:
-        """Raise if the functions hold parameters of which nothing is known, which would share in the relevance.
-
-        Raises:
-            AttributionError: they do.
-        """
-        with torch.enable_grad():
-            codes = self.encode(x.detach())
-            learned = codes.requires_grad or self.decode(codes.detach()).requires_grad
-        if learned:
-            raise AttributionError(
-                f"the functions of the dictionary at {self.key.text!r} use tensors that require grad, which would take "
-                f"a share of the relevance: pass the modules themselves, or call requires_grad_(False) on the tensors"
-            )
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -63,7 +63,6 @@ class Visits:
         self._differentiable, self._said = differentiable, dims or {}
         self._dims = LayerDims(model, {})
         self._calls: dict[Place, int] = {}
-        self._checked: set[Place] = set()
         self._known: dict[tuple[Place, int], Dims] = {}
         self._stack, self._watching = ExitStack(), ExitStack()
 
@@ -133,9 +132,6 @@ class Visits:
         if place.dictionary is None:
             return self._look(Visit(place, number, x, shape, dims, groups))
         unit = unit_place(self.layout(Visit(place, number, x, shape, dims)).dims)
-        if self._differentiable and place not in self._checked:
-            self._checked.add(place)
-            place.dictionary.check_constant(x.movedim(unit, -1))
         codes = place.dictionary.encode(x.movedim(unit, -1))
         last = (*(name for d, name in enumerate(self._dims_of(place, x, shape, dims)) if d != unit), "feature")
         other = self._look(Visit(place, number, codes, None, last))

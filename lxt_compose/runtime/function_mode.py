@@ -150,7 +150,10 @@ class FunctionMode(TorchFunctionMode):
             return self._run_constant(info, frame, args, kwargs)
         session, stack, context = self.session, self._stack, frame.context
         stack.carriers_met = True
-        now = Recorded(info, frame, args, kwargs, carriers, form, known_of(carriers, frame, session))
+        known = known_of(carriers, frame, session)
+        if known is None:  # one of them is a constant now
+            return self._run_seen(info, frame, args, kwargs)
+        now = Recorded(info, frame, args, kwargs, carriers, form, known)
         said: Any = None
         if info.varies:  # :func:`decide` reads nothing else of the call
             told = info.told_by_form and form is not None

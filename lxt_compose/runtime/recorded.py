@@ -16,6 +16,7 @@ from .histories import after
 from .operations import check_unseen
 from .policy import FunctionInfo
 from .session import Session
+from .strangers import hold_if_stranger
 
 
 @dataclass(eq=False, slots=True)
@@ -48,11 +49,16 @@ class Recorded:
         return history if self.step is None else self.step.history(history, len(self.carriers))
 
 
-def known_of(carriers: list[Tensor], frame: Frame, session: Session) -> list[History]:
-    """Return what is known of each carrier as a gate; what made it and was not seen is counted as uncovered."""
+def known_of(carriers: list[Tensor], frame: Frame, session: Session) -> list[History] | None:
+    """Return what is known of each carrier as a gate; what made it and was not seen is counted as uncovered.
+
+    It is None if one of them turned out to be a constant, which it is from now on.
+    """
     known: list[History] = []
     for x in carriers:
         source: Any = x.grad_fn
+        if source is None and hold_if_stranger(session, x, frame):
+            return None
         history = SIGNAL if source is None else source.metadata.get(MARK)
         if history is None:
             check_unseen(session, x, frame)

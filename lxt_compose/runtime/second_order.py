@@ -37,6 +37,7 @@ class Owner(Protocol):
 
     active: bool
     merged: bool
+    has_strangers: bool
     frozen: list[nn.Parameter]
     programs: Kept[Program]
 
@@ -125,6 +126,8 @@ def _relevance(made: Pass, place: int, slot: Tensor) -> Slots:
             "canonizers compute with other weights than the parameters, which so have no gradient; leave the "
             "canonizers out, or call requires_grad_(False) on the model before register()",
         )
+    if made.owner.has_strangers:
+        raise _refused(made, "it uses weights that it does not hold as its own; make their modules its submodules")
     hooked = next((name for name, part in made.module.named_modules() if has_full_backward_hooks(part)), None)
     if hooked is not None:
         raise _refused(made, f"{place_of(hooked)} has a full backward hook, which its graph would not call; remove it")

@@ -53,6 +53,8 @@ class Session:
         installed: what takes hooks off the model again, and restores its flags.
         frozen: the parameters that would require grad if the composite were not there.
         programs: the graphs by which relevance is differentiated.
+        inputs_alone: whether relevance is wanted of what the model is given, and of no other leaf.
+        has_strangers: whether leaves that the model does not hold as its own were made constants.
         merged: whether canonizers have put other weights in the place of the parameters.
     """
 
@@ -77,6 +79,7 @@ class Session:
         self.mode = TorchFunctionMode()
         self.active, self.installed = True, ExitStack()
         self.frozen: list[nn.Parameter] = []
+        self.inputs_alone = self.has_strangers = False
         self.programs = Kept[Program]()
         self.sites: list[Site] = []
         self.merged = self._thawed = self._quiet = False
@@ -144,6 +147,15 @@ class Session:
             for name in made_since(x, stack.ended):
                 self.tally.uncovered("", name, "run between parts of the model that were called on their own")
         mark_seen(stack.root_inputs)
+
+    def hold(self, leaf: Tensor) -> bool:
+        """Make a leaf a constant until the composite is removed, and return whether it is new to the model."""
+        self.installed.callback(leaf.requires_grad_, True)
+        leaf.requires_grad_(False)
+        is_new = not self.policy.is_learned(leaf)
+        self.has_strangers |= is_new
+        self.policy.frozen.add(leaf)
+        return is_new
 
     def thaw(self) -> None:
         """Let the parameters require grad again, until the next forward pass begins."""

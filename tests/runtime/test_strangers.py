@@ -1,0 +1,93 @@
+"""Weights that a model does not hold as its own are constants, as its own are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lxt_compose import Composite, attribute
+from lxt_compose.errors import RegistrationError
+
+
+def _linear(rows: int, columns: int) -> nn.Linear:
+    return nn.Linear(rows, columns, bias=False).double()
+
+
+class Hidden(nn.Module):
+    """A layer in a plain list, which ``model.parameters()`` does not know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.heads = _linear(4, 6), [_linear(6, 3)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.heads[0](self.first(x))
+
+
+class WithTensor(nn.Module):
+    """A weight that is a plain tensor and requires grad."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.weight = _linear(4, 6), torch.randn(3, 6).double().requires_grad_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.first(x), self.weight)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    torch.manual_seed(0)
+    return torch.randn(2, 4).double()
+
+
+@pytest.mark.parametrize("kind", [Hidden, WithTensor])
+@pytest.mark.parametrize("composite", [Composite(), Composite(formulation="gradient")])
+def test_weights_that_are_hidden_get_no_share(kind: type[nn.Module], composite: Composite, x: Tensor) -> None:
+    model = kind()
+    weights = [model.heads[0].weight] if isinstance(model, Hidden) else [model.weight]
+    found = attribute(model, x, target=1, composite=composite, ledger=True)
+    leaf = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(leaf)[:, 1].sum(), leaf)
+    torch.testing.assert_close(found.relevance, x * gradient, rtol=1e-3, atol=1e-4)
+    assert "constants, and keys by module do not reach them" in found.report.notes[0]
+    assert all(weight.requires_grad and weight.grad is None for weight in weights)
+
+
+def test_weights_of_a_target_function_get_no_share(x: Tensor) -> None:
+    model, probe = _linear(4, 6), _linear(6, 3)
+    whole = attribute(nn.Sequential(model, probe, nn.Sigmoid()), x, target=1)
+    found = attribute(model, x, target=lambda out: probe(out)[:, 1].sigmoid())
+    torch.testing.assert_close(found.relevance, whole.relevance)
+    assert found.report.notes == ()
+    assert probe.weight.requires_grad
+
+
+def test_modules_that_come_later_are_constants_and_named(x: Tensor) -> None:
+    model = nn.Sequential(_linear(4, 6), nn.ReLU())
+    leaf = x.clone().requires_grad_()
+    with Composite().register(model) as registration:
+        model.append(_linear(6, 3))
+        model[0].requires_grad_(True)
+        y = model(leaf)[:, 1]
+        y.backward(y.detach())
+        with pytest.raises(RegistrationError, match="weights that it does not hold as its own"):
+            torch.autograd.grad(model(leaf)[:, 1].sum(), leaf, create_graph=True)
+    assert leaf.grad is not None
+    torch.testing.assert_close(leaf.grad.sum(1), y.detach(), rtol=1e-4, atol=1e-9)
+    assert "they are constants" in registration.report().notes[0]
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
+def test_a_leaf_of_the_users_own_keeps_its_share_and_is_named(x: Tensor) -> None:
+    model = WithTensor()
+    leaf = x.clone().requires_grad_()
+    with Composite().register(model) as registration:
+        y = model(leaf)[:, 1]
+        y.backward(y.detach())
+    assert leaf.grad is not None
+    assert model.weight.grad is not None
+    torch.testing.assert_close(leaf.grad.sum() + model.weight.grad.sum(), y.sum().detach(), rtol=1e-4, atol=1e-9)
+    assert "a tensor that requires grad and is no input" in registration.report().notes[0]
