@@ -22,15 +22,15 @@ def _segmentation(name: str) -> Maker:
 
 
 class _Detector(nn.Module):
-    """A detector of torchvision, given a batch: scores of its boxes, the first of each image."""
+    """A detector of torchvision, given a batch: scores of its boxes, the first of each image that has any."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, what: str = "scores") -> None:
         super().__init__()
-        self.model = model
+        self.model, self.what = model, what
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the largest score of each image."""
-        return torch.stack([found["scores"][0] for found in self.model(list(images))])
+        """Return the largest score of each image, or its mask."""
+        return torch.stack([found[self.what][0] for found in self.model(list(images)) if len(found["scores"])])
 
 
 def _detection(name: str, **options: Any) -> Maker:
@@ -41,6 +41,16 @@ def _detection(name: str, **options: Any) -> Maker:
         return Case(_Detector(spread(model)), numbers(2, 3, 64, 64), lambda y: y)
 
     return make
+
+
+def _mask_rcnn() -> Case:
+    """One pixel of the mask of the first box."""
+    parts, sizes = import_module("torchvision.models.detection"), ((16, 32, 64),) * 3
+    backbone = parts.backbone_utils.mobilenet_backbone(backbone_name="mobilenet_v3_large", fpn=True, weights=None)
+    anchors = parts.anchor_utils.AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * 3)
+    options = {"num_classes": 4, "min_size": 64, "max_size": 64, "box_score_thresh": 0.0}
+    model = spread(parts.MaskRCNN(backbone, rpn_anchor_generator=anchors, **options))
+    return Case(_Detector(model, "masks"), numbers(1, 3, 64, 64), lambda y: y.flatten(1).max(1).values)
 
 
 def _video(name: str, size: int, frames: int) -> Maker:
@@ -68,10 +78,10 @@ TORCHVISION: dict[str, Maker] = {
         numbers(1, 3, 64, 64),
         lambda y: y,
     ),
-    "maskrcnn_resnet50_fpn": _detection("maskrcnn_resnet50_fpn", box_score_thresh=0.0),
+    "MaskRCNN, mobilenet_v3_large": _mask_rcnn,
     "r3d_18": _video("r3d_18", 32, 8),
     "r2plus1d_18": _video("r2plus1d_18", 32, 8),
-    "s3d": _video("s3d", 64, 16),
+    "s3d": _video("s3d", 224, 16),
     "swin3d_t": _video("swin3d_t", 64, 8),
 }
 

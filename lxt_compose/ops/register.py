@@ -1,12 +1,13 @@
 """Registration of operations that torch does not have."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from .families import Family, Op
 from .lookup import display_name, op_of
 from .registry import is_autograd_function, registered, store
-from .traits import NO_TRAITS, Traits
+from .traits import NO_TRAITS, Argument, Traits
 
 
 def register(
@@ -16,6 +17,8 @@ def register(
     traits: Traits = NO_TRAITS,
     name: str = "",
     steps: Callable[..., Any] | None = None,
+    held: Iterable[int | str] = (),
+    bias: tuple[int, str] | None = None,
 ) -> Op:
     """Register an operation that torch does not have in a family: it then has that family's default rule.
 
@@ -32,6 +35,9 @@ def register(
         name: how the report calls it; by default as a user would write it.
         steps: a function of the same arguments that computes the same with operations of torch. Relevance goes through
             those, under their rules, and values stay the operation's: for kernels without a backward, say.
+        held: arguments, by position and by keyword, that the default rule holds constant, such as where to sample an
+            image: the others get all relevance.
+        bias: the argument that is added to what the others make, by position and keyword; it keeps its share.
 
     Returns:
         The operation.
@@ -46,7 +52,10 @@ def register(
     if callable(function) and registered(function) is None and op_of(function) is not None:
         raise ValueError(f"{display_name(function)} is an operation of torch, whose family is known: bind it by a key")
     multiplies = family in (Family.PRODUCT, Family.CONTRACTION)
-    op = Op(name or _default_name(function), family, multiplies=multiplies, traits=traits, steps=steps)
+    if bias is not None:
+        traits = replace(traits, bias=Argument(*bias))
+    added: frozenset[int | str] = frozenset(bias or ())
+    op = Op(name or _default_name(function), family, added, frozenset(held), multiplies, traits, steps=steps)
     store(function, op)
     return op
 

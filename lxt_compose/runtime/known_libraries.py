@@ -73,7 +73,7 @@ def _summed_in_place(x: Tensor, group: Any = None) -> Tensor:
 
 
 def _masked_softmax(x: Tensor, mask: Tensor, dim: int) -> Tensor:
-    """Return the ``XSoftmax`` of DeBERTa in older versions of transformers: softmax where the mask is not 0, else 0."""
+    """Return the ``XSoftmax`` of SEW-D, and of DeBERTa in older versions: softmax where the mask is not 0, else 0."""
     off = ~mask.to(torch.bool)
     return x.masked_fill(off, torch.finfo(x.dtype).min).softmax(dim).masked_fill(off, 0)
 
@@ -137,11 +137,15 @@ def register_known() -> None:
     """Register the operations of the libraries that are known."""
     for name, steps in _LAYERS.items():
         register(name, Family.LINEAR, steps=steps)
-    for model in ("deberta", "deberta_v2"):
+    for model in ("deberta", "deberta_v2", "sew_d"):
         name = f"transformers.models.{model}.modeling_{model}.XSoftmax"
         register(name, Family.SOFTMAX, steps=_masked_softmax)
     for name in _SOFTMAX:
         register(name, Family.SOFTMAX, traits=Traits(spoils_inputs=True))  # sparsemax subtracts the maximum in place
+    for name in ("roi_align", "ps_roi_align", "ps_roi_pool"):
+        register(f"torch.ops.torchvision.{name}", Family.LINEAR, held=(1, "rois"))
+    register("torch.ops.torchvision.roi_pool", Family.MOVEMENT)
+    register("torch.ops.torchvision.deform_conv2d", Family.CONTRACTION, held=(2, "offset"), bias=(4, "bias"))
     for name in _IDENTITIES:
         register(name, Family.MOVEMENT)
     for name in _LINEAR:

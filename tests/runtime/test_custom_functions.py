@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lxt_compose import Composite, Epsilon, Family, Gamma, Identity, register_operation
+from lxt_compose import Composite, Epsilon, Family, Gamma, Identity, default_rules, register_operation
 from lxt_compose.ops import Traits
 from lxt_compose.ops.registry import _BY_NAME, _BY_OBJECT, store
 
@@ -286,3 +286,44 @@ def test_a_function_that_changes_its_input_in_place_spoils_nothing(formulation):
     y_same, right, *_ = explained(model, Composite(formulation=formulation))
     torch.testing.assert_close(y, y_same)
     torch.testing.assert_close(relevance, right)
+
+
+LIBRARY = torch.library.Library("sampling_tests", "DEF")
+LIBRARY.define("sampled(Tensor x, Tensor where, Tensor weight, Tensor? bias) -> Tensor")
+
+
+def at(x, where, weight, bias):
+    """What lies at fractional places of each row, weighted: differentiable in the places too."""
+    left = where.detach().floor().long().clamp(0, x.shape[-1] - 2)
+    part = where - left
+    found = x.gather(-1, left) * (1 - part) + x.gather(-1, left + 1) * part
+    return F.linear(found, weight, bias)
+
+
+LIBRARY.impl("sampled", at, "CompositeImplicitAutograd")
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_arguments_that_are_held_get_nothing_and_biases_keep_their_share(formulation):
+    """As deformable convolutions and pooled regions have it: where to sample is a constant."""
+
+    class Sampling(Net):
+        def forward(self, x):
+            h, where = self.first(x), self.last(x).sigmoid() * 3
+            where = where.detach() if self.args[0] else where
+            return self.function(h, where, torch.eye(3).double() * 2, torch.ones(3).double())
+
+    register_operation(
+        torch.ops.sampling_tests.sampled, Family.CONTRACTION, held=(1, "where"), bias=(3, "bias"), name="sampled"
+    )
+    exact = Composite(formulation=formulation, defaults=default_rules(formulation, epsilon=0.0))
+    torch.manual_seed(0)
+    model = Sampling(torch.ops.sampling_tests.sampled, False)
+    y, relevance, report, ledger = explained(model, exact)
+    assert report.complete, str(report)
+    assert ledger.unaccounted < 1e-9
+    model.function, model.args = at, (True,)
+    y_same, right, _, other = explained(model, exact)
+    torch.testing.assert_close(y, y_same)
+    torch.testing.assert_close(relevance, right)
+    torch.testing.assert_close(ledger.absorbed["bias"], other.absorbed["bias"])
