@@ -27,6 +27,8 @@ from .absorption import (
 )
 from .base import Amount, Call, Rule
 
+_HALF = 0.5
+
 
 @dataclass(frozen=True)
 class Scaling(Rule):
@@ -65,7 +67,9 @@ class Scaling(Rule):
         if call.relevance:
             return [OverOutput.apply(z, self.epsilon, 1.0) if z.requires_grad else z for z in outputs]
         edges, shares = call.edges, self.shares_of(call)
-        if edges and shares.count(1) + shares.count(0) < len(shares):
+        if edges and shares.count(_HALF) == len(shares):  # exact, so it may as well be done once, before the operation
+            outputs = [Share.apply(z, _HALF) if z.requires_grad else z for z in outputs]
+        elif edges and shares.count(1) + shares.count(0) < len(shares):
             scale_edges(outputs, dict(zip(edges, shares, strict=True)))
         if self.epsilon:
             return [Damp.apply(z, self.epsilon, 1.0) if z.requires_grad else z for z in outputs]

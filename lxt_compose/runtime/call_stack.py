@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -167,10 +168,12 @@ class CallStack(threading.local):
         """The number of the autograd node that came next when the last outermost module had ended."""
         self.seen: Seen | None = None
         """The operation that an observer watches now."""
-        self.chains: list[Chain] = []
-        """Chains that keep a tensor alive until the outermost module ends."""
+        self.chains: list[weakref.ref[Chain]] = []
+        """Chains that keep a tensor alive until the outermost module ends, or until nothing holds them."""
         self.conditions = Conditions()
         """Comparisons that functions of one tensor may choose by."""
+        self.notes = Notes()
+        """What was noted of tensors that may become a softmax."""
         self.start()
 
     def innermost(self) -> Frame | None:
@@ -182,8 +185,9 @@ class CallStack(threading.local):
         """Reset the state of a forward pass; called when an outermost module begins."""
         self.constants.clear()
         self.conditions.clear()
-        for chain in self.chains:
-            chain.let_go()
+        for reference in self.chains:
+            if (chain := reference()) is not None:
+                chain.let_go()
         self.chains.clear()
         self.carriers_met = False
         self.recorded = torch.is_grad_enabled()
@@ -191,7 +195,6 @@ class CallStack(threading.local):
         self.stopped = False
         self.root_inputs: list[Tensor] = []
         self.root_args: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
-        self.notes = Notes()
-        """What was noted of tensors that may become a softmax."""
+        self.notes.clear()
         self.began = 0
         """The number of the first autograd node that the outermost module could make."""

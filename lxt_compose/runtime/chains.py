@@ -72,7 +72,10 @@ class Chain:
         checkpoint: the activation checkpoint that recorded the tensor.
     """
 
-    __slots__ = ("_anchor", "_origin", "_source", "_versions", "active", "at_zero", "checkpoint", "curve", "source")
+    __slots__ = (
+        "__weakref__", "_anchor", "_origin", "_source", "_versions", "active", "at_zero", "checkpoint", "curve",
+        "source",
+    )  # fmt: skip
 
     def __init__(self, source: Edge, curve: Curve, checkpoint: Any, *, active: bool = False) -> None:
         self.source, self.checkpoint, self.active = source, checkpoint, active

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -205,7 +206,7 @@ class FunctionMode(TorchFunctionMode):
         if step is not None and (served or key is not None):
             step = step.beside_streams(served=served)
         if step is not None and step.chain.keeps:
-            self._stack.chains.append(step.chain)
+            self._stack.chains.append(weakref.ref(step.chain))
         return step
 
     def _noted(self, done: Recorded, output: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import graft
-from ..autograd.nodes import Edge, origin_of
+from ..autograd.nodes import origin_of
 from ..autograd.trees import map_tensors
 from ..ops import Family, LayerKind, Op
 from ..torch_internals import modes_off
@@ -71,16 +72,30 @@ def value_of(way: Tensor, value: Tensor) -> Tensor:
     return graft(value, way)
 
 
+MARK = "lxt_compose: softmax"
+"""The key in the metadata of an autograd node, with the place of the tensor among what the node stands for."""
 Note = Powers | Shifted | LogSum | Softmax | Spread
 
 
+class _Held:
+    """What is noted of a tensor, until the forward pass is over."""
+
+    __slots__ = ("__weakref__", "what")
+
+    def __init__(self, what: Note) -> None:
+        self.what: Note | None = what
+
+
 class Notes:
-    """What was noted of tensors, by their edges of the autograd graph; of constants, by the tensors themselves."""
+    """What was noted of tensors: marks on their autograd nodes; of constants, by the tensors themselves.
+
+    A note must not keep a node alive, since that keeps what is saved behind it: :meth:`clear` knows notes weakly.
+    """
 
     __slots__ = ("_of_carriers", "_of_constants", "active")
 
     def __init__(self) -> None:
-        self._of_carriers: dict[Edge, Note] = {}
+        self._of_carriers: list[weakref.ref[_Held]] = []
         self._of_constants: dict[tuple[int, int], tuple[Tensor, Note]] = {}
         self.active = False
         """Whether all that follows is to be looked at, since steps may lead on from what was noted."""
@@ -89,23 +104,33 @@ class Notes:
         """Return what was noted of an argument of a call."""
         if not isinstance(x, Tensor):
             return None
-        if x.requires_grad:
-            return self._of_carriers.get(origin_of(x))
-        return self._of_constants.get((id(x), x._version), (None, None))[1]
+        if not x.requires_grad:
+            return self._of_constants.get((id(x), x._version), (None, None))[1]
+        if x.grad_fn is None:
+            return None
+        node, place = origin_of(x)
+        held: _Held | None = node.metadata.get((MARK, place))
+        return None if held is None else held.what
 
     def enter(self, output: Any, what: Note | Callable[[Tensor], Note] | None) -> None:
         """Note something of the output of a call; or what a function makes of the output."""
         if what is None or not isinstance(output, Tensor):
             return
-        if output.requires_grad:
+        if output.grad_fn is not None:
             what = what(output) if callable(what) else what
-            self._of_carriers.setdefault(origin_of(output), what)  # some operations return their input
+            if self.of(output) is None:  # some operations return their input
+                node, place = origin_of(output)
+                held = node.metadata[MARK, place] = _Held(what)
+                self._of_carriers.append(weakref.ref(held))
         elif isinstance(what, LogSum) or (isinstance(what, Powers) and what.inverse):  # a division may hold it constant
             self._of_constants[id(output), output._version] = output, what
         self.active |= isinstance(what, (Powers, LogSum))
 
     def clear(self) -> None:
         """Forget all notes."""
+        for reference in self._of_carriers:
+            if (held := reference()) is not None:
+                held.what = None
         self._of_carriers.clear()
         self._of_constants.clear()
         self.active = False
