@@ -24,7 +24,7 @@ from .errors import (
     TraceError,
     UncoveredError,
 )
-from .generation import GenerationAttribution, attribute_generation
+from .generation import GenerationAttribution, attribute_generation, attribute_outputs
 from .keys import first_layer, where
 from .ledger import Ledger
 from .ops import Family
@@ -129,6 +129,7 @@ __all__ = [
     "attribute",
     "attribute_dataset",
     "attribute_generation",
+    "attribute_outputs",
     "baselines",
     "blocks",
     "check_conservation",

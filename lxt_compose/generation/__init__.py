@@ -2,7 +2,17 @@
 
 from .answer import Answer, Contrast, Predictions, Sources
 from .entry import attribute_generation
+from .outputs import attribute_outputs
 from .result import GenerationAttribution
 from .spans import Span
 
-__all__ = ["Answer", "Contrast", "GenerationAttribution", "Predictions", "Sources", "Span", "attribute_generation"]
+__all__ = [
+    "Answer",
+    "Contrast",
+    "GenerationAttribution",
+    "Predictions",
+    "Sources",
+    "Span",
+    "attribute_generation",
+    "attribute_outputs",
+]

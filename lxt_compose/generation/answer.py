@@ -108,7 +108,8 @@ class Answer:
     ``quantity`` is what is explained: the logit or the log-probability of each token of a span, added up. What of a
     score is on no token is its rest; with a ledger, ``absorbed`` names it by kind, [rows] each. ``other`` is the answer
     that it is contrasted with. ``ran`` says how. ``through`` [rows, T] is what each token of the answer has handed on
-    (see :meth:`handed_on`); None where nothing was.
+    (see :meth:`handed_on`); None where nothing was. ``boxes`` [T, 4] are where detected things are: left, top, right
+    and bottom, as shares of the image; None but for detectors.
     """
 
     sources: Sources
@@ -123,6 +124,7 @@ class Answer:
     ledger: Ledger | None = None
     other: Answer | None = None
     through: Tensor | None = None
+    boxes: Tensor | None = None
 
     @property
     def length(self) -> int:

@@ -33,13 +33,15 @@ class Wanted:
     """What is explained of one sequence.
 
     There is one number for each of K places: the logit or the log-probability of ``tokens[k]`` at ``positions[k]``,
-    all different. ``weights`` [rows, K] say what is explained in each row: a sum of these numbers.
+    all different. ``weights`` [rows, K] say what is explained in each row: a sum of these numbers. Where they are no
+    logits of places, ``pick`` makes them of the output, [K], with the logits [K, classes] that they were taken from.
     """
 
     positions: Tensor
     tokens: Tensor
     weights: Tensor
     quantity: str = LOGIT
+    pick: Callable[[Any], tuple[Tensor, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,14 @@ class Forced(Run):
 
     def _values(self, output: Any) -> Tensor:
         """Return the numbers that are explained, [K]; it runs under the rules, as a part of the model."""
+        if self.wanted.pick is not None:
+            values, logits = self.wanted.pick(output)
+            self._logits = logits.detach().float().cpu()
+            return values
         logits = logits_of(output)
         # Some models give the logits of the last positions alone.
-        first = int(next(iter(self.given.ids.values())).shape[-1]) if not self.given.has_decoder else logits.shape[1]
+        read = int(next(iter(self.given.ids.values())).shape[-1]) if self.given.ids else 0
+        first = logits.shape[1] if self.given.has_decoder or not read else read
         places = (self.wanted.positions - (first - logits.shape[1])).to(logits.device)
         tokens = self.wanted.tokens.to(logits.device)
         self._places, self._length = places, logits.shape[1]
@@ -200,7 +207,12 @@ class Forced(Run):
     def _sources(self, values: Tensor, starts: Tensor) -> Iterator[tuple[Tensor, Callable[[slice], Tensor]]]:
         """Yield where backward passes can begin, and what with: before the head, and at the numbers themselves."""
         states = self._states
-        if states is not None and states.requires_grad and states.shape[:2] == (1, self._length):
+        if (
+            self.wanted.pick is None
+            and states is not None
+            and states.requires_grad
+            and states.shape[:2] == (1, self._length)
+        ):
             ones = self._starts_of_all(values)
             (slot,) = torch.autograd.grad(values, states, ones, retain_graph=True, allow_unused=True)
             if slot is not None:

@@ -1,4 +1,3 @@
-"use strict";
 (() => {
   const $ = (id) => document.getElementById(id);
   const answers = JSON.parse($("data").textContent);
@@ -13,7 +12,8 @@
   function matrix(packed) {
     const start = integers(packed.start), index = integers(packed.index), value = floats(packed.value);
     const sums = Object.fromEntries(Object.entries(packed.sums).map(([name, x]) => [name, floats(x)]));
-    return { start, index, value, sums, kept: packed.kept, most: packed.most, columns: null };
+    const cells = packed.cells ? { steps: new Int16Array(bytes(packed.cells)), most: floats(packed.most_of_cells) } : null;
+    return { start, index, value, sums, cells, kept: packed.kept, most: packed.most, columns: null };
   }
   function columnsOf(m, count) {
     if (m.columns) return m.columns;
@@ -41,11 +41,11 @@
   }
 
   // ---- what is shown ------------------------------------------------------------------------------------------------
-  let chosen = 0, view = "own", way = "direct", held = null, mode = "from", shown = null, painted = [], spans = [];
+  let chosen = 0, view = "own", way = "direct", held = null, heldCell = null, mode = "from", shown = null, painted = [], spans = [];
   const current = () => opened(view === "other" ? answers[chosen].other : answers[chosen]);
   const table = (one) => (way === "handed" && one.handed ? one.handed : one.direct);
 
-  const names = { output: "the answer so far", start: "the decoder's start", prompt: "the prompt" };
+  const names = { image: "the image", sound: "the sound", output: "the answer so far", start: "the decoder's start", prompt: "the prompt" };
   const label = (text) => text.trim() === "" ? "\u2423".repeat(Math.max(1, text.length)) : text.replace(/^ /, "\u2423");
   function textOf(one, first, last) {
     let text = "";
@@ -83,6 +83,8 @@
       });
     }
     painted = [];
+    $("prompt").hidden = $("prompt-head").hidden = one.first === 0;
+    grids.build(answers[chosen].grids);
     $("ways").hidden = view === "contrast" || !one.handed;
     unlikely();
     against();
@@ -146,6 +148,26 @@
       }
     return { found };
   }
+  // Relevance of the places of images and sounds: of rows together, or what one place led to.
+  function cellsOf(cells, rows) {
+    if (!cells) return null;
+    const count = cells.steps.length / cells.most.length, found = new Float32Array(count);
+    for (const row of rows) for (let k = 0; k < count; k++) found[k] += (cells.steps[row * count + k] * cells.most[row]) / 32767;
+    return found;
+  }
+  function effectsOfCell(one, cell) {
+    const { steps, most } = table(one).cells, count = steps.length / most.length, found = new Map();
+    one.rows.forEach(([a, b], row) => {
+      const x = (steps[row * count + cell] * most[row]) / 32767;
+      for (let q = a; q <= b; q++) found.set(q, (found.get(q) || 0) + x);
+    });
+    return { found };
+  }
+  function boxesOf(one, selected) {
+    if (!one.data.boxes) return null;
+    const on = (k) => selected && one.first + k >= selected[0] && one.first + k <= selected[1];
+    return one.data.boxes.map((box, k) => [box, one.pieces[one.first + k].t, on(k)]);
+  }
   function all(one) {
     return sourcesOf(one, one.first, one.pieces.length - 1);
   }
@@ -207,7 +229,7 @@
       box.append(bars(every.filter(([, x]) => Math.abs(x) > 1e-5 * most), most));
     }
     if (strongest.length) {
-      const what = mode === "to" && selected ? "What it led to" : "Strongest sources";
+      const what = mode === "to" ? "What it led to" : "Strongest sources";
       box.append(element("h4", what));
       box.append(bars(strongest.slice(0, 12).map(([p, x]) => [one.pieces[p].t, x, `${one.pieces[p].side} ${p}: ${one.pieces[p].raw}`]), scale));
       const m = table(one);
@@ -235,10 +257,11 @@
       box.append(list);
     }
   }
-  function render(preview) {
-    const one = current(), selected = preview || held;
+  function render(preview, overCell) {
+    const one = current(), cell = overCell !== undefined ? overCell : preview ? null : heldCell, selected = cell !== null ? null : preview || held;
     shown = selected;
     if (view === "contrast") return contrast(one, selected);
+    if (cell !== null) return fromCell(one, cell);
     const out = selected && selected[0] >= one.first;
     const direction = !selected ? "from" : !out ? "to" : preview && !held ? "from" : mode;
     const result = !selected ? all(one) : direction === "from" ? sourcesOf(one, ...selected) : effectsOf(one, ...selected);
@@ -250,9 +273,23 @@
     const before = mode;
     mode = direction;
     const { strongest, scale } = paint(result.found, marked);
+    grids.paint(result.rows ? cellsOf(table(one).cells, result.rows) : null, null, boxesOf(one, marked));
     details(one, marked, result, strongest, scale, selected ? textOf(one, ...marked) : "The whole answer");
     if (preview) mode = before;
   }
+  function fromCell(one, cell) {
+    const result = effectsOfCell(one, cell), before = mode;
+    mode = "to";
+    const { strongest, scale } = paint(result.found, null);
+    grids.paint(cellsOf(table(one).cells, one.rows.keys()), cell, boxesOf(one, null));
+    details(one, null, result, strongest, scale, grids.title(cell));
+    mode = before;
+  }
+  const grids = gridsOf({
+    $, element, number,
+    over: (cell) => { if (!held && heldCell === null && dragging === null) render(undefined, cell); },
+    hold: (cell, stay) => { held = null; heldCell = heldCell === cell && !stay ? null : cell; render(); },
+  });
   function contrast(one, selected) {
     const data = answers[chosen], values = floats(data.contrast.values), found = new Map();
     values.forEach((x, p) => found.set(p, x));
@@ -260,6 +297,7 @@
     const { strongest, scale } = paint(found, selected);
     for (const p of painted) if (found.get(p)) spans[p].style.background = color(found.get(p) / contrastScale(data));
     $("many").value = many;
+    grids.paint(data.contrast.cells ? cellsOf({ steps: new Int16Array(bytes(data.contrast.cells)), most: floats(data.contrast.most_of_cells) }, [0]) : null, null, null);
     const before = mode;
     mode = "contrast";
     details(one, null, { score: data.contrast.score, sums: data.contrast.sums }, strongest, scale, "This answer rather than the other");
@@ -287,6 +325,7 @@
   const between = (a, b) => [Math.min(a, b), Math.max(a, b)];
   function hold(selected) {
     held = selected;
+    heldCell = null;
     mode = selected && selected[0] < current().first ? "to" : "from";
     render();
   }
@@ -296,9 +335,9 @@
       const p = pieceAt(event);
       if (p === null) return;
       if (dragging !== null && sameSide(p, dragging)) render(between(p, dragging));
-      else if (!held && dragging === null) render([p, p]);
+      else if (!held && heldCell === null && dragging === null) render([p, p]);
     });
-    pane.addEventListener("pointerleave", () => { if (!held && dragging === null) render(); });
+    pane.addEventListener("pointerleave", () => { if (!held && heldCell === null && dragging === null) render(); });
     pane.addEventListener("pointerdown", (event) => {
       const p = pieceAt(event);
       if (p === null || event.button !== 0) return;
@@ -338,7 +377,7 @@
   $("many").addEventListener("input", () => { slide(); render(); });
   $("special").addEventListener("change", () => document.body.classList.toggle("nospecial", !$("special").checked));
   $("unlikely").addEventListener("change", unlikely);
-  document.querySelectorAll("input[name=view]").forEach((one) => one.addEventListener("change", () => { view = one.value; held = null; build(); }));
+  document.querySelectorAll("input[name=view]").forEach((one) => one.addEventListener("change", () => { view = one.value; held = heldCell = null; build(); }));
   document.querySelectorAll("input[name=way]").forEach((one) => one.addEventListener("change", () => { way = one.value; verdicts(); render(); }));
   const tabs = [...document.querySelectorAll("[role=tab]")];
   function open(tab) {
@@ -361,7 +400,7 @@
   function choose(number) {
     chosen = number;
     view = "own";
-    held = cursor = null;
+    held = heldCell = cursor = null;
     document.querySelector("input[name=view]").checked = true;
     $("views").hidden = !answers[number].other;
     const most = Math.min(answers[number].direct.most, 64);

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .answer import Answer
 
 TITLE = "Where the answer comes from"
+_SCRIPTS = ("page_grids.js", "page.js")
 
 
 def page_of(result: Iterable[Answer], *, title: str = TITLE, sources: int = 64) -> str:
@@ -38,8 +39,8 @@ def page_of(result: Iterable[Answer], *, title: str = TITLE, sources: int = 64) 
         raise ImportError("pages need Jinja2: pip install 'lxt-compose[viz]'") from None
     answers = list(result)
     folder = resources.files(__package__)
-    parts = {name: (folder / name).read_text("utf-8") for name in ("page.html.j2", "page.css", "page.js")}
-    script = parts["page.js"]
+    parts = {name: (folder / name).read_text("utf-8") for name in (*_SCRIPTS, "page.html.j2", "page.css")}
+    script = "\n".join(parts[name] for name in _SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     return environment.from_string(parts["page.html.j2"]).render(

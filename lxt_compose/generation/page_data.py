@@ -12,6 +12,9 @@ from torch import Tensor
 from ..heatmap.picture import number, visible
 from ..heatmap.tokens import Piece
 from .answer import OUTPUT, PROMPT, REST, START, Answer
+from .grids import IMAGE, SOUND
+from .page_grids import floats as _floats
+from .page_grids import folded, grid_data, packed_cells
 from .prompts import TEMPLATE
 
 WHOLE = 256
@@ -25,7 +28,7 @@ def data_of(answer: Answer, *, sources: int = 64) -> dict[str, Any]:
         answer: the answer.
         sources: how many of the strongest sources are kept for each piece of the answer, where there are many.
     """
-    sides = {side: answer.sources.pieces(side) for side in (PROMPT, START, OUTPUT)}
+    sides = sides_of(answer)
     own = list(range(len(sides[PROMPT]) + len(sides[START]), sum(map(len, sides.values()))))
     rows, groups = _rows(answer, sides[OUTPUT])
     data: dict[str, Any] = {
@@ -38,13 +41,25 @@ def data_of(answer: Answer, *, sources: int = 64) -> dict[str, Any]:
         "direct": _matrix(answer, sides, groups, sources),
         "likely": _likely(answer, sides[OUTPUT]),
         "verdict": verdict(answer),
+        "grids": [grid_data(grid) for grid in answer.sources.grids],
     }
-    if answer.complete():
+    if answer.boxes is not None:
+        data["boxes"] = [[_short(x) for x in answer.boxes[piece.tokens[0]].tolist()] for piece in sides[OUTPUT]]
+    if answer.complete() and answer.boxes is None:
         data["handed"] = _matrix(answer.handed_on(), sides, groups, sources)
     if answer.other is not None and answer.covers():
-        data["other"] = data_of(answer.other, sources=sources)
+        data["other"] = {**data_of(answer.other, sources=sources), "grids": []}  # they see the same
         data["contrast"] = _contrast(answer, answer.other)
     return data
+
+
+def sides_of(answer: Answer) -> dict[str, list[Piece]]:
+    """Return the pieces of prompt, decoder start and answer; what stands for the places of an image is one."""
+    return {
+        PROMPT: folded(answer.sources.pieces(PROMPT)),
+        START: answer.sources.pieces(START),
+        OUTPUT: answer.sources.pieces(OUTPUT),
+    }
 
 
 def _rows(answer: Answer, pieces: Sequence[Piece]) -> tuple[list[tuple[int, int, str]], Tensor]:
@@ -78,8 +93,8 @@ def _pieces(answer: Answer, sides: dict[str, list[Piece]]) -> list[dict[str, Any
 
 
 def _onto(answer: Answer, sides: dict[str, list[Piece]]) -> Tensor:
-    """Return for each token the number of the piece that it is a part of."""
-    owner, at = torch.zeros(len(answer.sources), dtype=torch.long), 0
+    """Return for each token the number of the piece that it is a part of; -1 for places of images and sounds."""
+    owner, at = torch.full((len(answer.sources),), -1), 0
     for side, pieces in sides.items():
         first = answer.sources.places(side).start
         for piece in pieces:
@@ -95,9 +110,9 @@ def _matrix(answer: Answer, sides: dict[str, list[Piece]], groups: Tensor, keep:
     """
     owner = _onto(answer, sides)
     count = int(owner.max()) + 1
-    onto = torch.zeros(len(answer.sources), count, dtype=torch.float64)
-    onto[torch.arange(len(owner)), owner] = 1
-    table = groups @ answer.relevance.double() @ onto
+    rows = groups @ answer.relevance.double()
+    on_text = owner >= 0
+    table = torch.zeros(len(rows), count, dtype=torch.float64).index_add_(1, owner[on_text], rows[:, on_text])
     kept = min(count if count <= WHOLE else keep, count)
     order = table.abs().topk(kept, 1).indices
     strongest = table.gather(1, order)
@@ -110,6 +125,7 @@ def _matrix(answer: Answer, sides: dict[str, list[Piece]], groups: Tensor, keep:
         "sums": {name: _floats(groups @ amount.double()) for name, amount in answer.sums().items()},
         "kept": float(strongest.abs().sum()) / total if total else 1.0,
         "most": kept,
+        **packed_cells(rows[:, ~on_text]),
     }
 
 
@@ -139,16 +155,19 @@ def _contrast(answer: Answer, other: Answer) -> dict[str, Any]:
     found = answer.contrast()
 
     def on_pieces(one: Answer, relevance: Tensor) -> Tensor:
-        owner = _onto(one, {side: one.sources.pieces(side) for side in (PROMPT, START, OUTPUT)})
-        return torch.zeros(int(owner.max()) + 1, dtype=torch.float64).index_add_(0, owner, relevance.double())
+        owner = _onto(one, sides_of(one))
+        on_text = owner >= 0
+        found = torch.zeros(int(owner.max()) + 1, dtype=torch.float64)
+        return found.index_add_(0, owner[on_text], relevance[on_text].double())
 
-    shared = sum(len(other.sources.pieces(side)) for side in (PROMPT, START))
+    shared = sum(len(pieces) for side, pieces in sides_of(other).items() if side != OUTPUT)
     own = on_pieces(answer, torch.cat([found.before, found.own]))
     its = on_pieces(other, torch.cat([torch.zeros_like(found.before), found.its]))
     sums = {"prompt": found.before.sum(), "this answer": found.own.sum(), "the other answer": found.its.sum()}
     return {
         "values": _floats(own),
         "against": _floats(its[shared:]),
+        **packed_cells(found.before[None, : sum(map(len, answer.sources.grids))]),
         "score": found.score,
         "sums": {**{name: float(amount) for name, amount in sums.items()}, REST: found.rest},
     }
@@ -161,7 +180,7 @@ def verdict(answer: Answer) -> str:
     """
     names, uncovered = answer.sources.groups(), len(answer.report.uncovered)
     score, sums = float(answer.scores.sum()), {name: float(x.sum()) for name, x in answer.sums().items()}
-    parts = {_CALLED.get(name, name): sums[name] for name in names}
+    parts = {_CALLED.get(name, name): sums[name] for name in names if name != OUTPUT or sums[name]}
     parts["biases and the like"] = score - sum(parts.values())
     how = "complete" if answer.report.complete else f"NOT complete: {uncovered} operations have no rule"
     if score and all(part / score >= 0 for part in parts.values()):
@@ -169,15 +188,17 @@ def verdict(answer: Answer) -> str:
     return f"{how}: the score {number(score)} is " + ", ".join(f"{number(p)} on {name}" for name, p in parts.items())
 
 
-_CALLED = {OUTPUT: "the answer's own tokens", START: "the decoder's start", PROMPT: "the prompt"}
+_CALLED = {
+    IMAGE: "the image",
+    SOUND: "the sound",
+    OUTPUT: "the answer's own tokens",
+    START: "the decoder's start",
+    PROMPT: "the prompt",
+}
 
 
 def _short(value: float) -> float:
     return float(f"{value:.4g}")
-
-
-def _floats(values: Tensor) -> str:
-    return base64.b64encode(values.float().contiguous().numpy().astype("<f4").tobytes()).decode("ascii")
 
 
 def _integers(values: Tensor) -> str:

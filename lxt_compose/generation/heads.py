@@ -1,0 +1,169 @@
+"""Heads that answer at many places, with all of their answers: detectors, taggers, speech, segmentation, questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attribution.heads import entries, is_span
+from ..attribution.inputs import Inputs
+from ..attribution.logits import logits_of
+from ..targets.answers import spans_of
+from ..targets.speech import Emission, emissions
+from .forced import Wanted
+
+_SMALL = 0.005
+"""The share of an image from which on a segment is an answer of its own."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a head answers: which numbers are explained, one row each, and what they are called.
+
+    ``classes`` [rows] are their numbers, ``names`` tells what numbers mean, ``called`` what rows are called if not so,
+    ``boxes`` [rows, 4] where detected things are. ``letters`` says that the names are pieces of one text.
+    """
+
+    wanted: Wanted
+    classes: tuple[int, ...]
+    names: Callable[[int], str]
+    boxes: Tensor | None = None
+    letters: bool = False
+    called: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> list[str]:
+        """What each row is called."""
+        return list(self.called) or [self.names(number) for number in self.classes]
+
+
+def answers_of(model: nn.Module, output: Any, given: Inputs, tokenizer: Any, threshold: float) -> Answers:
+    """Return what a head answers to one sample.
+
+    Args:
+        model: the model.
+        output: of the model.
+        given: its inputs.
+        tokenizer: names the symbols of speech; may be None.
+        threshold: how likely a detected thing must be.
+
+    Raises:
+        TypeError: it has one answer for each sample, which :func:`attribute` explains.
+        ValueError: there are no answers.
+    """
+    if is_span(output):
+        return _span(entries(output))
+    logits = logits_of(output)
+    names = _labels(model)
+    if "pred_boxes" in entries(output):
+        return _detections(model, logits[0], entries(output)["pred_boxes"][0], names, threshold)
+    if logits.dim() == 4:
+        return _segments(logits[0], names)
+    ids = given.ids.get("input_ids")
+    if logits.dim() == 3 and ids is not None and ids.shape[1] == logits.shape[1]:
+        classes = logits[0].argmax(-1)
+        return Answers(_each(torch.arange(len(classes)), classes), tuple(classes.tolist()), names)
+    if logits.dim() == 3 and ids is None:
+        return _emitted(model, logits[0], names, tokenizer)
+    raise TypeError(
+        f"the output of {type(model).__name__} has shape {list(logits.shape)}: it does not answer at many places; "
+        f"explain it with attribute(), or with attribute_generation() if it writes texts"
+    )
+
+
+def _labels(model: nn.Module) -> Callable[[int], str]:
+    known = getattr(getattr(model, "config", None), "id2label", None) or {}
+    return lambda number: str(known.get(number, number))
+
+
+def _each(places: Tensor, classes: Tensor) -> Wanted:
+    return Wanted(places, classes, torch.eye(len(places)))
+
+
+def _detections(
+    model: nn.Module, logits: Tensor, boxes: Tensor, names: Callable[[int], str], threshold: float
+) -> Answers:
+    """Return the things that are more likely than the threshold, the most likely first.
+
+    By a softmax if there is a class more than the model has labels, "no object", else by a sigmoid.
+    """
+    labels = len(getattr(model.config, "id2label", None) or {}) or logits.shape[1]
+    with_none = logits.shape[1] == labels + 1
+    shares = logits.softmax(-1)[:, :-1] if with_none else logits.sigmoid()
+    best, classes = shares.max(-1)
+    order = best.argsort(descending=True)
+    kept = order[best[order] > threshold]
+    if not len(kept):
+        raise ValueError(
+            f"nothing is detected: the most likely thing, {names(int(classes[order[0]]))}, has "
+            f"{float(best.max()):.3g}, and threshold= is {threshold}"
+        )
+    x, y, width, height = boxes[kept].double().cpu().unbind(1)
+    corners = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
+    found = classes[kept].cpu()
+    called = (lambda number: "no object" if number == labels else names(number)) if with_none else names
+    return Answers(_each(kept.cpu(), found), tuple(found.tolist()), called, corners)
+
+
+def _emitted(model: nn.Module, logits: Tensor, names: Callable[[int], str], tokenizer: Any) -> Answers:
+    """Return what speech recognition emits, or runs of frames with one label; a row is the sum over its frames."""
+    ctc = "CTC" in type(model).__name__
+    blank = getattr(model.config, "pad_token_id", None) if ctc else -1
+    if ctc and not isinstance(blank, int):
+        raise ValueError(f"the configuration of {type(model).__name__} has no pad_token_id, which is the blank of CTC")
+    found = emissions(logits, -1 if blank is None else blank)
+    if not found:
+        raise ValueError("nothing is emitted: the blank is the arg-max of each frame")
+    places = torch.tensor([place for one in found for place in range(one.first, one.last + 1)])
+    classes = torch.tensor([one.symbol for one in found for _ in range(one.first, one.last + 1)])
+    weights = torch.stack([_inside(places, one) for one in found])
+    letters = ctc and tokenizer is not None
+    if letters:
+        names = lambda number: _letter(tokenizer, number)  # noqa: E731
+    return Answers(Wanted(places, classes, weights), tuple(one.symbol for one in found), names, None, letters)
+
+
+def _inside(places: Tensor, one: Emission) -> Tensor:
+    return ((places >= one.first) & (places <= one.last)).float()
+
+
+def _letter(tokenizer: Any, number: int) -> str:
+    """Return a symbol, a space as SentencePiece marks it."""
+    name = str(tokenizer.convert_ids_to_tokens([number])[0])
+    return "\u2581" if name == getattr(tokenizer, "word_delimiter_token", "|") else name
+
+
+def _segments(logits: Tensor, names: Callable[[int], str]) -> Answers:
+    """Return the labels of at least 0.5 % of the pixels, the largest first: the mean logit over the pixels of each."""
+    path = logits.argmax(0)
+    labels, counts = path.unique(return_counts=True)
+    order = counts.argsort(descending=True)
+    kept = labels[order[counts[order] >= _SMALL * path.numel()]]
+    where = torch.stack([path == label for label in kept]).flatten(1)
+
+    def pick(output: Any) -> tuple[Tensor, Tensor]:
+        values = logits_of(output)[0].flatten(1)
+        shares = where.to(values) / where.sum(1, keepdim=True)
+        means = shares @ values.T
+        return means[torch.arange(len(kept), device=values.device), kept], means
+
+    classes = tuple(kept.tolist())
+    rows = torch.arange(len(kept))
+    return Answers(Wanted(rows, kept.cpu(), torch.eye(len(kept)), pick=pick), classes, names)
+
+
+def _span(known: dict[str, Tensor]) -> Answers:
+    """Return where the best span begins, and where it ends."""
+    first, last = (int(x) for x in spans_of(known["start_logits"], known["end_logits"]))
+
+    def pick(output: Any) -> tuple[Tensor, Tensor]:
+        logits = torch.cat([entries(output)["start_logits"][:1], entries(output)["end_logits"][:1]])
+        return torch.stack([logits[0, first], logits[1, last]]), logits
+
+    wanted = Wanted(torch.arange(2), torch.tensor([first, last]), torch.eye(2), pick=pick)
+    called = (f"start at token {first}", f"end at token {last}")
+    return Answers(wanted, (first, last), lambda number: f"token {number}", called=called)
