@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..autograd.trees import map_tensors, tensors_in
+from ..autograd.trees import tensors_in
 from ..ops.dimensions import SPATIAL
 from .argument_names import BATCH as BATCH
 from .argument_names import IMAGE, SEQUENCE, by_argument_name
 from .argument_names import UNKNOWN as UNKNOWN
 from .argument_names import Dims as Dims
 from .axis_flow import AxisFlow, follow
+from .structure import fresh
 
 SUMMED = ("channel", "feature", "mel")
 """Dimensions that scores sum over: they describe a place."""
@@ -110,7 +111,7 @@ def find_dims(
         batch_second = any(getattr(module, "batch_first", True) is False for module in model.modules())
         copies = {id(x): x.detach().clone() for x in tensors_in((args, kwargs))}  # which a model may change in place
         flow = AxisFlow({name: copies[id(x)] for name, x in asked.items() if id(x) in copies}, every_name=batch_second)
-        args, kwargs = map_tensors(lambda x: copies.get(id(x), x), (args, kwargs or {}))
+        args, kwargs = fresh((args, kwargs or {}), lambda x: copies.get(id(x), x))
         raised = follow(lambda: model(*args, **kwargs), flow)
         told = {name: completed([dim.name for dim in dims]) for name, dims in flow.dims.items()}
         unknown = [name for name, dims in told.items() if UNKNOWN in dims]

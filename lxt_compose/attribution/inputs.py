@@ -17,7 +17,7 @@ from ..target_module import explained
 from .argument_names import is_graph
 from .axes import BATCH, Dims, embedded, find_dims, parse_dims, place_of
 from .heads import texts_as_choices
-from .structure import distinct, fresh, names_of_arguments, read_arguments
+from .structure import advice, distinct, fresh, names_of_arguments, read_arguments
 
 # Inputs that tell the model how to read others, such as masks. They are constants, whatever their dtype.
 _CONSTANT = re.compile(r"mask|label|bias|cache|length|past_key|edge_index|offsets|(^|\.)(batch|ptr)$")
@@ -140,10 +140,10 @@ class Inputs:
 
     def copied(self) -> Inputs:
         """Return the same for one forward pass, in which the model may change what is no carrier."""
-        memo: dict[int, Tensor] = {}
+        memo = {id(x): x for x in self.carriers.values()}
 
         def copy_of(x: Tensor) -> Tensor:
-            return x if x.is_floating_point() else memo.setdefault(id(x), x.clone())
+            return x if x.requires_grad else memo.setdefault(id(x), x.clone())
 
         args, kwargs = fresh(self.args, copy_of), fresh(self.kwargs, copy_of)
         ids, beside = ({name: copy_of(x) for name, x in of.items()} for of in (self.ids, self.beside))
@@ -192,7 +192,7 @@ def read_inputs(model: nn.Module, inputs: Any, dims: Any = None) -> Inputs:
         given = ", ".join(f"{name}: {_kind(value)}" for name, value in named.items()) or "nothing"
         raise TypeError(
             f"no input can carry relevance: a floating point tensor, or integer ids that the model embeds, is needed, "
-            f"got {given}" + ("; let the tokenizer make tensors: return_tensors='pt'" if not tensors else "")
+            f"got {given}{advice(named)}"
         )
     main = next(iter((*ids.values(), *carriers.values())))
     _check(carriers, main)
@@ -281,6 +281,11 @@ def _kind(value: Any) -> str:
 
 
 def _check(carriers: dict[str, Tensor], main: Tensor) -> None:
+    for name, x in carriers.items():
+        if x.is_nested:
+            raise ValueError(
+                f"the input {name} is a nested tensor; give it as torch.nested.to_padded_tensor({name}, 0.0)"
+            )
     if main.dim() == 0 or main.shape[0] == 0:
         raise ValueError(f"the first dimension of the inputs counts samples, got a tensor of shape {list(main.shape)}")
     for name, x in carriers.items():
@@ -288,5 +293,5 @@ def _check(carriers: dict[str, Tensor], main: Tensor) -> None:
             raise ValueError(f"the input {name} is on the meta device: it has no values")
         if x.layout != torch.strided:
             raise ValueError(f"the input {name} is sparse; give it as {name}.to_dense()")
-        if not torch.isfinite(x).all():
+        if not torch.isfinite(x if x.dtype.itemsize > 1 else x.float()).all():
             raise ValueError(f"the input {name} holds values that are not finite (NaN or infinite)")

@@ -61,7 +61,8 @@ def per_class(output: Any, model: nn.Module, count: int, mask: Tensor | None, as
     kind, shape = type(model).__name__, list(logits.shape)
     if logits.dim() == 0 or shape[0] != count:
         raise ValueError(
-            f"the output of {kind} has shape {shape}, but the first dimension should count {count} samples"
+            f"the output of {kind} has shape {shape}, but the first dimension should count {count} samples; if the "
+            f"inputs are one sample without a dimension for it, name theirs: dims='feature'"
         )
     if logits.dim() == 1:
         return logits[:, None]

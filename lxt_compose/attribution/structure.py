@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from ..autograd.trees import PLAIN, map_tensors
+from ..autograd.trees import PLAIN, contents, map_tensors, tensors_in
 from ..errors import AttributionError
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -41,9 +42,11 @@ def read_arguments(model: nn.Module, inputs: Any) -> Arguments:
     several = _tensors(inputs, dtype) if isinstance(inputs, list) else []
     if _holds_tensors(several):
         return (tuple(several), {}) if len(several) > 1 and _takes(model, tuple(several), {}) else ((several,), {})
+    if contents(inputs) is not None and _holds_tensors(inputs):
+        return (inputs,), {}
     raise TypeError(
         f"inputs must be a tensor, a tuple of arguments or a mapping of keyword arguments (what a tokenizer returns), "
-        f"with tensors, or lists and dictionaries of them; got {type(inputs).__name__}"
+        f"with tensors, or lists, dictionaries and dataclasses of them; got {type(inputs).__name__}"
     )
 
 
@@ -65,11 +68,23 @@ def _is_array(value: Any) -> bool:
     return type(value).__module__ == "numpy" and hasattr(value, "__array__") and hasattr(value, "shape")
 
 
+def _readable(array: Any) -> Any:
+    """Return an array as torch can read it: one that was flipped, or has another order of bytes, as a copy."""
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return array.copy() if any(stride < 0 for stride in array.strides) else array
+
+
 def _tensors(tree: Any, dtype: torch.dtype) -> Any:
     """Return the arguments with tensors for arrays of numpy, and plain dictionaries for other mappings."""
     if _is_array(tree):
-        found = torch.as_tensor(tree)
+        found = torch.as_tensor(_readable(tree))
         return found.to(dtype) if found.is_floating_point() else found
+    if isinstance(tree, PackedSequence):
+        raise TypeError(
+            "a PackedSequence has no dimension that counts samples; give a model that packs itself the padded tensor "
+            "[samples, time, features]"
+        )
     if type(tree) in (list, tuple):
         return type(tree)(_tensors(value, dtype) for value in tree)
     if isinstance(tree, Mapping) and (type(tree) is dict or not isinstance(tree, dict)):
@@ -90,7 +105,7 @@ def names_of_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str
 
     Of a model that takes one dictionary, the names are those in it.
     """
-    if len(args) == 1 and not kwargs and type(args[0]) is dict:
+    if len(args) == 1 and not kwargs and isinstance(args[0], dict):
         return dict(_named("", args[0]))
     return {
         name: value
@@ -100,9 +115,10 @@ def names_of_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str
 
 
 def _named(name: str, tree: Any) -> Iterator[tuple[str, Any]]:
-    if type(tree) is dict:
-        for key, value in tree.items():
-            yield from _named(f"{name}.{key}" if name else str(key), value)
+    inside = contents(tree)
+    if inside is not None and (type(tree) is dict or _holds_tensors(tree)):
+        for key, value in inside.items():
+            yield from _named(f"{name}.{key}" if name else key, value)
     elif isinstance(tree, (list, tuple)) and any(_holds_tensors(value) for value in tree):
         for place, value in enumerate(tree):
             yield from _named(f"{name or 'input'}[{place}]", value)
@@ -110,10 +126,19 @@ def _named(name: str, tree: Any) -> Iterator[tuple[str, Any]]:
         yield name, tree
 
 
+def advice(named: dict[str, Any]) -> str:
+    """Return what to do about inputs that hold nothing that could carry relevance."""
+    values = named.values()
+    if any(isinstance(x, Tensor) and x.is_complex() for x in values):
+        return "; give complex numbers as their parts, torch.view_as_real(x)"
+    if any(isinstance(x, (list, str)) for x in values):
+        return "; let the tokenizer make tensors: return_tensors='pt'"
+    kinds = [type(x).__name__ for x in values if not isinstance(x, Tensor) and type(x) not in PLAIN]
+    return f"; register_container({kinds[0]}, ...) tells what is in a container of your own" if kinds else ""
+
+
 def _holds_tensors(tree: Any) -> bool:
-    if isinstance(tree, (list, tuple, dict)):
-        return any(_holds_tensors(value) for value in (tree.values() if isinstance(tree, dict) else tree))
-    return isinstance(tree, Tensor)
+    return next(tensors_in(tree), None) is not None
 
 
 def _positional(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
@@ -152,7 +177,7 @@ def fresh(tree: Any, exchange: Callable[[Tensor], Tensor] = lambda x: x) -> Any:
             found[key] = fresh(value, exchange)
         return found
     try:
-        return copy.deepcopy(tree)
+        return copy.deepcopy(tree, {id(x): exchange(x) for x in tensors_in(tree)})
     except Exception as error:
         raise AttributionError(
             f"an input of type {type(tree).__name__} may be changed by the model, so each pass needs a copy of it, but "

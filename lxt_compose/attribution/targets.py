@@ -167,6 +167,11 @@ def choose(
     logits = per_class(seen, model, count, mask, asked_at)
     value, target = _picked(goal, logits)
     _check_finite(value)
+    if value.requires_grad and not leaves:  # it comes from where nothing was exchanged
+        raise TypeError(
+            f"the tensors in the model's output of type {type(output).__name__} are not found, or not floating point "
+            f"numbers; register_container({type(output).__name__}, vars) tells what is in it, or pass a target function"
+        )
     slots: tuple[Tensor | None, ...] = ()
     if value.requires_grad:
         slots = torch.autograd.grad(value.sum(), list(leaves.values()), allow_unused=True)

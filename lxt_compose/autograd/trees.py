@@ -54,6 +54,19 @@ def _registered(tree: Any) -> tuple[Callable[[Any], Any], Callable[[Any, Any], A
     return next((_CONTAINERS[kind] for kind in type(tree).__mro__ if kind in _CONTAINERS), None)
 
 
+def contents(tree: Any) -> dict[str, Any] | None:
+    """Return what a dictionary, a dataclass or a registered container holds, by names; None of anything else."""
+    if isinstance(tree, dict):
+        return {str(key): value for key, value in tree.items()}
+    if hasattr(tree, "__dataclass_fields__") and not isinstance(tree, type):
+        return {f.name: getattr(tree, f.name) for f in dataclasses.fields(tree) if hasattr(tree, f.name)}
+    found = _registered(tree) if _CONTAINERS else None
+    inside = None if found is None else found[0](tree)
+    if isinstance(inside, (tuple, list)):
+        return {str(place): value for place, value in enumerate(inside)}
+    return inside
+
+
 def tensors_in(tree: Any) -> Iterator[Tensor]:
     """Yield every tensor in nested tuples, lists, dicts and dataclasses, in a fixed order; repeats are repeated."""
     if isinstance(tree, Tensor):

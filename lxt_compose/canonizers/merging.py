@@ -89,7 +89,7 @@ class Pair:
         self._merge()
         before = self.layer.register_forward_pre_hook(StandInHook(self._before_layer))
         stack.callback(before.remove)
-        after = self.layer.register_forward_hook(StandInHook(self._after_layer))
+        after = self.layer.register_forward_hook(StandInHook(self._after_layer), prepend=True)
         stack.callback(after.remove)
         between = self.norm.register_forward_pre_hook(StandInHook(self._before_norm), with_kwargs=True)
         stack.callback(between.remove)
@@ -177,17 +177,18 @@ class Pair:
         self._merge()
 
     def _after_layer(self, args: tuple[Any, ...], output: Tensor) -> None:
-        self._last.output = weakref.ref(output)
+        """Note what the layer puts out, before hooks of the user's, which may change it."""
+        self._last.output, self._last.version = weakref.ref(output), output._version
 
     def _before_norm(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self.nested:
             return
         given = args[0] if args else next(iter(kwargs.values()), None)
         last = getattr(self._last, "output", None)
-        if last is None or last() is not given:
+        if last is None or last() is not given or given._version != self._last.version:
             raise RegistrationError(
-                f"{self.norm_name!r} is merged into {self.layer_name!r}, but takes something else than its output; "
-                f"name the pairs that follow each other: MergeBatchNorm(pairs=[...])"
+                f"{self.norm_name!r} is merged into {self.layer_name!r}, but takes something else than its output, or "
+                f"a hook changes that; name the pairs that follow each other: MergeBatchNorm(pairs=[...])"
             )
         weight = own(self.layer, "weight")
         if weight is not None and weight.dim() == 2 and given.dim() != 2:

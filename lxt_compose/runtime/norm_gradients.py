@@ -45,8 +45,8 @@ def with_right_gradient(function: Callable[..., Any], op: Op | None) -> Callable
 def _laid_out(strides: tuple[int, ...], slot: Tensor) -> Tensor | None:
     """Return the same values with these strides.
 
-    None where it has them, or stands for several gradients inside of vmap.
+    None where it has them, is none, or stands for several gradients inside of vmap.
     """
-    if is_batched(slot) or slot.stride() == strides:
+    if slot is None or is_batched(slot) or slot.stride() == strides:
         return None
     return slot.new_empty_strided(slot.shape, strides).copy_(slot)

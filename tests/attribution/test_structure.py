@@ -1,11 +1,14 @@
 """Inputs of any structure, each against the gradient times the input of a net that is linear in them."""
 
+import dataclasses
+from collections import OrderedDict, defaultdict
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lxt_compose import Composite, attribute, baselines, evaluate
+from lxt_compose import Composite, attribute, baselines, evaluate, register_container
 
 
 class OfList(nn.Module):
@@ -115,3 +118,97 @@ def test_what_a_model_fills_is_copied_for_each_pass():
     torch.testing.assert_close(evaluate.leave_one_out(model, inputs, target=1), want[None].detach())
     assert len(inputs["cache"].kept) == 1
     assert inputs["input_ids"].tolist() == [[3, 8, 5]]
+
+
+class Fields:
+    """A container of a library that nobody told of."""
+
+    def __init__(self, a, b):
+        self.a, self.b = a, b
+
+
+@dataclasses.dataclass
+class Declared:
+    a: torch.Tensor
+    b: torch.Tensor
+
+
+class OfFields(OfList):
+    def forward(self, batch):
+        return super().forward((batch["a"], batch["b"]) if isinstance(batch, dict) else (batch.a, batch.b))
+
+
+def _registered(**values):
+    register_container(Fields, vars)
+    return Fields(**values)
+
+
+@pytest.mark.parametrize("kind", [OrderedDict, Declared, _registered, lambda **values: defaultdict(list, values)])
+@pytest.mark.parametrize("wrap", [lambda batch: (batch,), lambda batch: {"batch": batch}])
+def test_containers_of_every_kind(kind, wrap):
+    model, a, b = OfFields().eval(), torch.randn(2, 3), torch.randn(2, 5)
+    found = attribute(model, wrap(kind(a=a, b=b)), target=1)
+    names = ("a", "b") if "a" in found.relevances else ("batch.a", "batch.b")
+    for name, x, layer in zip(names, (a, b), (model.a, model.b), strict=True):
+        torch.testing.assert_close(found.relevances[name], x * layer.weight[1].detach())
+
+
+class ChangesAll(nn.Module):
+    """Changes whatever it is given in place, and keeps what it has seen in a cache."""
+
+    def forward(self, x, scale_mask, cache):
+        cache.kept.append(x.mul_(scale_mask.mul_(0.5)))
+        return sum(cache.kept)
+
+
+def test_nothing_of_the_users_is_changed():
+    x, mask, cache = torch.randn(1, 2, 3), torch.ones(1, 2, 3), Cache()
+    inputs = {"x": x.clone(), "scale_mask": mask, "cache": cache}
+    for _ in range(2):
+        found = attribute(ChangesAll(), inputs, target=lambda output: output.sum((1, 2)))
+        torch.testing.assert_close(found.relevance, x / 2)
+        assert torch.equal(inputs["x"], x)
+        assert bool((mask == 1).all())
+        assert len(cache.kept) == 1
+
+
+def test_arrays_as_they_lie_in_memory():
+    model, x = nn.Linear(4, 2).eval(), np.random.default_rng(0).standard_normal((2, 4)).astype(np.float32)
+    want = attribute(model, torch.tensor(x), target=1).relevance
+    for array in (x[:, ::-1].copy()[:, ::-1], x.astype(">f4"), np.asfortranarray(x)):
+        torch.testing.assert_close(attribute(model, array, target=1).relevance, want)
+
+
+def _packed():
+    return (nn.utils.rnn.pack_sequence([torch.ones(3, 4), torch.ones(2, 4)]),)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)]), "to_padded_tensor"),
+        (lambda: torch.nested.nested_tensor([torch.ones(2, 4)], layout=torch.jagged), "to_padded_tensor"),
+        (_packed, "the padded tensor"),
+        (lambda: torch.ones(2, 4, dtype=torch.complex64), "view_as_real"),
+        (lambda: (object(),), r"register_container\(object"),
+        (lambda: torch.ones(4), "name theirs: dims="),
+    ],
+)
+def test_what_cannot_be_explained_says_what_can(make, said):
+    with pytest.raises((TypeError, ValueError), match=said):
+        attribute(nn.Linear(4, 2).eval(), make(), target=1)
+
+
+class Opaque:
+    def __init__(self, logits):
+        self.logits = logits
+
+
+@pytest.mark.parametrize("make", [Opaque, lambda y: torch.complex(y, y)])
+def test_outputs_that_are_not_known_are_named(make):
+    class Net(nn.Linear):
+        def forward(self, x):
+            return make(super().forward(x))
+
+    with pytest.raises(TypeError, match="are not found, or not floating point numbers"):
+        attribute(Net(4, 2).eval(), torch.ones(1, 4), target=1)

@@ -202,3 +202,16 @@ def test_the_activation_inside_a_norm_has_a_row_of_its_own():
         model(torch.randn(IMAGE, dtype=torch.float64, requires_grad=True))
         rows = {row.path: row for row in registration.report().rows if row.target == "relu"}
     assert rows["1.act"].rule.startswith("Identity")
+
+
+@pytest.mark.parametrize("hook", [lambda module, args, y: y * 2, lambda module, args, y: y.mul_(2)])
+def test_a_hook_that_changes_what_is_normalized_is_refused(hook):
+    model = nn.Sequential(nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(12, 2)).eval()
+    x = torch.randn(1, 2, 3, 3, requires_grad=True)
+    model[0].register_forward_hook(lambda module, args, y: None)  # one that only looks does no harm
+    y = model(x)
+    with Composite(canonizers=[MergeBatchNorm()]).register(model):
+        torch.testing.assert_close(model(x), y)
+        model[0].register_forward_hook(hook)
+        with pytest.raises(RegistrationError, match="a hook changes that"):
+            model(x)

@@ -79,6 +79,9 @@ def small(name):
     if name == "convolution":
         layers = [nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(12, 3)]
         return nn.Sequential(*layers), torch.randn(1, 2, 4, 4)
+    if name == "normed":
+        layers = [nn.Conv2d(2, 3, 2), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)]
+        return nn.Sequential(*layers).eval(), torch.randn(1, 2, 3, 3)
     if name == "transformer":
         return Transformer(size=4, blocks=1), torch.randn(1, 3, 4)
     return nn.Sequential(nn.Linear(4, 5), nn.GELU(), nn.Linear(5, 3)), torch.randn(2, 4)
@@ -89,6 +92,11 @@ def test_every_rule_for_layers_is_differentiated(rule, formulation):
     composite = Composite({LAYERS: rule}, formulation=formulation)
     assert_differentiated(composite, *small("convolution"))
     assert_differentiated(composite, *small("mlp"))
+
+
+@both_formulations
+def test_batch_norm_is_differentiated(formulation):
+    assert_differentiated(Composite({nn.Conv2d: Epsilon(0.1)}, formulation=formulation), *small("normed"))
 
 
 @both_formulations
