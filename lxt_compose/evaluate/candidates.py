@@ -158,6 +158,8 @@ def usual_candidates(model: nn.Module) -> list[str | Candidate | Grid]:
     Batch norms are merged into layers in presets for CNNs, as these want it.
     """
     found: list[str | Candidate | Grid] = ["attnlrp", "cp_lrp", "res_lrp"]
+    if any(isinstance(module, (nn.RNNBase, nn.RNNCellBase)) for module in model.modules()):
+        found.append(Grid("gamma_rnn", linear_gamma=[0.01, 0.03, 0.1]))
     if not any(isinstance(module, CONVOLUTIONS) for module in model.modules()):
         return [*found, Grid("gamma_vit", linear_gamma=[0.05, 0.1, 0.25, 1.0])]
     norms = any(isinstance(module, BATCH_NORMS) for module in model.modules())

@@ -24,6 +24,7 @@ from .images import (
     gamma_vit,
     guided_backprop,
 )
+from .recurrent import gamma_rnn
 from .transformers import attnlrp, cp_lrp, relp, res_lrp
 
 TRANSFORMERS = ("attnlrp", "cp_lrp", "relp", "res_lrp")
@@ -44,7 +45,10 @@ IMAGES = (
 )
 """The presets for image models."""
 
-_PRESETS: dict[str, Callable[..., Composite]] = {name: globals()[name] for name in (*IMAGES, *TRANSFORMERS)}
+RECURRENT = ("gamma_rnn",)
+"""The presets for recurrent nets."""
+
+_PRESETS: dict[str, Callable[..., Composite]] = {name: globals()[name] for name in (*IMAGES, *TRANSFORMERS, *RECURRENT)}
 """All presets; a function that returns a composite becomes one by its entry here."""
 
 
@@ -99,6 +103,7 @@ def _arguments(preset: Callable[..., Composite]) -> dict[str, Any]:
 
 __all__ = [
     "IMAGES",
+    "RECURRENT",
     "TRANSFORMERS",
     "attnlrp",
     "available",
@@ -113,6 +118,7 @@ __all__ = [
     "epsilon_plus_flat",
     "excitation_backprop",
     "find",
+    "gamma_rnn",
     "gamma_vit",
     "get",
     "guided_backprop",

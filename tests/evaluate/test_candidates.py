@@ -58,6 +58,7 @@ def test_the_usual_ones_know_the_layers_of_a_model():
     assert not any("conv_gamma" in name for name in dense)
     assert "gamma_vit(linear_gamma=0.25)" in dense
     assert {"epsilon_plus", "epsilon_alpha2_beta1", "gamma_vit(conv_gamma=0.25, linear_gamma=0)"} <= set(conv)
+    assert "gamma_rnn(linear_gamma=0.03)" in names(nn.GRUCell(2, 2))
     with_norms = usual_candidates(nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1)))
     plus = next(c for c in with_norms if isinstance(c, Candidate) and c.name == "epsilon_plus")
     assert [type(canonizer) for canonizer in plus.composite.canonizers] == [MergeBatchNorm]
