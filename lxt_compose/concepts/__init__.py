@@ -14,6 +14,7 @@ from .measure import Measured, activations, relevances
 from .nodes import Effects, Node
 from .pruning import Pruned, prune, pruning_scores
 from .references import Reference, References, find_references
+from .unit_pruning import UnitScores, prune_units, unit_scores
 from .units import Units, find_units
 from .weights import WeightRelevance, weight_relevance
 
@@ -28,6 +29,7 @@ __all__ = [
     "Pruned",
     "Reference",
     "References",
+    "UnitScores",
     "Units",
     "WeightRelevance",
     "ablate",
@@ -44,9 +46,11 @@ __all__ = [
     "patch",
     "patch_nodes",
     "prune",
+    "prune_units",
     "pruning_scores",
     "record",
     "relevances",
     "steer",
+    "unit_scores",
     "weight_relevance",
 ]

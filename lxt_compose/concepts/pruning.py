@@ -27,6 +27,7 @@ def pruning_scores(
     by: str = "relevance",
     target: Any = None,
     composite: str | Composite = "attnlrp",
+    aggregate: str = "norm",
     seed: int = 0,
 ) -> dict[str, Tensor]:
     """Return a score for each weight, by the names of the parameters: what scores least is pruned first.
@@ -35,22 +36,24 @@ def pruning_scores(
         model: any module.
         batches: reference samples, as for :func:`weight_relevance`; not used by "magnitude" and "random".
         weights: which modules.
-        by: "relevance" (the absolute relevance of a weight), "magnitude" ``|w|``, "wanda" ``|w_ij| * ||x_i||`` with the
+        by: "relevance" (how much relevance a weight passes on), "magnitude" ``|w|``, "wanda" ``|w_ij| * ||x_i||`` with the
             norm of the input over all samples and places, or "random".
         target: what is explained, for "relevance".
         composite: the rules, for "relevance".
+        aggregate: how relevance is put together over samples, see :func:`weight_relevance`.
         seed: of "random".
 
     Raises:
         ValueError: ``by`` is unknown.
         MatchError: no module matches.
 
-    Source: relevance: Yeom et al. 2021, Hatefi et al. 2024; Wanda: Sun et al. 2024, equation 1.
+    Source: relevance: Yeom et al. 2021, Hatefi et al. 2024, who prune units by it, and compare them across layers;
+    Wanda: Sun et al. 2024, equation 1.
     """
     layers = layers_with_weights(model, weights)
     named = {f"{layer.name}.weight" if layer.name else "weight": layer.module for layer in layers}
     if by == "relevance":
-        found = weight_relevance(model, batches, weights, target=target, composite=composite)
+        found = weight_relevance(model, batches, weights, target=target, composite=composite, aggregate=aggregate)
         return {name: value.abs() for name, value in found.total.items()}
     if by == "magnitude":
         return {name: _weight(module).abs() for name, module in named.items()}
@@ -156,18 +159,18 @@ def prune(model: nn.Module, scores: Mapping[str, Tensor], sparsity: float, *, wi
         raise ValueError(f"sparsity is a share from 0 to 1, got {sparsity!r}")
     if within == "model":
         whole = torch.cat([score.flatten().double() for score in scores.values()])
-        flat = _least(whole[None], sparsity)[0]
+        flat = least(whole[None], sparsity)[0]
         parts = flat.split([score.numel() for score in scores.values()])
         masks = {name: part.reshape(score.shape) for part, (name, score) in zip(parts, scores.items(), strict=True)}
     elif within in ("layer", "row"):
         rows = {name: score.reshape(1 if within == "layer" else len(score), -1) for name, score in scores.items()}
-        masks = {name: _least(rows[name], sparsity).reshape(score.shape) for name, score in scores.items()}
+        masks = {name: least(rows[name], sparsity).reshape(score.shape) for name, score in scores.items()}
     else:
         raise ValueError(f"weights compete within the 'model', a 'layer' or a 'row', got within={within!r}")
     return Pruned(model, masks)
 
 
-def _least(scores: Tensor, share: float) -> Tensor:
+def least(scores: Tensor, share: float) -> Tensor:
     """Return where the smallest scores of each row are; of equal ones the first."""
     count = round(share * scores.shape[1])
     mask = torch.zeros_like(scores, dtype=torch.bool)

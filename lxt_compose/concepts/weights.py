@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,17 +21,31 @@ from .passes import Caught, PlacesRun
 from .units import Place, Units
 
 
+AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {"sum": lambda x: x, "absolute": torch.abs, "norm": torch.square}
+"""What is done to weights, inputs and what flows back before they are multiplied and summed."""
+
+
 @dataclass(frozen=True, eq=False)
 class WeightRelevance:
     """Relevance of weights over ``count`` samples, by the names of the parameters.
 
-    ``total`` is the sum over samples, in the parameters' shapes. ``passed`` is the relevance that arrived at
-    each layer's output, summed: less the share of the bias, ``total`` adds up to it.
+    ``total`` is the sum over samples (or what ``aggregate`` names), in the parameters' shapes. ``passed`` is the
+    relevance that arrived at each layer's output, summed: less the share of the bias, sums add up to it.
     """
 
     total: dict[str, Tensor]
     passed: dict[str, float]
     count: int
+    aggregate: str = "sum"
+
+    def __repr__(self) -> str:
+        weights = sum(value.numel() for value in self.total.values())
+        return f"<WeightRelevance ({self.aggregate}) of {weights} weights in {len(self.total)} layers, {self.count} samples>"
+
+    def _repr_html_(self) -> str:
+        from ..heatmap import bars
+
+        return bars(list(self.total), list(self.passed.values()), titles="relevance that passes each layer").html()
 
 
 def weight_relevance(
@@ -41,6 +55,7 @@ def weight_relevance(
     *,
     target: Any = None,
     composite: str | Composite = "attnlrp",
+    aggregate: str = "sum",
 ) -> WeightRelevance:
     """Return the relevance of the weights of linear layers and convolutions, summed over a data set.
 
@@ -53,20 +68,27 @@ def weight_relevance(
         batches: what :func:`~lxt_compose.attribute` takes, one after the other.
         weights: which modules: a name, a glob, a class, or several; "*" is every layer that is linear in a ``weight``.
         target: what is explained of each sample.
-        composite: a preset's name or a composite, in the gradient formulation.
+        composite: a preset's name or a composite, in the gradient formulation. Under ``"relp"`` and ``"cp_lrp"`` queries
+            and keys have no relevance, and neither have the weights that make them.
+        aggregate: how contributions ``c = w_ij x_i g_j`` of all samples and places are put together: ``"sum"``, which
+            conserves, but in which what speaks for one class and against another cancels; ``"absolute"``,
+            ``sum |c|``; or ``"norm"``, ``sqrt(sum c^2)``.
 
     Raises:
-        ValueError: the composite has another formulation, or there are no batches.
+        ValueError: the composite has another formulation, ``aggregate`` is unknown, or there are no batches.
         MatchError: no module matches, or none has a weight.
         AttributionError: a layer has another rule than Epsilon, for which weights have no contributions of their own.
 
-    Source: Bach et al. 2015, equation 56, read for weights; Hatefi et al. 2024 for pruning by relevance.
+    Source: Bach et al. 2015, equation 56, read for weights; Hatefi et al. 2024 for pruning by relevance; the mean of
+    squares: Molchanov et al. 2019, equation 8, with relevance in place of ``w dL/dw``.
     """
+    if aggregate not in AGGREGATES:
+        raise ValueError(f"contributions are put together by {', '.join(AGGREGATES)}, got aggregate={aggregate!r}")
     rules = composite_of(composite)
     if rules.formulation != GRADIENT:
         raise ValueError("weights have relevance in the gradient formulation: Composite(..., formulation='gradient')")
     layers = layers_with_weights(model, weights)
-    found = WeightRelevance({}, {}, 0)
+    found = WeightRelevance({}, {}, 0, aggregate)
     count = 0
     with torch.inference_mode(False), torch.enable_grad(), statistics_kept(model):
         for batch in batches:
@@ -78,7 +100,8 @@ def weight_relevance(
             count += given.count
     if not count:
         raise ValueError("there were no batches")
-    return WeightRelevance(found.total, found.passed, count)
+    total = {name: value.sqrt() for name, value in found.total.items()} if aggregate == "norm" else found.total
+    return WeightRelevance(total, found.passed, count, aggregate)
 
 
 def layers_with_weights(model: nn.Module, weights: Any) -> list[Layer]:
@@ -121,9 +144,10 @@ class _WeightsRun(PlacesRun):
         after = [place for place in self.places if not place.side]
         found = self.arrivals(outputs, seeds, leaves, after, keep=keep)
         self._check_rules()
+        aggregate = self._found.aggregate
         for module, name in self._layers.items():
             pairs = zip(self._met(module, "input"), self._met(module, ""), strict=True)
-            parts = [_of_weight(module, before, each, self.arrived[each]) for before, each in pairs]
+            parts = [_of_weight(module, before, each, self.arrived[each], aggregate) for before, each in pairs]
             if parts:
                 self._add(f"{name}.weight" if name else "weight", parts)
         return found
@@ -147,17 +171,19 @@ class _WeightsRun(PlacesRun):
                 )
 
 
-def _of_weight(module: nn.Module, before: Caught, after: Caught, slot: Tensor) -> tuple[Tensor, float]:
-    """Return the relevance of a layer's weight in one call, and that of the call's output."""
+def _of_weight(module: nn.Module, before: Caught, after: Caught, slot: Tensor, aggregate: str) -> tuple[Tensor, float]:
+    """Return the relevance of a layer's weight in one call (squared, for norms), and that of the call's output."""
     assert before.value is not None
     assert after.value is not None
     weight = module.weight
     assert isinstance(weight, Tensor)
+    # Layers are bilinear in weight and input: of |x| and |g|, the derivative by a weight is the sum of |x g|.
+    each = AGGREGATES[aggregate]
     leaf = weight.detach().clone().requires_grad_()
     # The layer's own forward on another weight, past the hooks that are on the layer itself.
     alone = copy.copy(module)
     vars(alone)["_parameters"] = {**vars(module)["_parameters"], "weight": leaf}
     with torch.enable_grad():
-        output = type(module).forward(alone, before.value)
-        (gradient,) = torch.autograd.grad(output, leaf, slot)
-    return (leaf * gradient).detach(), float((after.value * slot).sum())
+        output = type(module).forward(alone, each(before.value))
+        (gradient,) = torch.autograd.grad(output, leaf, each(slot))
+    return each(weight.detach()) * gradient, float((after.value * slot).sum())

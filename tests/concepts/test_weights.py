@@ -54,6 +54,33 @@ class TestRelevance:
             assert_close(found.total[f"{layer}.weight"].sum(), (latent[layer].sum() - share).detach())
             assert found.passed[f"{layer}.weight"] == pytest.approx(float(latent[layer].sum()))
 
+    @pytest.mark.parametrize("aggregate", ["absolute", "norm"])
+    @pytest.mark.parametrize("kind", ["linear", "convolution"])
+    def test_aggregates_by_hand(self, aggregate, kind):
+        """Contributions one by one: of each sample and place, its input times the weight times what flows back."""
+        torch.manual_seed(3)
+        first = nn.Linear(3, 2) if kind == "linear" else nn.Conv1d(1, 2, 3, stride=2)
+        model = nn.Sequential(first, nn.Flatten(), nn.Tanh(), nn.Linear(2 if kind == "linear" else 4, 2)).double()
+        x = torch.randn(5, 3, dtype=torch.float64) if kind == "linear" else torch.randn(5, 1, 5, dtype=torch.float64)
+        z = first(x).requires_grad_()
+        with GRADIENT.register(model[1:]):
+            (slot,) = torch.autograd.grad(model[1:](z)[:, 1].sum(), z)
+        weight = first.weight.detach().reshape(2, 3)
+        expected = torch.zeros(2, 3, dtype=torch.float64)
+        for n in range(5):
+            for place in range(1 if kind == "linear" else 2):
+                seen = x[n] if kind == "linear" else x[n, 0, 2 * place : 2 * place + 3]
+                g = slot[n] if kind == "linear" else slot[n, :, place]
+                for j in range(2):
+                    for i in range(3):
+                        c = seen[i] * weight[j, i] * g[j]
+                        expected[j, i] += c.abs() if aggregate == "absolute" else c.square()
+        expected = expected.sqrt() if aggregate == "norm" else expected
+        found = weight_relevance(model, x.split(2), "0", target=1, composite=GRADIENT, aggregate=aggregate)
+        assert_close(found.total["0.weight"], expected.reshape(first.weight.shape).detach())
+        assert aggregate in repr(found)
+        assert "0.weight" in found._repr_html_()
+
     def test_batches_add_up(self):
         model, x = make("transformer")
         whole = weight_relevance(model, [x], "blocks.*.mlp.?", target=0)
@@ -92,6 +119,8 @@ class TestRelevance:
             weight_relevance(model, [x], "act")
         with pytest.raises(ValueError, match="there were no batches"):
             weight_relevance(model, [])
+        with pytest.raises(ValueError, match="by sum, absolute, norm, got aggregate='mean'"):
+            weight_relevance(model, [x], aggregate="mean")
 
 
 class TestPruning:
