@@ -8,11 +8,15 @@ CNN's last convolution at each place, and principal directions of the ViT's last
 scored by RelP (the watermark is what differs between clean and corrupted inputs), by relevance and by activation;
 measured is what patching each alone takes off the logit of that class. AUROC: nodes with at least half of the largest
 measured effect against the others. Then the nodes that RelP ranks first are held at their mean on scans without marks,
-as many (of 1, 2, 4, ..., 64) as are best on half of the marked scans; accuracy is counted on the other half.
+as many (of 1, 2, 4, ..., 64) as are best on half of the marked scans; accuracy is counted on the other half. So are
+those of the same nodes together with others nearer to the input.
 
-*Steering*: a GPT-2 learns to name the other one of two names. The neurons of its last MLP are labelled by the answer
-that most of their reference samples have, and those are switched on for which at least 90 % agree: how often is the
-label what the model then answers?
+*Steering*: a GPT learns to name the other one of two names. Neurons of its last MLP, and features of a sparse
+autoencoder of its last stream, are labelled on 2,000 prompts: by the answer of their reference samples (RelMax), where
+18 of 20 agree; by the answer that they have most relevance for; or by both, where they are the same. What is labelled
+is then switched on: a multiple of its largest activation is added, the least of a few that makes the model answer the
+labels in 95 % of the labelling prompts. How often is the label what the model answers to new prompts? Beside it, all
+neurons of a label at once, and the direction from the mean of the stream to that of an answer's prompts.
 
 *Streaming*: 10,000 samples through 4,096 units, interrupted once and resumed; memory is that of the process.
 """
@@ -32,6 +36,7 @@ from torch import Tensor, nn
 
 from lxt_compose.concepts import (
     Dictionary,
+    Effects,
     Measured,
     Node,
     ablate,
@@ -105,9 +110,9 @@ def of_nodes(measured: Measured, nodes: Sequence[Node]) -> Tensor:
     return torch.stack([mean[(node.unit or 0, *(node.at or ()))] for node in nodes])
 
 
-def artefact(name: str, digits: Digits, epochs: int, seed: int) -> tuple[list[object], list[object]]:
-    """A row of scores, and a row of accuracies."""
-    build, units_of = NETS[name]
+def artefact(name: str, digits: Digits, epochs: int, seed: int) -> tuple[list[object], list[list[object]]]:
+    """A row of scores, and rows of accuracies."""
+    build, units_of, at, more_of = NETS[name]
     model = trained_on_marks(build, digits, epochs, seed)
     others = digits.test_labels != CLASS
     images, labels = digits.test_images[others], digits.test_labels[others]
@@ -133,45 +138,158 @@ def artefact(name: str, digits: Digits, epochs: int, seed: int) -> tuple[list[ob
     kept = references.of(best.name, best.unit or 0)
     scores.append(sum(bool(is_marked[each.sample]) for each in kept) / len(kept))
 
-    usual = of_nodes(activations(model, clean, units)[0], exact.nodes)
-    order = found.argsort(descending=True).tolist()
+    rows = []
+    for more in more_of:
+        found = guess
+        for each in more:
+            found = found + attribute_nodes(model, with_mark, clean, each, target=CLASS, per="both")
+        to = torch.cat([flat_of(model, clean, each) for each in (units, *more)])
+        order = (-found.mean).argsort(descending=True).tolist()
 
-    def ablated(count: int, part: Tensor, *, mark: bool) -> float:
-        with ExitStack() as stack:
-            for number in order[:count]:
-                stack.enter_context(ablate(model, exact.nodes[number].units, to=float(usual[number])))
-            return accuracy(model, marked(images[part]) if mark else images[part], labels[part])
+        def ablated(
+            count: int, part: Tensor, *, mark: bool, order: list[int] = order, found: Effects = found, to: Tensor = to
+        ) -> float:
+            with ExitStack() as stack:
+                for number in order[:count]:
+                    stack.enter_context(ablate(model, found.nodes[number].units, to=float(to[number])))
+                return accuracy(model, marked(images[part]) if mark else images[part], labels[part])
 
-    count = max([1, 2, 4, 8, 16, 32, 64], key=lambda k: ablated(k, chosen, mark=True))
-    numbers = [ablated(k, rest, mark=mark) for k, mark in ((0, False), (0, True), (count, True), (count, False))]
-    return scores, [name, seed, *numbers[:2], count, *numbers[2:]]
+        count = max([1, 2, 4, 8, 16, 32, 64], key=lambda k: ablated(k, chosen, mark=True))
+        numbers = [ablated(k, rest, mark=mark) for k, mark in ((0, False), (0, True), (count, True), (count, False))]
+        what = " and ".join(map(str, (at, *more)))
+        rows.append([name, seed, what, *numbers[:2], f"{count} of {len(found.nodes)}", *numbers[2:]])
+    return scores, rows
 
 
-NETS = {"CNN": (SmallCNN, cnn_units), "ViT": (SmallViT, vit_units)}
+def flat_of(model: nn.Module, images: Tensor, units: object) -> Tensor:
+    """The mean activation over samples for each node, in the order of nodes."""
+    return activations(model, images, units)[0].values.mean(0).flatten()
+
+
+NETS: dict[
+    str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], object], str, tuple[tuple[str, ...], ...]]
+] = {
+    "CNN": (SmallCNN, cnn_units, "down.2", ((), ("stem",))),
+    "ViT": (SmallViT, vit_units, "class token", ((), ("patches",))),
+}
+"""A network, its nodes, what they are called, and what other nodes may be held beside them."""
+
+
+class Autoencoder(nn.Module):
+    """A sparse autoencoder: codes of ReLU, and columns of length 1 that they are decoded by."""
+
+    def __init__(self, mean: Tensor, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        columns = nn.functional.normalize(torch.randn(features, len(mean)), dim=1)
+        self.encoder, self.columns = nn.Linear(len(mean), features), nn.Parameter(columns)
+        with torch.no_grad():
+            self.encoder.weight.copy_(columns)
+            self.encoder.bias.zero_()
+
+    def encode(self, x: Tensor) -> Tensor:
+        return torch.relu(self.encoder(x - self.mean))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        return codes @ nn.functional.normalize(self.columns, dim=1) + self.mean
+
+
+def autoencoder(stream: Tensor, features: int = 128, steps: int = 1500, penalty: float = 0.02) -> Autoencoder:
+    """A sparse autoencoder of vectors [samples, width], scaled to their mean length."""
+    torch.manual_seed(0)
+    found = Autoencoder(stream.mean(0), features)
+    size = (stream - stream.mean(0)).norm(dim=1).mean()
+    optimizer = torch.optim.Adam(found.parameters(), 3e-3)
+    for _ in range(steps):
+        x = stream[torch.randint(len(stream), (256,))]
+        codes = found.encode(x)
+        error = (found.decode(codes) - x).square().sum(1).mean() / size**2
+        loss = error + penalty * codes.sum(1).mean() / size
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return found.eval()
+
+
+STRENGTHS = (1, 2, 10, 30, 100, 300, 1000, 3000)
+
+
+def steered(model: nn.Module, prompts: Tensor, groups: Sequence[tuple[object, Tensor, int]]) -> tuple[int, Tensor]:
+    """The least strength at which the labels are answered on labelling prompts, or the best; the share on new ones.
+
+    A group is units, what is added to each of them at strength 1, and their label.
+    """
+
+    def shares(given: Tensor, strength: int) -> Tensor:
+        found = []
+        for units, add, label in groups:
+            with torch.no_grad(), steer(model, units, add=add * strength):
+                found.append((model(given)[:, -1].argmax(1) == label).double().mean())
+        return torch.stack(found)
+
+    seen: dict[int, float] = {}
+    for strength in STRENGTHS:
+        seen[strength] = shares(prompts[:100], strength).mean().item()
+        if seen[strength] >= 0.95:
+            break
+    best = max(seen, key=lambda strength: seen[strength])
+    return best, shares(names(200, torch.Generator().manual_seed(12))[0], best)
+
+
+def labels_of(
+    model: nn.Module, prompts: Tensor, answers: Tensor, units: object
+) -> tuple[dict[int, int], Tensor, Tensor]:
+    """Two labels for each unit: of its reference samples, where they agree; and of the answer it speaks for most.
+
+    The second one is the answer of the 20 for which the unit has most relevance, as a mean over prompts. Returned
+    is also the largest activation of each unit.
+    """
+    batches = [{"input_ids": part} for part in prompts.split(250)]
+    references = find_references(model, batches, units, k=20)
+    (name,) = references.tops
+    by_samples = {}
+    for unit in references.tops[name].numbers:
+        kept = [each.sample for each in references.of(name, unit) if each.value > 0]
+        votes = answers[kept].bincount(minlength=20)
+        if len(kept) == 20 and votes.max() >= 18:
+            by_samples[unit] = int(votes.argmax())
+    given = {"input_ids": prompts[:500]}
+    targets = [relevances(model, given, units, target=c, composite="relp")[0].values[..., -1] for c in range(20)]
+    most = activations(model, {"input_ids": prompts}, units)[0].values[..., -1].max(0).values
+    return by_samples, torch.stack([each.mean(0) for each in targets]).argmax(0), most
 
 
 def steering(steps: int, seed: int) -> list[list[object]]:
-    """How often a neuron that is switched on makes the model answer its label, a row for each strength."""
+    """How often the model answers the label of what is switched on, a row for each way to choose and label it."""
     model = train(names, steps, seed)
     prompts, answers, _, _ = names(2000, torch.Generator().manual_seed(11))
-    place = "blocks.2.mlp.act"
-    name = f"{place}@-1"
-    references = find_references(model, [{"input_ids": part} for part in prompts.split(250)], name, k=20)
-    labels = {}
-    for unit in references.tops[name].numbers:
-        votes = answers[[each.sample for each in references.of(name, unit)]].bincount(minlength=40)
-        if votes.max() >= 0.9 * votes.sum():
-            labels[unit] = int(votes.argmax())
-    fresh = names(200, torch.Generator().manual_seed(12))[0]
+    stream = record(model, {"input_ids": prompts}, "blocks.2")["blocks.2"][0][:, -1]
     rows: list[list[object]] = []
-    for strength in (0.0, 100.0, 300.0, 1000.0):
-        hits = []
-        for unit, label in labels.items():
-            with torch.no_grad(), steer(model, f"{place}[{unit}]@-1", add=strength):
-                hits.append((model(fresh)[:, -1].argmax(1) == label).double().mean().item())
-        found = torch.tensor(hits)
-        sure = (found >= 0.95).double().mean().item()
-        rows.append([seed, len(references.tops[name].numbers), len(labels), strength, found.mean().item(), sure])
+
+    def add_row(what: str, groups: list[tuple[object, Tensor, int]]) -> None:
+        strength, found = steered(model, prompts, groups)
+        rows.append([seed, what, len(groups), strength, found.mean().item(), (found >= 0.95).double().mean().item()])
+
+    features = Dictionary("blocks.2@-1", autoencoder(stream))
+    for what, units in (("neuron", "blocks.2.mlp.act@-1"), ("feature", features)):
+        by_samples, speaks, most = labels_of(model, prompts, answers, units)
+
+        def one(unit: int, units: object = units) -> object:
+            return units[unit] if isinstance(units, Dictionary) else f"blocks.2.mlp.act[{unit}]@-1"
+
+        both = {unit: label for unit, label in by_samples.items() if int(speaks[unit]) == label}
+        add_row(f"{what}, by samples", [(one(u), most[u], label) for u, label in by_samples.items()])
+        alive = (most > 0).nonzero().flatten().tolist()
+        add_row(f"{what}, by targets", [(one(u), most[u], int(speaks[u])) for u in alive])
+        add_row(f"{what}, both", [(one(u), most[u], label) for u, label in both.items()])
+        if what == "neuron":
+            alike = {label: [u for u in both if both[u] == label] for label in sorted(set(both.values()))}
+            named = {label: f"blocks.2.mlp.act[{', '.join(map(str, mine))}]@-1" for label, mine in alike.items()}
+            add_row("neurons of a label", [(named[label], most[mine], label) for label, mine in alike.items()])
+    means = [stream[answers == label].mean(0) - stream.mean(0) for label in range(20)]
+    add_row(
+        "direction", [(Dictionary("blocks.2@-1", mean[None])[0], torch.ones(()), i) for i, mean in enumerate(means)]
+    )
     return rows
 
 
@@ -222,17 +340,19 @@ def main() -> None:
             heads = [
                 "net",
                 "seed",
+                "nodes at",
                 "accuracy",
                 "with marks",
-                "nodes ablated",
+                "held",
                 "with marks, after",
                 "without marks, after",
             ]
-            print("\n" + tabulate([row for _, row in found], heads, tablefmt="github", floatfmt=".3f"))
-        if "steering" in options.parts:
-            rows = [row for seed in range(options.seeds) for row in steering(options.steps, seed)]
-            heads = ["seed", "neurons", "labelled", "added", "answers as labelled", "of them in at least 95 %"]
+            rows = [row for _, several in found for row in several]
             print("\n" + tabulate(rows, heads, tablefmt="github", floatfmt=".3f"))
+        if "steering" in options.parts:
+            steps = [row for seed in range(options.seeds) for row in steering(options.steps, seed)]
+            heads = ["seed", "switched on", "labelled", "x largest", "answers as labelled", "of them in at least 95 %"]
+            print("\n" + tabulate(steps, heads, tablefmt="github", floatfmt=".3f"))
         if "streaming" in options.parts:
             heads = ["samples", "units", "samples a second", "MiB more", "resumed: the same"]
             print("\n" + tabulate([streaming()], heads, tablefmt="github", floatfmt=".1f"))

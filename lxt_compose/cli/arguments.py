@@ -4,7 +4,7 @@ import argparse
 from importlib import metadata
 from pathlib import Path
 
-from . import answer_arguments
+from . import answer_arguments, concept_arguments
 
 _EXIT_CODES = "exit codes: 0 all is well, 1 the report has uncovered operations, 2 an error, 130 interrupted"
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -60,6 +60,13 @@ def build_parser() -> argparse.ArgumentParser:
         "one line. Called again, it goes on where it was stopped. Under torchrun, processes share the samples.",
         epilog=_EXIT_CODES,
     ))  # fmt: skip
+    concept_arguments.add(commands.add_parser(
+        "concepts",
+        help="find the samples of a file or folder where units of a model matter most",
+        description="Stream texts or images once, keep for each unit the samples where it is most relevant or most "
+        "active, and write a gallery. Called again, it goes on where it was stopped.",
+        epilog=_EXIT_CODES,
+    ), [_add_target, _add_rules, _add_place, _add_common])  # fmt: skip
     for name in ("presets", "rules"):
         one = commands.add_parser(name, help=f"list the {name}", description=f"List the {name}, or describe one.")
         one.add_argument("name", nargs="?", help="describe this one alone")

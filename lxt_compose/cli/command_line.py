@@ -1,4 +1,4 @@
-"""The command line, `lxt-compose`: demo, report, explain, run, presets, rules. The only place that prints.
+"""The command line, `lxt-compose`: demo, report, explain, run, concepts, presets, rules. The only place that prints.
 
 Answers go to stdout, progress and errors to stderr. Exit codes: 0 all is well; 1 the report has uncovered operations;
 2 an error, told in one line; 130 interrupted.
@@ -16,13 +16,14 @@ from contextlib import redirect_stdout
 from .. import command_start
 from ..demo import run_demo
 from ..errors import CompositeError, UncoveredError
-from . import answer_arguments
+from . import answer_arguments, concept_arguments
 from .arguments import build_parser
 from .commands import (
     Answer,
     CompositeOptions,
     ExplainOptions,
     RunOptions,
+    collect_concepts,
     explain,
     explain_answer,
     list_presets,
@@ -142,6 +143,17 @@ def _run(options: argparse.Namespace) -> int:
     return FINE if answer.complete else INCOMPLETE
 
 
+def _concepts(options: argparse.Namespace) -> int:
+    import torch
+
+    dtype = getattr(torch, options.dtype)
+    wishes = concept_arguments.options_of(options, rules=_rules_wanted(options), dtype=dtype)
+    with redirect_stdout(sys.stderr):
+        answer = collect_concepts(options.model, wishes, say=_say(options))
+    _print(answer, options)
+    return FINE if answer.complete else INCOMPLETE
+
+
 def _presets(options: argparse.Namespace) -> int:
     _print(list_presets(options.name, width=_width()), options)
     return FINE
@@ -182,6 +194,7 @@ _COMMANDS = {
     "report": _report,
     "explain": _explain,
     "run": _run,
+    "concepts": _concepts,
     "presets": _presets,
     "rules": _rules,
 }

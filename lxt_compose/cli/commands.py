@@ -2,6 +2,7 @@
 
 from .answer import Answer
 from .composite_options import CompositeOptions
+from .concepts import ConceptOptions, collect_concepts
 from .explain import explain
 from .explain_answer import AnswerOptions, explain_answer
 from .explanation import ExplainOptions
@@ -13,8 +14,10 @@ __all__ = [
     "Answer",
     "AnswerOptions",
     "CompositeOptions",
+    "ConceptOptions",
     "ExplainOptions",
     "RunOptions",
+    "collect_concepts",
     "explain",
     "explain_answer",
     "list_presets",

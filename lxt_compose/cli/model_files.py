@@ -70,8 +70,21 @@ def _from_factory(module: str, name: str) -> Loaded:
         made = _made(module, name)
     model, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, nn.Module):
-        raise CheckpointError(f"{module}:{name} gave {type(model).__name__}, not a torch.nn.Module")
+        raise CheckpointError(f"{module}:{name} is or gave {type(model).__name__}, not a torch.nn.Module")
     return Loaded(model.eval(), type(model).__name__, inputs=inputs)
+
+
+def load_object(reference: str) -> Any:
+    """Return what ``module:name`` stands for, such as a data set; of a function or class, what it returns.
+
+    Raises:
+        CheckpointError: there is no such thing, or it cannot be made without arguments.
+    """
+    module, colon, name = reference.partition(":")
+    if not (colon and name and all(part.isidentifier() for part in module.split("."))):
+        raise CheckpointError(f"{reference!r} is no module:name")
+    with _working_directory_on_path():
+        return _made(module, name)
 
 
 def _made(module: str, name: str) -> Any:
@@ -86,10 +99,8 @@ def _made(module: str, name: str) -> Any:
         raise CheckpointError(f"the module {module!r} cannot be imported: {_raised(error)}") from error
     except Exception as error:  # whatever a user's file does
         raise CheckpointError(f"the module {module!r} cannot be imported: {_raised(error)}") from error
-    if isinstance(found, nn.Module):
+    if isinstance(found, nn.Module) or not callable(found):
         return found
-    if not callable(found):
-        raise CheckpointError(f"{module}:{name} is of type {type(found).__name__}, neither a model nor a function")
     try:
         inspect.signature(found).bind()
     except TypeError as error:

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import default_collate
-
 from ..datasets import attribute_dataset
 from .answer import Answer, Say
 from .composite_options import CheckpointOptions
-from .explain import IMAGES, SEQUENCES, is_causal, moved
-from .model_files import CheckpointError, Loaded, load_beside, load_model
-from .targets import Labels, Vocabulary, wanted
-
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+from .explain import moved
+from .model_files import load_model
+from .sample_files import Images, Texts
+from .targets import wanted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +51,7 @@ def run(reference: str, options: RunOptions, *, say: Say) -> Answer:
     composite = options.rules.composite()
     say(f"loading {reference}")
     loaded = load_model(reference, dtype=options.dtype)
-    data: Any = _Images(loaded, options.images) if options.images else _Texts(loaded, options.texts, options.field)
+    data: Any = Images(loaded, options.images) if options.images else Texts(loaded, options.texts, options.field)
     aim = wanted(options.target, options.against, data.names)
     say(f"explaining {len(data)} samples with {options.rules}, into {options.out}")
     done = attribute_dataset(
@@ -72,77 +66,3 @@ def run(reference: str, options: RunOptions, *, say: Say) -> Answer:
         progress=options.progress,
     )
     return Answer(repr(done)[1:-1], done.manifest, done.complete)
-
-
-class _Texts:
-    """The texts of a file, each as a tokenizer takes it apart."""
-
-    def __init__(self, loaded: Loaded, path: Any, field: str) -> None:
-        causal = is_causal(loaded)
-        if not causal and SEQUENCES not in loaded.name:
-            raise CheckpointError(f"{loaded.name} is neither a causal language model nor a classifier of texts")
-        self._tokenizer, self._name = load_beside(loaded, "AutoTokenizer"), loaded.name
-        if self._tokenizer.pad_token is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token or self._tokenizer.convert_ids_to_tokens(0)
-        accepted = set(inspect.signature(loaded.model.forward).parameters)
-        self._accepted = accepted - {"token_type_ids"} if causal else accepted
-        self._limit = getattr(loaded.model.config, "max_position_embeddings", None)
-        self._texts = _lines(path, field)
-        self.names = Vocabulary(self._tokenizer) if causal else Labels(loaded.model.config)
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        found = {k: v for k, v in self._tokenizer(self._texts[number]).items() if k in self._accepted}
-        length = len(found["input_ids"])
-        if not length:
-            raise ValueError("the text has no tokens")
-        if self._limit is not None and length > self._limit:
-            raise ValueError(f"the text has {length} tokens, but {self._name} takes at most {self._limit}")
-        return found
-
-    def collate(self, samples: list[dict[str, Any]]) -> Mapping[str, Any]:
-        """Return the texts side by side, padded to the longest of them."""
-        return dict(self._tokenizer.pad(samples, return_tensors="pt", padding_side="right"))
-
-
-def _lines(path: Path, field: str) -> list[str]:
-    """Return the texts of a file.
-
-    Raises:
-        ValueError: there is none, or a line has no such entry.
-    """
-    lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"{path} has no texts")
-    if path.suffix != ".jsonl":
-        return lines
-    found = [json.loads(line) for line in lines]
-    for number, one in enumerate(found, 1):
-        if not isinstance(one, dict) or not isinstance(one.get(field), str):
-            raise ValueError(f"line {number} of {path} has no text called {field!r}; say which entry it is: --field")
-    return [one[field] for one in found]
-
-
-class _Images:
-    """The images of a folder, as an image processor makes them."""
-
-    def __init__(self, loaded: Loaded, folder: Path) -> None:
-        if IMAGES not in loaded.name:
-            raise CheckpointError(f"{loaded.name} is no classifier of images")
-        self._processor = load_beside(loaded, "AutoImageProcessor")
-        self._files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
-        if not self._files:
-            raise ValueError(f"{folder} has no images ({', '.join(_SUFFIXES)})")
-        self._dtype = next(p.dtype for p in loaded.model.parameters() if p.is_floating_point())
-        self.names, self.collate = Labels(loaded.model.config), default_collate
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        from PIL import Image
-
-        picture = Image.open(str(self._files[number])).convert("RGB")
-        return {"pixel_values": self._processor(picture, return_tensors="pt")["pixel_values"][0].to(self._dtype)}

@@ -5,6 +5,7 @@ taken from a :class:`Dictionary`.
 """
 
 from .circuits import attribute_nodes, faithfulness, patch_nodes
+from .concept_graph import concept_graph
 from .conditional import conditional
 from .dictionary import Dictionary
 from .gallery import gallery
@@ -14,6 +15,7 @@ from .measure import Measured, activations, relevances
 from .nodes import Effects, Node
 from .pruning import Pruned, prune, pruning_scores
 from .references import Reference, References, find_references
+from .unit_graph import UnitGraph
 from .unit_pruning import UnitScores, prune_units, unit_scores
 from .units import Units, find_units
 from .weights import WeightRelevance, weight_relevance
@@ -29,6 +31,7 @@ __all__ = [
     "Pruned",
     "Reference",
     "References",
+    "UnitGraph",
     "UnitScores",
     "Units",
     "WeightRelevance",
@@ -36,6 +39,7 @@ __all__ = [
     "activations",
     "attribute_nodes",
     "circuit_graph",
+    "concept_graph",
     "conditional",
     "edges",
     "effect",

@@ -15,6 +15,9 @@ from .conditional import conditional
 from .references import Reference, References
 from .units import Units, find_units
 
+_AROUND = 12
+"""How many tokens of a snippet stand before and after the place of the unit."""
+
 
 def gallery(
     model: nn.Module,
@@ -28,6 +31,7 @@ def gallery(
     target: Any = None,
     composite: str | Composite = "attnlrp",
     crop: bool = False,
+    title: Callable[[Reference], str] | None = None,
 ) -> Any:
     """Show the reference samples of a unit, colored by the relevance that passes through it at its best place.
 
@@ -41,7 +45,9 @@ def gallery(
         tokens: a tokenizer, or a function from token ids [tokens] to texts; for samples that are texts.
         target: what is explained of each sample.
         composite: the name of a preset, or a composite.
-        crop: whether images are cut to the part that relevance reaches from the unit's place: its receptive field.
+        crop: whether images are cut to the part that relevance reaches from the unit's place, its receptive field, and
+            texts to the tokens around that place.
+        title: what stands over a sample; by default its number and value.
 
     Returns:
         A picture: images in a grid, or texts; it shows itself in a notebook and has ``save``.
@@ -55,14 +61,14 @@ def gallery(
     if not best:
         raise ValueError(f"no sample was found for unit {number} of {found}")
     explained = [_explained(model, found, number, each, sample(each.sample), target, composite) for each in best]
-    titles = [f"sample {each.sample}: {each.value:.3g}" for each in best]
+    titles = [title(each) if title else f"sample {each.sample}: {each.value:.3g}" for each in best]
     name = next(iter(explained[0].relevances))
     dims = explained[0].dims_of(name)
     if "height" in dims and "width" in dims:
         pairs = [_cropped(each, crop=crop) for each in explained]
         return _images(pairs, titles)
     if "token" in dims:
-        return text([_texts(each, tokens) for each in explained], [_scores(each) for each in explained], titles=titles)
+        return _snippets(explained, tokens, best, titles, around=_AROUND if crop else None)
     raise ValueError(f"galleries show images and texts, but the dimensions of {name} are {' '.join(dims)}")
 
 
@@ -99,6 +105,24 @@ def _images(pairs: list[tuple[Tensor, Tensor]], titles: list[str]) -> Any:
 
     scores, pixels = (torch.stack([filled(pair[place]) for pair in pairs]) for place in (0, 1))
     return image(scores, image=pixels[:, None], titles=titles)
+
+
+def _snippets(
+    explained: list[Attribution], tokens: Any, best: list[Reference], titles: list[str], *, around: int | None
+) -> Any:
+    """Return texts with the token at the unit's best place marked, maybe cut to the tokens around it."""
+    words, scores, marks = [], [], []
+    for found, reference in zip(explained, best, strict=True):
+        mine, values = _texts(found, tokens), _scores(found)
+        at = reference.place[0] if len(reference.place) == 1 and reference.place[0] < len(mine) else None
+        start, end = 0, len(mine)
+        if around is not None and at is not None:
+            start, end = max(at - around, 0), min(at + around + 1, len(mine))
+        before, after = ["…"] * (start > 0), ["…"] * (end < len(mine))
+        words.append([*before, *mine[start:end], *after])
+        scores.append([*(0.0 for _ in before), *values[start:end].tolist(), *(0.0 for _ in after)])
+        marks.append([] if at is None else [at - start + len(before)])
+    return text(words, scores, titles=titles, marked=marks)
 
 
 def _texts(found: Attribution, tokens: Any) -> list[str]:

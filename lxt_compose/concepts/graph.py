@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,8 @@ from .conditional import Condition, ConditionalRun
 from .judge import check_single
 from .measure import relevances
 from .nodes import Effects, Node
+from .unit_graph import GraphUnit, UnitGraph, graph_of
 from .units import Units, find_units
-
-if TYPE_CHECKING:
-    from networkx import DiGraph  # type: ignore[import-untyped]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +35,13 @@ class Edges:
     def mean(self) -> Tensor:
         """The mean over samples, [upper, lower]."""
         return self.values.mean(0)
+
+    def __repr__(self) -> str:
+        return f"<Edges of {len(self.values)} samples: {len(self.upper)} nodes above, {len(self.lower)} below>"
+
+    def _repr_html_(self) -> str:
+        shown: str = circuit_graph(None, [self]).heatmap().html()
+        return shown
 
 
 def edges(
@@ -110,32 +115,28 @@ class EdgesRun(ConditionalRun):
         return found
 
 
-def circuit_graph(effects: Effects | None, found: Iterable[Edges] = (), *, least: float = 0.0) -> DiGraph:
-    """Return nodes and edges as a graph of networkx, which writes GraphML and others.
+def circuit_graph(effects: Effects | None, found: Iterable[Edges] = (), *, least: float = 0.0) -> UnitGraph:
+    """Return nodes and edges as a graph, which is drawn, and written as GraphML or for networkx.
 
-    Nodes are called by their names and have an ``effect``, edges go from the lower node to the upper one and have a
-    ``weight``: means over samples.
+    Values of nodes are their effects, edges go from the lower node to the upper one: means over samples.
 
     Args:
         effects: of the nodes, or None.
         found: edges.
         least: leave out edges (and nodes without any) that are smaller than this.
-
-    Raises:
-        ImportError: networkx is not installed.
     """
-    try:
-        import networkx
-    except ImportError:
-        raise ImportError("graphs of circuits need networkx: pip install networkx") from None
-    graph = networkx.DiGraph()
+    nodes: list[GraphUnit] = []
+    edges: list[tuple[str, str, float]] = []
+    values: dict[str, float] = {}
     if effects is not None:
-        for node, value in zip(effects.nodes, effects.mean.tolist(), strict=True):
-            if abs(value) >= least:
-                graph.add_node(node.name, effect=value, place=node.place.name)
+        values = dict(zip((node.name for node in effects.nodes), effects.mean.tolist(), strict=True))
+        nodes += [
+            GraphUnit(n.name, n.place.name, values[n.name]) for n in effects.nodes if abs(values[n.name]) >= least
+        ]
     for each in found:
         for upper, weights in zip(each.upper, each.mean.tolist(), strict=True):
             for lower, weight in zip(each.lower, weights, strict=True):
                 if abs(weight) >= least and weight:
-                    graph.add_edge(lower.name, upper.name, weight=weight)
-    return graph
+                    edges.append((lower.name, upper.name, weight))
+                    nodes += [GraphUnit(n.name, n.place.name, values.get(n.name, 0.0)) for n in (lower, upper)]
+    return graph_of(nodes, edges)

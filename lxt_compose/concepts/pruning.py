@@ -36,8 +36,8 @@ def pruning_scores(
         model: any module.
         batches: reference samples, as for :func:`weight_relevance`; not used by "magnitude" and "random".
         weights: which modules.
-        by: "relevance" (how much relevance a weight passes on), "magnitude" ``|w|``, "wanda" ``|w_ij| * ||x_i||`` with the
-            norm of the input over all samples and places, or "random".
+        by: "relevance" (how much a weight passes on), "magnitude" ``|w|``, "wanda" ``|w_ij| * ||x_i||`` with the norm
+            of the input over all samples and places, or "random".
         target: what is explained, for "relevance".
         composite: the rules, for "relevance".
         aggregate: how relevance is put together over samples, see :func:`weight_relevance`.

@@ -20,7 +20,6 @@ from ..rules import GRADIENT
 from .passes import Caught, PlacesRun
 from .units import Place, Units
 
-
 AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {"sum": lambda x: x, "absolute": torch.abs, "norm": torch.square}
 """What is done to weights, inputs and what flows back before they are multiplied and summed."""
 
@@ -40,7 +39,9 @@ class WeightRelevance:
 
     def __repr__(self) -> str:
         weights = sum(value.numel() for value in self.total.values())
-        return f"<WeightRelevance ({self.aggregate}) of {weights} weights in {len(self.total)} layers, {self.count} samples>"
+        return (
+            f"<WeightRelevance ({self.aggregate}): {weights} weights, {len(self.total)} layers, {self.count} samples>"
+        )
 
     def _repr_html_(self) -> str:
         from ..heatmap import bars
@@ -68,8 +69,8 @@ def weight_relevance(
         batches: what :func:`~lxt_compose.attribute` takes, one after the other.
         weights: which modules: a name, a glob, a class, or several; "*" is every layer that is linear in a ``weight``.
         target: what is explained of each sample.
-        composite: a preset's name or a composite, in the gradient formulation. Under ``"relp"`` and ``"cp_lrp"`` queries
-            and keys have no relevance, and neither have the weights that make them.
+        composite: a preset's name or a composite, in the gradient formulation. Under ``"relp"`` and ``"cp_lrp"``
+            queries and keys have no relevance, and neither have the weights that make them.
         aggregate: how contributions ``c = w_ij x_i g_j`` of all samples and places are put together: ``"sum"``, which
             conserves, but in which what speaks for one class and against another cancels; ``"absolute"``,
             ``sum |c|``; or ``"norm"``, ``sqrt(sum c^2)``.

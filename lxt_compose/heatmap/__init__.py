@@ -1,6 +1,7 @@
 """Pictures of relevance: text, images, series, bars, layer by token; red speaks for what is explained, blue against."""
 
 from .bars import BarsHeatmap, bars
+from .graphs import GraphHeatmap, graph
 from .images import ImageHeatmap, image
 from .picture import Picture, page
 from .series import SeriesHeatmap, series
@@ -11,6 +12,7 @@ from .traces import TraceHeatmap, trace
 
 __all__ = [
     "BarsHeatmap",
+    "GraphHeatmap",
     "ImageHeatmap",
     "Picture",
     "Piece",
@@ -19,6 +21,7 @@ __all__ = [
     "TextHeatmap",
     "TraceHeatmap",
     "bars",
+    "graph",
     "guess_scheme",
     "image",
     "page",

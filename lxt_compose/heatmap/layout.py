@@ -29,7 +29,7 @@ def draw_texts(sentences: Sequence[Sentence], scale: float | None, *, dark: bool
     height = _MARGIN
     for sentence in sentences:
         if sentence.title:
-            placed.append((_MARGIN, height, None, 0.0, visible(sentence.title)))
+            placed.append((_MARGIN, height, None, 0.0, visible(sentence.title), False))
             height += _LEADING
         boxes, height = _broken(sentence, measure, height)
         placed += boxes
@@ -52,7 +52,7 @@ def draw_texts(sentences: Sequence[Sentence], scale: float | None, *, dark: bool
 
 
 def _broken(sentence: Sentence, measure: Any, top: float) -> tuple[list[Any], float]:
-    """Return boxes (left, top, value, width, text) of the pieces, and where the next line begins."""
+    """Return boxes (left, top, value, width, text, marked) of the pieces, and where the next line begins."""
     left, boxes, space = _MARGIN, [], measure("n n") - measure("nn")
     for piece, score in zip(sentence.pieces, sentence.scores, strict=True):
         text = visible(piece.text)
@@ -65,7 +65,7 @@ def _broken(sentence: Sentence, measure: Any, top: float) -> tuple[list[Any], fl
         for part, size in parts:
             if left > _MARGIN and left + size > _WIDTH - _MARGIN:
                 top, left = top + _LEADING, _MARGIN
-            boxes.append((left, top, strength(score, sentence.scale), size, part))
+            boxes.append((left, top, strength(score, sentence.scale), size, part, sentence.stands_out(piece)))
             left += size
     return boxes, top + _LEADING
 
@@ -84,12 +84,14 @@ def _paint(axes: Any, placed: Sequence[Any], dark: bool) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     background, ink = DARK if dark else LIGHT
-    for left, top, value, width, text in placed:
-        if value:
+    for left, top, value, width, text, marked in placed:
+        if value or marked:
             color = [c / 255 for c in over(background, value)]
+            edge = [c / 255 for c in ink] if marked else "none"
             shape = FancyBboxPatch(
-                (left, top + 1), width, _SIZE + 5, boxstyle="round,pad=0,rounding_size=2", color=color, linewidth=0
-            )
+                (left, top + 1), width, _SIZE + 5, boxstyle="round,pad=0,rounding_size=2", facecolor=color,
+                edgecolor=edge, linewidth=1.2 if marked else 0,
+            )  # fmt: skip
             axes.add_artist(shape)
         axes.text(
             left, top + _SIZE + 1, text, size=_SIZE, family=fonts(), color=[c / 255 for c in ink], parse_math=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ _STYLE = """
 .lxt-text p{white-space:pre-wrap;line-height:2;margin:.3em 0;max-width:62rem;overflow-wrap:anywhere}
 .lxt-text .t{padding:.16em .03em;border-radius:.22em;box-decoration-break:clone;-webkit-box-decoration-break:clone}
 .lxt-text .s{font-size:.78em;border:1px solid var(--line);padding:.05em .3em}
+.lxt-text .m{box-shadow:0 0 0 1.5px currentColor}
 .lxt-text .one+.one{border-top:1px solid var(--line);margin-top:.8em;padding-top:.5em}
 .lxt-text .name{font-weight:600;margin:.4em 0 0}
 """
@@ -44,6 +45,7 @@ def text(
     special: Sequence[str] = (),
     limit: float | None = None,
     shared: bool = False,
+    marked: Sequence[Sequence[int]] | None = None,
 ) -> TextHeatmap:
     """Return text colored by relevance: red speaks for the target, blue against it.
 
@@ -58,10 +60,11 @@ def text(
         special: tokens that stand for no text, besides the usual ones.
         limit: the score of full color; by default the largest absolute score of each text.
         shared: whether all texts share one scale.
+        marked: for each text the numbers of tokens that are framed.
 
     Raises:
         TypeError: tokens or titles are no texts, or scores no numbers.
-        ValueError: there is not one finite score for each token.
+        ValueError: there is not one finite score for each token, or marks are not for each text.
     """
     if isinstance(tokens, str) or not isinstance(tokens, Iterable):
         raise TypeError(f"tokens must be a list of texts, or several such lists, got {tokens!r}")
@@ -75,9 +78,13 @@ def text(
     if shared and limit is None:
         limit = scale_of(value for row in rows for value in row)
     options = {"words": words, "scheme": scheme, "special": special, "limit": limit}
-    return TextHeatmap(
-        tuple(_sentence(*one, **options) for one in zip(all_tokens, rows, heads, strict=True))  # type: ignore[arg-type]
-    )
+    sentences = [_sentence(*one, **options) for one in zip(all_tokens, rows, heads, strict=True)]  # type: ignore[arg-type]
+    if marked is not None:
+        if len(marked) != len(sentences):
+            raise ValueError(f"there are {len(sentences)} texts, but marks for {len(marked)}")
+        pairs = zip(sentences, marked, strict=True)
+        sentences = [replace(sentence, marked=frozenset(mine)) for sentence, mine in pairs]
+    return TextHeatmap(tuple(sentences))
 
 
 def _numbers(scores: Any) -> list[float]:
@@ -150,6 +157,8 @@ class TextHeatmap(Picture):
                 value, body = strength(score, sentence.scale), visible(piece.text)
                 if abs(value) >= _QUIET:
                     body = f"{_ansi(value, dark, colors)}{body}\x1b[0m"
+                if sentence.stands_out(piece):
+                    body = f"\x1b[4m{body}\x1b[0m"
                 shown += "\n" * piece.lines + (" " if piece.space and not piece.lines else "") + body
             lines.append(shown)
         return "\n".join(lines)
@@ -177,7 +186,8 @@ class TextHeatmap(Picture):
 def _span(sentence: Sentence, piece: Piece, score: float) -> str:
     before = "<br>" * piece.lines + (" " if piece.space and not piece.lines else "")
     tip = tip_of(sentence.raw(piece), score)
-    kind, color = "t s" if piece.special else "t", rgba(strength(score, sentence.scale))
+    kind = " ".join(["t", *["s"] * piece.special, *["m"] * sentence.stands_out(piece)])
+    color = rgba(strength(score, sentence.scale))
     body = escape(visible(piece.text))
     return f'{before}<span class="{kind}" style="background:{color}" data-tip="{tip}">{body}</span>'
 

@@ -42,13 +42,21 @@ class Piece:
 
 @dataclass(frozen=True)
 class Sentence:
-    """One text: pieces, the score of each, what full color means, a title (may be empty), the raw tokens."""
+    """One text: pieces, the score of each, what full color means, a title (may be empty), the raw tokens.
+
+    ``marked`` are the numbers of tokens that stand out.
+    """
 
     pieces: tuple[Piece, ...]
     scores: tuple[float, ...]
     scale: float
     title: str
     tokens: tuple[str, ...]
+    marked: frozenset[int] = frozenset()
+
+    def stands_out(self, piece: Piece) -> bool:
+        """Return whether one of a piece's tokens is marked."""
+        return not self.marked.isdisjoint(piece.tokens)
 
     def raw(self, piece: Piece) -> str:
         """Return the tokens behind a piece, as the tokenizer names them."""

@@ -230,8 +230,10 @@ class TestACircuitThatIsKnown:
         model, clean, corrupted, target = task
         effects = attribute_nodes(model, clean, corrupted, ["attention:heads", "act"], target=target)
         found = edges(model, clean, "act", "attention:heads", target=target[:, 0])
-        graph = circuit_graph(effects, [found], least=1e-9)
+        made = circuit_graph(effects, [found], least=1e-9)
+        graph = made.networkx()
         assert set(graph.predecessors("act[2]")) <= {"attention:heads[0]"}
-        assert graph.nodes["attention:heads[0]"]["effect"] == pytest.approx(float(effects.mean[0]))
-        networkx.write_graphml(graph, tmp_path / "circuit.graphml")
-        assert set(networkx.read_graphml(tmp_path / "circuit.graphml").edges) == set(graph.edges)
+        assert graph.nodes["attention:heads[0]"]["value"] == pytest.approx(float(effects.mean[0]))
+        read = networkx.read_graphml(made.save(tmp_path / "circuit.graphml"))
+        assert set(read.edges) == set(graph.edges)
+        assert made.places == ["attention:heads", "act"]

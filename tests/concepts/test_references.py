@@ -206,6 +206,23 @@ class TestGalleries:
         best = found.of("transformer.h.1.mlp.act", 5)[0]
         assert len(shown.sentences) == 3
         assert f"w{int(ids[best.sample, 0])}" in str(shown)
+        assert sorted(shown.sentences[0].marked) == list(best.place)
+
+    def test_snippets(self):
+        model = gpt2()
+        ids = torch.randint(2, 60, (2, 30), generator=torch.Generator().manual_seed(1))
+        name = "transformer.h.1.mlp.act"
+        found = find_references(model, [{"input_ids": ids}], name, k=2, by="activation")
+        shown = gallery(
+            model, found, name, 5, lambda n: {"input_ids": ids[n : n + 1]},
+            tokens=lambda row: [f"w{token}" for token in row], crop=True,
+        )  # fmt: skip
+        for sentence, best in zip(shown.sentences, found.of(name, 5), strict=True):
+            (at,) = best.place
+            kept = [f"w{int(token)}" for token in ids[best.sample, max(at - 12, 0) : at + 13]]
+            assert [token for token in sentence.tokens if token != "…"] == kept
+            (mark,) = sentence.marked
+            assert sentence.tokens[mark] == f"w{int(ids[best.sample, at])}"
 
     def test_errors(self):
         model, x = make("mlp")
