@@ -18,13 +18,16 @@ from .references import Reference, References, find_references
 from .unit_graph import UnitGraph
 from .unit_pruning import UnitScores, prune_units, unit_scores
 from .units import Units, find_units
+from .visualize import Ascent, FeatureImages, visualize
 from .weights import WeightRelevance, weight_relevance
 
 __all__ = [
+    "Ascent",
     "Dictionary",
     "Edges",
     "Effect",
     "Effects",
+    "FeatureImages",
     "Intervention",
     "Measured",
     "Node",
@@ -56,5 +59,6 @@ __all__ = [
     "relevances",
     "steer",
     "unit_scores",
+    "visualize",
     "weight_relevance",
 ]

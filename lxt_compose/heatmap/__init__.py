@@ -2,6 +2,7 @@
 
 from .bars import BarsHeatmap, bars
 from .graphs import GraphHeatmap, graph
+from .grids import ImageGrid, image_grid
 from .images import ImageHeatmap, image
 from .picture import Picture, page
 from .series import SeriesHeatmap, series
@@ -13,6 +14,7 @@ from .traces import TraceHeatmap, trace
 __all__ = [
     "BarsHeatmap",
     "GraphHeatmap",
+    "ImageGrid",
     "ImageHeatmap",
     "Picture",
     "Piece",
@@ -24,6 +26,7 @@ __all__ = [
     "graph",
     "guess_scheme",
     "image",
+    "image_grid",
     "page",
     "pieces_of",
     "scheme_of",

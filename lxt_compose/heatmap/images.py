@@ -114,7 +114,7 @@ def _enlarged(*pictures: Tensor) -> list[Tensor]:
     return [F.interpolate(picture[None, None], size, mode="nearest-exact")[0, 0] for picture in pictures]
 
 
-def _broken(title: str, width: float) -> list[str]:
+def title_lines(title: str, width: float) -> list[str]:
     """Return the lines of a title that fit into this width; what takes more than a few lines ends in an ellipsis."""
     lines: list[str] = []
     for given in title.split("\n") if title else ():
@@ -159,7 +159,7 @@ class ImageHeatmap(Picture):
         ink = [c / 255 for c in (DARK if dark else LIGHT)[1]]
         rows, columns = math.ceil(len(self.maps) / self.columns), min(self.columns, len(self.maps))
         wide, cell = self._cell()
-        titles = [_broken(title, wide) for title in self.titles]
+        titles = [title_lines(title, wide) for title in self.titles]
         head = _LINE * max(map(len, titles)) + 0.12
         width, height = max(columns * wide + 0.3, 3.2), rows * (cell + head) + _FOOT
         figure = new_figure(width, height, dark=dark)

@@ -1,0 +1,259 @@
+"""Feature visualization: images that make a unit most active, found by gradient ascent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..attribution.inputs import read_inputs, telling
+from ..errors import AttributionError
+from ..torch_internals.traces import on_cpu
+from .passes import missing
+from .units import HEAD, Layout, Place, Units, find_units
+from .visits import Visit, Visits
+
+if TYPE_CHECKING:
+    from ..heatmap import ImageGrid
+
+FOURIER, PIXELS = "fourier", "pixels"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ascent:
+    """How images are found; lengths are in pixels, angles in degrees.
+
+    Attributes:
+        steps: of gradient ascent, by Adam.
+        rate: its step size, in the parameters of the images.
+        parametrization: ``"fourier"``: the parameters are Fourier coefficients, divided by their frequency, so that a
+            step changes all frequencies as natural images have them; or ``"pixels"``.
+        jitter: images are shifted by up to this in each step; None is a sixteenth of the smaller side.
+        rotate: and turned by up to this.
+        zoom: and enlarged or made smaller by up to this share.
+        total_variation: the weight of ``mean |x_ij - x_i+1,j| + mean |x_ij - x_i,j+1|``, in activations per range of
+            pixels.
+        seed: of the first images and of the transformations.
+    """
+
+    steps: int = 128
+    rate: float = 0.05
+    parametrization: str = FOURIER
+    jitter: float | None = None
+    rotate: float = 5.0
+    zoom: float = 0.05
+    total_variation: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.parametrization not in (FOURIER, PIXELS):
+            raise ValueError(f"images are parametrized by 'fourier' or 'pixels', got {self.parametrization!r}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be 1 or more, got {self.steps!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureImages:
+    """Images that make units most active.
+
+    Attributes:
+        names: of the units.
+        images: [units, channels, height, width], in the values that the model takes.
+        activations: of each unit on its image, as it is: [units].
+        first: the same before the first step.
+        limits: the lowest and highest value of a pixel, each [channels, 1, 1].
+    """
+
+    names: tuple[str, ...]
+    images: Tensor
+    activations: Tensor
+    first: Tensor
+    limits: tuple[Tensor, Tensor]
+
+    def heatmap(self, **options: Any) -> ImageGrid:
+        """Return a picture of the images; options are those of :func:`~lxt_compose.heatmap.image_grid`."""
+        from ..heatmap import image_grid
+
+        low, high = self.limits
+        titles = [f"{name}: {value:.3g}" for name, value in zip(self.names, self.activations.tolist(), strict=True)]
+        return image_grid((self.images - low) / (high - low), **{"titles": titles, **options})
+
+    def __repr__(self) -> str:
+        size = "x".join(map(str, self.images.shape[2:]))
+        return f"<FeatureImages of {len(self.names)} units, {size}: {', '.join(self.names[:3])}>"
+
+    def _repr_html_(self) -> str:
+        return self.heatmap().html()
+
+
+def visualize(
+    model: nn.Module,
+    units: Any,
+    *,
+    shape: Sequence[int],
+    limits: tuple[Any, Any] = (0.0, 1.0),
+    how: Ascent | None = None,
+    sign: float = 1.0,
+) -> FeatureImages:
+    """Find for each unit an image that makes it most active.
+
+    Maximized is ``sign * a(T(x)) - w TV(x)`` for the mean a of the unit's activation over its places (of a head: of
+    the length of its vector), with a random shift, turn and zoom T in each step, and
+
+        x = low + (high - low) sigmoid(z),   z = irfft2(c / max(|f|, 1 / max(H, W))) up to a constant
+
+    for Fourier coefficients c at frequencies f. Every unit has an image of its own; all are in one batch. Nothing of
+    the model is changed, nor of its gradients.
+
+    Args:
+        model: a module in eval mode that takes images [batch, channels, height, width] alone.
+        units: see :func:`find_units`: ``"conv2[3]"`` is a channel, ``"conv2[3]@4,4"`` a neuron of it; each unit that
+            is named has an image.
+        shape: of an image: (channels, height, width).
+        limits: the lowest and the highest value of a pixel as the model takes it, numbers or one for each channel.
+        how: steps, parametrization and regularizers.
+        sign: -1 for images that make units least active.
+
+    Raises:
+        ValueError: the model is in train mode, or the shape or the limits are wrong.
+        AttributionError: a place was not met, or met several times with no call named, or it does not depend on the
+            image.
+
+    Source: Olah et al. 2017 (objectives, transformation robustness, frequencies); Mordvintsev et al. 2018 (sigmoid and
+    Fourier parametrization); Mahendran and Vedaldi 2015, section 3 (total variation).
+    """
+    how = how or Ascent()
+    if model.training:
+        raise ValueError("images would depend on each other in train mode: call model.eval() first")
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"shape is (channels, height, width) of one image, got {tuple(shape)}")
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    low, high = (torch.as_tensor(limit).to(like).reshape(-1, 1, 1).expand(shape[0], 1, 1) for limit in limits)
+    if not (low < high).all():
+        raise ValueError(f"limits are the lowest and the highest value of a pixel, got {limits}")
+    goal = _Goal(model, find_units(model, units))
+    generator = torch.Generator().manual_seed(how.seed)
+    with torch.inference_mode(False), torch.enable_grad():
+        count = goal.count((low + (high - low) / 2).expand(1, *shape))
+        canvas = _Canvas(count, tuple(shape), how.parametrization, like, generator)
+        with torch.no_grad():
+            first = goal.activations(low + (high - low) * canvas.images())
+        optimizer = torch.optim.Adam([canvas.leaf], how.rate)
+        for _ in range(how.steps):
+            relative = canvas.images()
+            seen = _moved(relative, how, generator)
+            gain = sign * goal.activations(low + (high - low) * seen).sum()
+            loss = how.total_variation * _variation(relative) - gain
+            try:
+                (canvas.leaf.grad,) = torch.autograd.grad(loss, canvas.leaf)
+            except RuntimeError as error:
+                raise AttributionError(f"{goal.names[0]} does not depend on the image: {error}") from error
+            optimizer.step()
+        with torch.no_grad():
+            images = low + (high - low) * canvas.images()
+            found = goal.activations(images)
+    return FeatureImages(
+        tuple(goal.names), *(on_cpu(x.detach()) for x in (images, found, first)), (low.cpu(), high.cpu())
+    )
+
+
+class _Goal:
+    """The activation of each unit on its own image of a batch."""
+
+    def __init__(self, model: nn.Module, units: list[Units]) -> None:
+        self._model, self._units = model, units
+        self._places = list(dict.fromkeys(each.place for each in units))
+        self.names: list[str] = []
+        self._rows: list[tuple[Units, int]] = []
+
+    def count(self, image: Tensor) -> int:
+        """Return how many units there are, from a pass with one image."""
+        for each, (layout, _) in zip(self._units, self._met(image), strict=True):
+            for number in each.numbers(layout):
+                at = each.text.partition("@")[2]
+                self.names.append(f"{each.place.name}[{number}]" + (f"@{at}" if at else ""))
+                self._rows.append((each, number))
+        return len(self._rows)
+
+    def activations(self, images: Tensor) -> Tensor:
+        """Return the mean over places of the activation of each unit on its image, [units]."""
+        values = {}
+        for each, (layout, x) in zip(self._units, self._met(images), strict=True):
+            mask = Units(each.text, each.place, None, each.at).mask(layout, x.device).expand(x.shape)
+            per_unit = layout.per_unit(x.square() * mask).clamp_min(1e-24).sqrt() if HEAD in layout.dims else None
+            sums = layout.per_unit(x * mask) if per_unit is None else per_unit
+            counts = (layout.per_unit(mask.to(x.dtype)) > 0).flatten(2).sum(2) if sums.dim() > 2 else 1
+            values[each] = (sums.flatten(2).sum(2) if sums.dim() > 2 else sums) / counts
+        return torch.stack([values[each][row, number] for row, (each, number) in enumerate(self._rows)])
+
+    def _met(self, images: Tensor) -> list[tuple[Layout, Tensor]]:
+        """Run the model; return the layout and the tensor of each entry of units."""
+        met: dict[Place, list[Visit]] = {}
+
+        def keep(visit: Visit) -> None:
+            visit.tensor = visit.tensor * 1  # what the model changes in place later stays as it is here
+            met.setdefault(visit.place, []).append(visit)
+
+        with Visits(self._model, self._places, keep) as visits:
+            with telling(self._model, read_inputs(self._model, images.detach())):
+                self._model(images)
+            found = []
+            for each in self._units:
+                seen = met.get(each.place, [])
+                if len(seen) != 1:
+                    times = f"{each.place.name} ran {len(seen)} times: say which call is meant, {each.place.name}#1"
+                    raise AttributionError(times if seen else missing(each.place))
+                found.append((visits.layout(seen[0]), seen[0].tensor))
+        return found
+
+
+class _Canvas:
+    """Images in (0, 1) as functions of parameters, ``leaf``."""
+
+    def __init__(
+        self, count: int, shape: tuple[int, ...], parametrization: str, like: Tensor, generator: torch.Generator
+    ) -> None:
+        channels, self._height, self._width = shape
+        self._scale: Tensor | None = None
+        size: tuple[int, ...] = (count, channels, self._height, self._width)
+        if parametrization == FOURIER:
+            rows, columns = torch.fft.fftfreq(self._height)[:, None], torch.fft.rfftfreq(self._width)[None]
+            scale = 1 / (rows.square() + columns.square()).sqrt().clamp_min(1 / max(self._height, self._width))
+            self._scale = (scale / scale.square().mean().sqrt()).to(like)[..., None]
+            size = (count, channels, *scale.shape, 2)
+        start = 0.1 * torch.randn(size, generator=generator)
+        self.leaf = start.to(like).requires_grad_()
+
+    def images(self) -> Tensor:
+        """Return the images, [count, channels, height, width]."""
+        if self._scale is None:
+            return torch.sigmoid(self.leaf)
+        spectrum = torch.view_as_complex((self.leaf * self._scale).contiguous())
+        return torch.sigmoid(torch.fft.irfft2(spectrum, s=(self._height, self._width), norm="ortho"))
+
+
+def _moved(images: Tensor, how: Ascent, generator: torch.Generator) -> Tensor:
+    """Return the images shifted, turned and zoomed at random, each in its own way; beyond the border they are mirrored."""
+    count, _, height, width = images.shape
+    jitter = min(height, width) / 16 if how.jitter is None else how.jitter
+    if not (jitter or how.rotate or how.zoom):
+        return images
+    angle, zoom, down, right = 2 * torch.rand(4, count, generator=generator, dtype=torch.float64) - 1
+    angle, zoom = angle * math.radians(how.rotate), 1 + zoom * how.zoom
+    # Coordinates of grids go from -1 to 1 along each side, so a turn has to know their ratio.
+    ratio = height / width
+    first = torch.stack([angle.cos() * zoom, -angle.sin() * zoom * ratio, right * 2 * jitter / width], 1)
+    second = torch.stack([angle.sin() * zoom / ratio, angle.cos() * zoom, down * 2 * jitter / height], 1)
+    grid = F.affine_grid(torch.stack([first, second], 1).to(images), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+
+def _variation(images: Tensor) -> Tensor:
+    """Return the total variation of images in (0, 1), summed over them."""
+    down, right = images.diff(dim=2).abs(), images.diff(dim=3).abs()
+    return down.flatten(1).mean(1).sum() + right.flatten(1).mean(1).sum()

@@ -1,0 +1,189 @@
+"""Images by gradient ascent: what they converge to where it is known, regularizers against sums by hand, no trace."""
+
+import math
+
+import pytest
+import torch
+from support import assert_close, fingerprint, make
+from torch import nn
+
+from lxt_compose import AttributionError
+from lxt_compose.concepts import Ascent, Dictionary, activations, visualize
+from lxt_compose.concepts.visualize import _Canvas, _moved, _variation
+
+STILL = {"jitter": 0, "rotate": 0, "zoom": 0}
+
+
+def linear(planted):
+    """A model whose units are products with planted images [units, channels, height, width]."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(planted[0].numel(), len(planted), bias=False)).double().eval()
+    with torch.no_grad():
+        model[1].weight.copy_(planted.flatten(1))
+    return model
+
+
+@pytest.mark.parametrize("parametrization", ["pixels", "fourier"])
+def test_of_a_linear_unit_it_is_the_sign_of_its_weights(parametrization):
+    planted = torch.ones(2, 1, 6, 8, dtype=torch.float64)
+    planted[0, :, :3] = -1  # the lower half
+    planted[1, :, :, 4:] = -1  # the left half
+    how = Ascent(steps=150, rate=0.1, parametrization=parametrization, **STILL)
+    found = visualize(linear(planted), "1", shape=(1, 6, 8), limits=(-1.0, 2.0), how=how)
+    assert found.names == ("1[0]", "1[1]")
+    assert float(((found.images > 0.5) == (planted > 0)).double().mean()) > 0.95
+    best = torch.where(planted > 0, 2.0, -1.0).mul(planted).sum((1, 2, 3))
+    assert (found.activations > 0.9 * best).all()
+    assert found.images.min() >= -1
+    assert found.images.max() <= 2
+
+
+def test_the_least_active_is_the_opposite():
+    planted = torch.randn(1, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    how = Ascent(steps=120, rate=0.2, parametrization="pixels", **STILL)
+    found = visualize(linear(planted), "1[0]", shape=(1, 4, 4), how=how, sign=-1.0)
+    assert torch.equal(found.images[0] > 0.5, planted[0] < 0)
+
+
+@pytest.mark.parametrize("units", ["3[0, 4]", "1[2]@3,3", "0:input"])
+def test_activations_are_those_of_the_units(units):
+    model, _ = make("cnn")
+    model.eval()
+    found = visualize(model, units, shape=(2, 8, 8), how=Ascent(steps=8))
+    (measured,) = activations(model, found.images, units)
+    values, counted = measured.flat
+    mean = values.masked_fill(~counted, 0).sum(2) / counted.sum(2)
+    assert_close(found.activations, mean.diagonal(), 1e-9)
+    assert (found.activations >= found.first).all()
+
+
+def test_heads_and_features_of_dictionaries():
+    planted = torch.randn(3, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    model = linear(planted)
+    found = visualize(model, Dictionary("1", torch.eye(3).double()[[1]]), shape=(1, 4, 4), how=Ascent(steps=20))
+    (measured,) = activations(model, found.images, "1")
+    assert_close(found.activations, measured.values[0, 1:2], 1e-9)
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.qkv = nn.Linear(4, 24)
+
+        def forward(self, x):
+            q, k, v = self.qkv(x.flatten(1, 2)).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+            return nn.functional.scaled_dot_product_attention(q, k, v).mean((1, 2))
+
+    attention = nn.Sequential(Attention()).double().eval()
+    found = visualize(attention, "0:heads[1]", shape=(1, 4, 4), how=Ascent(steps=20))
+    (measured,) = activations(attention, found.images, "0:heads[1]")
+    assert_close(found.activations, measured.values.mean(2)[0], 1e-9)
+    assert (found.activations > found.first).all()
+
+
+def test_no_trace_and_seeds():
+    model, _ = make("cnn")
+    model.eval()
+    before = fingerprint(model)
+    one, two, other = (
+        visualize(model, "1[0]", shape=(2, 8, 8), how=Ascent(steps=4, seed=seed)).images for seed in (1, 1, 2)
+    )
+    assert fingerprint(model) == before
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
+class TestRegularizers:
+    def test_total_variation(self):
+        images = torch.rand(3, 2, 4, 5, dtype=torch.float64)
+        expected = 0.0
+        for image in images:
+            down = [abs(image[c, i, j] - image[c, i + 1, j]) for c in range(2) for i in range(3) for j in range(5)]
+            right = [abs(image[c, i, j] - image[c, i, j + 1]) for c in range(2) for i in range(4) for j in range(4)]
+            expected += float(sum(down)) / len(down) + float(sum(right)) / len(right)
+        assert float(_variation(images)) == pytest.approx(expected)
+
+    def test_it_makes_images_smoother(self):
+        planted = torch.randn(1, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+        ways = [Ascent(steps=60, parametrization="pixels", total_variation=w, **STILL) for w in (0.0, 50.0)]
+        rough, smooth = (visualize(linear(planted), "1", shape=(1, 8, 8), how=how).images for how in ways)
+        assert float(_variation(smooth)) < 0.5 * float(_variation(rough))
+
+    def test_coefficients_are_divided_by_their_frequencies(self):
+        """An image by a sum over frequencies, one by one."""
+        canvas = _Canvas(
+            1, (1, 4, 6), "fourier", torch.zeros((), dtype=torch.float64), torch.Generator().manual_seed(0)
+        )
+        leaf = canvas.leaf.detach()[0, 0]
+        frequencies = [(u if u < 2 else u - 4, v) for u in range(4) for v in range(4)]
+        scale = torch.tensor([1 / max(math.hypot(u / 4, v / 6), 1 / 6) for u, v in frequencies]).double().reshape(4, 4)
+        scale = scale / scale.square().mean().sqrt()
+        z = torch.zeros(4, 6, dtype=torch.float64)
+        for u in range(4):
+            for v in range(4):
+                a, b = (leaf[u, v] * scale[u, v]).tolist()
+                twice = 1 if v in (0, 3) else 2  # the other half of the spectrum is conjugate
+                for i in range(4):
+                    for j in range(6):
+                        angle = 2 * math.pi * (u * i / 4 + v * j / 6)
+                        z[i, j] += twice * (a * math.cos(angle) - b * math.sin(angle)) / math.sqrt(24)
+        assert_close(canvas.images()[0, 0].detach(), torch.sigmoid(z), 1e-9)
+
+    def test_shifts_are_whole_pixels_and_turns_quarters_where_they_are(self, monkeypatch):
+        image = torch.rand(1, 1, 4, 6, dtype=torch.float64)
+
+        def drawn(angle, zoom, down, right):
+            """The numbers that a generator gives for these, from 0 to 1."""
+            values = torch.tensor([[angle], [zoom], [down], [right]], dtype=torch.float64)
+            monkeypatch.setattr(torch, "rand", lambda *_, **__: (values + 1) / 2)
+
+        drawn(0, 0, 1, 0)
+        assert_close(_moved(image, Ascent(jitter=1, rotate=0, zoom=0), None)[..., :3, :], image[..., 1:, :], 1e-9)
+        drawn(0, 0, 0, 1)
+        assert_close(_moved(image, Ascent(jitter=2, rotate=0, zoom=0), None)[..., :4], image[..., 2:], 1e-9)
+        drawn(1, 0, 0, 0)
+        square = image[..., :4]
+        turned = _moved(square, Ascent(jitter=0, rotate=90, zoom=0), None)
+        assert_close(turned, torch.rot90(square, 1, (2, 3)), 1e-9)
+        drawn(1, 0, 0, 0)
+        half = _moved(image, Ascent(jitter=0, rotate=180, zoom=0), None)
+        assert_close(half, image.flip(2, 3), 1e-9)
+
+
+def test_it_shows_itself(tmp_path):
+    pytest.importorskip("matplotlib")
+    model, _ = make("cnn")
+    found = visualize(model.eval(), "1[0:2]", shape=(2, 8, 8), how=Ascent(steps=2))
+    gray = type(found)(found.names, found.images[:, :1], found.activations, found.first, found.limits)
+    assert repr(found) == "<FeatureImages of 2 units, 8x8: 1[0], 1[1]>"
+    assert "1[1]: " in gray._repr_html_()
+    assert gray.heatmap().save(tmp_path / "units.png").stat().st_size > 1000
+
+
+def test_errors():
+    model, _ = make("cnn")
+    with pytest.raises(ValueError, match=r"in train mode: call model.eval\(\) first"):
+        visualize(model.train(), "1", shape=(2, 8, 8))
+    model.eval()
+    with pytest.raises(ValueError, match=r"of one image, got \(8, 8\)"):
+        visualize(model, "1", shape=(8, 8))
+    with pytest.raises(ValueError, match=r"lowest and the highest value of a pixel, got \(1.0, 0.0\)"):
+        visualize(model, "1", shape=(2, 8, 8), limits=(1.0, 0.0))
+    with pytest.raises(ValueError, match="by 'fourier' or 'pixels', got 'dct'"):
+        Ascent(parametrization="dct")
+    with pytest.raises(ValueError, match="steps must be 1 or more, got 0"):
+        Ascent(steps=0)
+    with pytest.raises(AttributionError, match="failed on the inputs"):
+        visualize(model, "1", shape=(5, 8, 8))
+    layer = nn.Conv2d(1, 1, 1)
+    with pytest.raises(AttributionError, match=r"0 ran 2 times: say which call is meant, 0#1"):
+        visualize(nn.Sequential(layer, layer).eval(), "0", shape=(1, 2, 2))
+
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 2)
+
+        def forward(self, x):
+            return self.layer(torch.ones(len(x), 2))
+
+    with pytest.raises(AttributionError, match=r"layer\[0\] does not depend on the image"):
+        visualize(Constant().requires_grad_(False).eval(), "layer", shape=(1, 2, 2))
