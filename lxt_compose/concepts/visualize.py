@@ -76,12 +76,18 @@ class FeatureImages:
     limits: tuple[Tensor, Tensor]
 
     def heatmap(self, **options: Any) -> ImageGrid:
-        """Return a picture of the images; options are those of :func:`~lxt_compose.heatmap.image_grid`."""
+        """Return a picture of the images, in color if they have three channels, else in gray by their mean.
+
+        Args:
+            options: of :func:`~lxt_compose.heatmap.image_grid`.
+        """
         from ..heatmap import image_grid
 
         low, high = self.limits
         titles = [f"{name}: {value:.3g}" for name, value in zip(self.names, self.activations.tolist(), strict=True)]
-        return image_grid((self.images - low) / (high - low), **{"titles": titles, **options})
+        shown = (self.images - low) / (high - low)
+        shown = shown if shown.shape[1] == 3 else shown.mean(1, keepdim=True)
+        return image_grid(shown, **{"titles": titles, **options})
 
     def __repr__(self) -> str:
         size = "x".join(map(str, self.images.shape[2:]))
@@ -147,19 +153,25 @@ def visualize(
         for _ in range(how.steps):
             relative = canvas.images()
             seen = _moved(relative, how, generator)
-            gain = sign * goal.activations(low + (high - low) * seen).sum()
-            loss = how.total_variation * _variation(relative) - gain
-            try:
-                (canvas.leaf.grad,) = torch.autograd.grad(loss, canvas.leaf)
-            except RuntimeError as error:
-                raise AttributionError(f"{goal.names[0]} does not depend on the image: {error}") from error
+            gain = goal.activations(low + (high - low) * seen).sum()
+            canvas.leaf.grad = -sign * _slope(gain, canvas.leaf, goal.names)
+            if how.total_variation:
+                (rough,) = torch.autograd.grad(_variation(canvas.images()), canvas.leaf)
+                canvas.leaf.grad += how.total_variation * rough
             optimizer.step()
         with torch.no_grad():
             images = low + (high - low) * canvas.images()
             found = goal.activations(images)
-    return FeatureImages(
-        tuple(goal.names), *(on_cpu(x.detach()) for x in (images, found, first)), (low.cpu(), high.cpu())
-    )
+    ends = low.detach().cpu(), high.detach().cpu()
+    return FeatureImages(tuple(goal.names), on_cpu(images), on_cpu(found), on_cpu(first), ends)
+
+
+def _slope(gain: Tensor, leaf: Tensor, names: list[str]) -> Tensor:
+    """Return the derivative of what is maximized by the parameters of the images."""
+    found = torch.autograd.grad(gain, leaf, allow_unused=True)[0] if gain.requires_grad else None
+    if found is None:
+        raise AttributionError(f"{names[0]} does not depend on the image")
+    return found
 
 
 class _Goal:
@@ -169,27 +181,27 @@ class _Goal:
         self._model, self._units = model, units
         self._places = list(dict.fromkeys(each.place for each in units))
         self.names: list[str] = []
-        self._rows: list[tuple[Units, int]] = []
+        self._rows: list[tuple[int, int]] = []
 
     def count(self, image: Tensor) -> int:
         """Return how many units there are, from a pass with one image."""
-        for each, (layout, _) in zip(self._units, self._met(image), strict=True):
+        for entry, (each, (layout, _)) in enumerate(zip(self._units, self._met(image), strict=True)):
             for number in each.numbers(layout):
                 at = each.text.partition("@")[2]
                 self.names.append(f"{each.place.name}[{number}]" + (f"@{at}" if at else ""))
-                self._rows.append((each, number))
+                self._rows.append((entry, number))
         return len(self._rows)
 
     def activations(self, images: Tensor) -> Tensor:
         """Return the mean over places of the activation of each unit on its image, [units]."""
-        values = {}
+        values = []
         for each, (layout, x) in zip(self._units, self._met(images), strict=True):
             mask = Units(each.text, each.place, None, each.at).mask(layout, x.device).expand(x.shape)
             per_unit = layout.per_unit(x.square() * mask).clamp_min(1e-24).sqrt() if HEAD in layout.dims else None
             sums = layout.per_unit(x * mask) if per_unit is None else per_unit
             counts = (layout.per_unit(mask.to(x.dtype)) > 0).flatten(2).sum(2) if sums.dim() > 2 else 1
-            values[each] = (sums.flatten(2).sum(2) if sums.dim() > 2 else sums) / counts
-        return torch.stack([values[each][row, number] for row, (each, number) in enumerate(self._rows)])
+            values.append((sums.flatten(2).sum(2) if sums.dim() > 2 else sums) / counts)
+        return torch.stack([values[entry][row, number] for row, (entry, number) in enumerate(self._rows)])
 
     def _met(self, images: Tensor) -> list[tuple[Layout, Tensor]]:
         """Run the model; return the layout and the tensor of each entry of units."""
@@ -222,7 +234,10 @@ class _Canvas:
         self._scale: Tensor | None = None
         size: tuple[int, ...] = (count, channels, self._height, self._width)
         if parametrization == FOURIER:
-            rows, columns = torch.fft.fftfreq(self._height)[:, None], torch.fft.rfftfreq(self._width)[None]
+            rows, columns = (
+                torch.fft.fftfreq(self._height, dtype=torch.float64)[:, None],
+                torch.fft.rfftfreq(self._width, dtype=torch.float64)[None],
+            )
             scale = 1 / (rows.square() + columns.square()).sqrt().clamp_min(1 / max(self._height, self._width))
             self._scale = (scale / scale.square().mean().sqrt()).to(like)[..., None]
             size = (count, channels, *scale.shape, 2)
@@ -238,7 +253,7 @@ class _Canvas:
 
 
 def _moved(images: Tensor, how: Ascent, generator: torch.Generator) -> Tensor:
-    """Return the images shifted, turned and zoomed at random, each in its own way; beyond the border they are mirrored."""
+    """Return the images shifted, turned and zoomed at random, each in its own way; borders are mirrored."""
     count, _, height, width = images.shape
     jitter = min(height, width) / 16 if how.jitter is None else how.jitter
     if not (jitter or how.rotate or how.zoom):
