@@ -60,13 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
         "one line. Called again, it goes on where it was stopped. Under torchrun, processes share the samples.",
         epilog=_EXIT_CODES,
     ))  # fmt: skip
-    concept_arguments.add(commands.add_parser(
+    _add_concepts(commands.add_parser(
         "concepts",
         help="find the samples of a file or folder where units of a model matter most",
-        description="Stream texts or images once, keep for each unit the samples where it is most relevant or most "
-        "active, and write a gallery. Called again, it goes on where it was stopped.",
+        description=concept_arguments.DESCRIPTION,
         epilog=_EXIT_CODES,
-    ), [_add_target, _add_rules, _add_place, _add_common])  # fmt: skip
+    ))  # fmt: skip
     for name in ("presets", "rules"):
         one = commands.add_parser(name, help=f"list the {name}", description=f"List the {name}, or describe one.")
         one.add_argument("name", nargs="?", help="describe this one alone")
@@ -184,5 +183,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         choices=("scores", "relevance"),
         help="one number for each token or pixel, or all of the relevance (default: %(default)s)",
     )
+    _add_place(parser)
+    _add_common(parser)
+
+
+def _add_concepts(parser: argparse.ArgumentParser) -> None:
+    concept_arguments.add(parser)
+    _add_target(parser)
+    _add_rules(parser)
     _add_place(parser)
     _add_common(parser)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,14 @@ _SAME = ("out", "texts", "field", "images", "data", "by", "k", "target", "agains
 _SHOWN = ("show", "count", "crop", "pictures", "device")
 
 
-def add(parser: argparse.ArgumentParser, more: Sequence[Callable[[argparse.ArgumentParser], None]]) -> None:
-    """Add the arguments to a parser, and those that functions add which other commands have too."""
+DESCRIPTION = (
+    "Stream texts or images once, keep for each unit the samples where it is most relevant or most active, and write a "
+    "gallery. Called again, it goes on where it was stopped."
+)
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that other commands do not have."""
     parser.add_argument(
         "model", metavar="MODEL", help="checkpoint folder with its tokenizer or image processor, or module:factory"
     )
@@ -47,8 +52,6 @@ def add(parser: argparse.ArgumentParser, more: Sequence[Callable[[argparse.Argum
     parser.add_argument(
         "--batch-size", type=int, default=8, metavar="N", help="samples at a time (default: %(default)s)"
     )
-    for function in more:
-        function(parser)
 
 
 def options_of(options: argparse.Namespace, **more: Any) -> ConceptOptions:
