@@ -3,6 +3,7 @@
 import argparse
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from . import answer_arguments, concept_arguments
 
@@ -60,12 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         "one line. Called again, it goes on where it was stopped. Under torchrun, processes share the samples.",
         epilog=_EXIT_CODES,
     ))  # fmt: skip
-    _add_concepts(commands.add_parser(
-        "concepts",
-        help="find the samples of a file or folder where units of a model matter most",
-        description=concept_arguments.DESCRIPTION,
-        epilog=_EXIT_CODES,
-    ))  # fmt: skip
+    _add_concepts(commands)
     for name in ("presets", "rules"):
         one = commands.add_parser(name, help=f"list the {name}", description=f"List the {name}, or describe one.")
         one.add_argument("name", nargs="?", help="describe this one alone")
@@ -187,7 +183,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     _add_common(parser)
 
 
-def _add_concepts(parser: argparse.ArgumentParser) -> None:
+def _add_concepts(commands: Any) -> None:
+    parser = commands.add_parser(
+        "concepts",
+        help="find the samples of a file or folder where units of a model matter most",
+        description=concept_arguments.DESCRIPTION,
+        epilog=_EXIT_CODES,
+    )
     concept_arguments.add(parser)
     _add_target(parser)
     _add_rules(parser)

@@ -17,6 +17,7 @@ from .units import Units, find_units
 
 AGGREGATES = ("sum", "absolute", "norm")
 SCORES = ("relevance", "activation", "magnitude", "random")
+_WITHOUT_SAMPLES = ("magnitude", "random")
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,14 +65,12 @@ def unit_scores(
     Args:
         model: any module.
         batches: reference samples, as for :func:`~lxt_compose.attribute`.
-        units: see :func:`find_units`: filters (``"conv2"``), neurons (``"layers.*.mlp.act"``), heads
-            (``"layers.*.attn:heads"``).
+        units: see :func:`find_units`: filters ``"conv2"``, neurons ``"*.mlp.act"``, heads ``"*.attn:heads"``.
         by: "relevance"; "activation"; "magnitude", the length of a unit's row of weights, for units that a layer puts
             out; or "random".
         target: what is explained, for "relevance".
         composite: the rules, for "relevance".
-        aggregate: of a sample's numbers r: ``"sum"`` is ``|sum r|``, ``"absolute"`` ``sum |r|``, ``"norm"``
-            ``sqrt(sum r^2)``.
+        aggregate: of samples' numbers r: "sum" is ``|sum r|``, "absolute" ``sum |r|``, "norm" ``sqrt(sum r^2)``.
         seed: of "random".
 
     Raises:
@@ -89,14 +88,13 @@ def unit_scores(
     totals: list[Tensor] = []
     numbers: list[list[int]] = []
     for batch in batches:
-        if by == "relevance":
-            measured = relevances(model, batch, found, target=target, composite=composite)
-        else:
-            measured = activations(model, batch, found)
-        parts = [_of_samples(each, aggregate, size=by != "relevance") for each in measured]
+        how = {"target": target, "composite": composite}
+        is_relevance = by == "relevance"
+        measured = relevances(model, batch, found, **how) if is_relevance else activations(model, batch, found)
+        parts = [_of_samples(each, aggregate, size=not is_relevance) for each in measured]
         totals = [a + b for a, b in zip(totals, parts, strict=True)] if totals else parts
         numbers = [each.numbers for each in measured]
-        if by in ("magnitude", "random"):  # the batch only tells how many units there are
+        if by in _WITHOUT_SAMPLES:  # the batch only tells how many units there are
             break
     if not totals:
         raise ValueError("there were no batches")
@@ -105,8 +103,9 @@ def unit_scores(
     elif by == "random":
         generator = torch.Generator().manual_seed(seed)
         totals = [torch.rand(len(total), generator=generator) for total in totals]
-    finish = {"sum": torch.abs, "absolute": torch.abs, "norm": torch.sqrt}[aggregate if by not in SCORES[2:] else "sum"]
-    return UnitScores(tuple(found), tuple(numbers), tuple(finish(total) for total in totals))
+    else:
+        totals = [total.sqrt() if aggregate == "norm" else total.abs() for total in totals]
+    return UnitScores(tuple(found), tuple(numbers), tuple(totals))
 
 
 def prune_units(model: nn.Module, scores: UnitScores, sparsity: float, *, within: str = "model") -> Intervention:

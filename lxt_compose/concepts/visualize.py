@@ -149,21 +149,28 @@ def visualize(
         canvas = _Canvas(count, tuple(shape), how.parametrization, like, generator)
         with torch.no_grad():
             first = goal.activations(low + (high - low) * canvas.images())
-        optimizer = torch.optim.Adam([canvas.leaf], how.rate)
-        for _ in range(how.steps):
-            relative = canvas.images()
-            seen = _moved(relative, how, generator)
-            gain = goal.activations(low + (high - low) * seen).sum()
-            canvas.leaf.grad = -sign * _slope(gain, canvas.leaf, goal.names)
-            if how.total_variation:
-                (rough,) = torch.autograd.grad(_variation(canvas.images()), canvas.leaf)
-                canvas.leaf.grad += how.total_variation * rough
-            optimizer.step()
+        _ascend(canvas, goal, how, sign, (low, high), generator)
         with torch.no_grad():
             images = low + (high - low) * canvas.images()
             found = goal.activations(images)
     ends = low.detach().cpu(), high.detach().cpu()
     return FeatureImages(tuple(goal.names), on_cpu(images), on_cpu(found), on_cpu(first), ends)
+
+
+def _ascend(
+    canvas: _Canvas, goal: _Goal, how: Ascent, sign: float, limits: tuple[Tensor, Tensor], generator: torch.Generator
+) -> None:
+    """Change the parameters of the images, step by step."""
+    low, high = limits
+    optimizer = torch.optim.Adam([canvas.leaf], how.rate)
+    for _ in range(how.steps):
+        seen = _moved(canvas.images(), how, generator)
+        gain = goal.activations(low + (high - low) * seen).sum()
+        canvas.leaf.grad = -sign * _slope(gain, canvas.leaf, goal.names)
+        if how.total_variation:
+            (rough,) = torch.autograd.grad(_variation(canvas.images()), canvas.leaf)
+            canvas.leaf.grad += how.total_variation * rough
+        optimizer.step()
 
 
 def _slope(gain: Tensor, leaf: Tensor, names: list[str]) -> Tensor:
