@@ -39,26 +39,24 @@ def concept_graph(
     """Return how the relevance of a unit is composed of that of units below it, layer by layer.
 
     In each layer the k units are kept with most of the relevance that has passed the unit and those kept between.
-    With ``R(v | u, K)`` for the relevance of v that has passed u and K, as means over samples:
+    With ``R(v | u, K)`` for the relevance of v that has passed u and K, a mean over samples:
 
         edge from w to v = R(w | u, K, v),   value of v = R(v | u, K) = sum_v' R(v | u, ..., v') over the kept v' above
 
-    So what leaves a node sums to its value, and what comes in does with ``others`` (units that were not kept) and
-    ``absorbed`` (biases, rules, ways around the layer).
+    What leaves a node sums to its value; so does what comes in, with ``others`` (not kept) and ``absorbed`` (biases, ...).
 
     Args:
         model: any module.
         inputs: as for :func:`~lxt_compose.attribute`.
         unit: the unit above, such as ``"conv3[7]"``; None for the explained number itself.
         layers: the layers below, the nearest first: ``["conv2", "conv1"]``, each of one place.
-        target: what is explained, one target for each sample.
-        composite: the name of a preset, or a composite.
+        target: as for :func:`conditional`.
+        composite: the same.
         keep: how many units of each layer become nodes.
-        batch_size: how many rows, of samples times nodes of a layer, to run at a time.
+        batch_size: how many rows, samples times nodes of a layer, to run at a time.
 
     Raises:
-        ValueError: not one unit or place was given where one is needed, ``keep`` is below 1, or a sample has several
-            targets.
+        ValueError: not one unit or place was given where one is needed, or ``keep`` is below 1.
         AttributionError: a place was not met once, or nothing of the unit's relevance comes to a layer.
 
     Source: Achtibat et al. 2023 (CRP), section "Hierarchical composition of relevance" and figure 4.
