@@ -43,7 +43,7 @@ def concept_graph(
 
         edge from w to v = R(w | u, K, v),   value of v = R(v | u, K) = sum_v' R(v | u, ..., v') over the kept v' above
 
-    What leaves a node sums to its value; so does what comes in, with ``others`` (not kept) and ``absorbed`` (biases, ...).
+    What leaves a node sums to its value; so does what comes in, with ``others`` (not kept) and ``absorbed`` (biases).
 
     Args:
         model: any module.
@@ -64,12 +64,11 @@ def concept_graph(
     if isinstance(keep, bool) or not isinstance(keep, int) or keep < 1:
         raise ValueError(f"keep must be a whole number from 1 on, got {keep!r}")
     below = [_one_place(model, layer) for layer in ([layers] if isinstance(layers, str) else layers)]
-    root = None if unit is None else _one_unit(model, unit)
     ask = _Asking(model, inputs, target, composite, batch_size)
     nodes: list[GraphUnit] = []
     edges: list[tuple[str, str, float]] = []
     others, absorbed, passed = dict[str, float](), dict[str, float](), list[Units]()
-    heads = [(root, ask.value(root))]
+    heads = [(root := None if unit is None else _one_unit(model, unit), ask.value(root))]
     for layer in below:
         nodes += [_node(head, value) for head, value in heads]
         numbers, found = ask.fed(passed, [head for head, _ in heads], layer)
