@@ -54,6 +54,23 @@ def structure_of(tree: Any) -> tuple[Any, ...]:
     )
 
 
+def difference(found: Any, expected: Any) -> str:
+    """Return in words the first place where two structures differ."""
+    if isinstance(found, tuple) and isinstance(expected, tuple) and len(found) == len(expected):
+        pairs = [(a, b) for a, b in zip(found, expected, strict=True) if a != b]
+        nested = [pair for pair in pairs if isinstance(pair[0], tuple)]
+        if found[:1] == expected[:1] and len(pairs) == len(nested):
+            return difference(*nested[0])
+    return f"{_shown(found)} instead of {_shown(expected)}"
+
+
+def _shown(structure: Any) -> str:
+    if isinstance(structure, tuple) and structure[:1] == ("tensor",):
+        _, dtype, device, dims = structure
+        return f"a tensor of {dtype} on {device} with {dims} dimensions"
+    return str(structure)
+
+
 def exchanged(given: Inputs, goals: Goals, tensors: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Inputs, Goals]:
     """Return the same inputs and targets with other tensors in the places of those of an example."""
     count = len(tensors) - len(indices_of(goals))

@@ -30,8 +30,10 @@ def read_arguments(model: nn.Module, inputs: Any) -> Arguments:
     Raises:
         TypeError: it is something else.
     """
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())
-    if isinstance(inputs, Tensor) or _is_array(inputs):
+    if _is_array(inputs):
         return (_tensors(inputs, dtype),), {}
     if isinstance(inputs, tuple):
         return tuple(_tensors(value, dtype) for value in inputs), {}

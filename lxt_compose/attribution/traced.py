@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from operator import attrgetter, eq
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,19 +20,20 @@ from ..tracing import trace_with
 from .axes import BATCH
 from .entry import read
 from .goals import Goals, read_targets
-from .graph_inputs import exchanged, kinds_of, structure_of, tensors_of
+from .graph_inputs import difference, exchanged, indices_of, kinds_of, structure_of, tensors_of
 from .inputs import Inputs
 from .joining import joined, one_after_the_other
 from .joint import Joint, Writer, part_of
 from .result import Attribution
 from .run import Run
 from .saved import SavedAttribution, save
-from .structure import distinct, read_arguments
+from .structure import Arguments, distinct, read_arguments
 from .targets import check_range
 
 MOST = 8
 """How many graphs for other shapes are kept."""
 _AS_TRACED = object()
+_SHAPE = attrgetter("shape")
 
 
 class Explained(NamedTuple):
@@ -67,6 +69,7 @@ class TracedAttribution:
         goals = read_targets(target, given.count)
         self._main = self._write(given, goals)
         self._others: list[Joint] = []
+        self._as_traced = goals
         self._kinds, self._structure = kinds_of(goals), structure_of((given.args, given.kwargs))
         self.report: CoverageReport = self._main.report
         self._options: dict[str, Any] | None = None
@@ -104,7 +107,7 @@ class TracedAttribution:
             inputs: as for :func:`attribute`.
             target: of the same kind as the example's; by default the very same.
         """
-        given, _, found = self._found(inputs, target)
+        _, given, found = self._found(inputs, target)
         part = one_after_the_other(found, given, self._main.layer_dims) if len(found) > 1 else found[0]
         main = {name: r for name, r in part["relevance"].items() if name not in given.beside}
         relevance = next(iter(main.values())) if len(main) == 1 else main
@@ -116,33 +119,51 @@ class TracedAttribution:
         Raises:
             NotFiniteError: the output or the relevance is not finite.
         """
-        given, goals, found = self._found(inputs, target)
+        arguments, _, found = self._found(inputs, target)
+        given = self._with(arguments)
         run = Run(self.model, self._writer.composite, given, [])
         part = part_of(run, self._main, given, found)
-        return Attribution(**joined([part], given, self.report, goals.names), ran="one graph")
+        return Attribution(**joined([part], given, self.report, self._as_traced.names), ran="one graph")
 
-    def _found(self, inputs: Any, target: Any) -> tuple[Inputs, Goals, list[dict[str, Any]]]:
-        example = self._main.given
+    def _found(self, inputs: Any, target: Any) -> tuple[Arguments, Inputs, list[dict[str, Any]]]:
+        """Return the arguments, inputs with tensors of their shapes, and what the graph finds for each target."""
         arguments = distinct(read_arguments(self.model, inputs))
         found = structure_of(arguments)
         if found != self._structure:
-            raise TraceError(f"the inputs are not like those of the example: {_difference(found, self._structure)}")
+            raise TraceError(f"the inputs are not like those of the example: {difference(found, self._structure)}")
         if changed := self._main.state.change():
             raise TraceError(f"the model is not what was traced: {changed}, or trace it anew")
-        tensors = tensors_of(example, Goals(()))
-        given, _ = exchanged(example, Goals(()), tensors, list(tensors_in(arguments)))
-        goals = read_targets(self._target if target is _AS_TRACED else target, given.count)
-        if kinds_of(goals) != self._kinds:
-            raise TraceError("the target is of another kind than the example's; trace it anew with this target=")
-        values = tensors_of(given, goals)
-        joint = self._fitting(given, goals, values)
+        values = list(tensors_in(arguments))
+        alike = all(map(eq, map(_SHAPE, values), self._main.shapes))
+        given = self._main.given if alike else self._with(arguments)
+        goals = self._goals_of(target, given.count)
+        joint = self._fitting(given, goals, [*values, *indices_of(goals)])
         if changed := joint.value_changed():
             raise TraceError(
                 f"the model is not what was traced: the graph depends on the values of {changed}, which are others "
                 f"now; trace it anew"
             )
-        self._check_targets(goals, joint)
-        return given, goals, joint.found(values)
+        if target is not _AS_TRACED:
+            self._check_targets(goals, joint)
+        return arguments, given, joint.found([*values, *indices_of(goals)])
+
+    def _with(self, arguments: Arguments) -> Inputs:
+        """Return the inputs of the example with other tensors."""
+        given = self._main.given
+        return exchanged(given, Goals(()), tensors_of(given, Goals(())), list(tensors_in(arguments)))[0]
+
+    def _goals_of(self, target: Any, count: int) -> Goals:
+        """Return the targets of a call.
+
+        Raises:
+            TraceError: they are of another kind than those of the example.
+        """
+        if target is _AS_TRACED and count == self._main.given.count:
+            return self._as_traced
+        goals = read_targets(self._target if target is _AS_TRACED else target, count)
+        if kinds_of(goals) != self._kinds:
+            raise TraceError("the target is of another kind than the example's; trace it anew with this target=")
+        return goals
 
     def _fitting(self, given: Inputs, goals: Goals, values: Sequence[Tensor]) -> Joint:
         """Return the graph for tensors of these shapes."""
@@ -201,23 +222,6 @@ class TracedAttribution:
 
     def _goals(self, joint: Joint) -> Goals:
         return read_targets(self._target, joint.given.count)
-
-
-def _difference(found: Any, expected: Any) -> str:
-    """Return in words the first place where two structures differ."""
-    if isinstance(found, tuple) and isinstance(expected, tuple) and len(found) == len(expected):
-        pairs = [(a, b) for a, b in zip(found, expected, strict=True) if a != b]
-        nested = [pair for pair in pairs if isinstance(pair[0], tuple)]
-        if found[:1] == expected[:1] and len(pairs) == len(nested):
-            return _difference(*nested[0])
-    return f"{_shown(found)} instead of {_shown(expected)}"
-
-
-def _shown(structure: Any) -> str:
-    if isinstance(structure, tuple) and structure[:1] == ("tensor",):
-        _, dtype, device, dims = structure
-        return f"a tensor of {dtype} on {device} with {dims} dimensions"
-    return str(structure)
 
 
 # ---- how traces are made ---------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import repeat
+from operator import is_, itemgetter
 from typing import Any
 
 from torch import nn
@@ -9,6 +12,7 @@ from torch import nn
 from ..torch_internals.traces import tables_of
 
 State = tuple[Any, ...]
+_TRAINING = itemgetter("training")
 
 
 class ModelState:
@@ -26,34 +30,47 @@ class ModelState:
         modules = [module for _, module in named]
         self._owned = [vars(module) for module in modules]
         self._training = [module.training for module in modules]
-        self._forwards = [owned.get("forward") for owned in self._owned]
+        self._forwards = [*map(dict.get, self._owned, repeat("forward"))]
         tables = [(place, kind, table) for place, each in enumerate(modules) for kind, table in tables_of(each)]
-        self._hooks = [(table, _foreign(table)) for _, kind, table in tables if "hooks" in kind]
-        self._sizes = [(table, len(table)) for _, kind, table in tables if "hooks" not in kind]
-        self._entries = [(table, name, value) for table, _ in self._sizes for name, value in table.items()]
+        self._hooked = [table for _, kind, table in tables if "hooks" in kind]
+        self._hooks_then = [*map(_foreign, self._hooked)]
+        owning = [table for _, kind, table in tables if "hooks" not in kind]
+        self._entries = [(table, dict(table)) for table in owning if table]
+        self._empty = [table for table in owning if not table]
         self._owners = {id(table): (place, kind) for place, kind, table in tables}
 
     def change(self) -> str:
         """Return what has changed, in words; empty if nothing has."""
-        training = [owned["training"] for owned in self._owned]
+        training = [*map(_TRAINING, self._owned)]
         if training != self._training:
             return self._mode(training)
-        if [owned.get("forward") for owned in self._owned] != self._forwards:
+        if not all(map(is_, map(dict.get, self._owned, repeat("forward")), self._forwards)):
             return "the forward of a module was exchanged"
-        for table, size in self._sizes:
-            if len(table) != size:
-                return f"{self._where(table)} were added or taken away"
-        for table, name, value in self._entries:
-            if table.get(name, self) is not value:
-                return f"{self._where(table)} were exchanged ({name})"
-        for table, before in self._hooks:
-            if (table or before) and _foreign(table) != before:
-                return f"{self._where(table)} were put on or taken off"
+        for table, before in self._entries:
+            if not _same(table, before):
+                return self._exchanged(table, before)
+        if any(self._empty):
+            return f"{self._where(next(filter(None, self._empty)))} were added or taken away"
+        if any(self._hooked) or any(self._hooks_then):
+            for table, hooks in zip(self._hooked, self._hooks_then, strict=True):
+                if _foreign(table) != hooks:
+                    return f"{self._where(table)} were put on or taken off"
         return ""
+
+    def _exchanged(self, table: dict[str, Any], before: dict[str, Any]) -> str:
+        if len(table) != len(before):
+            return f"{self._where(table)} were added or taken away"
+        name = next(name for name, value in before.items() if table.get(name, self) is not value)
+        return f"{self._where(table)} were exchanged ({name})"
 
     def where(self, tensor: Any) -> str:
         """Return what a tensor of the model is called, in words."""
-        places = (f"{name!r} among the {self._where(table)}" for table, name, value in self._entries if value is tensor)
+        places = (
+            f"{name!r} among the {self._where(table)}"
+            for table, entries in self._entries
+            for name, value in entries.items()
+            if value is tensor
+        )
         return next(places, f"a tensor of shape {list(tensor.shape)}")
 
     @staticmethod
@@ -63,9 +80,12 @@ class ModelState:
         Hooks of a registration do not count.
         """
 
-        def owned(module: nn.Module) -> list[int]:
-            values = (value for _, table in tables_of(module) for value in (*table.values(), None))
-            return [id(value) for value in values if not _is_ours(value)]
+        def owned(module: nn.Module) -> Iterator[Any]:
+            for kind, table in tables_of(module):
+                yield None
+                if "hooks" not in kind:
+                    yield from table
+                yield from (id(value) for value in table.values() if not _is_ours(value))
 
         modules = model.modules()
         return tuple((id(each), each.training, id(vars(each).get("forward")), *owned(each)) for each in modules)
@@ -79,6 +99,15 @@ class ModelState:
     def _where(self, table: Any) -> str:
         place, kind = self._owners[id(table)]
         return f"{kind} of {self._names[place]}"
+
+
+def _same(table: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Return whether a table has the very same values under the same names, in whatever order."""
+    if len(table) != len(before):
+        return False
+    if all(map(is_, table.values(), before.values())) and all(map(is_, table, before)):
+        return True  # in the same order too
+    return all(table.get(name, table) is value for name, value in before.items())
 
 
 def _is_ours(hook: Any) -> bool:

@@ -105,6 +105,13 @@ def net():
     return nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)).eval()
 
 
+def rename(table, *names):
+    """Give the values of a table other names, in the order that they had."""
+    values = list(table.values())
+    table.clear()
+    table.update(zip(names, values, strict=True))
+
+
 CHANGES = {
     "the model (Sequential) is in train mode now; call model.eval() first": lambda model: model.train(),
     "'1' (BatchNorm1d) is in train mode now": lambda model: model[1].train(),
@@ -119,6 +126,13 @@ CHANGES = {
     "forward hooks of '0' (Linear) were put on or taken off": lambda model: model[0].register_forward_hook(
         lambda *_: None
     ),
+    "parameters of '1' (BatchNorm1d) were exchanged (weight)": lambda model: rename(
+        model[1]._parameters, "bias", "weight"
+    ),
+    "parameters of '0' (Linear) were added or taken away": lambda model: (
+        setattr(model[0], "bias", None) or model[0]._parameters.pop("bias")
+    ),
+    "buffers of the model (Sequential) were added": lambda model: model.register_buffer("mask", torch.ones(1)),
     "the forward of a module was exchanged": lambda model: setattr(model[0], "forward", lambda x: x),
 }
 
