@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from .passes import in_place, is_pure, returned
+from .passes import attribute, in_place, is_pure, returned
 
 
 class Prologue:
@@ -66,10 +65,3 @@ def _early_part(graph: Graph, early: set[Node], border: Sequence[Node]) -> Graph
     before.output(tuple(values[node] for node in border))
     before.eliminate_dead_code()
     return before
-
-
-def attribute(module: Any, name: str) -> Any:
-    """Return an attribute of a module by its dotted name."""
-    for part in name.split("."):
-        module = getattr(module, part)
-    return module

@@ -12,17 +12,38 @@ from torch.fx import Graph, GraphModule, Node
 from ..torch_internals.readings import filled_with
 
 _ALIASES = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
+_MAY_BE_VIEWS = (torch.ops.aten.reshape.default, torch.ops.aten.contiguous.default, torch.ops.aten._unsafe_view.default)
+"""Those that say nothing of it."""
 _VIEW, _FULL = torch.ops.aten.view.default, torch.ops.aten.full.default
 
 
 def simplify(module: GraphModule) -> None:
     """Take out what computes nothing: other names of a tensor, what is computed twice, and what nobody uses."""
+    _without_second_names(module)
     _without_aliases(module.graph)
     _without_views_of_views(module.graph)
     _with_constants(module.graph)
     _without_repeats(module.graph)
     module.graph.eliminate_dead_code()
     module.recompile()
+
+
+def _without_second_names(module: GraphModule) -> None:
+    """Take a tensor that is an attribute of the graph under several names by the first of them."""
+    first: dict[int, Node] = {}
+    for node in list(module.graph.nodes):
+        if node.op == "get_attr":
+            known = first.setdefault(id(attribute(module, str(node.target))), node)
+            if known is not node:
+                node.replace_all_uses_with(known)
+                module.graph.erase_node(node)
+
+
+def attribute(module: Any, name: str) -> Any:
+    """Return an attribute of a module by its dotted name."""
+    for part in name.split("."):
+        module = getattr(module, part)
+    return module
 
 
 def _without_aliases(graph: Graph) -> None:
@@ -42,7 +63,7 @@ def _without_views_of_views(graph: Graph) -> None:
         while source.target is _VIEW and isinstance(source.args[0], Node):
             source = source.args[0]
         before, after = source.meta.get("val"), node.meta.get("val")
-        if not (_is_fixed(before) and _is_fixed(after)):
+        if not (is_fixed(before) and is_fixed(after)):
             continue
         if before.shape == after.shape and before.stride() == after.stride():
             node.replace_all_uses_with(source)
@@ -57,7 +78,7 @@ def _with_constants(graph: Graph) -> None:
     for node in list(graph.nodes):
         made = node.meta.get("val")
         value = None if node.target is _VIEW else filled_with(node)
-        if value is None or node in changed or not _is_fixed(made) or not made.is_contiguous():
+        if value is None or node in changed or not is_fixed(made) or not made.is_contiguous():
             continue
         with graph.inserting_before(first):
             options: dict[str, Any] = {"dtype": made.dtype, "device": made.device, "pin_memory": False}
@@ -67,7 +88,7 @@ def _with_constants(graph: Graph) -> None:
         graph.erase_node(node)
 
 
-def _is_fixed(made: Any) -> TypeGuard[Tensor]:
+def is_fixed(made: Any) -> TypeGuard[Tensor]:
     """Return whether this is a tensor whose shape is known."""
     return isinstance(made, Tensor) and all(isinstance(size, int) for size in (*made.shape, *made.stride()))
 
@@ -158,18 +179,18 @@ def _memory_of(node: Node) -> set[Node]:
         if one in met or not isinstance(one, Node):
             continue
         met.add(one)
-        pending += _viewed(one)
-        pending += [user for user in one.users if one in _viewed(user)]
+        pending += viewed(one)
+        pending += [user for user in one.users if one in viewed(user)]
     return met
 
 
-def _viewed(node: Node) -> list[Node]:
+def viewed(node: Node) -> list[Node]:
     """Return the arguments whose memory a node may share."""
     schema = getattr(node.target, "_schema", None)
     if schema is None:
         return list(node.all_input_nodes) if getattr(node.target, "__name__", "") == "getitem" else []
     shared = {place for place, argument in enumerate(schema.arguments) if argument.alias_info is not None}
-    if node.target in (torch.ops.aten.reshape.default, torch.ops.aten.contiguous.default):
+    if node.target in _MAY_BE_VIEWS:
         shared = {0}
     given = [value for place, value in enumerate(node.args) if place in shared]
     flat = [one for value in given for one in (value if isinstance(value, (list, tuple)) else (value,))]

@@ -20,8 +20,11 @@ from ..torch_internals.traces import (
     symbolic_graph_of,
 )
 from .bindings import bind
+from .choices import take_one
 from .hoisting import Prologue, split
 from .passes import changes_attributes, is_random, simplify
+from .recompute import recompute
+from .reuse import reuse
 
 Function = Callable[..., Any]
 
@@ -100,6 +103,9 @@ class Program:
         with torch.no_grad():
             if self._run is None or self._prologue is None:
                 self._prologue, rest = split(self.graph)
+                take_one(rest)
+                recompute(rest)
+                reuse(rest)
                 bind(rest, *self._prologue.values(), *inputs)
                 self._run = rest
             return self.nested(self._run(*self._prologue.values(), *inputs))

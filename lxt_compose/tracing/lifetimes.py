@@ -1,0 +1,72 @@
+"""How much memory a graph holds at each of its steps, as shapes and views tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+from torch.fx import Graph, Node
+
+from .passes import is_fixed, viewed
+
+
+class Lifetimes:
+    """For each node whose memory it is, how many bytes that are, and which step uses it last.
+
+    Memory of inputs and constants is not the graph's. Of an operation with several outputs each has its own.
+
+    Args:
+        graph: its nodes know their shapes.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.nodes = list(graph.nodes)
+        self.step = {node: step for step, node in enumerate(self.nodes)}
+        self.owners: dict[Node, tuple[Node, ...]] = {}
+        """The nodes that own the memory of each; several for one that may be a view of any of them."""
+        self.last: dict[Node, int] = {}
+        for step, node in enumerate(self.nodes):
+            lent = [owner for one in viewed(node) for owner in self.owners[one]] if not is_part(node) else []
+            self.owners[node] = tuple(dict.fromkeys(lent)) or (node,)
+            for one in (node, *node.all_input_nodes):
+                for owner in self.owners[one]:
+                    self.last[owner] = step
+
+    def size(self, node: Node) -> int:
+        """Return how many bytes a node has of its own."""
+        made = node.meta.get("val")
+        if node.op in ("placeholder", "get_attr", "output") or self.owners[node] != (node,) or not is_fixed(made):
+            return 0
+        return made.numel() * made.element_size()
+
+    def held(self) -> list[int]:
+        """Return how many bytes the graph holds while each step runs."""
+        changes = [0] * (len(self.nodes) + 1)
+        for node, step in self.step.items():
+            if self.owners[node] != (node,):
+                continue
+            size = self.size(node)
+            changes[step] += size
+            changes[self.last[node] + 1] -= size
+        found, now = [], 0
+        for change in changes[:-1]:
+            now += change
+            found.append(now)
+        return found
+
+    def users(self, owner: Node) -> Iterable[Node]:
+        """Return the nodes that share the memory of one."""
+        return (node for node, owners in self.owners.items() if owner in owners)
+
+
+def is_part(node: Node) -> bool:
+    """Return whether a node is one of several new tensors that an operation puts out."""
+    if getattr(node.target, "__name__", "") != "getitem":
+        return False
+    return not isinstance(node.args[0], Node) or not viewed(node.args[0])
+
+
+def is_tensor(node: Node) -> bool:
+    """Return whether a node is one tensor of a shape that is known."""
+    made = node.meta.get("val")
+    return isinstance(made, Tensor) and is_fixed(made)

@@ -1,0 +1,124 @@
+"""What is cheap to compute again is not kept between forward and backward pass: less memory, the same values.
+
+Where a graph holds most, the tensors that are kept across that step are chosen anew: those of the fewest bytes from
+which all that is needed later follows by operations that take each element once (a minimum cut, as for activation
+checkpointing in compilers). The same operation on the same tensors gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from ..ops import Family, op_named
+from .lifetimes import Lifetimes, is_part, is_tensor
+from .passes import in_place, is_pure, viewed
+
+LARGE = 8 << 20
+"""Bytes; graphs that hold less at their peak are left as they are, since there Python's time is what counts."""
+_ROUNDS, _SMALL = 3, 1 / 2000
+"""How often the step of most memory is looked at anew; tensors below that part of the peak are kept."""
+_START, _END = "start", "end"
+
+
+def recompute(module: GraphModule, least: int = LARGE) -> None:
+    """Compute cheap tensors again where that lowers the memory that a graph holds at most.
+
+    Args:
+        module: the graph; changed.
+        least: bytes of a peak that is worth it.
+    """
+    for _ in range(_ROUNDS):
+        lifetimes = Lifetimes(module.graph)
+        held = lifetimes.held()
+        peak = max(held)
+        if peak < least:
+            break
+        kept, step = _best(lifetimes, held.index(peak), peak)
+        if not kept:
+            break
+        trial = GraphModule(module, _copied(lifetimes.nodes, step, kept))
+        if max(Lifetimes(trial.graph).held()) >= 0.98 * peak:
+            break
+        module.graph = trial.graph
+    module.recompile()
+
+
+def _best(lifetimes: Lifetimes, step: int, peak: int) -> tuple[set[Node], int]:
+    """Return the nodes to keep across a step, and that step; nothing if none can be computed again."""
+    before, later = lifetimes.nodes[: step + 1], set(lifetimes.nodes[step + 1 :])
+    changed = in_place(before[0].graph)
+    again = {node for node in before if _is_cheap(node, changed) and _bytes(lifetimes, node) >= _SMALL * peak}
+    again |= {node for node in before if viewed(node) and not is_part(node) and _is_cheap(node, changed)}
+    needed = {node for node in before if not later.isdisjoint(node.users)}
+    if not needed & again:
+        return set(), step
+    return _minimum_cut(lifetimes, again, needed), step
+
+
+def _bytes(lifetimes: Lifetimes, node: Node) -> int:
+    return sum(lifetimes.size(owner) for owner in lifetimes.owners[node])
+
+
+def _is_cheap(node: Node, changed: set[Node]) -> bool:
+    """Return whether a node is one tensor, each of whose elements takes a few steps, and no memory changes in place."""
+    if node.op != "call_function" or not is_tensor(node) or not is_pure(node):
+        return False
+    if not changed.isdisjoint((node, *node.all_input_nodes)):
+        return False
+    if viewed(node) or torch.Tag.pointwise in getattr(node.target, "tags", ()):
+        return True
+    schema = getattr(node.target, "_schema", None)
+    op = op_named(schema.name.partition("::")[2]) if schema is not None else None
+    return op is not None and op.family is Family.MOVEMENT
+
+
+def _minimum_cut(lifetimes: Lifetimes, again: set[Node], needed: set[Node]) -> set[Node]:
+    """Return the nodes of the fewest bytes from which the needed ones follow; of several such sets the latest.
+
+    The edges go backward, from what is needed to what cannot be computed again, so that the cut is the latest.
+    """
+    import networkx  # type: ignore[import-untyped]  # torch itself needs it
+
+    network, met, pending = networkx.DiGraph(), set[Node](), [*needed]
+    network.add_nodes_from([_START, _END])
+    network.add_edges_from((_START, ("out", node)) for node in needed)
+    while pending:
+        node = pending.pop()
+        if node in met:
+            continue
+        met.add(node)
+        is_view = node in again and bool(viewed(node)) and not is_part(node)
+        network.add_edge(("out", node), ("in", node), **({} if is_view else {"capacity": _bytes(lifetimes, node)}))
+        sources = node.all_input_nodes if node in again else ()
+        ends: list[Any] = [("out", source) for source in sources] or [_END]
+        network.add_edges_from((("in", node), end) for end in ends)
+        pending += sources
+    _, (near, _far) = networkx.minimum_cut(network, _START, _END)
+    return {node for node in met if ("out", node) in near and ("in", node) not in near}
+
+
+def _copied(nodes: Sequence[Node], step: int, kept: set[Node]) -> Graph:
+    """Return the graph in which what is used after a step follows from what is kept."""
+    graph, values = Graph(), dict[Node, Node]()
+    for node in nodes[: step + 1]:
+        values[node] = graph.node_copy(node, values.__getitem__)
+    later = {node: values[node] for node in kept}
+    later |= {node: values[node] for node in nodes[: step + 1] if node.op in ("placeholder", "get_attr")}
+
+    def available(node: Node) -> Node:
+        if node not in later:
+            for source in node.all_input_nodes:
+                available(source)
+            later[node] = graph.node_copy(node, later.__getitem__)
+        return later[node]
+
+    for node in nodes[step + 1 :]:
+        for source in node.all_input_nodes:
+            available(source)
+        later[node] = graph.node_copy(node, later.__getitem__)
+    graph.eliminate_dead_code()
+    return graph
