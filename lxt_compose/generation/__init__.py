@@ -2,6 +2,7 @@
 
 from .answer import Answer, Contrast, Predictions, Sources
 from .entry import attribute_generation
+from .inside import Layers
 from .outputs import attribute_outputs
 from .result import GenerationAttribution
 from .spans import Span
@@ -10,6 +11,7 @@ __all__ = [
     "Answer",
     "Contrast",
     "GenerationAttribution",
+    "Layers",
     "Predictions",
     "Sources",
     "Span",

@@ -14,6 +14,7 @@ from ..heatmap.tokens import Piece, pieces_of
 from ..ledger import Ledger
 from .grids import Grid
 from .handing_on import POSITIVE, SHARES, hand_on
+from .inside import Layers
 from .prompts import TEMPLATE
 from .spans import Span, written
 
@@ -109,7 +110,7 @@ class Answer:
     score is on no token is its rest; with a ledger, ``absorbed`` names it by kind, [rows] each. ``other`` is the answer
     that it is contrasted with. ``ran`` says how. ``through`` [rows, T] is what each token of the answer has handed on
     (see :meth:`handed_on`); None where nothing was. ``boxes`` [T, 4] are where detected things are: left, top, right
-    and bottom, as shares of the image; None but for detectors.
+    and bottom, as shares of the image; None but for detectors. ``layers`` is relevance inside the model, if asked for.
     """
 
     sources: Sources
@@ -125,6 +126,7 @@ class Answer:
     other: Answer | None = None
     through: Tensor | None = None
     boxes: Tensor | None = None
+    layers: Layers | None = None
 
     @property
     def length(self) -> int:

@@ -35,6 +35,7 @@ def attribute_generation(
     composite: str | Composite = "attnlrp",
     ledger: bool = False,
     traced: bool = False,
+    layers: bool = False,
     chunk_size: int | None = None,
     memory: int | None = None,
     top: int = 5,
@@ -59,6 +60,7 @@ def attribute_generation(
         composite: the name of a preset, or a :class:`Composite`; one whose picture is relevance.
         ledger: whether to name where relevance went that is on no token; it takes a backward pass for each row.
         traced: whether to run as one graph (:meth:`Composite.trace`), a copy of the sequence for each token.
+        layers: whether to keep the relevance after each block and of each head, too; see :class:`Layers`.
         chunk_size: how many rows to run at a time; None is as many as fit. Results do not depend on it.
         memory: bytes that a chunk may take, about; None is 128 MiB on a CPU, and half of what is free on a GPU.
         top: how many of the most likely tokens to keep for each place.
@@ -73,7 +75,7 @@ def attribute_generation(
         NotFiniteError: the forward or the backward pass gave NaN or infinite values.
         TraceError: ``traced=True``, and the model cannot be written down as one graph.
     """
-    ways = Ways(chunk_size, memory, ledger=ledger, traced=traced)
+    ways = Ways(chunk_size, memory, ledger=ledger, traced=traced, layers=layers)
     words = tokenizer if hasattr(tokenizer, "convert_ids_to_tokens") else getattr(tokenizer, "tokenizer", tokenizer)
     job = _Job(model, composite_of(composite), words, tokenizer, of, ways, top)
     return GenerationAttribution(tuple(job.run(prompt, continuation, contrast, targets, options)))
@@ -159,4 +161,5 @@ class _Job:
             {} if found.ledger is None else {**found.ledger.absorbed, **aside},
             found.ledger,
             other,
+            layers=found.layers,
         )

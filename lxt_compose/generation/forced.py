@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from ..errors import AttributionError, NotFiniteError
 from ..ledger import Ledger
 from ..ledger import Recorder as Books
 from ..rules import RELEVANCE
+from .inside import Inside, Layers
 from .memory import rows_that_fit
 
 LOGIT, LOG_PROBABILITY = "logit", "log_probability"
@@ -57,6 +58,7 @@ class Found:
     report: CoverageReport
     ledger: Ledger | None
     ran: str
+    layers: Layers | None = None
 
 
 class Forced(Run):
@@ -72,9 +74,10 @@ class Forced(Run):
         given: Inputs,
         wanted: Wanted,
         cells: Mapping[str, Callable[[Tensor], Tensor]],
+        inside: Inside | None = None,
     ) -> None:
         super().__init__(model, composite, given, [])
-        self.wanted, self.cells = wanted, cells
+        self.wanted, self.cells, self.inside = wanted, cells, inside
 
     def find(self, chunk: int | None, budget: int | None, *, ledger: bool) -> Found:
         """Return the relevance of each token, row by row.
@@ -92,9 +95,10 @@ class Forced(Run):
         with (
             self._looking_at_head(),
             self.at_work(Goals((Goal(function=self._values),))) as registration,
-            registration.ledger() if ledger else _nothing() as books,
+            registration.ledger() if ledger else nullcontext() as books,
         ):
-            values = self._output(self.given, self.taps)
+            with self.inside or nullcontext():
+                values = self._output(self.given, self.taps)
             if not torch.isfinite(values).all():
                 raise NotFiniteError(
                     self._blame(self.given, f"what is to be explained is not finite: {_shown(values)}")
@@ -111,8 +115,9 @@ class Forced(Run):
             registration.session.tally.forget_unreached(strict=self.composite.strict)
             report = registration.report()
             kept = None if books is None else books.frozen()
-        scores = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        return Found(scores, values.detach().cpu(), self._logits, report, kept, ran)
+        layers = None if self.inside is None else self.inside.gathered(rows)
+        scores = {name: torch.stack([row[name] for row in rows]) for name in self.given.all if name in rows[0]}
+        return Found(scores, values.detach().cpu(), self._logits, report, kept, ran, layers)
 
     def _why_nothing(self) -> str:
         name = type(self.model).__name__
@@ -243,18 +248,23 @@ class Forced(Run):
                 return None
         return rows
 
+    @property
+    def _read_at(self) -> list[Tensor]:
+        """The tensors that relevance is read at: carriers of the inputs, and those inside the model."""
+        return [*self.taps.leaves, *(self.inside.tensors if self.inside is not None else ())]
+
     def _grads(self, source: Tensor, seeds: Tensor, *, batched: bool) -> Sequence[Tensor]:
         """Return what arrives at each leaf; of several rows at a time if batched."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*batching rule.*")
             found = torch.autograd.grad(
-                source, self.taps.leaves, seeds, retain_graph=True, allow_unused=True, is_grads_batched=batched
+                source, self._read_at, seeds, retain_graph=True, allow_unused=True, is_grads_batched=batched
             )
         count = (len(seeds),) if batched else ()
         self.reached |= any(slot is not None for slot in found)
         return [
-            leaf.new_zeros(*count, *leaf.shape) if slot is None else slot
-            for slot, leaf in zip(found, self.taps.leaves, strict=True)
+            x.new_zeros(*count, *x.shape) if slot is None else slot
+            for slot, x in zip(found, self._read_at, strict=True)
         ]
 
     def _scores(self, slots: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -264,9 +274,12 @@ class Forced(Run):
             NotFiniteError: some is not finite.
         """
         leaves = self.taps.leaves
-        relevance = self.taps.by_input([self._relevance(leaf, slot) for leaf, slot in zip(leaves, slots, strict=True)])
+        relevance = self.taps.by_input([self._relevance(leaf, slot) for leaf, slot in zip(leaves, slots, strict=False)])
         self.check_finite(self.given, relevance)
-        return {name: self._on_places(name, r).detach().cpu() for name, r in relevance.items()}
+        found = {name: self._on_places(name, r).detach().cpu() for name, r in relevance.items()}
+        if self.inside is None:
+            return found
+        return found | self.inside.relevance(slots[len(leaves) :], times_value=self.composite.formulation != RELEVANCE)
 
     def _on_places(self, name: str, relevance: Tensor) -> Tensor:
         """Return the relevance of the places of an input, [places]."""
@@ -279,11 +292,6 @@ def _alike(a: Tensor, b: Tensor) -> bool:
     """Return whether two ways to the same relevance agree, up to rounding."""
     scale = float(b.abs().max()) + float(b.abs().mean()) + 1e-30
     return bool((a - b).abs().max() <= torch.finfo(b.dtype).eps ** 0.5 * scale)
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield None
 
 
 def _shown(values: Tensor) -> list[float]:

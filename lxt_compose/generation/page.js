@@ -275,6 +275,7 @@
     const { strongest, scale } = paint(result.found, marked);
     grids.paint(result.rows ? cellsOf(table(one).cells, result.rows) : null, null, boxesOf(one, marked));
     details(one, marked, result, strongest, scale, selected ? textOf(one, ...marked) : "The whole answer");
+    if (!preview) inside.show(one, result.rows || one.rows.keys());
     if (preview) mode = before;
   }
   function fromCell(one, cell) {
@@ -285,6 +286,10 @@
     details(one, null, result, strongest, scale, grids.title(cell));
     mode = before;
   }
+  const inside = insideOf({
+    $, element, number, percent, color, bars, bytes, floats,
+    hold: (row) => hold(row === null ? null : current().rows[row].slice(0, 2)),
+  });
   const grids = gridsOf({
     $, element, number,
     over: (cell) => { if (!held && heldCell === null && dragging === null) render(undefined, cell); },
@@ -386,13 +391,14 @@
       one.tabIndex = one === tab ? 0 : -1;
       $(one.getAttribute("aria-controls")).hidden = one !== tab;
     });
+    render();
   }
-  tabs.forEach((tab, k) => {
+  tabs.forEach((tab) => {
     tab.addEventListener("click", () => open(tab));
     tab.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
       if (!step) return;
-      const next = tabs[(k + step + tabs.length) % tabs.length];
+      const seen = tabs.filter((one) => !one.hidden), next = seen[(seen.indexOf(tab) + step + seen.length) % seen.length];
       open(next);
       next.focus();
     });
@@ -401,6 +407,7 @@
     chosen = number;
     view = "own";
     held = heldCell = cursor = null;
+    inside.forget();
     document.querySelector("input[name=view]").checked = true;
     $("views").hidden = !answers[number].other;
     const most = Math.min(answers[number].direct.most, 64);

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .answer import Answer
 
 TITLE = "Where the answer comes from"
-_SCRIPTS = ("page_grids.js", "page.js")
+_SCRIPTS = ("page_grids.js", "page_inside.js", "page.js")
 
 
 def page_of(result: Iterable[Answer], *, title: str = TITLE, sources: int = 64) -> str:

@@ -15,6 +15,7 @@ from .answer import OUTPUT, PROMPT, REST, START, Answer
 from .grids import IMAGE, SOUND
 from .page_grids import floats as _floats
 from .page_grids import folded, grid_data, packed_cells
+from .page_inside import inside_data
 from .prompts import TEMPLATE
 
 WHOLE = 256
@@ -43,6 +44,9 @@ def data_of(answer: Answer, *, sources: int = 64) -> dict[str, Any]:
         "verdict": verdict(answer),
         "grids": [grid_data(grid) for grid in answer.sources.grids],
     }
+    if answer.layers is not None:
+        read = _onto(answer, sides)[-1 - answer.layers.tokens.shape[2] : -1]
+        data["inside"] = inside_data(answer.layers, read, groups)
     if answer.boxes is not None:
         data["boxes"] = [[_short(x) for x in answer.boxes[piece.tokens[0]].tolist()] for piece in sides[OUTPUT]]
     if answer.complete() and answer.boxes is None:

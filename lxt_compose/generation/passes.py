@@ -13,16 +13,18 @@ from ..attribution.inputs import Inputs
 from ..attribution.logits import logits_of
 from ..composite import Composite
 from .forced import Forced, Found, Wanted
+from .inside import Inside, length_of
 
 
 @dataclass(frozen=True)
 class Ways:
-    """How to run: rows at a time, bytes for them, whether with a ledger, whether as one graph."""
+    """How to run: rows at a time, bytes for them, with a ledger, as one graph, with relevance inside the model."""
 
     chunk: int | None = None
     memory: int | None = None
     ledger: bool = False
     traced: bool = False
+    layers: bool = False
 
 
 def explain(
@@ -47,10 +49,13 @@ def explain(
         ValueError: images or sounds cannot be explained in one graph.
     """
     if ways.traced:
+        if ways.layers:
+            raise ValueError("traced=True is for the relevance of inputs; layers=True runs registered")
         if cells:
             raise ValueError(f"traced=True is for texts: {', '.join(cells)} cannot be copied for each token")
         return _through_one_graph(model, composite, given, wanted, ways.chunk)
-    return Forced(model, composite, given, wanted, cells).find(ways.chunk, ways.memory, ledger=ways.ledger)
+    inside = Inside(model, length_of(given.ids)) if ways.layers else None
+    return Forced(model, composite, given, wanted, cells, inside).find(ways.chunk, ways.memory, ledger=ways.ledger)
 
 
 _COPIES = 16
