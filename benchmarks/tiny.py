@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ SIZES = _sizes("""
 8: patch_size
 """)
 LAYER_TYPES = ("layer_types", "mlp_layer_types", "block_types", "layers_block_type")
-TEXT = 7
+TEXT = 7  # how many ids a text has
 
 
 def shrink(config: transformers.PretrainedConfig, sizes: Words) -> Words:
@@ -62,7 +63,7 @@ def shrink(config: transformers.PretrainedConfig, sizes: Words) -> Words:
         elif name in LAYER_TYPES and isinstance(value, list) and value:
             kinds = list(dict.fromkeys(value))[:2]
             settings[name] = kinds if len(kinds) == 2 else kinds * 2
-        elif name.endswith("_token_id") and isinstance(value, int):
+        elif name.endswith(("_token_id", "_token_index")) and isinstance(value, int):
             settings[name] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}.get(name, 3)
         elif name.endswith(("dropout", "dropout_prob", "pdrop", "drop_path_rate")) and isinstance(value, float):
             settings[name] = 0.0
@@ -84,7 +85,7 @@ def configuration(model_type: str, overrides: Words) -> transformers.PretrainedC
 
 
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
-STAGES = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
+STAGES: Words = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 SWIN = {"embed_dim": 8, "depths": [2, 1], "num_heads": [2, 4], "window_size": 2, "patch_size": 4}
 MAMBA2 = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 2, "mamba_chunk_size": 4}
 GEMMA = {
@@ -95,6 +96,20 @@ REFORMER = {
     "axial_pos_embds_dim": [8, 24], "axial_pos_shape": [8, 8], "attn_layers": ["local", "lsh"], "num_hashes": 1,
     "lsh_attn_chunk_length": 4, "local_attn_chunk_length": 4, "num_buckets": 2, "feed_forward_size": 40,
 }  # fmt: skip
+LAST_THREE = {"out_features": ["stage2", "stage3", "stage4"]}
+HGNET = {
+    "embedding_size": 8, "depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 16, 16], "stem_channels": [3, 8, 8],
+    "stage_in_channels": [8, 8, 16, 16], "stage_mid_channels": [8, 8, 8, 8], "stage_out_channels": [8, 16, 16, 16],
+    "stage_num_blocks": [1, 1, 1, 1],
+}  # fmt: skip
+BACKBONE = {"model_type": "resnet", **STAGES, "embedding_size": 8, "out_features": ["stage4"]}
+DETR = {"backbone_config": BACKBONE, "num_queries": 9}
+RT_DETR = {
+    "backbone_config": {"model_type": "hgnet_v2", **HGNET, **LAST_THREE},
+    "num_queries": 9, "encoder_in_channels": [16, 16, 16], "decoder_in_channels": [32, 32, 32], "hidden_expansion": 0.5,
+    "encoder_hidden_dim": 32, "d_model": 32, "num_denoising": 0, "decoder_layers": 2, "head_dim": 8,
+}  # fmt: skip
+RT_DETR_RESNET = {**RT_DETR, "backbone_config": {**BACKBONE, **LAST_THREE, "model_type": "rt_detr_resnet"}}
 # What the names alone do not tell, for architectures whose sizes have to fit together in a way of their own.
 OVERRIDES: dict[str, Words] = {
     "bamba": {**MAMBA2, "attn_layer_indices": [1]},
@@ -136,22 +151,22 @@ OVERRIDES: dict[str, Words] = {
     "poolformer": {**STAGES, "image_size": 64}, "textnet": {"hidden_sizes": [8, 8, 8, 16, 16], "stem_out_channels": 8},
     "cvt": {"embed_dim": [8, 16, 16], "num_heads": [1, 2, 2]},
     "pvt": {**STAGES, "num_attention_heads": [1, 2, 2, 4], "mlp_ratios": [2, 2, 2, 2], "image_size": 64},
-    "hgnet_v2": {
-        "embedding_size": 8, "depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 16, 16], "stem_channels": [3, 8, 8],
-        "stage_in_channels": [8, 8, 16, 16], "stage_mid_channels": [8, 8, 8, 8], "stage_out_channels": [8, 16, 16, 16],
-        "stage_num_blocks": [1, 1, 1, 1],
-    },
+    "hgnet_v2": HGNET,
     "efficientnet": {"width_coefficient": 0.1, "depth_coefficient": 0.1, "hidden_dim": 128, "image_size": 64},
     "donut-swin": SWIN, "swin": SWIN, "swinv2": SWIN,
     "mobilevitv2": {"image_size": 64, "width_multiplier": 0.25},
     "deit": {"architectures": ["DeiTForImageClassification"]},
     "levit": {"architectures": ["LevitForImageClassification"], "hidden_sizes": [64, 96, 128], "patch_size": 16,
               "image_size": 64},
+    **dict.fromkeys(("detr", "table-transformer", "dab-detr"), DETR),
+    "deformable_detr": {"backbone_config": {**BACKBONE, **LAST_THREE}, "num_queries": 9},
+    **dict.fromkeys(("d_fine", "deimv2", "pp_doclayout_v3", "pp_doclayout_v4"), RT_DETR),
+    "pp_doclayout_v2": {**RT_DETR, "class_thresholds": [0.5, 0.5], "class_order": [0, 1]},
+    **dict.fromkeys(("rt_detr", "rt_detr_v2"), RT_DETR_RESNET),
+    "wav2vec2-bert": {"vocab_size": 96}, "wav2vec2-conformer": {"vocab_size": 96},
+    "audio-spectrogram-transformer": {"num_mel_bins": 16, "max_length": 32},
     "yolos": {"image_size": [64, 64], "num_detection_tokens": 10},
-    "conditional_detr": {"backbone_config": {"model_type": "resnet", **STAGES, "embedding_size": 8,
-                         "out_features": ["stage4"]}, "num_queries": 9},
-    "rt_detr": {"num_queries": 9}, "rt_detr_v2": {"num_queries": 9}, "deimv2": {"num_queries": 9},
-    "rf_detr": {"num_queries": 9}, "detr": {"num_queries": 9}, "table-transformer": {"num_queries": 9},
+    "conditional_detr": DETR, "rf_detr": {"num_queries": 9},
     "image:perceiver": {"architectures": ["PerceiverForImageClassificationLearned"]},
 }  # fmt: skip
 
@@ -166,10 +181,12 @@ def inputs_for(name: str, kind: str, model: nn.Module) -> dict[str, Tensor]:
             "pixel_values": patches, "pixel_attention_mask": torch.ones(1, 16, dtype=torch.long),
             "spatial_shapes": torch.tensor([[4, 4]]),
         }  # fmt: skip
-    if kind in ("speech", "ctc", "audio") or model.main_input_name in ("input_values", "input_features"):
+    sounds = kind in ("speech", "ctc", "audio") and model.main_input_name != "input_ids"
+    if sounds or model.main_input_name in ("input_values", "input_features"):
         return sound_for(kind, model, generator)
     if kind == "detection":
-        shape = (1, 3, 64, 64)
+        side = 160 if name == "deformable_detr" else 64
+        shape = (1, 3, side, side)
         return {"pixel_values": torch.randn(shape, generator=generator, dtype=torch.float64)}
     if kind == "image" and model.main_input_name in ("pixel_values", "inputs"):
         size = getattr(config, "image_size", 32)
@@ -179,16 +196,37 @@ def inputs_for(name: str, kind: str, model: nn.Module) -> dict[str, Tensor]:
     most = getattr(config, "vocab_size", None) or 96
     ids = torch.randint(5, min(most, 90), (1, TEXT), generator=generator)
     ids[0, -1] = 2  # the end of the sequence, where some heads look
-    later = {"decoder_input_ids": ids[:, :4].clone()} if kind == "seq2seq" else {}
-    return {"input_ids": ids, **later}
+    later = {"decoder_input_ids": ids[:, :4].clone()} if kind == "seq2seq" or name == "pop2piano" else {}
+    return with_image(model, {"input_ids": ids}) if kind == "image_text" else {"input_ids": ids, **later}
+
+
+def with_image(model: nn.Module, text: Words) -> Words:
+    """The text with an image in front, if the model takes one as it is; as many tokens stand for it as it asks for."""
+    config = model.config
+    token = getattr(config, "image_token_id", None) or getattr(config, "image_token_index", None) or 3
+    size = getattr(getattr(config, "vision_config", None), "image_size", 32)
+    side, count = (size[0] if isinstance(size, (list, tuple)) else size), 1
+    image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for _ in range(2):
+        ids = torch.cat([torch.full((1, count), token), text["input_ids"]], 1)
+        try:
+            with torch.no_grad():
+                model(input_ids=ids, pixel_values=image)
+            return {"input_ids": ids, "pixel_values": image}
+        except Exception as error:  # of whatever kind: most say how many features there are
+            found = re.search(r"features:? (\d+)", " ".join(str(error).split()))
+            count = int(found[1]) if found else 1
+    return text
 
 
 def sound_for(kind: str, model: nn.Module, generator: torch.Generator) -> dict[str, Tensor]:
     """Inputs for a model of speech: a wave, or frames with as many features as it takes."""
     config = model.config
     inner = getattr(config, "encoder_config", None) or getattr(config, "audio_config", None) or config
-    if model.main_input_name == "input_values":
-        shape: tuple[int, ...] = (1, 4000)
+    if config.model_type == "audio-spectrogram-transformer":
+        shape: tuple[int, ...] = (1, config.max_length, config.num_mel_bins)
+    elif model.main_input_name == "input_values":
+        shape = (1, 4000)
     else:
         names = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel", "input_size", "num_bins")
         features = next((getattr(c, n) for c in (inner, config) for n in names if getattr(c, n, None)), 80)

@@ -208,7 +208,7 @@ def judge_ids(model: nn.Module, inputs: dict[str, Any], _: Any) -> dict[str, Any
     why += [note for note in found.report.notes if "numbers of Python" in note or "nowhere" in note]
     return {
         "complete": found.report.complete and not missed, "identical": bool(found.output[0] == plain), "gap": gap,
-        "cost": seconds, "why": "; ".join(why),
+        "cost": seconds, "why": "; ".join(why), "images": "pixel_values" in given,
     }  # fmt: skip
 
 
@@ -269,11 +269,12 @@ def main() -> None:
                 counts[kind][key] += bool(found.get(key))
             counts[kind]["closes"] += found.get("gap", 1.0) < 1e-8
             counts[kind]["right"] += is_right(found)
+            counts[kind]["with images"] += bool(found.get("images"))
             if not (options.failures and is_right(found)):
                 rows.append(row_of(kind, name, found))
                 print(f"{kind} {name}: {rows[-1][2:]}", file=sys.stderr, flush=True)
     show("architectures", ["kind", "architecture", "complete", "identical", "closes", "cost", "why not"], rows)
-    columns = ["ran", "complete", "identical", "closes", "right", "failed", "not built"]
+    columns = ["ran", "with images", "complete", "identical", "closes", "right", "failed", "not built"]
     show("summary", ["kind", "known", *columns], [
         [kind, sum(count[stage] for stage in ("ran", "failed", "not built")), *(count[key] for key in columns)]
         for kind, count in counts.items()

@@ -62,10 +62,12 @@ ROWS = (
 
 
 def interpreter(version: str) -> str | None:
-    """The path of this version of Python, on the path or among pyenv's."""
-    found = shutil.which(f"python{version}")
+    """The path of this version of Python, on the path or among pyenv's; one that does not run is none."""
     others = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
-    return found or (str(others[-1]) if others else None)
+    for found in (shutil.which(f"python{version}"), *map(str, reversed(others))):
+        if found and not subprocess.run([found, "--version"], capture_output=True).returncode:
+            return found
+    return None
 
 
 def prepared(row: Versions) -> str:
