@@ -5,7 +5,8 @@
 Each way to explain runs over the same scans in batches, five times; printed are scans per second (the median), the cost
 as a multiple of plain gradient x input in the same run, how many more tensors are alive after the last pass than after
 the first, and how much the resident memory of the process grew meanwhile. Then `attribute_dataset` writes the scans to
-disk, on one process and on two in turn; the time is from when all have loaded to when the last is done.
+disk, on one process and on two in turn; the time is from when all have loaded to when the last has written its rows.
+On a machine that others use too, the processor time of the busier process tells what two free cores would give.
 """
 
 import argparse
@@ -47,43 +48,49 @@ def tensors() -> int:
     return sum(isinstance(thing, Tensor) for thing in gc.get_objects())
 
 
-def share(rank: int, count: int, samples: int, size: int, folder: str, start: Any) -> None:
-    """Explain one process's share of a data set, as soon as all processes are there."""
+def share(rank: int, count: int, samples: int, size: int, folder: str, start: Any, told: Any) -> None:
+    """Explain one process's share of a data set once all are ready; tell when it began and ended, and its work."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model, images = SmallViT().eval(), load_digits().train_images
     images = images[torch.arange(samples) % len(images)]
-    attribute(model, images[:size])  # what is done once
-    start.wait()
-    data = [{"pixels": image} for image in images]
     options = {"inputs": itemgetter("pixels"), "batch_size": size, "progress": False}
+    data = [{"pixels": image} for image in images]
+    with tempfile.TemporaryDirectory() as other:  # what is done once: libraries are loaded, kernels chosen
+        attribute_dataset(model, data[: 2 * size], other, rank=0, world_size=1, **options)
+    start.wait()
+    began, work = time.monotonic(), time.process_time()
     attribute_dataset(model, data, folder, rank=rank, world_size=count, **options)
+    told.put((began, time.monotonic(), time.process_time() - work))
 
 
-def on_processes(count: int, samples: int, size: int) -> float:
-    """Seconds from when all processes have loaded to when the last one is done."""
+def on_processes(count: int, samples: int, size: int) -> tuple[float, float]:
+    """Seconds from when all have loaded to when the last has written its rows; processor time of the busiest."""
     context = multiprocessing.get_context("spawn")
-    start = context.Barrier(count + 1)
+    start, told = context.Barrier(count), context.Queue()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = [(rank, count, samples, size, folder, start) for rank in range(count)]
+        arguments = [(rank, count, samples, size, folder, start, told) for rank in range(count)]
         running = [context.Process(target=share, args=each) for each in arguments]
         for process in running:
             process.start()
-        start.wait()
-        began = time.perf_counter()
+        found = [told.get(timeout=600) for _ in running]
         for process in running:
             process.join()
-        return time.perf_counter() - began
+        began, ended, work = zip(*found, strict=True)
+        return max(ended) - min(began), max(work)
 
 
-def processes(samples: int, size: int) -> None:
-    """Print the table for a data set on one process and on two."""
-    rounds = [(on_processes(1, samples, size), on_processes(2, samples, size)) for _ in range(PASSES)]
-    alone, both = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
-    faster = statistics.median(one / two for one, two in rounds)
-    rows = [["one process", f"{samples / alone:.0f}", 1.0], ["two processes", f"{samples / both:.0f}", faster]]
-    title = f"attribute_dataset, ViT: {samples} scans in batches of {size}, {PASSES} rounds, one thread each"
-    show(title, ["", "scans / s", "times as fast"], rows)
+def processes(samples: int, size: int, rounds: int) -> None:
+    """Print the table for a data set on one process and on two, which take turns."""
+    found = [[on_processes(count, samples, size) for count in (1, 2)] for _ in range(rounds)]
+    rows = []
+    for place, name in enumerate(("one process", "two processes")):
+        seconds, work = (statistics.median(pair[place][kind] for pair in found) for kind in (0, 1))
+        faster, less = (statistics.median(pair[0][kind] / pair[place][kind] for pair in found) for kind in (0, 1))
+        rows.append([name, f"{samples / seconds:.0f}", faster, f"{work:.2f}", less])
+    title = f"attribute_dataset, ViT: {samples} scans in batches of {size}, {rounds} rounds, one thread each"
+    head = ["", "scans / s", "times as fast", "processor time of the busiest (s)", "times less"]
+    show(title, head, rows)
 
 
 def main() -> None:
@@ -92,11 +99,12 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--only", choices=("attribute", "processes"))
+    parser.add_argument("--rounds", type=int, default=PASSES, help="pairs of one process and two")
     options = parser.parse_args()
     if options.only != "processes":
         alone(options)
     if options.only != "attribute":
-        processes(4 * options.samples, options.batch_size)
+        processes(4 * options.samples, options.batch_size, options.rounds)
 
 
 def alone(options: argparse.Namespace) -> None:
