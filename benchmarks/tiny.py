@@ -110,6 +110,7 @@ RT_DETR = {
     "encoder_hidden_dim": 32, "d_model": 32, "num_denoising": 0, "decoder_layers": 2, "head_dim": 8,
 }  # fmt: skip
 RT_DETR_RESNET = {**RT_DETR, "backbone_config": {**BACKBONE, **LAST_THREE, "model_type": "rt_detr_resnet"}}
+SECTIONS = {"text_config": {"rope_parameters": {**ROPE, "mrope_section": [2, 1, 1]}}}
 # What the names alone do not tell, for architectures whose sizes have to fit together in a way of their own.
 OVERRIDES: dict[str, Words] = {
     "bamba": {**MAMBA2, "attn_layer_indices": [1]},
@@ -165,6 +166,7 @@ OVERRIDES: dict[str, Words] = {
     **dict.fromkeys(("rt_detr", "rt_detr_v2"), RT_DETR_RESNET),
     "wav2vec2-bert": {"vocab_size": 96}, "wav2vec2-conformer": {"vocab_size": 96},
     "audio-spectrogram-transformer": {"num_mel_bins": 16, "max_length": 32},
+    **dict.fromkeys(("qwen2_vl", "qwen2_5_vl", "qwen2_5_omni_thinker", "paddleocr_vl"), SECTIONS),
     "yolos": {"image_size": [64, 64], "num_detection_tokens": 10},
     "conditional_detr": DETR, "rf_detr": {"num_queries": 9},
     "image:perceiver": {"architectures": ["PerceiverForImageClassificationLearned"]},

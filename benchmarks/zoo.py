@@ -184,7 +184,7 @@ def judge_ids(model: nn.Module, inputs: dict[str, Any], _: Any) -> dict[str, Any
     try:
         with precision(), torch.no_grad():
             bad = not logit_of(model(**given)).isfinite()
-    except TypeError:  # it takes no mask
+    except (TypeError, AttributeError):  # it takes no mask
         bad = True
     given = inputs if bad else given  # some give NaN in float64 if they are given a mask
     other = {**given, "input_ids": given["input_ids"].roll(1, 1)} if "input_ids" in given else given

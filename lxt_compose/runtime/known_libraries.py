@@ -5,6 +5,7 @@ They are registered by dotted names, so none of the libraries is imported here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -78,6 +79,14 @@ def _masked_softmax(x: Tensor, mask: Tensor, dim: int) -> Tensor:
     return x.masked_fill(off, torch.finfo(x.dtype).min).softmax(dim).masked_fill(off, 0)
 
 
+def _collisions(
+    query_mask: Tensor, key_mask: Tensor, query: Tensor, key: Tensor, value: Tensor, config: dict[str, Any]
+) -> Tensor:
+    """Return transformers' ``YosoCumulation``: values weighted by how likely hashes of query and key collide."""
+    likely = (1 - torch.acos(query @ key.transpose(-1, -2)) / math.pi) ** config["hash_code_len"]
+    return (likely * query_mask[:, :, None] * key_mask[:, None, :]) @ value
+
+
 _FUNCTIONS = "bitsandbytes.autograd._functions"
 _LAYERS: dict[str, Callable[..., Any]] = (
     {
@@ -137,9 +146,13 @@ def register_known() -> None:
     """Register the operations of the libraries that are known."""
     for name, steps in _LAYERS.items():
         register(name, Family.LINEAR, steps=steps)
+    models = "transformers.models"
     for model in ("deberta", "deberta_v2", "sew_d"):
-        name = f"transformers.models.{model}.modeling_{model}.XSoftmax"
+        name = f"{models}.{model}.modeling_{model}.XSoftmax"
         register(name, Family.SOFTMAX, steps=_masked_softmax)
+    register(f"{models}.yoso.modeling_yoso.YosoCumulation", Family.CONTRACTION, steps=_collisions)
+    rooted = f"{models}.recurrent_gemma.modeling_recurrent_gemma.SqrtBoundDerivative"
+    register(rooted, Family.ACTIVATION, steps=torch.sqrt)  # its own gradient has a bound
     for name in _SOFTMAX:
         register(name, Family.SOFTMAX, traits=Traits(spoils_inputs=True))  # sparsemax subtracts the maximum in place
     for name in ("roi_align", "ps_roi_align", "ps_roi_pool"):

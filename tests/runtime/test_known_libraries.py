@@ -1,6 +1,7 @@
 """Kernels of other libraries: quantized layers, also where they have no backward."""
 
 import copy
+import importlib
 import sys
 import types
 import warnings
@@ -11,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from lxt_compose import AlphaBeta, Composite, Epsilon, Gamma, ZPlus
-from lxt_compose.runtime.known_libraries import by_identity
+from lxt_compose.ops import registered
+from lxt_compose.runtime.known_libraries import _collisions, by_identity
 
 FORMULATIONS = ("relevance", "gradient")
 LIBRARY = torch.library.Library("quantized_tests", "DEF")
@@ -169,3 +171,23 @@ def test_a_masked_softmax_with_a_gradient_of_its_own_is_a_softmax(monkeypatch):
         assert report.complete, str(report)
         torch.testing.assert_close(y, y_plain)
         torch.testing.assert_close(slot, right)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("yoso", "YosoCumulation"), ("recurrent_gemma", "SqrtBoundDerivative"), ("sew_d", "XSoftmax")],
+)
+def test_autograd_functions_of_transformers_are_known_by_the_names_they_have(model, name):
+    pytest.importorskip("transformers")
+    module = importlib.import_module(f"transformers.models.{model}.modeling_{model}")
+    op = registered(getattr(module, name))
+    assert op is not None
+    assert op.steps is not None
+
+
+def test_steps_of_hashed_attention_compute_what_the_function_does():
+    module = pytest.importorskip("transformers.models.yoso.modeling_yoso")
+    q, k = (F.normalize(torch.randn(2, 5, 4, dtype=torch.float64), dim=-1) for _ in range(2))
+    v, mask = torch.randn(2, 5, 3, dtype=torch.float64), torch.tensor([[1.0, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).double()
+    given = (mask, mask, q, k, v, {"hash_code_len": 3})
+    assert torch.equal(_collisions(*given), module.YosoCumulation.apply(*given))
