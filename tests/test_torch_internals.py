@@ -142,11 +142,11 @@ def test_the_frame_of_a_module_call_is_on_the_stack_for_as_long_as_it_runs():
 
 def test_the_forward_of_a_custom_autograd_function_is_known():
     found = []
-    Double.note = lambda: found.append(internals.in_custom_function())
-    Double.apply(leaf())
+    Double.note = lambda: found.append(internals.custom_function())
+    output = Double.apply(leaf())
     Double.note = lambda: None
-    assert found == [True]
-    assert not internals.in_custom_function()
+    assert found == [output.grad_fn]
+    assert internals.custom_function() is None
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

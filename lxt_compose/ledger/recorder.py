@@ -90,7 +90,8 @@ class Recorder:
         run = self._run()
         with modes_off():
             roots = {self._key(z): z for z in tensors_in(output) if z.requires_grad}
-            run.roots = [self._edge(run, z, key, "").flow for key, z in roots.items()]
+            flows = [self._edge(run, z, key, "").flow for key, z in roots.items()]
+            run.roots = [flow for flow in flows if flow not in run.inputs]  # an input handed out begins nothing here
             graph, run.graph = run.graph, None
             if graph is None or run.outer is not None:
                 return

@@ -21,7 +21,7 @@ from ..ops import Family, is_reversed, mutates
 from ..rules import RELEVANCE, OpCall, Rule, Stop, find_carriers, is_carrier
 from ..rules.chained import Chained
 from ..rules.gated import gates_among
-from ..torch_internals import checkpoint_hook, in_custom_function, in_transform
+from ..torch_internals import checkpoint_hook, custom_function, in_transform
 from .call_stack import Frame
 from .checkpointing import rejoin
 from .decisions import STOP, Action, Decision, hold, written
@@ -163,9 +163,12 @@ def run_unrecorded(session: Session, frame: Frame, info: FunctionInfo, args: Any
         before_change(session, args, kwargs)
     frame.served = True  # for all that one can tell
     output = info.run(*args, **kwargs)
-    from_here = session.stack.recorded and info.op is not None and find_carriers(args, kwargs)
-    if from_here and not in_custom_function():
-        session.tally.cut[f"{info.name} without gradients in {frame.path or '(model)'}"] = None
+    if session.stack.recorded and info.op is not None and find_carriers(args, kwargs):
+        function = custom_function()
+        if function is None:
+            session.tally.cut[f"{info.name} without gradients in {frame.path or '(model)'}"] = None
+        else:
+            session.stack.functions.setdefault(function, frame.path)
     may_carry = info.op is not None and not info.exact and frame.context.shadowed_by is None
     if may_carry and any(t.is_floating_point() for t in tensors_in(output)) and not rejoin(session, frame):
         session.tally.uncovered(frame.path, info.name, BARE)

@@ -34,7 +34,7 @@ from .freezing import freeze_sharded
 from .observer import Following, Observer
 from .policy import Policy
 from .second_order import Pass, recorded
-from .unseen import made_since
+from .unseen import made_since, unreached
 
 
 class Session:
@@ -201,6 +201,8 @@ class Session:
             RegistrationError: nothing in the whole forward pass required grad.
         """
         stack = self.stack
+        for name, path in unreached(stack.functions, output) if stack.functions else ():
+            self.tally.cut[f"{name} in {path or '(model)'}"] = None
         outputs = [tensor for tensor in tensors_in(output) if tensor.is_floating_point()]
         if module is not self.model or not torch.is_grad_enabled() or any(t.requires_grad for t in outputs):
             return output

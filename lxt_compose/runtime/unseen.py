@@ -7,7 +7,7 @@ than the forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch.autograd.function import BackwardCFunction
 from ..autograd.functions import RelevanceFunction
 from ..autograd.marks import MARK, SIGNAL
 from ..autograd.nodes import EXACT, function_of_node, kind_of_node, name_of_node
+from ..autograd.trees import tensors_in
 from ..torch_internals import TRANSPARENT, node_number
 from ..torch_internals.backward_hooks import HOOKED_NODE
 
@@ -40,6 +41,28 @@ def unseen_behind(carrier: Tensor, began: int) -> Iterator[tuple[str, str]]:
         function = function_of_node(found)
         if function is not None and not issubclass(function, (RelevanceFunction, *TRANSPARENT)):
             yield f"{function.__name__}.apply", "custom autograd function"
+
+
+def unreached(functions: Mapping[Any, str], output: Any) -> Iterator[tuple[str, str]]:
+    """Yield name and place of each custom function that was given carriers and whose results are none.
+
+    No operation has met one as a carrier, and no output of the model is made of one. So nothing was made of what the
+    function returned, or it has marked that as not differentiable: then relevance ends there.
+
+    Args:
+        functions: the nodes of their calls, with the modules that they ran in.
+        output: of the model.
+    """
+    pending, met = [x.grad_fn for x in tensors_in(output)], set[Any]()
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in met:
+            met.add(node)
+            pending += [source for source, _ in node.next_functions]
+    for node, path in functions.items():
+        recorded = bool(node.next_functions)  # and not called by another such function
+        if recorded and node not in met and MARK not in node.metadata:
+            yield f"{type(node).__name__.removesuffix('Backward')}.apply", path
 
 
 def _unmarked(first: Any, began: int, *, marked: bool) -> Iterator[Any]:

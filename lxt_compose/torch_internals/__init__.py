@@ -128,18 +128,20 @@ def innermost(calls: list[Any]) -> Any:
     return None
 
 
-def in_custom_function() -> bool:
-    """Return whether this runs in the forward of an autograd function, whose steps are not recorded.
+def custom_function() -> FunctionCtx | None:
+    """Return the context of the autograd function whose forward runs here; its steps are not recorded.
+
+    The context is the node of the call, if autograd records that.
 
     What a reentrant checkpoint runs does too. Unnecessary once `torch.autograd.Function` tells a function mode.
     """
     python: FrameType | None = sys._getframe(1)
     while python is not None:
         first = python.f_code.co_varnames[:1] if python.f_code.co_argcount else ()
-        if first and isinstance(python.f_locals.get(first[0]), FunctionCtx):
-            return True
+        if first and isinstance(context := python.f_locals.get(first[0]), FunctionCtx):
+            return context
         python = python.f_back
-    return False
+    return None
 
 
 # ---- activation checkpointing ----------------------------------------------------------------------------------------

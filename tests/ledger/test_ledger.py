@@ -201,6 +201,18 @@ def test_leaves_inside_the_model_are_inputs():
     assert books.inputs.isnan().all()
 
 
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_an_input_that_is_put_out_too_is_no_seed(formulation):
+    model = Fn(lambda self, x: (torch.relu(x) * 3, x))
+    x = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
+    with Composite(formulation=formulation).register(model) as registration, registration.ledger() as ledger:
+        y = model(x)[0].sum(1)
+        y.backward(torch.ones_like(y) if formulation == "gradient" else y.detach())
+    torch.testing.assert_close(ledger.seed, y.detach())
+    torch.testing.assert_close(ledger.inputs, y.detach())
+    assert ledger.unaccounted < 1e-9
+
+
 def test_a_model_that_mixes_samples_counts_as_one():
     torch.manual_seed(0)
     model = Fn(lambda self, x: self.a(x - x.mean(0)).mean(0), a=nn.Linear(6, 3)).double()

@@ -47,3 +47,36 @@ def test_a_rule_around_a_custom_function_covers_it(formulation):
         with Composite({"0": Epsilon(epsilon)}, formulation=formulation, strict=True).register(model) as registration:
             Doubled.apply(model(Doubled.apply(inputs(4, 6).requires_grad_())))
             assert registration.report().complete
+
+
+class NotDifferentiable(torch.autograd.Function):
+    """A kernel that marks what it returns as not differentiable."""
+
+    @staticmethod
+    def forward(ctx, x):
+        y = x * 2
+        ctx.mark_non_differentiable(y)
+        return y
+
+
+def test_a_function_whose_outputs_are_not_differentiable_is_named():
+    model = Fn(lambda self, x: x + NotDifferentiable.apply(x))
+    x = torch.randn(2, 3, requires_grad=True)
+    with Composite().register(model) as registration:
+        model(x)
+    assert registration.report().notes == (
+        "cut off by the model itself, so no relevance passes: NotDifferentiable.apply in (model)",
+    )
+    with Composite().register(Fn(lambda self, x: Halved.apply(x) + x)) as registration:
+        registration.model(x)
+    assert registration.report().notes == ()
+
+
+class Halved(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * 0.5
+
+    @staticmethod
+    def backward(ctx, slot):
+        return slot * 0.5
