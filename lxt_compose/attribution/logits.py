@@ -58,6 +58,8 @@ def per_class(output: Any, model: nn.Module, count: int, mask: Tensor | None, as
     if together is not None:
         return together
     logits = logits_of(output)
+    if logits.layout is not torch.strided:
+        logits = logits.to_dense()
     kind, shape = type(model).__name__, list(logits.shape)
     if logits.dim() == 0 or shape[0] != count:
         raise ValueError(

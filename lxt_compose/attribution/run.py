@@ -210,7 +210,12 @@ class Run:
                     raise AttributionError(
                         "reentrant activation checkpointing cannot be explained; use use_reentrant=False"
                     ) from error
-                raise
+                if isinstance(error, (CompositeError, torch.OutOfMemoryError)):
+                    raise
+                raise AttributionError(
+                    f"the backward pass of {type(self.model).__name__} failed: {error}; an operation without a "
+                    f"derivative is given one by register_operation(operation, family, steps=...)"
+                ) from error
         self.reached |= any(slot is not None for slot in slots)
         return taps.by_input([self._relevance(leaf, slot) for leaf, slot in zip(leaves, slots, strict=True)])
 

@@ -90,8 +90,7 @@ class Recorder:
         run = self._run()
         with modes_off():
             roots = {self._key(z): z for z in tensors_in(output) if z.requires_grad}
-            flows = [self._edge(run, z, key, "").flow for key, z in roots.items()]
-            run.roots = [flow for flow in flows if flow not in run.inputs]  # an input handed out begins nothing here
+            run.roots = [f for key, z in roots.items() if (f := self._edge(run, z, key, "").flow) not in run.inputs]
             graph, run.graph = run.graph, None
             if graph is None or run.outer is not None:
                 return

@@ -96,7 +96,7 @@ def rerun(
 
 def _read(values: Tensor, codes: Tensor) -> Layout | None:
     """Return the dimension along which the codes stand, and whose they are."""
-    if not values.numel() or not values.dim():
+    if not values.numel() or not values.dim() or values.layout is not torch.strided:
         return None
     # A view of broadcast codes moves through memory along the samples alone.
     moving = [

@@ -117,10 +117,10 @@ def run_as_it_is(session: Session, frame: Frame, made: Decision, call: OpCall) -
 
 
 def is_cut(output: Any) -> bool:
-    """Return whether an operation on carriers put out floating point numbers, and none that requires grad."""
+    """Return whether an operation on carriers put out real, complex or quantized numbers, and none requires grad."""
     if isinstance(output, Tensor) and output.requires_grad:
         return False
-    found = [tensor for tensor in tensors_in(output) if tensor.is_floating_point() or tensor.is_complex()]
+    found = [x for x in tensors_in(output) if x.is_floating_point() or x.is_complex() or x.is_quantized]
     return bool(found) and not any(tensor.requires_grad for tensor in found)
 
 
@@ -149,7 +149,7 @@ def run_uncovered(session: Session, frame: Frame, made: Decision, call: OpCall, 
         session.tally.cut[f"{info.name} in {frame.path or '(model)'}"] = None
     given = {id(tensor) for tensor in tensors_in((call.args, call.kwargs))}
     output = info.run(*call.args, **call.kwargs)
-    cut = info.foreign and is_cut(output)
+    cut = (info.foreign or any(x.is_quantized for x in tensors_in(output))) and is_cut(output)
     if cut or any(t.requires_grad and (info.op is not None or id(t) not in given) for t in tensors_in(output)):
         frame.others = True
         note = NO_BACKWARD if cut else note or (info.op.reason if info.op is not None else "")

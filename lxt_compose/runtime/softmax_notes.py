@@ -104,6 +104,8 @@ class Notes:
         """Return what was noted of an argument of a call."""
         if not isinstance(x, Tensor):
             return None
+        if x.is_inference():  # which has no version
+            return None
         if not x.requires_grad:
             return self._of_constants.get((id(x), x._version), (None, None))[1]
         if x.grad_fn is None:
@@ -114,7 +116,7 @@ class Notes:
 
     def enter(self, output: Any, what: Note | Callable[[Tensor], Note] | None) -> None:
         """Note something of the output of a call; or what a function makes of the output."""
-        if what is None or not isinstance(output, Tensor):
+        if what is None or not isinstance(output, Tensor) or output.is_inference():
             return
         if output.grad_fn is not None:
             what = what(output) if callable(what) else what

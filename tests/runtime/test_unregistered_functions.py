@@ -6,7 +6,7 @@ from exact_models import both_formulations, inputs
 from support import Fn
 from torch import nn
 
-from lxt_compose import Composite, Epsilon
+from lxt_compose import AttributionError, Composite, Epsilon, attribute
 
 
 class Doubled(torch.autograd.Function):
@@ -80,3 +80,59 @@ class Halved(torch.autograd.Function):
     @staticmethod
     def backward(ctx, slot):
         return slot * 0.5
+
+
+@torch.library.custom_op("unregistered::doubled", mutates_args=())
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+@both_formulations
+@pytest.mark.parametrize(
+    "cut",
+    [
+        lambda y: torch.quantize_per_tensor(y, 0.05, 0, torch.qint8),
+        lambda y: torch.quantize_per_channel(
+            y, torch.full((3,), 0.05), torch.zeros(3, dtype=torch.long), 1, torch.qint8
+        ),
+    ],
+)
+def test_quantized_numbers_end_relevance_and_are_uncovered(cut, formulation):
+    model = nn.Sequential(nn.Linear(3, 3), Fn(lambda self, x: x + cut(x).dequantize()), nn.Linear(3, 2))
+    x = torch.randn(2, 3, requires_grad=True)
+    with Composite(formulation=formulation).register(model) as registration:
+        model(x)
+    (row,) = registration.report().uncovered
+    assert "no backward" in row.note
+
+
+def test_an_operator_without_a_derivative_is_told():
+    model = nn.Sequential(nn.Linear(3, 3), Fn(lambda self, x: doubled(x)))
+    with pytest.raises(AttributionError, match=r"unregistered.doubled.*register_operation"):
+        attribute(model.eval(), torch.randn(2, 3), target=1)
+
+
+@both_formulations
+@pytest.mark.parametrize("ledger", [True, False])
+def test_parts_in_inference_mode_are_named(formulation, ledger):
+    layer = nn.Linear(3, 3)
+
+    def forward(self, x):
+        with torch.inference_mode():
+            y = layer(x)
+        return x + y.clone()
+
+    result = attribute(
+        Fn(forward).eval(), torch.randn(2, 3), target=1, composite=Composite(formulation=formulation), ledger=ledger
+    )
+    assert "without gradients" in result.report.notes[0]
+
+
+@pytest.mark.parametrize("ledger", [True, False])
+def test_sparse_numbers_inside_and_at_the_end(ledger):
+    weight = torch.randn(3, 3, dtype=torch.float64)
+    x = torch.randn(2, 3, dtype=torch.float64)
+    composite = Composite(formulation="gradient")
+    for forward in (lambda self, x: torch.sparse.mm(x.to_sparse(), weight), lambda self, x: (x @ weight).to_sparse()):
+        result = attribute(Fn(forward).eval(), x, target=1, composite=composite, ledger=ledger)
+        torch.testing.assert_close(result.relevance, x * weight[:, 1])
