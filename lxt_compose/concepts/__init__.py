@@ -13,6 +13,7 @@ from .graph import Edges, circuit_graph, edges
 from .intervene import Effect, Intervention, ablate, effect, patch, record, steer
 from .measure import Measured, activations, relevances
 from .nodes import Effects, Node
+from .prototypes import ConceptVectors, Prototype, Prototypes, concept_vectors, fit_prototypes
 from .pruning import Pruned, prune, pruning_scores
 from .references import Reference, References, find_references
 from .unit_graph import UnitGraph
@@ -23,6 +24,7 @@ from .weights import WeightRelevance, weight_relevance
 
 __all__ = [
     "Ascent",
+    "ConceptVectors",
     "Dictionary",
     "Edges",
     "Effect",
@@ -31,6 +33,8 @@ __all__ = [
     "Intervention",
     "Measured",
     "Node",
+    "Prototype",
+    "Prototypes",
     "Pruned",
     "Reference",
     "References",
@@ -43,12 +47,14 @@ __all__ = [
     "attribute_nodes",
     "circuit_graph",
     "concept_graph",
+    "concept_vectors",
     "conditional",
     "edges",
     "effect",
     "faithfulness",
     "find_references",
     "find_units",
+    "fit_prototypes",
     "gallery",
     "patch",
     "patch_nodes",
