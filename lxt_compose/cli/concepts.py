@@ -115,8 +115,9 @@ def collect_concepts(reference: str, options: ConceptOptions, *, say: Say) -> An
         raise ValueError(f"none of the {len(data)} samples can be read: {'; '.join(stream.skipped[:_FEW])}")
     complete = options.by != "relevance" or attribute(model, stream.one(0), **how).report.complete
     rows, pictures = [], {}
-    for name, number in _chosen(kept, options.show):
-        rows.append(_row(kept, name, number, stream))
+    for row in kept.table(options.show):
+        name, number = row["units"], row["number"]
+        rows.append(_row(row, stream))
         say(f"drawing {rows[-1]['unit']}")
         unit = next(each for each in found if str(each) == name)
         pictures[rows[-1]["unit"]] = gallery(
@@ -158,25 +159,11 @@ def _check_folder(reference: str, options: ConceptOptions) -> None:
     path.write_text(json.dumps(mine, indent=2), encoding="utf-8")
 
 
-def _chosen(kept: References, count: int) -> list[tuple[str, int]]:
-    """Return the units with the largest means over all samples, as the names and numbers in references."""
-    found = [
-        (mean, name, number)
-        for name, top in kept.tops.items()
-        for number, mean in zip(top.numbers, kept.mean(name).tolist(), strict=True)
-    ]
-    order = sorted(range(len(found)), key=lambda place: -found[place][0])
-    return [found[place][1:] for place in order[:count]]
-
-
-def _row(kept: References, name: str, number: int, stream: _Stream) -> dict[str, Any]:
+def _row(row: dict[str, Any], stream: _Stream) -> dict[str, Any]:
     """Return what is told of a unit."""
-    best = [
-        {"sample": stream.title(each.sample), "value": each.value, "place": list(each.place)}
-        for each in kept.of(name, number)
-    ]
-    mean = float(kept.mean(name)[kept.tops[name].numbers.index(number)])
-    return {"unit": f"{name.partition('[')[0].partition('@')[0]}[{number}]", "mean": mean, "best": best}
+    best = [{"sample": stream.title(r.sample), "value": r.value, "place": list(r.place)} for r in row["best"]]
+    place = row["units"].partition("[")[0].partition("@")[0]
+    return {"unit": f"{place}[{row['number']}]", "mean": row["mean"], "best": best}
 
 
 def _write(pictures: dict[str, Picture], kept: References, options: ConceptOptions, model: str) -> list[str]:

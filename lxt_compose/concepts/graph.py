@@ -19,6 +19,7 @@ from .conditional import Condition, ConditionalRun
 from .judge import check_single
 from .measure import relevances
 from .nodes import Effects, Node
+from .notebooks import html_of
 from .unit_graph import GraphUnit, UnitGraph, graph_of
 from .units import Units, find_units
 
@@ -40,8 +41,7 @@ class Edges:
         return f"<Edges of {len(self.values)} samples: {len(self.upper)} nodes above, {len(self.lower)} below>"
 
     def _repr_html_(self) -> str:
-        shown: str = circuit_graph(None, [self]).heatmap().html()
-        return shown
+        return html_of(self, circuit_graph(None, [self]).heatmap)
 
 
 def edges(

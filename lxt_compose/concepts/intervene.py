@@ -15,6 +15,7 @@ from ..attribution.inputs import read_inputs, telling
 from ..attribution.logits import per_class
 from ..errors import RegistrationError
 from ..torch_internals import in_backward
+from .notebooks import html_of
 from .passes import missing
 from .units import Layout, Place, Units, find_units
 from .visits import Visit, Visits
@@ -211,6 +212,20 @@ class Effect:
         change = self.change.mean(0) if sample is None else self.change[sample]
         order = change.abs().topk(min(k, len(change))).indices.tolist()
         return [(index, float(change[index])) for index in order]
+
+    def heatmap(self, names: Sequence[str] | None = None) -> Any:
+        """Return a picture: bars of the change of each logit, a mean over samples.
+
+        Args:
+            names: what the classes are called; by default by their numbers.
+        """
+        from ..heatmap import bars
+
+        called = [f"class {number}" for number in range(self.change.shape[1])] if names is None else list(names)
+        return bars(called, self.change.mean(0), titles="change of the logits, mean over samples")
+
+    def _repr_html_(self) -> str:
+        return html_of(self, self.heatmap)
 
     def __repr__(self) -> str:
         flipped = int((self.before.argmax(1) != self.after.argmax(1)).sum())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .notebooks import html_of
 from .units import Layout, Place, Units
 
 PER = ("whole", "unit", "place", "both")
@@ -67,6 +69,19 @@ class Effects:
         if (pair.std(1) == 0).any():
             raise ValueError("the effects are all equal, so there is no correlation")
         return float(torch.corrcoef(pair)[0, 1])
+
+    def heatmap(self, most: int = 30) -> Any:
+        """Return a picture: bars of the means over samples, the largest first.
+
+        Args:
+            most: how many nodes are shown; the others are added up.
+        """
+        from ..heatmap import bars
+
+        return bars([node.name for node in self.nodes], self.mean, titles="effects, means over samples", most=most)
+
+    def _repr_html_(self) -> str:
+        return html_of(self, self.heatmap)
 
     def __repr__(self) -> str:
         best = ", ".join(node.name for node in self.ranked()[:3])

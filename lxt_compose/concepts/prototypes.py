@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..composite import Composite
 from .measure import ACTIVATION, RELEVANCE, activations, relevances
+from .notebooks import html_of
 from .units import find_units
 
 if TYPE_CHECKING:
@@ -184,8 +185,7 @@ class Prototypes:
         return f"<Prototypes: {len(self.prototypes)} of {len(self.mixtures)} classes, {len(self.names)} units>"
 
     def _repr_html_(self) -> str:
-        shown: str = self.heatmap().html()
-        return shown
+        return html_of(self, self.heatmap)
 
 
 def fit_prototypes(

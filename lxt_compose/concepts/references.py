@@ -6,10 +6,12 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from tabulate import tabulate
 from torch import Tensor, nn
 
 from ..attribution.inputs import read_inputs
@@ -141,6 +143,38 @@ class References:
             raise ValueError(f"{path} is no file that References.save() wrote")
         tops = {name: Top(**top) for name, top in content["tops"].items()}
         return References(content["by"], content["k"], content["count"], tops)
+
+    def table(self, most: int = 10) -> list[dict[str, Any]]:
+        """Return what is known of the units with the largest means: rows with unit, mean and the best samples.
+
+        Args:
+            most: how many rows.
+        """
+        found = [
+            (mean, name, number)
+            for name, top in self.tops.items()
+            for number, mean in zip(top.numbers, self.mean(name).tolist(), strict=True)
+        ]
+        order = sorted(range(len(found)), key=lambda place: -found[place][0])[:most]
+        return [
+            {"units": name, "number": number, "mean": mean, "best": self.of(name, number)}
+            for mean, name, number in (found[place] for place in order)
+        ]
+
+    def _repr_html_(self) -> str:
+        rows = [
+            [
+                row["units"],
+                row["number"],
+                f"{row['mean']:.4g}",
+                ", ".join(f"{r.sample} ({r.value:.3g})" for r in row["best"][:5]),
+            ]
+            for row in self.table()
+        ]
+        shown = tabulate(
+            rows, ["units", "unit", "mean", "best samples (value)"], tablefmt="html", disable_numparse=True
+        )
+        return f"<div><p>{escape(repr(self)[1:-1])}</p>{shown}</div>"
 
     def __repr__(self) -> str:
         units = sum(len(top.numbers) for top in self.tops.values())

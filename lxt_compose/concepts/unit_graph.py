@@ -8,6 +8,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .notebooks import html_of
+
 if TYPE_CHECKING:
     from networkx import DiGraph  # type: ignore[import-untyped]
 
@@ -120,8 +122,7 @@ class UnitGraph:
         return f"<UnitGraph of {len(self.nodes)} nodes and {len(self.edges)} edges; largest: {best}>"
 
     def _repr_html_(self) -> str:
-        shown: str = self.heatmap().html()
-        return shown
+        return html_of(self, self.heatmap)
 
 
 def graph_of(

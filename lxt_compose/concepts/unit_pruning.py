@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..composite import Composite
 from .intervene import Intervention, ablate
 from .measure import Measured, activations, relevances
+from .notebooks import html_of
 from .pruning import least
 from .units import Units, find_units
 
@@ -40,11 +41,14 @@ class UnitScores:
     def __repr__(self) -> str:
         return f"<UnitScores of {sum(map(len, self.numbers))} units of {', '.join(map(str, self.units))}>"
 
-    def _repr_html_(self) -> str:
+    def heatmap(self) -> Any:
+        """Return a picture: bars of the largest scores."""
         from ..heatmap import bars
 
-        named = self.named
-        return bars(list(named), list(named.values()), titles="scores of units").html()
+        return bars(list(self.named), list(self.named.values()), titles="scores of units")
+
+    def _repr_html_(self) -> str:
+        return html_of(self, self.heatmap)
 
 
 def unit_scores(

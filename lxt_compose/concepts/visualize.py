@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..attribution.inputs import read_inputs, telling
 from ..errors import AttributionError
 from ..torch_internals.traces import on_cpu
+from .notebooks import html_of
 from .passes import missing
 from .units import HEAD, Layout, Place, Units, find_units
 from .visits import Visit, Visits
@@ -94,7 +95,7 @@ class FeatureImages:
         return f"<FeatureImages of {len(self.names)} units, {size}: {', '.join(self.names[:3])}>"
 
     def _repr_html_(self) -> str:
-        return self.heatmap().html()
+        return html_of(self, self.heatmap)
 
 
 def visualize(

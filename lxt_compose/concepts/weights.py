@@ -17,6 +17,7 @@ from ..attribution.run import composite_of, statistics_kept
 from ..composite import Composite
 from ..errors import AttributionError, MatchError
 from ..rules import GRADIENT
+from .notebooks import html_of
 from .passes import Caught, PlacesRun
 from .units import Place, Units
 
@@ -43,10 +44,14 @@ class WeightRelevance:
             f"<WeightRelevance ({self.aggregate}): {weights} weights, {len(self.total)} layers, {self.count} samples>"
         )
 
-    def _repr_html_(self) -> str:
+    def heatmap(self) -> Any:
+        """Return a picture: bars of the relevance that passes each layer."""
         from ..heatmap import bars
 
-        return bars(list(self.total), list(self.passed.values()), titles="relevance that passes each layer").html()
+        return bars(list(self.passed), list(self.passed.values()), titles="relevance that passes each layer")
+
+    def _repr_html_(self) -> str:
+        return html_of(self, self.heatmap)
 
 
 def weight_relevance(
