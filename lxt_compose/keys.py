@@ -28,6 +28,8 @@ class Where:
     def __str__(self) -> str:
         return f"where({getattr(self.predicate, '__name__', repr(self.predicate))})"
 
+    __repr__ = __str__
+
 
 def where(predicate: Predicate) -> Where:
     """Return a key that matches the modules for which ``predicate(name, module)`` is true.

@@ -4,7 +4,7 @@ import pytest
 from exact_models import assert_is_input_times_gradient, both_formulations, inputs, linear
 from support import Fn, fingerprint, mlp
 
-from lxt_compose import Composite, Epsilon, MatchError
+from lxt_compose import Composite, Epsilon, MatchError, where
 
 
 def test_names_are_keys_and_one_that_matches_nothing_raises():
@@ -29,3 +29,10 @@ def test_a_module_mounted_under_two_names_is_found_by_both(formulation):
             (row,) = registration.report().rows
             assert (row.path, *row.aliases) == ("first", "second")
     assert_is_input_times_gradient(model, inputs(4, 6), formulation, {"second": Epsilon(1e-12)}.items())
+
+
+def test_a_predicate_is_shown_by_its_name():
+    def wide(name, module):
+        return True
+
+    assert repr(Composite({where(wide): Epsilon()})).count("where(wide)") == 1

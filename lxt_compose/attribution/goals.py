@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .axes import BATCH, place_of
 from .inputs import Inputs
 from .targets import HELP, Chosen, Goal, choose, chosen_by, read_target
 
@@ -111,8 +112,16 @@ def choose_each(goals: Goals, output: Any, model: nn.Module, given: Inputs, *, t
 
 
 def _chosen(goal: Goal, output: Any, model: nn.Module, given: Inputs, *, times_output: bool = False) -> Chosen:
-    asked_at = given.asked_at(model)
-    return choose(goal, output, model, count=given.count, mask=given.mask, times_output=times_output, asked_at=asked_at)
+    return choose(
+        goal,
+        output,
+        model,
+        count=given.count,
+        mask=given.mask,
+        times_output=times_output,
+        asked_at=given.asked_at(model),
+        alone=all(place_of(given.dims[name], BATCH) is None for name in (*given.carriers, *given.ids)),
+    )
 
 
 # ---- rows: each sample once for each of its targets ------------------------------------------------------------------

@@ -40,7 +40,15 @@ def logits_of(output: Any) -> Tensor:
     return found[0]
 
 
-def per_class(output: Any, model: nn.Module, count: int, mask: Tensor | None, asked_at: Tensor | None = None) -> Tensor:
+def per_class(
+    output: Any,
+    model: nn.Module,
+    count: int,
+    mask: Tensor | None,
+    asked_at: Tensor | None = None,
+    *,
+    alone: bool = False,
+) -> Tensor:
     """Return the numbers that a class can be chosen from: [n, classes].
 
     Args:
@@ -49,6 +57,7 @@ def per_class(output: Any, model: nn.Module, count: int, mask: Tensor | None, as
         count: the number of samples.
         mask: their real tokens.
         asked_at: the mask tokens of a masked language model.
+        alone: whether the inputs are one sample without a dimension for it: so may be the output.
 
     Raises:
         TypeError: there are none.
@@ -60,6 +69,8 @@ def per_class(output: Any, model: nn.Module, count: int, mask: Tensor | None, as
     logits = logits_of(output)
     if logits.layout is not torch.strided:
         logits = logits.to_dense()
+    if alone and logits.dim() == 1:
+        return logits[None]
     kind, shape = type(model).__name__, list(logits.shape)
     if logits.dim() == 0 or shape[0] != count:
         raise ValueError(

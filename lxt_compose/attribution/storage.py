@@ -43,7 +43,8 @@ def save(attribution: AttributionData, path: Path) -> None:
         },
         "ledger": None if attribution.ledger is None else attribution.ledger.to_dict(),
     }
-    torch.save(_compact(content), path)
+    with path.open("wb") as file:  # whatever the name ends with: torch takes some endings for formats of others
+        torch.save(_compact(content), file)
 
 
 def _compact(value: Any) -> Any:
@@ -62,7 +63,8 @@ def load(path: Path) -> dict[str, Any]:
         ValueError: it is no such file, or one of a later version.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is no file that Attribution.save() wrote") from error
     if not isinstance(content, dict) or content.get("format") != _FORMAT:

@@ -135,6 +135,7 @@ def choose(
     mask: Tensor | None,
     times_output: bool,
     asked_at: Tensor | None = None,
+    alone: bool = False,
 ) -> Chosen:
     """Pick what is explained from the model's output, and the slots at the outputs that relevance starts with.
 
@@ -150,6 +151,7 @@ def choose(
         mask: their real tokens.
         times_output: whether relevance starts with the value itself.
         asked_at: the mask tokens of a masked language model.
+        alone: whether the inputs are one sample, without a dimension for it.
 
     Raises:
         TypeError: the output, or what a target function returned, holds no number that could be explained.
@@ -164,7 +166,7 @@ def choose(
             sources.setdefault(id(tensor), tensor)
     leaves = {key: tensor.detach().requires_grad_() for key, tensor in sources.items()}
     seen = map_tensors(lambda tensor: leaves.get(id(tensor), tensor), output)
-    logits = per_class(seen, model, count, mask, asked_at)
+    logits = per_class(seen, model, count, mask, asked_at, alone=alone)
     value, target = _picked(goal, logits)
     _check_finite(value)
     if value.requires_grad and not leaves:  # it comes from where nothing was exchanged

@@ -512,3 +512,10 @@ class TestResult:
         found = attribute(model, ids())
         assert found.relevance.dtype == torch.bfloat16
         assert torch.equal(found.scores, found.relevance.float().sum(-1))
+
+
+@pytest.mark.parametrize("name", ["found.pt", "found.safetensors", "found.pt2", "found"])
+def test_a_file_of_any_name_is_read_back(name, tmp_path):
+    found = attribute(torch.nn.Linear(4, 2).eval(), torch.randn(2, 4), target=1)
+    found.save(tmp_path / name)
+    assert torch.equal(Attribution.load(tmp_path / name).relevance, found.relevance)

@@ -212,3 +212,19 @@ def test_outputs_that_are_not_known_are_named(make):
 
     with pytest.raises(TypeError, match="are not found, or not floating point numbers"):
         attribute(Net(4, 2).eval(), torch.ones(1, 4), target=1)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "dims"),
+    [
+        (nn.Linear(4, 3, bias=False), (4,), "feature"),
+        (nn.Sequential(nn.Conv2d(2, 3, 2, bias=False), nn.Flatten(0), nn.Linear(27, 3, bias=False)), (2, 4, 4), None),
+    ],
+)
+@pytest.mark.parametrize("target", [1, None, (0, 2), {"a": 0, "b": 1}])
+def test_one_sample_without_a_dimension_for_it(model, shape, dims, target):
+    x = torch.randn(shape)
+    found = attribute(model.eval(), x, target=target, dims=dims or "channel height width")
+    torch.testing.assert_close(
+        found.relevance.flatten(-len(shape)).sum(-1).flatten(), found.output, rtol=1e-4, atol=1e-5
+    )
