@@ -64,7 +64,7 @@ def build(name: str, batch: int = 1) -> tuple[nn.Module, dict[str, Tensor]]:
     """A small model, and inputs for it."""
     if name in architectures.ZOO:
         known = architectures.ZOO[name]
-        attention = "eager" if known.eager_only else "sdpa"
+        attention = None if not known.attends else "eager" if known.eager_only else "sdpa"
         model = architectures.build(known, attention=attention, experts="batched_mm").float()  # no loops over experts
         return model, in_single(architectures.inputs_of(known, model, batch=batch))
     kind, _, architecture = name.partition(":")

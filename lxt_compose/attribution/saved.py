@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import TraceError
+from ..torch_internals.packages import from_package, is_package, package
 from .goals import Goals
 from .graph_inputs import tensors_of
 from .inputs import Inputs
@@ -33,16 +34,15 @@ class _Written(nn.Module):
         return one_after_the_other(found, self._given, self._joint.layer_dims) if len(found) > 1 else found[0]
 
 
-def save(joint: Joint, goals: Goals, path: str | Path) -> None:
-    """Write a graph as a ``.pt2`` file.
+def save(joint: Joint, goals: Goals, path: str | Path, *, compiled: bool, options: Mapping[str, Any]) -> None:
+    """Write a graph as a ``.pt2`` file, as :meth:`TracedAttribution.save` does.
 
-    In any process with torch, ``torch.export.load(path).module()(*tensors)`` returns a dictionary with "relevance" by
-    the names of the inputs, "output", "target" and "latent". The tensors are those among the model's arguments, in
-    order, and then the indices of the target, if one was given; the names of all are in the file ``lxt_compose.json``
-    inside.
+    The tensors that it is called with are those among the model's arguments, in order, and then the indices of the
+    target, if one was given. The names of all are in the file ``lxt_compose.json`` inside, or in the metadata of what
+    is compiled.
 
     Raises:
-        TraceError: `torch.export` cannot write it.
+        TraceError: `torch.export` or the compiler cannot write it.
     """
     tensors = [x.detach() for x in tensors_of(joint.given, goals)]
     shapes = tuple(
@@ -51,15 +51,20 @@ def save(joint: Joint, goals: Goals, path: str | Path) -> None:
     told = {"inputs": _names(joint.given), "targets": len(tensors) - len(_names(joint.given)), "notes": joint.notes,
             "report": str(joint.report), "target_names": goals.names}  # fmt: skip
     sizes = [x.new_zeros(()).expand(shape).clone() for x, shape in _examples(joint, tensors)]
+    what = "torch.export"
     try:
         with torch.no_grad():
             program = torch.export.export(
                 _Written(joint, joint.given), tuple(sizes), dynamic_shapes={"tensors": shapes}, strict=False
             )
-        torch.export.save(program, path, extra_files={_FILE: json.dumps(told)})
+        if not compiled:
+            torch.export.save(program, path, extra_files={_FILE: json.dumps(told)})
+            return
+        what = "the compiler (AOTInductor, which needs g++ or another C++ compiler)"
+        package(program, path, {_FILE: json.dumps(told)}, options)
     except Exception as error:
-        said = str(error).strip().splitlines()[0][:300]
-        raise TraceError(f"torch.export cannot write the graph: {said}") from error
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        raise TraceError(f"{what} cannot write the graph: {said}") from error
 
 
 def _examples(joint: Joint, tensors: Sequence[Tensor]) -> list[tuple[Tensor, list[int]]]:
@@ -82,12 +87,17 @@ class SavedAttribution:
     """A graph that was read from a file; called with tensors, as the model's arguments, by their order or names.
 
     ``inputs`` are the names of the tensors, ``targets`` is how many tensors of indices follow, ``report`` the coverage
-    report as text.
+    report as text, ``compiled`` whether the file holds machine code.
     """
 
     def __init__(self, path: str | Path) -> None:
         extra = {_FILE: ""}
-        self._run = torch.export.load(path, extra_files=extra).module()
+        self.compiled = is_package(path)
+        if self.compiled:
+            self._run, known = from_package(path)
+            extra |= known
+        else:
+            self._run = torch.export.load(path, extra_files=extra).module()
         told = json.loads(extra[_FILE] or "{}")
         if not told:
             raise ValueError(f"{path} is no file that TracedAttribution.save() wrote")

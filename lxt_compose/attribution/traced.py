@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from operator import attrgetter, eq
 from pathlib import Path
@@ -194,7 +194,7 @@ class TracedAttribution:
     def compile(self, **options: Any) -> TracedAttribution:
         """Hand the graph to torch's compiler (inductor), which runs it from the next call on; returns itself.
 
-        Numbers may then differ by rounding. On a GPU, ``compile(**{"triton.cudagraphs": True})`` records CUDA graphs.
+        Numbers may then differ by rounding.
 
         Args:
             options: of the compiler (``torch._inductor.list_options()``).
@@ -204,16 +204,33 @@ class TracedAttribution:
         self._options = options
         return self
 
-    def save(self, path: str | Path) -> None:
-        """Write the graph as a ``.pt2`` file of ``torch.export``, with its weights; only torch is needed to run it.
-
-        ``torch.export.load(path).module()(*tensors)`` returns a dictionary with "relevance" by the names of the inputs,
-        "output", "target" and "latent"; ``TracedAttribution.load(path)`` does so by names.
+    def record(self) -> TracedAttribution:
+        """Record the graph, compiled or not, as a CUDA graph, which Python launches by one call; returns itself.
 
         Raises:
-            TraceError: `torch.export` cannot write it.
+            TraceError: model and example are not on a GPU, the graph is for any shape, or it chooses by data.
         """
-        save(self._main, self._goals(self._main), path)
+        self._main.program.record(*tensors_of(self._main.given, self._as_traced))
+        return self
+
+    def save(self, path: str | Path, *, compiled: bool = False, options: Mapping[str, Any] | None = None) -> None:
+        """Write the graph as a ``.pt2`` file with its weights; only torch is needed to run it.
+
+        As ``torch.export`` writes it, ``torch.export.load(path).module()(*tensors)`` returns a dictionary with
+        "relevance" by the names of the inputs, "output", "target" and "latent"; compiled,
+        ``torch._inductor.aoti_load_package(path)(*tensors)`` does. ``TracedAttribution.load(path)`` reads both, and
+        takes inputs by names.
+
+        Args:
+            path: the file, whose name ends in ``.pt2``.
+            compiled: whether to write machine code (AOTInductor), which a C++ compiler makes now, for processors and
+                GPUs like those here.
+            options: of the compiler.
+
+        Raises:
+            TraceError: `torch.export` or the compiler cannot write it.
+        """
+        save(self._main, self._as_traced, path, compiled=compiled, options=options or {})
 
     @staticmethod
     def load(path: str | Path) -> SavedAttribution:

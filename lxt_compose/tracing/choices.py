@@ -42,6 +42,11 @@ def take_one(module: GraphModule) -> None:
     module.recompile()
 
 
+def has_choices(module: GraphModule) -> bool:
+    """Return whether a graph takes one of several ways by the data."""
+    return any(node.target is _COND for node in module.graph.nodes)
+
+
 def _is_once(node: Any) -> bool:
     return isinstance(node, Node) and len(node.users) == 1
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import Tensor
 from torch.fx import Graph, Node
 
@@ -25,8 +23,12 @@ class Lifetimes:
         self.owners: dict[Node, tuple[Node, ...]] = {}
         """The nodes that own the memory of each; several for one that may be a view of any of them."""
         self.last: dict[Node, int] = {}
+        parts = dict[tuple[object, ...], Node]()
         for step, node in enumerate(self.nodes):
-            lent = [owner for one in viewed(node) for owner in self.owners[one]] if not is_part(node) else []
+            if is_part(node):
+                lent = [parts.setdefault(node.args, node)]
+            else:
+                lent = [owner for one in viewed(node) for owner in self.owners[one]]
             self.owners[node] = tuple(dict.fromkeys(lent)) or (node,)
             for one in (node, *node.all_input_nodes):
                 for owner in self.owners[one]:
@@ -53,10 +55,6 @@ class Lifetimes:
             now += change
             found.append(now)
         return found
-
-    def users(self, owner: Node) -> Iterable[Node]:
-        """Return the nodes that share the memory of one."""
-        return (node for node, owners in self.owners.items() if owner in owners)
 
 
 def is_part(node: Node) -> bool:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ..errors import TraceError
 from ..torch_internals.readings import WatchingModels, noting_readings
 from ..torch_internals.traces import (
     Names,
@@ -20,7 +21,8 @@ from ..torch_internals.traces import (
     symbolic_graph_of,
 )
 from .bindings import bind
-from .choices import take_one
+from .choices import has_choices, take_one
+from .fixed_memory import FixedMemory, record_on_gpu
 from .hoisting import Prologue, split
 from .passes import changes_attributes, is_random, simplify
 from .recompute import recompute
@@ -125,3 +127,34 @@ class Program:
         with torch.no_grad():
             self._prologue, rest = split(self.graph)
             self._run = compiled(rest, [*self._prologue.values(), *inputs], dynamic=self.dynamic, options=options)
+
+    def record(self, *inputs: Tensor, record: Callable[[Function], Any] = record_on_gpu) -> None:
+        """Have the graph, compiled or not, replayed as a CUDA graph from now on.
+
+        Args:
+            inputs: an example, on the GPU.
+            record: runs a function and returns what replays it, and its results.
+
+        Raises:
+            TraceError: the graph is for any shape, chooses by data, or does not run on a GPU.
+        """
+        on_gpu = record is not record_on_gpu or all(x.is_cuda for x in inputs)
+        why = (
+            (self.dynamic, "it is for any shape; trace it for one shape"),
+            (has_choices(self.graph), "it takes one of several ways by the data, which only the processor can tell"),
+            (not on_gpu, f"it runs on {inputs[0].device if inputs else 'no device'}; move model and inputs to a GPU"),
+        )
+        for refused, said in why:
+            if refused:
+                raise TraceError(f"the graph cannot be recorded as a CUDA graph: {said}")
+        self(*inputs)
+        assert self._run is not None and self._prologue is not None  # noqa: PT018
+        kept, run = len(self._prologue.values()), self._run
+        replayed = FixedMemory(run, kept, record)
+        try:
+            with torch.no_grad():
+                replayed(*self._prologue.values(), *inputs)
+        except RuntimeError as error:
+            said = str(error).strip().splitlines()[0][:300]
+            raise TraceError(f"the graph cannot be recorded as a CUDA graph: {said}") from error
+        self._run = replayed

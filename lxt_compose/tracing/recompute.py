@@ -52,7 +52,7 @@ def _best(lifetimes: Lifetimes, step: int, peak: int) -> tuple[set[Node], int]:
     before, later = lifetimes.nodes[: step + 1], set(lifetimes.nodes[step + 1 :])
     changed = in_place(before[0].graph)
     again = {node for node in before if _is_cheap(node, changed) and _bytes(lifetimes, node) >= _SMALL * peak}
-    again |= {node for node in before if viewed(node) and not is_part(node) and _is_cheap(node, changed)}
+    again |= {node for node in before if viewed(node) and _is_cheap(node, changed)}
     needed = {node for node in before if not later.isdisjoint(node.users)}
     if not needed & again:
         return set(), step
@@ -65,7 +65,7 @@ def _bytes(lifetimes: Lifetimes, node: Node) -> int:
 
 def _is_cheap(node: Node, changed: set[Node]) -> bool:
     """Return whether a node is one tensor, each of whose elements takes a few steps, and no memory changes in place."""
-    if node.op != "call_function" or not is_tensor(node) or not is_pure(node):
+    if node.op != "call_function" or is_part(node) or not is_tensor(node) or not is_pure(node):
         return False
     if not changed.isdisjoint((node, *node.all_input_nodes)):
         return False
@@ -91,7 +91,7 @@ def _minimum_cut(lifetimes: Lifetimes, again: set[Node], needed: set[Node]) -> s
         if node in met:
             continue
         met.add(node)
-        is_view = node in again and bool(viewed(node)) and not is_part(node)
+        is_view = node in again and bool(viewed(node))
         network.add_edge(("out", node), ("in", node), **({} if is_view else {"capacity": _bytes(lifetimes, node)}))
         sources = node.all_input_nodes if node in again else ()
         ends: list[Any] = [("out", source) for source in sources] or [_END]

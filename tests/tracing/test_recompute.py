@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from lxt_compose.tracing.lifetimes import Lifetimes
 from lxt_compose.tracing.recompute import LARGE, recompute
+from lxt_compose.tracing.reuse import reuse
 
 WEIGHTS = [torch.randn(64, 64, generator=torch.Generator().manual_seed(i)) / 8 for i in range(6)]
 
@@ -88,3 +89,17 @@ def test_what_is_drawn_or_changed_in_place_is_kept():
     expected = plain(x)
     torch.manual_seed(0)
     assert torch.equal(graph(x), expected)
+
+
+def test_outputs_of_an_operation_that_has_several_are_kept():
+    def function(x, weight):
+        values, _ = (x @ weight).sort()
+        early = values * 2
+        late = (x @ x).exp() @ x
+        return late * early + values
+
+    x, weight = torch.randn(32, 32), torch.randn(32, 32)
+    graph, plain = shorter(function, x, weight)
+    assert targets(graph)["<built-in function getitem>"] == targets(plain)["<built-in function getitem>"]
+    reuse(graph)
+    assert torch.equal(graph(x, weight), plain(x, weight))

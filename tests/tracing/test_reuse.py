@@ -74,3 +74,18 @@ def test_what_an_operation_makes_beside_others_is_written_over():
         return values * 2, places
 
     assert len(written(function, torch.randn(3, 4))) == 1
+
+
+def test_an_output_that_is_taken_twice_is_one_tensor():
+    graph = make_fx(lambda x: x.max(dim=1).values + 1)(torch.randn(3, 4))
+    (taken,) = [node for node in graph.graph.nodes if "getitem" in str(node.target) and node.args[1] == 0]
+    (added,) = taken.users
+    with graph.graph.inserting_after(added):
+        again = graph.graph.node_copy(taken)
+    with graph.graph.inserting_after(again):
+        late = graph.graph.call_function(torch.ops.aten.mul.Tensor, (again, added))
+    late.meta = dict(added.meta)
+    next(iter(node for node in graph.graph.nodes if node.op == "output")).args = (late,)
+    x = torch.randn(3, 4)
+    reuse(graph)
+    assert torch.equal(graph(x), (x.amax(1) + 1) * x.amax(1))
