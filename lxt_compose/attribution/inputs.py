@@ -17,7 +17,7 @@ from ..target_module import explained
 from .argument_names import is_graph
 from .axes import BATCH, Dims, embedded, find_dims, parse_dims, place_of
 from .heads import texts_as_choices
-from .structure import advice, distinct, fresh, names_of_arguments, read_arguments
+from .structure import advice, distinct, fresh, held_constant, names_of_arguments, read_arguments
 
 # Inputs that tell the model how to read others, such as masks. They are constants, whatever their dtype.
 _CONSTANT = re.compile(r"mask|label|bias|cache|length|past_key|edge_index|offsets|(^|\.)(batch|ptr)$")
@@ -38,7 +38,8 @@ class Inputs:
     (0), or is None; ``count`` is the number of samples. ``hint`` is what may be wrong with them, for the error if the
     model fails. If the model has an encoder and a decoder (``has_decoder``), ``mask`` is that of the decoder, and
     ``encoder_mask`` the other one. ``dims`` names the
-    dimensions of each carrier and of ids.
+    dimensions of each carrier and of ids, ``said`` is what the user called them and those of layers, ``remarks`` what
+    the report is to say of the inputs.
     """
 
     args: tuple[Any, ...]
@@ -53,7 +54,7 @@ class Inputs:
     encoder_mask: Tensor | None = None
     dims: dict[str, Dims] = field(default_factory=dict)
     said: dict[str, Dims] = field(default_factory=dict)
-    """What the user called the dimensions of inputs and layers."""
+    remarks: tuple[str, ...] = ()
 
     @property
     def all(self) -> dict[str, Tensor]:
@@ -204,6 +205,7 @@ def read_inputs(model: nn.Module, inputs: Any, dims: Any = None) -> Inputs:
     known = find_dims(model, {**wanted, **beside}, apart, args, kwargs, graph=graph)
     count = _count(wanted, known)
     found = Inputs(args, kwargs, carriers, ids, mask, count, _hint(model, named, main), beside, dims=known, said=said)
+    found = replace(found, remarks=held_constant(named, wanted.values()))
     if _has_decoder(model):
         return replace(found, mask=last.get("decoder_attention_mask"), has_decoder=True, encoder_mask=mask)
     return found

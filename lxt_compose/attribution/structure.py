@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..autograd.trees import PLAIN, contents, map_tensors, tensors_in
 from ..errors import AttributionError
+
+_CACHE = re.compile(r"cache|past_key|memory|state")
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -126,6 +129,29 @@ def _named(name: str, tree: Any) -> Iterator[tuple[str, Any]]:
             yield from _named(f"{name or 'input'}[{place}]", value)
     else:
         yield name, tree
+
+
+def held_constant(named: Mapping[str, Any], carried: Iterable[Tensor]) -> tuple[str, ...]:
+    """Return what is to be said of numbers among the inputs that are constants, though nobody may expect that.
+
+    Those are floating point tensors that are called as biases, labels and caches are, and those in objects of classes
+    that are not known. Of masks it goes without saying, and so does of caches in objects.
+
+    Args:
+        named: the contents of the arguments by name.
+        carried: the tensors that relevance is wanted of.
+    """
+    inputs, said = set(map(id, carried)), []
+    for name, value in named.items():
+        if isinstance(value, Tensor):
+            if value.is_floating_point() and id(value) not in inputs and "mask" not in name:
+                said.append(f"{name} is held constant: by its name it is a bias, a label, a cache, or tells of edges")
+        elif type(value) not in PLAIN and contents(value) is None and not _CACHE.search(name):
+            inside = vars(value).values() if hasattr(value, "__dict__") and not callable(value) else ()
+            if any(isinstance(x, Tensor) and x.is_floating_point() for x in inside):
+                kind = type(value).__name__
+                said.append(f"tensors in {name} are held constant; register_container({kind}, vars) makes them inputs")
+    return tuple(said)
 
 
 def advice(named: dict[str, Any]) -> str:

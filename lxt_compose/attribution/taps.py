@@ -110,6 +110,7 @@ class Taps:
         met = {name for leaf in self._leaves for name in self._names_of(leaf)}
         if not met - batch.beside.keys():
             raise self._not_looked_up(model)
+        self._session.tally.remarks.update(dict.fromkeys(batch.remarks))
         for name in batch.ids.keys() - met:
             note = f"{name} was looked up nowhere, nor computed with, so it carries no relevance"
             self._session.tally.remarks[note] = None

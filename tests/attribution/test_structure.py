@@ -228,3 +228,31 @@ def test_one_sample_without_a_dimension_for_it(model, shape, dims, target):
     torch.testing.assert_close(
         found.relevance.flatten(-len(shape)).sum(-1).flatten(), found.output, rtol=1e-4, atol=1e-5
     )
+
+
+class Held:
+    def __init__(self, x):
+        self.x = x
+
+
+class Adds(nn.Module):
+    def forward(self, x, other):
+        return x + (other.x if isinstance(other, Held) else other)
+
+
+class Biased(nn.Module):
+    def forward(self, x, position_bias, attention_mask):
+        return x * attention_mask + position_bias
+
+
+def test_numbers_that_are_held_constant_are_named():
+    x = torch.randn(2, 3)
+    found = attribute(Adds(), (x, Held(torch.ones(2, 3))), target=1)
+    assert found.report.notes == (
+        "tensors in other are held constant; register_container(Held, vars) makes them inputs",
+    )
+    found = attribute(Biased(), (x, torch.ones(2, 3), torch.ones(2, 3)), target=1)
+    assert found.report.notes == (
+        "position_bias is held constant: by its name it is a bias, a label, a cache, or tells of edges",
+    )
+    assert attribute(Adds(), (x, torch.ones(2, 3)), target=1).report.notes == ()
