@@ -4,6 +4,7 @@ Units are named alike everywhere: ``"conv2[3]"``, ``"layers.*.mlp.act[0:64]"``, 
 taken from a :class:`Dictionary`.
 """
 
+from .canvas import Ascent, color_matrix
 from .circuits import attribute_nodes, faithfulness, patch_nodes
 from .concept_graph import concept_graph
 from .conditional import conditional
@@ -19,7 +20,7 @@ from .references import Reference, References, find_references
 from .unit_graph import UnitGraph
 from .unit_pruning import UnitScores, prune_units, unit_scores
 from .units import Units, find_units
-from .visualize import Ascent, FeatureImages, visualize
+from .visualize import FeatureImages, visualize
 from .weights import WeightRelevance, weight_relevance
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "activations",
     "attribute_nodes",
     "circuit_graph",
+    "color_matrix",
     "concept_graph",
     "concept_vectors",
     "conditional",

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..attribution.inputs import read_inputs, telling
 from ..errors import AttributionError
 from ..torch_internals.traces import on_cpu
+from .canvas import Ascent, Canvas, moved, variation
 from .notebooks import html_of
 from .passes import missing
 from .units import HEAD, Layout, Place, Units, find_units
@@ -21,41 +20,6 @@ from .visits import Visit, Visits
 
 if TYPE_CHECKING:
     from ..heatmap import ImageGrid
-
-FOURIER, PIXELS = "fourier", "pixels"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ascent:
-    """How images are found; lengths are in pixels, angles in degrees.
-
-    Attributes:
-        steps: of gradient ascent, by Adam.
-        rate: its step size, in the parameters of the images.
-        parametrization: ``"fourier"``: the parameters are Fourier coefficients, divided by their frequency, so that a
-            step changes all frequencies as natural images have them; or ``"pixels"``.
-        jitter: images are shifted by up to this in each step; None is a sixteenth of the smaller side.
-        rotate: and turned by up to this.
-        zoom: and enlarged or made smaller by up to this share.
-        total_variation: the weight of ``mean |x_ij - x_i+1,j| + mean |x_ij - x_i,j+1|``, in activations per range of
-            pixels.
-        seed: of the first images and of the transformations.
-    """
-
-    steps: int = 128
-    rate: float = 0.05
-    parametrization: str = FOURIER
-    jitter: float | None = None
-    rotate: float = 5.0
-    zoom: float = 0.05
-    total_variation: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.parametrization not in (FOURIER, PIXELS):
-            raise ValueError(f"images are parametrized by 'fourier' or 'pixels', got {self.parametrization!r}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be 1 or more, got {self.steps!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +111,7 @@ def visualize(
     generator = torch.Generator().manual_seed(how.seed)
     with torch.inference_mode(False), torch.enable_grad():
         count = goal.count((low + (high - low) / 2).expand(1, *shape))
-        canvas = _Canvas(count, tuple(shape), how.parametrization, like, generator)
+        canvas = Canvas(count, tuple(shape), how, like, generator)
         with torch.no_grad():
             first = goal.activations(low + (high - low) * canvas.images())
         _ascend(canvas, goal, how, sign, (low, high), generator)
@@ -159,17 +123,17 @@ def visualize(
 
 
 def _ascend(
-    canvas: _Canvas, goal: _Goal, how: Ascent, sign: float, limits: tuple[Tensor, Tensor], generator: torch.Generator
+    canvas: Canvas, goal: _Goal, how: Ascent, sign: float, limits: tuple[Tensor, Tensor], generator: torch.Generator
 ) -> None:
     """Change the parameters of the images, step by step."""
     low, high = limits
     optimizer = torch.optim.Adam([canvas.leaf], how.rate)
     for _ in range(how.steps):
-        seen = _moved(canvas.images(), how, generator)
+        seen = moved(canvas.images(), how, generator)
         gain = goal.activations(low + (high - low) * seen).sum()
         canvas.leaf.grad = -sign * _slope(gain, canvas.leaf, goal.names)
         if how.total_variation:
-            (rough,) = torch.autograd.grad(_variation(canvas.images()), canvas.leaf)
+            (rough,) = torch.autograd.grad(variation(canvas.images()), canvas.leaf)
             canvas.leaf.grad += how.total_variation * rough
         optimizer.step()
 
@@ -230,53 +194,3 @@ class _Goal:
                     raise AttributionError(times if seen else missing(each.place))
                 found.append((visits.layout(seen[0]), seen[0].tensor))
         return found
-
-
-class _Canvas:
-    """Images in (0, 1) as functions of parameters, ``leaf``."""
-
-    def __init__(
-        self, count: int, shape: tuple[int, ...], parametrization: str, like: Tensor, generator: torch.Generator
-    ) -> None:
-        channels, self._height, self._width = shape
-        self._scale: Tensor | None = None
-        size: tuple[int, ...] = (count, channels, self._height, self._width)
-        if parametrization == FOURIER:
-            rows, columns = (
-                torch.fft.fftfreq(self._height, dtype=torch.float64)[:, None],
-                torch.fft.rfftfreq(self._width, dtype=torch.float64)[None],
-            )
-            scale = 1 / (rows.square() + columns.square()).sqrt().clamp_min(1 / max(self._height, self._width))
-            self._scale = (scale / scale.square().mean().sqrt()).to(like)[..., None]
-            size = (count, channels, *scale.shape, 2)
-        start = 0.1 * torch.randn(size, generator=generator)
-        self.leaf = start.to(like).requires_grad_()
-
-    def images(self) -> Tensor:
-        """Return the images, [count, channels, height, width]."""
-        if self._scale is None:
-            return torch.sigmoid(self.leaf)
-        spectrum = torch.view_as_complex((self.leaf * self._scale).contiguous())
-        return torch.sigmoid(torch.fft.irfft2(spectrum, s=(self._height, self._width), norm="ortho"))
-
-
-def _moved(images: Tensor, how: Ascent, generator: torch.Generator) -> Tensor:
-    """Return the images shifted, turned and zoomed at random, each in its own way; borders are mirrored."""
-    count, _, height, width = images.shape
-    jitter = min(height, width) / 16 if how.jitter is None else how.jitter
-    if not (jitter or how.rotate or how.zoom):
-        return images
-    angle, zoom, down, right = 2 * torch.rand(4, count, generator=generator, dtype=torch.float64) - 1
-    angle, zoom = angle * math.radians(how.rotate), 1 + zoom * how.zoom
-    # Coordinates of grids go from -1 to 1 along each side, so a turn has to know their ratio.
-    ratio = height / width
-    first = torch.stack([angle.cos() * zoom, -angle.sin() * zoom * ratio, right * 2 * jitter / width], 1)
-    second = torch.stack([angle.sin() * zoom / ratio, angle.cos() * zoom, down * 2 * jitter / height], 1)
-    grid = F.affine_grid(torch.stack([first, second], 1).to(images), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-
-
-def _variation(images: Tensor) -> Tensor:
-    """Return the total variation of images in (0, 1), summed over them."""
-    down, right = images.diff(dim=2).abs(), images.diff(dim=3).abs()
-    return down.flatten(1).mean(1).sum() + right.flatten(1).mean(1).sum()
