@@ -89,7 +89,7 @@ def test_no_trace_and_seeds():
     assert not torch.equal(one, other)
 
 
-def test_total_variation_makes_images_smoother(self):
+def test_total_variation_makes_images_smoother():
     planted = torch.randn(1, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     ways = [Ascent(steps=60, parametrization="pixels", total_variation=w, **STILL) for w in (0.0, 50.0)]
     rough, smooth = (visualize(linear(planted), "1", shape=(1, 8, 8), how=how).images for how in ways)
