@@ -1,14 +1,20 @@
 """Measuring within one run: interleaved timings as medians and ratios, peak memory from the allocator's own events."""
 
 import gc
+import json
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
 import torch
 from tabulate import tabulate
 
 Job = Callable[[], object]
+KEPT = "LXT_COMPOSE_BENCH"
+"""The variable of the environment that names the file which :mod:`bench` reads."""
 
 
 def _wait() -> None:
@@ -67,5 +73,16 @@ def ratios(seconds: dict[str, list[float]], base: str) -> dict[str, float]:
 
 
 def show(title: str, headers: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table with a title."""
-    print(f"\n{title}\n{tabulate(list(rows), headers=list(headers), floatfmt='.3f')}", flush=True)
+    """Print a table with a title, and keep it for :mod:`bench`."""
+    headers, rows = list(headers), [list(row) for row in rows]
+    print(f"\n{title}\n{tabulate(rows, headers=headers, floatfmt='.3f')}", flush=True)
+    texts = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row] for row in rows]
+    keep({"title": title, "headers": headers, "rows": texts})
+
+
+def keep(entry: dict[str, Any]) -> None:
+    """Write an entry as a line of the file that the environment names, if it does: a table, or a note."""
+    path = os.environ.get(KEPT)
+    if path:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")

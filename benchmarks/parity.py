@@ -14,6 +14,7 @@ from typing import Any
 
 import peers
 import torch
+from measure import keep
 from tabulate import tabulate
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -212,6 +213,7 @@ def errors_of_composites(dtype: torch.dtype) -> dict[str, float]:
 def table(title: str, heads: list[str], rows: list[list[str]]) -> None:
     """Print a table of what is text already."""
     print(f"\n{title}\n{tabulate(rows, heads, disable_numparse=True)}", flush=True)
+    keep({"title": title, "headers": heads, "rows": rows})
 
 
 def main() -> int:

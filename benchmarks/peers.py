@@ -1,7 +1,8 @@
 """Other libraries to measure against: imported if they are there, and put on a copy of a model by one function each.
 
 They are no dependency of anything. Where they are not installed, their columns show a dash; to have them:
-``pip install --no-deps --target DIR zennit==0.5.1 lxt==2.1 tdhook==0.3.0 tensordict pyvers`` and ``PYTHONPATH=DIR``.
+``pip install --no-deps --target DIR zennit==0.5.1 lxt==2.1 tdhook==0.3.0 captum==0.9.0 tensordict pyvers`` and
+``PYTHONPATH=DIR``; ``make bench`` does it.
 """
 
 import importlib
@@ -12,11 +13,14 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from measure import keep
+from torch import Tensor, nn
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
 ACTIVATIONS = (nn.ReLU, nn.GELU)
-Install = Callable[[nn.Module], nn.Module]
+Install = Callable[[nn.Module], Any]
+"""Puts a rule on a model: returns the model, or a function of an input that explains it."""
+_SAID: set[str] = set()
 _CLASSES = {
     "torchvision.models.resnet": ("Bottleneck", "BasicBlock"),
     "torchvision.ops": ("FrozenBatchNorm2d",),
@@ -45,8 +49,19 @@ def load(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except Exception as reason:  # whatever keeps a peer from running keeps it out of the table, no more
-        print(f"{name}: {type(reason).__name__}: {reason}", file=sys.stderr)
+        failed(name, reason)
         return None
+
+
+def failed(name: str, reason: Exception) -> str:
+    """Say how a peer failed; returns the kind of error, for the table."""
+    first = str(reason).strip().splitlines()[:1]
+    said = f"{name}: {type(reason).__name__}: {''.join(first)}"
+    if said not in _SAID:
+        _SAID.add(said)
+        print(said, file=sys.stderr)
+        keep({"note": said})
+    return type(reason).__name__
 
 
 def zennit(rule: str, *args: Any) -> Install | None:
@@ -107,6 +122,40 @@ def lxt(rule: str, *args: Any) -> Install | None:
                 elif isinstance(child, ACTIVATIONS):
                     setattr(parent, name, rules.IdentityRule(child))
         return model
+
+    return install
+
+
+class Captum:
+    """Captum's LRP, which puts its rules on and takes them off in each call."""
+
+    def __init__(self, kind: Any, model: nn.Module) -> None:
+        self.kind, self.model = kind, model
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The relevance of the input for the first output."""
+        target = 0 if x.dim() != 3 else (0, 0)
+        found = self.kind(self.model).attribute(x, target=target)
+        for module in self.model.modules():  # it deletes the rules of all modules after each call
+            module.rule = getattr(module, "given_rule", None)
+            if module.rule is None:
+                del module.rule
+        return found
+
+
+def captum(rule: str, *args: Any) -> Install | None:
+    """A rule of Captum on all layers; it passes relevance through ReLU by itself, through others by a rule."""
+    methods, rules = load("captum.attr"), load("captum.attr._utils.lrp_rules")
+    if methods is None or rules is None:
+        return None
+
+    def install(model: nn.Module) -> Captum:
+        for module in model.modules():
+            if isinstance(module, LAYERS):
+                module.rule = module.given_rule = getattr(rules, rule)(*args)
+            elif isinstance(module, (nn.GELU, nn.Flatten)):
+                module.rule = module.given_rule = rules.IdentityRule()
+        return Captum(methods.LRP, model)
 
     return install
 

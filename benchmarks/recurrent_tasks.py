@@ -89,7 +89,8 @@ def fitted(model: nn.Module, loss_of: Loss, count: int, steps: int, batch: int, 
 # ---- a value behind a marker, named at the end ---------------------------------------------------------------------
 
 
-def _marked(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def marked(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Sequences with a marker, the values behind it, and where it stands."""
     ids = torch.randint(0, VALUES, (count, LENGTH), generator=generator)
     place = torch.randint(0, LENGTH - 1, (count, 1), generator=generator)
     return ids.scatter(1, place, VALUES), ids.gather(1, place + 1)[:, 0], place
@@ -98,10 +99,10 @@ def _marked(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Ten
 def recall(kind: type[nn.Module], seed: int, samples: int) -> Task:
     """Name the value that came behind the marker. Evidence: marker and value are the two tokens on top."""
     torch.manual_seed(seed)
-    ids, answers, _ = _marked(20000, torch.Generator().manual_seed(seed))
+    ids, answers, _ = marked(20000, torch.Generator().manual_seed(seed))
     model = Last(kind, 32, VALUES, VALUES + 1)
     fitted(model, lambda m, rows: F.cross_entropy(m(ids[rows]), answers[rows]), len(ids), 1200, 64, seed)
-    x, y, place = _marked(samples, torch.Generator().manual_seed(1000 + seed))
+    x, y, place = marked(samples, torch.Generator().manual_seed(1000 + seed))
 
     def evidence(scores: Tensor) -> Tensor:
         return (scores.topk(2, 1).indices.sort(1).values == torch.cat([place, place + 1], 1)).all(1).double()
@@ -202,7 +203,7 @@ def reader(kind: type[nn.Module], seed: int, samples: int) -> Task:
         found = m.all(lines[rows]).log_softmax(-1).transpose(0, 1)  # type: ignore[operator]
         return F.ctc_loss(found, said[rows] + 1, [len(found)] * len(rows), [DIGITS] * len(rows))
 
-    fitted(model, loss, len(lines), 500, 32, seed)
+    fitted(model, loss, len(lines), 1200, 32, seed)
     test = _lines(data.test_images, data.test_labels, samples, torch.Generator().manual_seed(1000 + seed))
     return _explained(model, *test)
 

@@ -9,10 +9,11 @@ import argparse
 import copy
 import sys
 import time
+from functools import partial
 
 import peers
 import torch
-from measure import peak_memory, ratios, show, times
+from measure import Job, peak_memory, ratios, show, times
 from overhead import cnn
 from torch import Tensor, nn
 
@@ -44,10 +45,11 @@ def collect() -> None:
     RULES.extend(
         [
             (Epsilon(), 1.15, {"Zennit": peers.zennit("Epsilon"), "tdhook": peers.tdhook("EpsilonRule"),
-                               "LXT": peers.lxt("EpsilonRule")}),
-            (ZPlus(), 2.5, {"Zennit": peers.zennit("ZPlus"), "tdhook": peers.tdhook("AlphaBetaRule", 1.0, 0.0)}),
+                               "LXT": peers.lxt("EpsilonRule"), "Captum": peers.captum("EpsilonRule")}),
+            (ZPlus(), 2.5, {"Zennit": peers.zennit("ZPlus"), "tdhook": peers.tdhook("AlphaBetaRule", 1.0, 0.0),
+                             "Captum": peers.captum("Alpha1_Beta0_Rule")}),
             (AlphaBeta(), 2.5, {"Zennit": peers.zennit("AlphaBeta"), "tdhook": peers.tdhook("AlphaBetaRule")}),
-            (Gamma(), 2.5, {"Zennit": peers.zennit("Gamma")}),
+            (Gamma(), 2.5, {"Zennit": peers.zennit("Gamma"), "Captum": peers.captum("GammaRule")}),
             (WSquare(), 1.5, {"Zennit": peers.zennit("WSquare"), "tdhook": peers.tdhook("WSquareRule")}),
             (Flat(), 1.5, {"Zennit": peers.zennit("Flat"), "tdhook": peers.tdhook("FlatRule")}),
         ]
@@ -70,15 +72,28 @@ class Runner:
         return self.x * found if self.gradient else found
 
 
-def jobs_for(rule: Rule, base: nn.Module, x: Tensor, installs: dict[str, peers.Install | None]) -> dict[str, Runner]:
-    """The same explanation by every library that has it."""
+def jobs_for(
+    rule: Rule, base: nn.Module, x: Tensor, installs: dict[str, peers.Install | None]
+) -> tuple[dict[str, Job], dict[str, str]]:
+    """The same explanation by every library that has it, and how those failed that do not run."""
     mine = copy.deepcopy(base)
     Composite({peers.LAYERS: rule, peers.ACTIVATIONS: Identity()}).register(mine)
-    jobs = {BASE: Runner(base, x, gradient=True), "ours": Runner(mine, x)}
+    jobs: dict[str, Job] = {BASE: Runner(base, x, gradient=True), "ours": Runner(mine, x)}
+    failed = {}
     for name, install in installs.items():
-        if install is not None:
-            jobs[name] = Runner(install(copy.deepcopy(base)), x)
-    return jobs
+        if install is None:
+            continue
+        try:
+            made = install(copy.deepcopy(base))
+            job = Runner(made, x) if isinstance(made, nn.Module) else partial(made, x)
+            job()
+        except Exception as reason:  # whatever it is, the row shows it
+            failed[name] = peers.failed(
+                f"{name}, {rule}, {type(base).__name__} of {len(list(base.children()))}", reason
+            )
+        else:
+            jobs[name] = job
+    return jobs, failed
 
 
 def main() -> None:
@@ -94,17 +109,19 @@ def main() -> None:
     if options.peers:
         sys.path.append(options.peers)
     collect()
-    names = ["ours", "Zennit", "tdhook", "LXT"]
+    names = ["ours", "Zennit", "tdhook", "LXT", "Captum"]
     for build in (vgg, vit_stack):
         torch.manual_seed(0)
         base, x = build()
         base.eval().requires_grad_(False)
         rows = []
         for rule, limit, installs in RULES:
-            jobs = jobs_for(rule, base, x, installs)
+            jobs, failed = jobs_for(rule, base, x, installs)
             ratio = ratios(times(jobs, options.repeats, clock), BASE)
             memory = {name: peak_memory(job) for name, job in jobs.items()}
-            cells = [f"{ratio[n]:.2f} / {memory[n] / memory[BASE]:.2f}" if n in ratio else "-" for n in names]
+            cells = [
+                f"{ratio[n]:.2f} / {memory[n] / memory[BASE]:.2f}" if n in ratio else failed.get(n, "-") for n in names
+            ]
             rows.append([str(rule), *cells, limit if build is vgg else "-"])
         title = f"{build.__name__}: {(build.__doc__ or '').strip()}\nmultiples of {BASE}: time / peak memory"
         show(title, ["rule", *names, "at most"], rows)
