@@ -50,6 +50,8 @@ class Choice:
     is_gradient: bool = False
     tolerance: float = 1e-3
     """By how much the formulations may differ, relative to the largest: rules for layers have stabilizers of 1e-6."""
+    serves_zeros: bool = False
+    """Whether a rule for the first layer gives relevance to inputs that are 0."""
 
 
 def _preset(name: str, *, is_gradient: bool = True) -> Choice:
@@ -70,14 +72,19 @@ TRANSFORMERS = [
     ),
 ]
 IMAGES = [
-    Choice(name, lambda f, name=name: getattr(presets, name)(), ("relevance",))
+    Choice(name, lambda f, name=name: getattr(presets, name)(), ("relevance",), serves_zeros=name.endswith("flat"))
     for name in ("epsilon", "epsilon_plus", "epsilon_alpha2_beta1", "epsilon_plus_flat", "epsilon_alpha2_beta1_flat")
 ]
 OTHERS = [
     Choice("res_lrp", lambda f: presets.res_lrp(formulation=f)),
     Choice("gamma_vit", lambda f: presets.gamma_vit(formulation=f, defaults=default_rules(f, TINY))),
     Choice("excitation_backprop", lambda f: presets.excitation_backprop(), ("relevance",)),
-    Choice("epsilon_gamma_box", lambda f: presets.epsilon_gamma_box(low=-9.0, high=9.0), ("relevance",)),
+    Choice(
+        "epsilon_gamma_box",
+        lambda f: presets.epsilon_gamma_box(low=-9.0, high=9.0),
+        ("relevance",),
+        serves_zeros=True,
+    ),
 ]
 KEYS: dict[str, Any] = {
     "nn.Linear": nn.Linear,
@@ -138,4 +145,4 @@ def _own(number: int) -> Choice:
 
     shown = ", ".join(f"{key}: {rule}" for key, rule in chosen)
     text = f"own {number} ({f'first: {first}, ' if first else ''}{shown}{', merged' * merge}{', pairs' * pairs})"
-    return Choice(text, make, ("relevance",) if first else FORMULATIONS)
+    return Choice(text, make, ("relevance",) if first else FORMULATIONS, serves_zeros=first is not None)

@@ -184,9 +184,12 @@ def _check_books(program: Program, choice: Choice, formulation: str, run: Run, f
     if not run.report.complete and not (program.ids or float(run.flat.abs().max()) == 0):
         rows = sorted({f"{row.target} ({row.status.value})" for row in run.report.uncovered})
         found.add("complete", f"{formulation}: not covered: {', '.join(rows) or run.report.notes}")
-    constant = ledger.absorbed.get("constant")
-    if not (program.has(ADDS) or program.ids) and constant is not None and float(constant.abs().max()) > limit:
-        found.add("constant", f"{formulation}: nothing is added, but constants absorb {constant.tolist()}")
+    # a rule that gives relevance to zeros gives it to those too that padding and masks put in
+    entries = [e for e in ledger.entries if not (choice.serves_zeros and e.status == "exact")]
+    amounts = [e.absorbed["constant"] for e in entries if "constant" in e.absorbed]
+    constant = max((abs(a.total) if a.shared else float(a.by_sample.abs().max()) for a in amounts), default=0.0)
+    if not (program.has(ADDS) or program.ids) and not constant <= limit:
+        found.add("constant", f"{formulation}: nothing is added, but constants absorb {constant:.2e}")
 
 
 def _compare(program: Program, choice: Choice, first: str, runs: dict[str, Run], found: Found, spellings: int) -> None:

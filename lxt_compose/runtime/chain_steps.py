@@ -91,7 +91,7 @@ def _of_function(op: Op, function: Function, carriers: Sequence[Tensor], checkpo
             step = _first(op, function, source, first, checkpoint, how)
             return step and step._replace(chooses=chooses) if chooses else step
     chains = [chain_of(x, checkpoint) for x in carriers]
-    if len(chains) == 1 and function.divides and not function.conditional and chains[0].curve.is_affine:
+    if len(chains) == 1 and function.divides and not function.conditional and chains[0].curve.is_line:
         # A number over a tensor. Of a variance and an epsilon it is a statistic, which is held constant.
         return None
     curve = function([chain.curve for chain in chains])

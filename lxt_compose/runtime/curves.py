@@ -55,6 +55,11 @@ class Curve:
         return all(abs(z - b - k * x) <= 1e-9 * (abs(b) + abs(k * x)) for x, z in near)
 
     @cached_property
+    def is_line(self) -> bool:
+        """Whether it is ``k x + b``, k not 0."""
+        return self.is_affine and self.values[_ONE] != self.values[0]
+
+    @cached_property
     def ratio(self) -> float | None:
         """The number k of the function ``k x``, k not 0; None for any other."""
         return self.values[_ONE] or None if not self.at_zero and self.is_affine else None

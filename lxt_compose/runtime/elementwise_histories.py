@@ -37,21 +37,23 @@ def given(step: Step, places: Collection[int | str]) -> list[Any]:
     return [value for place, value in (*enumerate(step.args), *step.kwargs.items()) if place in places]
 
 
-def agreed(known: Sequence[History]) -> float:
-    """Return the degree of a sum: that of its terms, 1 if they have different ones."""
-    degree = known[0].degree
-    return degree if all(history.degree == degree for history in known) else 1
+def least_degree(known: Sequence[History]) -> float:
+    """Return the degree of a sum: the least of its terms.
+
+    So a length has the degree that its elements have, however it is written: ``(a ** 2 + b ** 2).sqrt()``.
+    """
+    return min(history.degree for history in known)
 
 
 def joined(known: Sequence[History]) -> History:
     """Return the history of several carriers joined, perhaps with constants."""
-    least, degree = min(known), agreed(known)
+    least, degree = min(known), least_degree(known)
     return least._replace(degree=degree) if least.gate >= Gate.BOUNDED else signal(degree)
 
 
 def summed(step: Step) -> History:
     """Return the history of a sum."""
-    return signal(agreed(step.known))
+    return signal(least_degree(step.known))
 
 
 def _values(step: Step, before: Values) -> Values | None:

@@ -28,8 +28,9 @@ from .decisions import Action, CallSite, Decision, decide, decide_on_step, writt
 from .elementwise_histories import joined
 from .forms import read
 from .histories import after, taking_part
+from .in_place import before_change, changes
 from .observer import watch
-from .operations import before_change, changes, is_cut, note_cut, record, run, run_body, run_unrecorded
+from .operations import is_cut, note_cut, record, run, run_body, run_unrecorded
 from .policy import FunctionInfo
 from .recorded import Recorded, known_of
 from .session import Session

@@ -5,8 +5,8 @@ average keep it for bounded gates only: of other activations they make a signal 
 a gate, and so are bounded gates that are joined; of several, the least counts. A sum of several carriers is a signal.
 
 Degrees add up in products, of the factors that take part: one that a rule stops (a gate) has none. They start anew at 1
-where parameters of the model come in (layers, norms with weights), behind a softmax, and in a sum of carriers that have
-different ones. An operation that is linear in one carrier keeps its degree, and so do activations: equal functions
+where parameters of the model come in (layers, norms with weights) and behind a softmax. A sum has the least degree of
+its terms. An operation that is linear in one carrier keeps its degree, and so do activations: equal functions
 would else get unequal relevance, as in ``x.sum(1)`` and ``x @ ones``, or in ``silu(x)`` and ``x * sigmoid(x)``.
 
 An elementwise function is known by the values that it has far below 0, at 0 and far above. Those of one function after
@@ -27,11 +27,11 @@ from .elementwise_histories import (
     Effect,
     Step,
     added,
-    agreed,
     applied,
     divided,
     given,
     joined,
+    least_degree,
     multiplied,
     raised,
     scaled,
@@ -52,6 +52,8 @@ def effect_of(op: Op | None) -> Effect | None:
         return raised
     if op.traits.signs is not None:
         return added
+    if op.traits.modulus:
+        return _modulus
     if op.traits.norm in _SCALING_NORMS:
         return _normalized
     if op.family is Family.LINEAR:
@@ -105,7 +107,7 @@ def after(
         return SIGNAL
     assert info.op is not None
     by_form = (
-        form is not None and effect is not _reduced and (len(known) == 1 or len({*map(id, carriers)}) == len(known))
+        form is not None and effect not in _BY_TENSOR and (len(known) == 1 or len({*map(id, carriers)}) == len(known))
     )
     key = (info.function, form, *known) if by_form else None
     history = _found.get(key)
@@ -182,12 +184,17 @@ def _contracted(step: Step) -> History:
     terms = [history.degree for x, history in zip(step.carriers, step.known, strict=True) if any(x is a for a in added)]
     factors = sum(history.degree for history in step.known) - sum(terms)
     terms += [factors] if len(terms) < len(step.known) else []
-    return signal(terms[0] if len(set(terms)) == 1 else 1)
+    return signal(min(terms))
 
 
 def _homogeneous(step: Step) -> History:
     degree = step.op.traits.degree
-    return signal(agreed(step.known) * (degree if isinstance(degree, (int, float)) else 1))
+    return signal(least_degree(step.known) * (degree if isinstance(degree, (int, float)) else 1))
+
+
+def _modulus(step: Step) -> History:
+    """Return an absolute value: of complex numbers it is a length, of others an activation."""
+    return _homogeneous(step) if step.carriers[0].is_complex() else applied(step)
 
 
 def _attended(step: Step) -> History:
@@ -220,6 +227,8 @@ _OF_FAMILIES: dict[Family, Effect] = {
     Family.HOMOGENEOUS: _homogeneous,
     Family.ATTENTION: _attended,
 }
+_BY_TENSOR = frozenset({_reduced, _modulus})
+"""These depend on the shape or the dtype of the carrier."""
 _JOIN = frozenset({_mixed, _averaged})
 _SHIFT = frozenset({multiplied, added})
 _MIX = frozenset({summed, _contracted})

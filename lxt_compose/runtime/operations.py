@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..autograd.functions import graft, rebind
 from ..autograd.marks import SIGNAL, Gate, history_of, mark
-from ..autograd.saved_values import rescue
 from ..autograd.trees import map_tensors, tensors_in
 from ..coverage.rows import Status
 from ..coverage.tally import OpKey
@@ -26,7 +25,8 @@ from .call_stack import Frame
 from .checkpointing import rejoin
 from .decisions import STOP, Action, Decision, hold, written
 from .decompositions import attention_body
-from .execution import enter, keep_values, leave, write_into
+from .execution import enter, leave, write_into
+from .in_place import before_change, changes, on_copy
 from .policy import FunctionInfo
 from .session import Session
 from .unseen import unseen_behind
@@ -34,23 +34,6 @@ from .unseen import unseen_behind
 BARE = "in a checkpointed function that is no module"
 SPARSE = "on sparse tensors"
 NO_BACKWARD = "its kernel has no backward, so relevance ends there"
-
-
-def before_change(session: Session, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Have all nodes that saved a tensor which is about to be changed in place keep a copy."""
-    for tensor in written(args, kwargs):
-        rescue(tensor)
-        for frame in session.stack.frames:
-            for call in (frame.call, frame.whole):
-                if call is not None:
-                    keep_values(call, tensor)
-
-
-def changes(info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Return whether a call of a function changes a tensor in place."""
-    if not (info.can_mutate or "out" in kwargs or "inplace" in kwargs):
-        return False
-    return mutates(info.function, args, kwargs)
 
 
 def check_unseen(session: Session, carrier: Tensor, frame: Frame) -> None:
@@ -261,12 +244,13 @@ def _run_replaced(made: Decision, call: OpCall) -> Any:
 def _run_steps(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
     """Run a kernel that is several operations, and give its values the graph of those, each under its rule."""
     info, args, kwargs = made.info, call.args, call.kwargs
-    assert info.steps is not None
+    body = info.steps
+    assert body is not None
     target = next(written(args, kwargs)) if changes(info, args, kwargs) else None
-    if target is not None:  # steps keep what it is now
-        args, kwargs = map_tensors(lambda x: x.clone() if x is target else x, (args, kwargs))
+    if target is not None:
+        body = on_copy(target, body)
     try:
-        steps = list(tensors_in(run_body(session, frame, info.steps, *args, **kwargs)))
+        steps = list(tensors_in(run_body(session, frame, body, *args, **kwargs)))
     except NotImplementedError as reason:
         return run_uncovered(session, frame, made, call, str(reason))
     if session.stack.seen is not None:
@@ -277,7 +261,12 @@ def _run_steps(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
         if frame.part_of is not None:
             frame.part_of.counts.append(count)
     backward = iter(steps)
-    values = (info.function if info.foreign else info.run)(*call.args, **call.kwargs)
+    # What is changed in place would keep the operation's own nodes behind those of the steps.
+    changed = target is not None and not (target.is_leaf and target.requires_grad)  # else autograd refuses it
+    if changed:
+        before_change(session, args, kwargs)  # the steps have saved what they were given
+    with torch.set_grad_enabled(not changed):
+        values = (info.function if info.foreign else info.run)(*call.args, **call.kwargs)
     rounded = info.foreign and session.formulation == RELEVANCE
     output = map_tensors(lambda value: graft(value, next(backward), rounded=rounded), values)
     for tensor, step in zip(tensors_in(output), steps, strict=True):

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..autograd.trees import plain
+from ..autograd.trees import map_tensors, plain
 from ..ops import Elements, Family, Op
 from ..rules import OpCall
 from ..torch_internals import checkpoint_hook, in_transform, modes_off
@@ -93,8 +93,9 @@ def _length(order: Any) -> Steps | None:
 def _is_same(function: Steps, steps: Steps, args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
     """Return whether the steps give what the function gives: of matrices some norms are other ones."""
     with torch.no_grad(), modes_off():
+        args, kwargs = map_tensors(Tensor.clone, (tuple(args), dict(kwargs)))  # the function may work in place
         try:
-            value, other = function(*args, **kwargs), steps(*args, **kwargs)
+            other, value = steps(*args, **kwargs), function(*args, **kwargs)
         except (RuntimeError, TypeError, IndexError):
             return False
         if value.shape != other.shape or value.dtype != other.dtype:

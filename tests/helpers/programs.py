@@ -53,7 +53,7 @@ class Two(Step):
     """A step whose output consists of parts or terms of both operands."""
 
     def degree(self, *degrees):
-        return degrees[0] if degrees[0] == degrees[1] else 1
+        return min(degrees)
 
 
 class Linear(Step):

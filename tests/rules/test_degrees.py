@@ -148,6 +148,8 @@ SAME = {
     "silu": (lambda a, b: F.silu(a * b) * b, lambda a, b: (a * b) * torch.sigmoid(a * b) * b),
     "norm": (lambda a, b: F.rms_norm(a * b, (3,)) * b, lambda a, b: a * b * (a * b).square().mean(1, True).rsqrt() * b),
     "length": (lambda a, b: (a * b).norm(dim=1, keepdim=True) * b, lambda a, b: ((a * b) ** 2).sum(1, True).sqrt() * b),
+    "length of unlike": (lambda a, b: torch.hypot(a * b, a) * b, lambda a, b: ((a * b) ** 2 + a**2).sqrt() * b),
+    "modulus of unlike": (lambda a, b: torch.complex(a * b, a).abs() * b, lambda a, b: torch.hypot(a * b, a) * b),
     "largest": (lambda a, b: (a * b).amax(1, True) * b, lambda a, b: (a * b).sort(1).values[:, -1:] * b),
     "sums": (lambda a, b: (a * b + a * b) * b, lambda a, b: torch.stack([a * b, a * b]).sum(0) * b),
     "sums of unlike": (lambda a, b: (a + a * b) * b, lambda a, b: torch.cat([a[None], (a * b)[None]]).sum(0) * b),
@@ -161,6 +163,28 @@ def test_equal_functions_get_equal_relevance(name, formulation):
     values = factors(2, 2, 3)
     found = [relevance(f, values, composite(formulation)) for f in SAME[name]]
     assert_same(*found, 1e-6 if name in ("norm", "length") else 1e-10)
+
+
+@both_formulations
+def test_a_sum_has_the_least_degree_of_its_terms(formulation):
+    """``(a b c + a b) c`` has two factors at least in each term: a third for the last factor, two for the sum."""
+    a, b, c = values = factors(3, 2, 3)
+    found = relevance(lambda a, b, c: (a * b * c + a * b) * c, values, composite(formulation))
+    three, two = a * b * c * c * 2 / 3, a * b * c * 2 / 3  # what each term of the sum gets
+    assert_same(found, [three / 3 + two / 2, three / 3 + two / 2, three / 3 + (three + two) / 2])
+
+
+@pytest.mark.parametrize("preset", ["attnlrp", "cp_lrp"])
+@both_formulations
+def test_the_modulus_of_what_activations_make_is_a_length_and_no_gate(preset, formulation):
+    """``|silu(a) + i silu(b)| c``: half for c, and for the parts of z as ``x^2 / z^2``."""
+    a, b, c = values = factors(3, 2, 3)
+    z = torch.hypot(F.silu(a), F.silu(b))
+    expected = [F.silu(a) ** 2 / z * c / 2, F.silu(b) ** 2 / z * c / 2, z * c / 2]
+    for length in (lambda a, b: torch.complex(a, b).abs(), torch.hypot, lambda a, b: (a**2 + b**2).sqrt()):
+        how = getattr(presets, preset)(formulation=formulation)
+        found = relevance(lambda a, b, c, f=length: f(F.silu(a), F.silu(b)) * c, values, how)
+        assert_same(found, expected, 1e-5)  # stabilizers of the relevance formulation
 
 
 class Squared(nn.Module):

@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import Fn
 from torch import nn
@@ -254,6 +254,7 @@ def value_of(expression, x):
 
 @settings(max_examples=200, deadline=None)
 @given(EXPRESSIONS, st.sampled_from(FORMULATIONS))
+@example(("max", "x", ("1 / (1 + x^2)", ("-", "x", "x"))), "relevance")
 def test_any_expression_in_one_tensor_is_one_function(expression, formulation):
     """Element by element: R_x = R * (f(x) - f(0)) / f(x), with nothing known but f."""
     x = draw(40)

@@ -72,3 +72,37 @@ def test_a_length_of_what_is_0_there_is_one_operation_and_keys_go_first():
     assert ("norm", "(taken apart)") in rules_of(lambda x: x.exp().norm(dim=-1))
     assert ("norm", "(taken apart)") not in rules_of(lambda x: x.exp().norm(dim=-1), {torch.norm: Epsilon(0.0)})
     assert ("norm", "(taken apart)") not in rules_of(lambda x: torch.linalg.norm(x.cos(), 2))  # that of a matrix
+
+
+IN_PLACE = {
+    "a quotient": (lambda x: C.expand(3, 6).clone().div_(1 + (-x).exp()), lambda x: C * x.sigmoid()),
+    "a hypotenuse": (lambda x: (x * 2).exp().hypot_(x), lambda x: ((4 * x).exp() + x**2).sqrt()),
+    "a logarithm": (lambda x: (x * 2).xlogy_(x.exp() + 1), lambda x: x * 2 * (x.exp() + 1).log()),
+}
+
+
+@both_formulations
+@pytest.mark.parametrize("name", IN_PLACE)
+def test_what_is_taken_apart_in_place_leaves_no_node_of_its_own(name, formulation):
+    """The graph check, which knows nothing of the report, finds no node that nobody accounts for."""
+    function, written_out = IN_PLACE[name]
+    x = torch.linspace(-2, 2, 18).double().reshape(3, 6).requires_grad_()
+    model = Fn(lambda self, x: function(x), weight=nn.Linear(1, 2))
+    with Composite(formulation=formulation).register(model) as registration, registration.ledger() as ledger:
+        z = model(x)
+        start = z.detach() if formulation == "relevance" else torch.ones_like(z)
+        (slot,) = torch.autograd.grad(z, x, start)
+    assert torch.equal(z, function(x.detach()))
+    assert registration.report().complete
+    assert ledger.check.complete, ledger.check
+    found = slot if formulation == "relevance" else slot * x.detach()
+    assert_close(found, explained(written_out, formulation)[1], 1e-5 if formulation == "relevance" else 1e-9)
+
+
+@both_formulations
+def test_a_leaf_that_needs_grad_is_not_changed(formulation):
+    x = torch.linspace(0.5, 2, 18).double().reshape(3, 6).requires_grad_()
+    model = Fn(lambda self, x: x.hypot_(x.detach().exp()), weight=nn.Linear(1, 2))
+    with Composite(formulation=formulation).register(model), pytest.raises(RuntimeError, match="leaf"):
+        model(x)
+    assert torch.equal(x, torch.linspace(0.5, 2, 18).double().reshape(3, 6))
