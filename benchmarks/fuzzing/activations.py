@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from .steps import (
     ADDS,
     ELEMENTWISE,
+    HELD,
     OFFSET,
     PIECEWISE,
     SOFTMAX,
@@ -337,12 +338,13 @@ SOFTMAXES: dict[str, Callable[[Tensor], Tensor]] = {
     "exp of log_softmax": lambda z: F.log_softmax(z, -1).exp(),
     "exp of z - logsumexp": lambda z: (z - z.logsumexp(-1, keepdim=True)).exp(),
 }
-plain("softmax", SOFTMAXES, SOFTMAX)
+_OR_HELD = {**SOFTMAXES, HELD: lambda z: z.detach().softmax(-1)}
+plain("softmax", _OR_HELD, SOFTMAX)
 plain(
     "attention_pooling",
     {
         name: lambda a, b, s=softmax: (s(b.mean(-1)[:, None]) @ a).expand_as(a) + 0.5 * a
-        for name, softmax in SOFTMAXES.items()
+        for name, softmax in _OR_HELD.items()
     },
     SOFTMAX,
     operands=2,
@@ -362,6 +364,7 @@ plain(
         "max subtracted": lambda x: _less_log_sum(x - x.amax(-1, keepdim=True)),
         "x - logsumexp": lambda x: x - torch.logsumexp(x, -1, keepdim=True),
         "log of softmax": lambda x: F.softmax(x, -1).log(),
+        HELD: lambda x: x.detach().log_softmax(-1),
     },
     SOFTMAX,
     ADDS,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .steps import ADDS, ELEMENTWISE, LENGTH, PIECEWISE, WIDTH, plain
+from .steps import ADDS, ELEMENTWISE, HELD, LENGTH, PIECEWISE, WIDTH, plain
 
 # ---- sums ------------------------------------------------------------------------------------------------------------
 
@@ -184,6 +184,7 @@ plain(
         "** -1": lambda a, b: (b**2 + 1) ** -1 * a,
         "1 / d": lambda a, b: a * (1 / (b.square() + 1)),
         "div_": lambda a, b: a.clone().div_(b.square() + 1),
+        HELD: lambda a, b: a / (b.detach().square() + 1),
     },
     ELEMENTWISE,
     operands=2,

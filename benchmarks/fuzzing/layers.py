@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from .steps import ADDS, LENGTH, PIECEWISE, SOFTMAX, WIDTH, Draw, Maker, Wrapped, functions, loaded, step
+from .steps import ADDS, HELD, LENGTH, PIECEWISE, SOFTMAX, WIDTH, Draw, Maker, Wrapped, functions, loaded, step
 
 HEADS = 2
 
@@ -151,6 +151,10 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
     return (torch.softmax(scores, -1) @ _split(v)).transpose(1, 2).flatten(2)
 
 
+def _held(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
+    return _attend(q.detach(), k.detach(), v, causal=causal)
+
+
 def _einsum(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
     q, k, v = (x.unflatten(-1, (HEADS, -1)) for x in (q, k, v))
     scores = torch.einsum("nqhd,nkhd->nhqk", q / (WIDTH // HEADS) ** 0.5, k)
@@ -180,7 +184,11 @@ def _attention(name: str, operands: int, *, causal: bool = False) -> None:
 
         weights = {"in_proj_weight": w, "out_proj.weight": o}
         return {
-            **functions({"softmax": with_(_attend), "einsum": with_(_einsum), "fused": with_(_fused)}, w=w, o=o),
+            **functions(
+                {"softmax": with_(_attend), "einsum": with_(_einsum), "fused": with_(_fused), HELD: with_(_held)},
+                w=w,
+                o=o,
+            ),
             "nn.MultiheadAttention": lambda: Wrapped(
                 module, attention=loaded(nn.MultiheadAttention(WIDTH, HEADS, bias=False, batch_first=True), **weights)
             ),

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +31,7 @@ from lxt_compose import Composite, RuleError, attribute
 
 from .composites import Choice
 from .programs import Model, Program, model_of
-from .steps import ADDS, PIECEWISE, SOFTMAX
+from .steps import ADDS, PIECEWISE, SOFTMAX, STEPS
 from .traces import fingerprint
 
 LARGEST = 1e6
@@ -141,7 +141,7 @@ def _examine_one(program: Program, choice: Choice, formulation: str, found: Foun
     found.growth = max(found.growth, size)
     if not size < LARGEST:
         found.add("bounded", f"{formulation}: sum |R| is {size:.1e} times the output")
-    if size == 0 and not _may_be_zero(program, choice) and _input_times_gradient(program).abs().max() > 1e-6:
+    if size == 0 and not _may_be_zero(program, choice) and _by_what_passes(program, choice).abs().max() > 1e-6:
         found.add("zero", f"{formulation}: all relevance is 0, the output is {run.logits[:, 1].tolist()}")
     _check_books(program, choice, formulation, run, found)
     return run
@@ -152,13 +152,16 @@ def _stops_softmax(program: Program, choice: Choice) -> bool:
 
 
 def _may_be_zero(program: Program, choice: Choice) -> bool:
-    """Where rules stop all relevance on purpose.
-
-    No positive contributions, constant softmax, gates of a constant, quotients of which the dividend is all bias.
-    """
+    """Where there may be no positive contributions, or nothing but gates of a constant."""
     one_sign = "AlphaBeta" in choice.text or "Plus" in choice.text or "plus" in choice.text or "alpha2" in choice.text
-    stops = _stops_softmax(program, choice) or any(line.name == "quotient" for line in program.lines)
-    return one_sign or choice.text == "excitation_backprop" or stops or bool(program.ids)
+    return one_sign or choice.text == "excitation_backprop" or bool(program.ids)
+
+
+def _by_what_passes(program: Program, choice: Choice) -> Tensor:
+    """Input times the gradient of the model in which divisors are constants, and softmax too where a preset says so."""
+    stops = _stops_softmax(program, choice)
+    held = {line.name for line in program.lines if stops or SOFTMAX not in STEPS[line.name].traits}
+    return _input_times_gradient(program, held)
 
 
 def _check_books(program: Program, choice: Choice, formulation: str, run: Run, found: Found) -> None:
@@ -224,10 +227,12 @@ def _compare(program: Program, choice: Choice, first: str, runs: dict[str, Run],
             break
 
 
-def _input_times_gradient(program: Program) -> Tensor:
+def _input_times_gradient(program: Program, held: Collection[str] = ()) -> Tensor:
     leaves = {name: x.requires_grad_(x.is_floating_point()) for name, x in program.tensors().items()}
     wanted = [x for x in leaves.values() if x.requires_grad]
-    logit = Model(program)(**leaves)[:, 1].sum()
+    logit = Model(program, held)(**leaves)[:, 1].sum()
+    if not logit.requires_grad:
+        return torch.zeros(1, 1)
     gradients = torch.autograd.grad(logit, wanted, allow_unused=True, materialize_grads=True)
     return torch.cat([(x.detach() * g).flatten(1) for x, g in zip(wanted, gradients, strict=True)], 1)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -156,9 +156,14 @@ class Program:
 
 
 class Model(nn.Module):
-    """A program as a module in float64; inputs are positional or keywords."""
+    """A program as a module in float64; inputs are positional or keywords.
 
-    def __init__(self, program: Program) -> None:
+    Args:
+        program: the program.
+        held: the names of steps in which what rules stop is detached.
+    """
+
+    def __init__(self, program: Program, held: Collection[str] = ()) -> None:
         super().__init__()
         self.lines = program.lines
         draw = Draw(program.seed + 1)
@@ -166,7 +171,9 @@ class Model(nn.Module):
         self.by_function = program.ids == "looked up by a function"
         for _ in range({"": 0, "a table for each column": LENGTH}.get(program.ids, 1)):
             self.tables.append(nn.Embedding(WORDS, WIDTH, _weight=draw(WORDS, WIDTH, scale=1.0)))
-        makers = [STEPS[line.name].spellings(Draw(line.seed))[line.spelling] for line in program.lines]
+        makers = [
+            STEPS[line.name].maker(Draw(line.seed), line.spelling, held=line.name in held) for line in program.lines
+        ]
         self.steps = nn.ModuleList(make() for make in makers)
         self.head = nn.Linear(WIDTH, CLASSES, bias=False, dtype=torch.float64)
         self.head.weight.data.copy_(draw(CLASSES, WIDTH))

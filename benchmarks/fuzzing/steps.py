@@ -87,17 +87,27 @@ def loaded(module: nn.Module, **weights: Tensor) -> nn.Module:
 Maker = Callable[[], nn.Module]
 
 
+HELD = "held"
+"""Among the makers of a step: the function with what rules stop detached, a divisor or a softmax."""
+
+
 @dataclass(frozen=True)
 class Step:
-    """One function of a program.
-
-    ``spellings`` makes, from a :class:`Draw`, one maker of a module for each way to write the function.
-    """
+    """One function of a program; ``makers`` makes, from a :class:`Draw`, makers of modules."""
 
     name: str
-    spellings: Callable[[Draw], dict[str, Maker]]
+    makers: Callable[[Draw], dict[str, Maker]]
     operands: int
     traits: frozenset[str]
+
+    def spellings(self, draw: Draw) -> dict[str, Maker]:
+        """Return one maker of a module for each way to write the function."""
+        return {name: maker for name, maker in self.makers(draw).items() if name != HELD}
+
+    def maker(self, draw: Draw, spelling: str, *, held: bool) -> Maker:
+        """Return the maker of one spelling, or, if what rules stop is held, of the function of what is not."""
+        makers = self.makers(draw)
+        return makers.get(HELD, makers[spelling]) if held else makers[spelling]
 
 
 STEPS: dict[str, Step] = {}
