@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .steps import ADDS, ELEMENTWISE, HELD, LENGTH, PIECEWISE, WIDTH, plain
+from .steps import ADDS, ELEMENTWISE, HELD, HOMOGENEOUS, LENGTH, PIECEWISE, WIDTH, plain
 
 # ---- sums ------------------------------------------------------------------------------------------------------------
 
@@ -190,16 +190,6 @@ plain(
     operands=2,
 )
 plain(
-    "length",
-    {
-        "norm": lambda x: x.norm(dim=-1, keepdim=True).expand_as(x),
-        "sqrt": lambda x: x.square().sum(-1, keepdim=True).sqrt().expand_as(x),
-        "power": lambda x: ((x * x).sum(-1, keepdim=True) ** 0.5).expand_as(x),
-        "vector_norm": lambda x: torch.linalg.vector_norm(x, dim=-1, keepdim=True).expand_as(x),
-        "linalg.norm": lambda x: torch.linalg.norm(x, dim=-1, keepdim=True).expand_as(x),
-    },
-)
-plain(
     "magnitude",
     {
         "sqrt": lambda a, b: (a**2 + b**2).sqrt(),
@@ -207,21 +197,9 @@ plain(
         "norm": lambda a, b: torch.stack([a, b], -1).norm(dim=-1),
         "power": lambda a, b: (a * a + b * b).pow(0.5),
         "complex": lambda a, b: torch.complex(a, b).abs(),
+        "hypot_": lambda a, b: a.clone().hypot_(b),
     },
     ELEMENTWISE,
+    HOMOGENEOUS,
     operands=2,
-)
-plain(
-    "deviation",
-    {
-        "std": lambda x: x.std(-1, keepdim=True).expand_as(x),
-        "var": lambda x: x.var(-1, keepdim=True).sqrt().expand_as(x),
-    },
-)
-plain(
-    "generalized_mean",
-    {
-        "**": lambda x: ((x.abs() ** 3).mean(1, keepdim=True) ** (1 / 3)).expand_as(x),
-        "pow": lambda x: x.abs().pow(3).mean(1, keepdim=True).pow(1 / 3).expand_as(x),
-    },
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,8 +51,15 @@ class Choice:
     is_gradient: bool = False
     tolerance: float = 1e-3
     """By how much the formulations may differ, relative to the largest: rules for layers have stabilizers of 1e-6."""
+    unmerged: Callable[[str], Composite] | None = None
+    """Makes the same without canonizers, where it has one that merges batch norms."""
     serves_zeros: bool = False
     """Whether a rule for the first layer gives relevance to inputs that are 0."""
+
+    @property
+    def merges(self) -> bool:
+        """Whether batch norms are merged."""
+        return self.unmerged is not None
 
 
 def _preset(name: str, *, is_gradient: bool = True) -> Choice:
@@ -131,7 +139,7 @@ def _own(number: int) -> Choice:
     first = own.choice(sorted(FIRST)) if own.random() < 0.2 else None
     merge, pairs = own.random() < 0.3, own.random() < 0.2
 
-    def make(formulation: str) -> Composite:
+    def make(formulation: str, *, merging: bool = merge) -> Composite:
         rules: list[tuple[Any, Any]] = [(first_layer, FIRST[first]())] if first else []
         rules += [(KEYS[key], RULES[rule]()) for key, rule in chosen]
         if pairs:
@@ -140,9 +148,11 @@ def _own(number: int) -> Choice:
             rules,
             formulation=formulation,
             defaults=default_rules(formulation, TINY),
-            canonizers=[MergeBatchNorm()] if merge else [],
+            canonizers=[MergeBatchNorm()] if merging else [],
         )
 
     shown = ", ".join(f"{key}: {rule}" for key, rule in chosen)
     text = f"own {number} ({f'first: {first}, ' if first else ''}{shown}{', merged' * merge}{', pairs' * pairs})"
-    return Choice(text, make, ("relevance",) if first else FORMULATIONS, serves_zeros=first is not None)
+    unmerged = partial(make, merging=False) if merge else None
+    formulations = ("relevance",) if first else FORMULATIONS
+    return Choice(text, make, formulations, unmerged=unmerged, serves_zeros=first is not None)

@@ -115,39 +115,6 @@ def batch_norm(draw: Draw) -> dict[str, Maker]:
     }
 
 
-@step(PIECEWISE, ADDS)
-def conv_batch_norm_relu(draw: Draw) -> dict[str, Maker]:
-    w, scale, b, mean, var = (
-        draw(WIDTH, WIDTH, 3, scale=0.3),
-        draw.positive(WIDTH),
-        draw(WIDTH, scale=0.3),
-        draw(WIDTH, scale=0.3),
-        draw.positive(WIDTH),
-    )
-    state = {"1.weight": scale, "1.bias": b, "1.running_mean": mean, "1.running_var": var, "0.weight": w}
-
-    def block(*, inplace: bool) -> nn.Module:
-        layers = nn.Conv1d(WIDTH, WIDTH, 3, padding=1, bias=False), nn.BatchNorm1d(WIDTH), nn.ReLU(inplace)
-        return Wrapped(lambda m, x: m.block(x.mT).mT, block=loaded(nn.Sequential(*layers), **state))
-
-    return {
-        "modules": lambda: block(inplace=False),
-        "in place": lambda: block(inplace=True),
-        **functions(
-            {
-                "functions": lambda x, w, s, b, mean, var: (
-                    F.relu(F.batch_norm(F.conv1d(x.mT, w, padding=1), mean, var, s, b)).mT
-                )
-            },
-            w=w,
-            s=scale,
-            b=b,
-            mean=mean,
-            var=var,
-        ),
-    }
-
-
 # ---- recurrent layers ------------------------------------------------------------------------------------------------
 
 

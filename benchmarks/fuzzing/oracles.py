@@ -9,7 +9,8 @@
     bounded        the sum of |R| is below 1e6 times the output
     gradient       piecewise affine models get input x gradient
     trace          model, flags and hooks are as before; the forward pass is bit-identical
-    complete       a complete report means that nothing is booked as uncovered; strict raises nowhere
+    merged         merging batch norms gives what the model with merged weights gets
+    complete       a complete report means that nothing is booked as uncovered; what is out of sight is named
     attribute      attribute() gives what a registration gives, for each way to pass the inputs; ids get theirs
     crash          nothing raises but what is documented
 
@@ -31,14 +32,14 @@ from lxt_compose import Composite, RuleError, attribute
 
 from .composites import Choice
 from .programs import Model, Program, model_of
-from .steps import ADDS, PIECEWISE, SOFTMAX, STEPS
+from .steps import ADDS, HELD, HOMOGENEOUS, MERGED, PIECEWISE, SEEN, SOFTMAX, STEPS, UNSEEN
 from .traces import fingerprint
 
 LARGEST = 1e6
 TOLERANCE = 1e-6
-MERGED = "merged"
 CONTRACTIONS = ("product", "product_of_three", "matmul")  # CP-LRP knows gates in products alone, not in einsum
-GATES = ("gate", "swiglu", "mixing_gate")
+GATES = ("gate", "swiglu", "mixing_gate", "gate_part", "fused_quotient")
+"""Steps with a factor, or a divisor, that is no gate, or not held, where what it scales is a constant."""
 
 
 @dataclass
@@ -116,8 +117,9 @@ def examine(program: Program, choice: Choice, *, spellings: int = 2) -> Found:
         try:
             runs = {f: _examine_one(program, choice, f, found) for f in choice.formulations}
             first = choice.formulations[0]
-            _compare(program, choice, first, runs, found, spellings)
-            _through_attribute(program, choice, runs[first], found)
+            if not program.has(UNSEEN):
+                _compare(program, choice, first, runs, found, spellings)
+                _through_attribute(program, choice, runs[first], found)
         except RuleError:  # a rule that was put on what it is not for says so
             found.refused = True
         except Exception as error:  # whatever is raised is a finding
@@ -135,7 +137,7 @@ def _examine_one(program: Program, choice: Choice, formulation: str, found: Foun
     changed = [str(key) for key, value in fingerprint(model).items() if before.get(key) != value]
     if changed:
         found.add("trace", f"{formulation}: changed: {', '.join(changed[:4])}")
-    if not torch.equal(plain, run.logits) and MERGED not in choice.text:
+    if not torch.equal(plain, run.logits) and not choice.merges:
         found.add("trace", f"{formulation}: forward values differ by {float((plain - run.logits).abs().max()):.1e}")
     size = float(run.flat.abs().sum() / run.logits[:, 1].abs().sum())
     found.growth = max(found.growth, size)
@@ -165,7 +167,16 @@ def _by_what_passes(program: Program, choice: Choice) -> Tensor:
 
 
 def _check_books(program: Program, choice: Choice, formulation: str, run: Run, found: Found) -> None:
-    """The ledger closes, agrees with the relevance, and hides nothing."""
+    """The ledger closes, agrees with the relevance, and hides nothing; what is out of sight is named, or right."""
+    if program.has(UNSEEN):
+        if run.report.complete and not (choice.merges or choice.serves_zeros):
+            seen = explain(Model(program, SEEN), program.tensors(), choice.make(formulation))
+            off = differs(run.flat, seen.flat, lambda: seen.flat)
+            if off:
+                found.add(
+                    "complete", f"{formulation}: the report is complete, but what is out of sight is off by {off}"
+                )
+        return
     ledger, chosen = run.ledger, run.logits[:, 1]
     sums = run.flat.sum(1)
     scale = float(chosen.abs().max() + run.flat.abs().sum(1).max())
@@ -212,9 +223,14 @@ def _compare(program: Program, choice: Choice, first: str, runs: dict[str, Run],
     off = differs(explain(Model(program), single, choice.make(first)).flat, base[:1], lambda: moved()[:1])
     if off:
         found.add("batch", f"{first}: sample 0 alone differs by {off:.1e} from sample 0 of {len(base)}")
-    if choice.is_gradient and program.all_have(PIECEWISE):
-        off = differs(_input_times_gradient(program), base, moved)
+    if choice.merges and not any("not merged" in note for note in runs[first].report.notes):
+        off = differs(explain(Model(program, MERGED), tensors, choice.unmerged(first)).flat, base, moved)
         if off:
+            found.add("merged", f"{first}: differs by {off:.1e} from the model with merged weights")
+    if choice.is_gradient and _is_gradient(program):
+        wanted = _input_times_gradient(program)
+        off = differs(wanted, base, moved)
+        if off and wanted.isfinite().all():  # a length of 0 has no gradient
             found.add("gradient", f"{first}: differs by {off:.1e} from input x gradient")
     generator = random.Random(program.seed)
     # a gate of a constant is an activation like any other
@@ -227,10 +243,17 @@ def _compare(program: Program, choice: Choice, first: str, runs: dict[str, Run],
             break
 
 
+def _is_gradient(program: Program) -> bool:
+    """Return whether a program is made of steps whose relevance is input x gradient."""
+    known = [STEPS[line.name].traits for line in program.lines]
+    lengths = any(HOMOGENEOUS in traits for traits in known)
+    return all(traits & {PIECEWISE, HOMOGENEOUS} for traits in known) and not (lengths and any(program.away()))
+
+
 def _input_times_gradient(program: Program, held: Collection[str] = ()) -> Tensor:
     leaves = {name: x.requires_grad_(x.is_floating_point()) for name, x in program.tensors().items()}
     wanted = [x for x in leaves.values() if x.requires_grad]
-    logit = Model(program, held)(**leaves)[:, 1].sum()
+    logit = Model(program, HELD, held)(**leaves)[:, 1].sum()
     if not logit.requires_grad:
         return torch.zeros(1, 1)
     gradients = torch.autograd.grad(logit, wanted, allow_unused=True, materialize_grads=True)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import activations, arithmetic, layers, moves, norms  # noqa: F401 - they enter their steps
+from . import activations, arithmetic, in_place, layers, merging, moves, norms, pooling, unseen  # noqa: F401 - they enter their steps
 from .steps import ADDS, ELEMENTWISE, LENGTH, OFFSET, PIECEWISE, STEPS, WIDTH, Draw, Function
 
 SAMPLES, CLASSES, WORDS = 3, 3, 20
@@ -160,19 +160,23 @@ class Model(nn.Module):
 
     Args:
         program: the program.
-        held: the names of steps in which what rules stop is detached.
+        instead: what stands for the steps that have it: :data:`HELD`, :data:`MERGED` or :data:`SEEN`.
+        names: for these steps alone.
     """
 
-    def __init__(self, program: Program, held: Collection[str] = ()) -> None:
+    def __init__(self, program: Program, instead: str = "", names: Collection[str] | None = None) -> None:
         super().__init__()
-        self.lines = program.lines
+        self.lines, self.inputs = program.lines, program.inputs
         draw = Draw(program.seed + 1)
         self.tables = nn.ModuleList()
         self.by_function = program.ids == "looked up by a function"
         for _ in range({"": 0, "a table for each column": LENGTH}.get(program.ids, 1)):
             self.tables.append(nn.Embedding(WORDS, WIDTH, _weight=draw(WORDS, WIDTH, scale=1.0)))
         makers = [
-            STEPS[line.name].maker(Draw(line.seed), line.spelling, held=line.name in held) for line in program.lines
+            STEPS[line.name].maker(
+                Draw(line.seed), line.spelling, instead if names is None or line.name in names else ""
+            )
+            for line in program.lines
         ]
         self.steps = nn.ModuleList(make() for make in makers)
         self.head = nn.Linear(WIDTH, CLASSES, bias=False, dtype=torch.float64)
@@ -187,8 +191,8 @@ class Model(nn.Module):
         input_ids: Tensor | None = None,
     ) -> Tensor:
         """Logits [samples, classes]."""
-        values = [x for x in (x0, x1, x2) if x is not None]
-        if input_ids is not None:
+        values = [x0, x1, x2][: self.inputs]  # which a symbolic trace can follow
+        if self.tables:
             values.append(self.looked_up(input_ids))
         for line, step in zip(self.lines, self.steps, strict=True):
             operands = [values[place] for place in line.operands]

@@ -16,12 +16,16 @@ LENGTH, WIDTH = 4, 6
 
 PIECEWISE = "piecewise"
 """Piecewise affine, with relevance that is input x gradient wherever epsilon is 0."""
+HOMOGENEOUS = "homogeneous"
+"""Homogeneous of degree 1, with relevance that is input x gradient where no bias comes into its own operands."""
 ADDS = "adds"
 """A bias or another constant is added, which keeps a share of the relevance."""
 OFFSET = "offset"
 """An activation that is not 0 at an input of 0."""
 ELEMENTWISE = "elementwise"
 """Of tensors that are functions of one other, element by element, it is one too, in most of its spellings."""
+UNSEEN = "unseen"
+"""A part of it is out of sight of the library, or cut off: the report must say so."""
 SOFTMAX = "softmax"
 """Holds a softmax, whose Taylor expansion absorbs relevance under AttnLRP."""
 
@@ -89,6 +93,12 @@ Maker = Callable[[], nn.Module]
 
 HELD = "held"
 """Among the makers of a step: the function with what rules stop detached, a divisor or a softmax."""
+MERGED = "merged"
+"""Among the makers of a step: the function with batch norms merged into the layers before them."""
+
+
+SEEN = "seen"
+"""Among the makers of a step that is out of sight: the function as the library sees it."""
 
 
 @dataclass(frozen=True)
@@ -102,12 +112,12 @@ class Step:
 
     def spellings(self, draw: Draw) -> dict[str, Maker]:
         """Return one maker of a module for each way to write the function."""
-        return {name: maker for name, maker in self.makers(draw).items() if name != HELD}
+        return {name: maker for name, maker in self.makers(draw).items() if name not in (HELD, MERGED, SEEN)}
 
-    def maker(self, draw: Draw, spelling: str, *, held: bool) -> Maker:
-        """Return the maker of one spelling, or, if what rules stop is held, of the function of what is not."""
+    def maker(self, draw: Draw, spelling: str, instead: str = "") -> Maker:
+        """Return the maker of one spelling, or what the step has instead, under that name."""
         makers = self.makers(draw)
-        return makers.get(HELD, makers[spelling]) if held else makers[spelling]
+        return makers.get(instead, makers[spelling])
 
 
 STEPS: dict[str, Step] = {}

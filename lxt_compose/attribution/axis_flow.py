@@ -19,7 +19,8 @@ from ..ops import Family, mutates, op_of
 from ..ops.dimensions import dimensions_of, new_dimensions
 from ..torch_internals import modes_off
 
-_PRIMES = (101, 103, 107, 109, 113, 127, 131)
+_PRIMES = (1009, 2213, 3691, 5077, 6947, 8513, 9973)
+"""Sizes that stay different after padding, windows and strides."""
 
 
 class Dimension:

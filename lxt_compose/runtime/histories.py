@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..autograd.marks import SIGNAL, History, signal
+from ..autograd.marks import SIGNAL, Gate, History, signal
 from ..autograd.trees import tensors_in
 from ..ops import Elements, Elementwise, Family, NormKind, Op
 from .elementwise_histories import (
@@ -188,8 +188,13 @@ def _contracted(step: Step) -> History:
 
 
 def _homogeneous(step: Step) -> History:
+    """Return a length, a deviation or a distance; a length of gates is one, as their mean is."""
     degree = step.op.traits.degree
-    return signal(least_degree(step.known) * (degree if isinstance(degree, (int, float)) else 1))
+    degree = least_degree(step.known) * (degree if isinstance(degree, (int, float)) else 1)
+    known = step.known[0]
+    if len(step.known) > 1 or step.op.traits.order is None or known.gate < Gate.BOUNDED:
+        return signal(degree)
+    return known._replace(values=tuple(map(abs, known.values)), degree=degree)
 
 
 def _modulus(step: Step) -> History:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -140,6 +141,36 @@ class Total:
             return False
         symmetric = torch.isclose((v * summed).sum(), (u * other).sum(), rtol=1e-5)
         return bool(symmetric & torch.isclose(again, summed, rtol=1e-4, atol=1e-6).all())
+
+
+class Grouped(Total):
+    """A sum over groups in another shape than its terms have, taken back to their places: ``J^T T(v)``, T(v) = J v.
+
+    That is the sum of its group for each term, if each belongs to one group with a weight of 1, ``J^T 1 = 1``.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, total: Total, like: Tensor) -> Grouped | None:
+        """Return a sum at the places of its terms; None if some are in no group or in several."""
+        found = cls(total.steps)
+        back = found._back(like, torch.ones_like)
+        return found if bool((back == 1).all()) else None
+
+    def is_plain(self) -> bool:
+        """See :meth:`Total.is_plain`."""
+        return False
+
+    def __call__(self, v: Tensor) -> Tensor:
+        """Return the sums of v, each at the places of its terms."""
+        return self._back(v, torch.Tensor.detach)
+
+    def _back(self, v: Tensor, of_sums: Callable[[Tensor], Tensor]) -> Tensor:
+        with torch.enable_grad(), modes_off():
+            v = v.detach().requires_grad_()
+            summed = super().__call__(v)
+            return torch.autograd.grad(summed, v, of_sums(summed))[0]
 
 
 def _numbers(like: Tensor, step: int, size: int) -> Tensor:

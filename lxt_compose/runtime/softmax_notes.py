@@ -1,4 +1,4 @@
-"""What is noted of the tensors of a forward pass that may become a softmax; and products that are divided later."""
+"""What is noted of the tensors of a forward pass that may become a softmax."""
 
 from __future__ import annotations
 
@@ -6,65 +6,14 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..autograd.functions import graft
 from ..autograd.nodes import origin_of
-from ..autograd.trees import map_tensors
-from ..ops import Family, LayerKind, Op
-from ..torch_internals import modes_off
-from .linear_steps import Step, Total
+from ..ops import Family, Op, mutates
+from .policy import FunctionInfo
 from .powers import LogSum, Powers, Shifted, Softmax
-
-
-class Spread:
-    """A product of powers and another carrier, summed: ``e v``, which a model may divide by the sum of e later."""
-
-    __slots__ = ("_e", "_op", "_version", "args", "function", "kwargs", "powers")
-
-    def __init__(
-        self,
-        powers: Powers,
-        e: Tensor,
-        op: Op,
-        function: Callable[..., Tensor],
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> None:
-        self.powers, self.function, self.args, self.kwargs = powers, function, args, kwargs
-        self._e, self._op, self._version = e, op, e._version
-
-    def then(self, _: Step) -> None:
-        """Return nothing: what follows is to divide it."""
-
-    def value(self) -> Tensor | None:
-        """Return the powers; None if they were changed in place since."""
-        return self._e.detach() if self._e._version == self._version else None
-
-    def given(self, s: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments of the product, with s in the place of the powers."""
-
-        def swapped(x: Tensor) -> Tensor:
-            return s if x is self._e else x
-
-        return map_tensors(swapped, self.args), map_tensors(swapped, self.kwargs)
-
-    def is_over(self, s: Tensor, total: Total) -> bool:
-        """Return whether the product of s, the powers over their total, is that of the powers over the total."""
-        if self._op.traits.layer is LayerKind.MATRIX_PRODUCT and self.args[0] is self._e and total.is_along(-1, s):
-            return True
-        with torch.no_grad(), modes_off():
-            (args, kwargs), (before, named) = (map_tensors(torch.Tensor.detach, self.given(x)) for x in (s, self._e))
-            try:
-                product = self.function(*args, **kwargs)
-                quotient = self.function(*before, **named) / total(self._e.detach())
-            except (RuntimeError, TypeError, IndexError):
-                return False
-            tolerance = torch.finfo(product.dtype).eps ** 0.5
-            return product.shape == quotient.shape and bool(
-                torch.isclose(product, quotient, tolerance, tolerance, equal_nan=True).all()
-            )
+from .spread import Spread
 
 
 def value_of(way: Tensor, value: Tensor) -> Tensor:
@@ -136,6 +85,22 @@ class Notes:
         self._of_carriers.clear()
         self._of_constants.clear()
         self.active = False
+
+
+def product_with_powers(
+    info: FunctionInfo, notes: Notes, args: tuple[Any, ...], kwargs: dict[str, Any], carriers: list[Tensor]
+) -> Spread | None:
+    """Return a product of powers and another carrier; None if a call is another operation."""
+    op = info.op
+    if op is None or len(carriers) != 2 or op.addends or op.family not in (Family.CONTRACTION, Family.PRODUCT):
+        return None
+    if carriers[0] is carriers[1] or (info.can_mutate and mutates(info.function, args, kwargs)):
+        return None
+    found = [(x, known) for x in carriers if isinstance(known := notes.of(x), Powers) and not known.inverse]
+    if len(found) != 1:
+        return None
+    e, powers = found[0]
+    return Spread(powers, e, op, info.function, args, kwargs)
 
 
 def dividend_and_divisor(op: Op, found: list[Note | None]) -> tuple[Powers | Spread, Powers] | None:

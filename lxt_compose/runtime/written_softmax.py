@@ -28,7 +28,8 @@ from .histories import effect_of
 from .linear_steps import Step, Total
 from .policy import FunctionInfo, Policy
 from .powers import Exponents, LogSum, Powers, Shifted, Softmax
-from .softmax_notes import Note, Notes, Spread, dividend_and_divisor, value_of
+from .softmax_notes import Note, Notes, dividend_and_divisor, product_with_powers, value_of
+from .spread import Spread
 
 _DIM, _KEEPDIM = Argument(1, "dim"), Argument(2, "keepdim", default=False)
 
@@ -128,19 +129,18 @@ class WrittenSoftmax:
 
     def _spread(self, spread: Spread, whole: Powers, run: Run) -> Found | None:
         """Return ``(e v) / sum of e`` as ``(e / sum of e) v``, if that gives the same."""
-        powers, e = spread.powers, spread.value()
-        total = powers.total_in(whole)
-        if self._softmax is None or total is None or e is None or powers.moves:
+        over = spread.over(whole)
+        if self._softmax is None or over is None:
             return None
-        with torch.no_grad():
-            s = e / total(e)
-        if s.shape != e.shape or not total.in_groups(e) or not spread.is_over(s, total):
-            return None
-        x, masked = powers.exponents.without_shift(total, self._gradient), None if self._gradient else powers.masked()
+        (s, total), powers = over, spread.powers
+        x, masked = powers.exponents.without_shift(total, self._gradient), None
+        if not self._gradient and not powers.moves:
+            masked = powers.masked()
         x = x if masked is None else graft(x.masked_fill(masked, -math.inf), x)
         found = self._found(self._softmax, x, total)
         s = run(found.info, (*found.args, s), {})
-        return Found(self._valued, (run(self._policy.info(spread.function), *spread.given(s)),))
+        product = spread.rerun(s, lambda function, args, kwargs: run(self._policy.info(function), args, kwargs))
+        return Found(self._valued, (product,))
 
     def _logarithm(self, x: Any, known: Note | None) -> Found | None:
         """Return the logarithm of a sum of powers, or of a softmax."""
@@ -204,15 +204,11 @@ class WrittenSoftmax:
             replaced = info.key is not None and info.key.replacement is not None
             return None if replaced else self._of_torch(op, carriers[0], args, kwargs)
         shift = _shift(info, args, carriers) if op.traits.signs is not None and info.begins_softmax else None
-        if known is None or (isinstance(known, Shifted) and op.traits.signs is not None):
-            return shift
+        spread = None if keyed else product_with_powers(info, notes, args, kwargs, carriers)
+        if spread is not None or known is None or (isinstance(known, Shifted) and op.traits.signs is not None):
+            return spread or shift
         place = _place(op, args, kwargs, carriers)
         if place is None:
-            mixes = op.family is Family.CONTRACTION and not op.addends and len(carriers) == 2
-            powers = [notes.of(x) for x in carriers] if mixes and not keyed else []
-            at = [place for place, what in enumerate(powers) if isinstance(what, Powers) and not what.inverse]
-            if len(at) == 1 and carriers[0] is not carriers[1]:
-                return Spread(powers[at[0]], carriers[at[0]], op, info.function, args, kwargs)  # type: ignore[arg-type]
             return shift
         if isinstance(known, Powers) and _inverts(op, place, args):
             return Powers(known.exponents, known.steps, inverse=True)

@@ -64,6 +64,10 @@ LAYERS = {
         lambda self, x: self.a(x), (2, 9, 8), {"a": nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)},
         "batch token feature",
     ),
+    "windows before attention": (
+        lambda self, x: self.a(torch.einsum("ntik,k->nti", F.pad(x, (0, 0, 1, 1)).unfold(1, 3, 1), torch.ones(3))),
+        (3, 4, 8), {"a": nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)}, "batch token feature",
+    ),
     "one pixel in a row": (lambda self, x: self.a(x[:, None]), (2, 9), {"a": nn.Conv1d(1, 4, 3)}, "batch feature"),
     "nothing that tells": (lambda self, x: x, (2, 9, 3), {}, "batch ? ?"),
 }  # fmt: skip

@@ -150,6 +150,10 @@ SAME = {
     "length": (lambda a, b: (a * b).norm(dim=1, keepdim=True) * b, lambda a, b: ((a * b) ** 2).sum(1, True).sqrt() * b),
     "length of unlike": (lambda a, b: torch.hypot(a * b, a) * b, lambda a, b: ((a * b) ** 2 + a**2).sqrt() * b),
     "modulus of unlike": (lambda a, b: torch.complex(a * b, a).abs() * b, lambda a, b: torch.hypot(a * b, a) * b),
+    "cosine": (
+        lambda a, b: F.cosine_similarity(a * b, a, 1)[:, None] * b,
+        lambda a, b: (F.normalize(a * b, dim=1) * F.normalize(a, dim=1)).sum(1, True) * b,
+    ),
     "largest": (lambda a, b: (a * b).amax(1, True) * b, lambda a, b: (a * b).sort(1).values[:, -1:] * b),
     "sums": (lambda a, b: (a * b + a * b) * b, lambda a, b: torch.stack([a * b, a * b]).sum(0) * b),
     "sums of unlike": (lambda a, b: (a + a * b) * b, lambda a, b: torch.cat([a[None], (a * b)[None]]).sum(0) * b),

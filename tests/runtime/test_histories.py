@@ -267,3 +267,22 @@ def test_other_products_of_a_signal_with_itself_are_signals(gate):
     rule, relevance = found(Net(gate), presets.cp_lrp())
     assert rule == "SignalTakesAll(epsilon=0.0)"
     assert relevance.any()
+
+
+@both_formulations
+@pytest.mark.parametrize("function", [torch.sigmoid, torch.tanh], ids=["sigmoid", "tanh"])
+def test_a_length_of_gates_is_a_gate_as_their_mean_is(function, formulation):
+    """In CP-LRP ``|gate(x)| y`` gives all to y, whichever way the length is written: R_y = z."""
+    y = torch.linspace(0.5, 2, 6, dtype=torch.float64).view(2, 3).requires_grad_()
+    x = torch.linspace(-2, 2, 6, dtype=torch.float64).view(2, 3).requires_grad_()
+    for length in (
+        lambda g: g.norm(dim=-1, keepdim=True),
+        lambda g: torch.linalg.vector_norm(g, dim=-1, keepdim=True),
+        lambda g: g.square().sum(-1, keepdim=True).sqrt(),
+    ):
+        model = Net(lambda x, length=length: length(function(x)))
+        with presets.cp_lrp(formulation=formulation).register(model):
+            z = model(x, y)
+            start = z.detach() if formulation == "relevance" else torch.ones_like(z)
+            (slot,) = torch.autograd.grad(z, y, start)
+        torch.testing.assert_close(slot if formulation == "relevance" else slot * y, z, rtol=1e-5, atol=1e-6)
