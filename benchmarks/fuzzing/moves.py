@@ -56,7 +56,7 @@ plain(
     {
         "F.avg_pool1d": lambda x: F.avg_pool1d(x, 2).repeat_interleave(2, -1),
         "mean": lambda x: x.unflatten(-1, (3, 2)).mean(-1).repeat_interleave(2, -1),
-        "slices": lambda x: F.interpolate((x[..., ::2] + x[..., 1::2]) / 2, scale_factor=2),
+        "interpolate": lambda x: F.interpolate(x.unflatten(-1, (3, 2)).mean(-1), scale_factor=2),
         "adaptive": lambda x: F.adaptive_avg_pool1d(x, 3).repeat_interleave(2, -1),
     },
     PIECEWISE,

@@ -17,9 +17,11 @@ from .steps import ADDS, ELEMENTWISE, LENGTH, OFFSET, PIECEWISE, STEPS, WIDTH, D
 SAMPLES, CLASSES, WORDS = 3, 3, 20
 CALLS = ("positional", "keywords", "dict", "list")
 IDS = ("", "one table", "a table for each column", "looked up by a function")
-JOINING = ("norm", "complex")
-"""The spellings of a length that put its parts beside each other first."""
-_LARGEST = 1e3
+JOINING = {"magnitude": ("norm", "complex"), "distance": ("cdist",)}
+"""The spellings of lengths and distances that put parts beside each other, or are one operation on all pairs."""
+BY_GATES = ("silu", "hardswish", "mish", "gelu", "gelu_tanh")
+"""Activations that some spellings write as a product with a gate; of a gate that would be one of two gates."""
+_LARGEST, _SATURATES = 1e3, 30.0
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,14 @@ class Program:
             own = [sources[operand] for operand in line.operands]
             elementwise = ELEMENTWISE in STEPS[line.name].traits
             of_logarithm = any(self.made_by(operand) == "log_softmax" for operand in line.operands)
-            return line.name in keep or (elementwise and (len(set(own)) < len(own) or of_logarithm))
+            of_gate = line.name in BY_GATES and any(away[operand] for operand in line.operands)
+            return line.name in keep or of_gate or (elementwise and (len(set(own)) < len(own) or of_logarithm))
 
         def spelling(line: Line) -> str:
             known = sorted(STEPS[line.name].spellings(Draw(line.seed)))
-            if line.name == "magnitude" and any(away[operand] for operand in line.operands):
-                known = [name for name in known if (name in JOINING) == (line.spelling in JOINING)]
+            if any(away[operand] for operand in line.operands):
+                joining = JOINING.get(line.name, ())
+                known = [name for name in known if (name in joining) == (line.spelling in joining)]
             return generator.choice(known)
 
         lines = [line if kept(line) else replace(line, spelling=spelling(line)) for line in self.lines]
@@ -191,13 +195,17 @@ class Model(nn.Module):
         input_ids: Tensor | None = None,
     ) -> Tensor:
         """Logits [samples, classes]."""
+        return self.head(self.values(x0, x1, x2, input_ids)[-1].mean(1))
+
+    def values(self, x0: Tensor | None, x1: Tensor | None, x2: Tensor | None, input_ids: Tensor | None) -> list[Tensor]:
+        """Inputs and what each line makes."""
         values = [x0, x1, x2][: self.inputs]  # which a symbolic trace can follow
         if self.tables:
             values.append(self.looked_up(input_ids))
         for line, step in zip(self.lines, self.steps, strict=True):
             operands = [values[place] for place in line.operands]
             values.append(step.run(*operands) if isinstance(step, Function) else step(*operands))
-        return self.head(values[-1].mean(1))
+        return values
 
     def looked_up(self, ids: Tensor) -> Tensor:
         """The rows of ids."""
@@ -275,8 +283,17 @@ def _drawn(generator: random.Random, known: list[str]) -> Program:
 
 
 def _is_moderate(program: Program) -> bool:
+    """Return whether logits are of a moderate size, and activations do not saturate to the last bit.
+
+    ``1 + tanh(x)`` is exactly 0 for x below -20, where ``sigmoid(2 x)`` is not, and an output of 0 passes nothing on.
+    """
+    model, given = Model(program), program.tensors()
     with torch.no_grad():
-        logits = Model(program)(**program.tensors())
+        values = model.values(*(given.get(name) for name in ("x0", "x1", "x2", "input_ids")))
+        logits = model(**given)
+    bent = [line for line in program.lines if ELEMENTWISE in (t := STEPS[line.name].traits) and PIECEWISE not in t]
+    if any(float(values[operand].abs().max()) > _SATURATES for line in bent for operand in line.operands):
+        return False
     return (
         bool(logits.isfinite().all())
         and float(logits[:, 1].abs().min()) > 1e-3

@@ -47,7 +47,7 @@ class NoGradient(Tensor):
         """Answer for ``F.linear`` and ``matmul``."""
         if func in (F.linear, Tensor.matmul, Tensor.__matmul__):
             with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
-                return func(args[0].detach(), args[1].as_subclass(Tensor), *args[2:])
+                return func(args[0].detach().contiguous(), args[1].as_subclass(Tensor), *args[2:])
         return super().__torch_function__(func, types, args, kwargs or {})
 
 

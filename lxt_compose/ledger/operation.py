@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
-from ..ops import Op
+from ..ops import Op, mutates
 from ..rules import Rule
 from ..rules.absorption import UNCOVERED
 from .edge import Edge
@@ -56,3 +58,24 @@ class Operation:
     def forget(self) -> None:
         """Drop tensors once the operation has run."""
         self.function, self.args, self.kwargs, self.carriers = None, (), {}, []
+
+
+def changed(seen: Operation) -> Iterator[Tensor]:
+    """Yield the arguments that may have been changed in place.
+
+    Other views of what a function has changed get new nodes by that too, which are not what it made.
+    """
+    given = list(tensors_in((seen.args, seen.kwargs)))
+    target = given[0] if given and mutates(seen.function, seen.args, seen.kwargs) else None
+    base = target if target is None or target._base is None else target._base
+    for x in given:
+        if base is None or x is target or (x is not base and x._base is not base):
+            yield x
+
+
+def changed_view(seen: Operation) -> Tensor | None:
+    """Return the view that an operation has changed in place, where autograd leads to its base; or None."""
+    if not any(x._is_view() for x, _ in seen.carriers) or not mutates(seen.function, seen.args, seen.kwargs):
+        return None
+    target = next(tensors_in((seen.args, seen.kwargs)), None)
+    return target if target is not None and target._base is not None and target._base.requires_grad else None

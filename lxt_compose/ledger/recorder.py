@@ -29,7 +29,6 @@ from ..autograd.nodes import (
 from ..autograd.saved_values import Kept, keep
 from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
-from ..ops import mutates
 from ..rules import GRADIENT, OpCall
 from ..rules.absorption import CONSTANT, RULE, UNCOVERED
 from ..torch_internals import in_backward, modes_off, next_node_number
@@ -41,7 +40,7 @@ from .graph_check import Interval, check_graph
 from .layouts import Layout, in_front, layout_like, layout_of_whole
 from .ledger import Ledger
 from .meters import Meter, Whole, inside, view_of
-from .operation import Operation
+from .operation import Operation, changed, changed_view
 from .samples import layouts_after
 from .sinks import call_of, rest_of, sinks_of
 from .stopped import Stopped
@@ -164,8 +163,8 @@ class Recorder:
     def _book(self, run: Run, graph: Graph, seen: Operation, output: Any) -> None:
         """Take the nodes of an operation that has run, and hang hooks on its borders."""
         made: dict[Key, Tensor] = {}
-        view = self._changed_view(seen)
-        for z in tensors_in((output, seen.args, seen.kwargs)):  # an argument may have been changed in place
+        view = changed_view(seen)
+        for z in (*tensors_in(output), *changed(seen)):
             of = z._base if z is view and z._base is not None else z  # a changed view is a new view of what was made
             if of.requires_grad and (key := self._key(of)) not in graph.edges and key[0] not in graph.meters:
                 made[key] = z
@@ -181,14 +180,6 @@ class Recorder:
         for (key, z), layout in zip(made.items(), layouts, strict=True):
             self._produced(run, graph, seen, key, z, layout, call, past=z is view)
         run.operations.append(seen)
-
-    @staticmethod
-    def _changed_view(seen: Operation) -> Tensor | None:
-        """Return the view that an operation has changed in place, where autograd leads to its base; or None."""
-        if not any(x._is_view() for x, _ in seen.carriers) or not mutates(seen.function, seen.args, seen.kwargs):
-            return None
-        target = next(tensors_in((seen.args, seen.kwargs)), None)
-        return target if target is not None and target._base is not None and target._base.requires_grad else None
 
     def _edge(self, run: Run, x: Tensor, key: Key, path: str) -> Edge:
         """Return the edge of a carrier; what made a carrier that no known operation made is looked up in the graph."""

@@ -37,7 +37,11 @@ class Stopped:
         return bool(self._known) and any(x in self for x in tensors_in((operation.args, operation.kwargs)))
 
     def _note(self, made: Iterable[Tensor]) -> None:
-        self._known.update({id(x): x for x in made if x.is_floating_point() and not x.requires_grad})
+        for x in made:
+            if x.is_floating_point() and not x.requires_grad:
+                self._known[id(x)] = x
+                if x._base is not None and not x._base.requires_grad:  # of which a part was written
+                    self._known[id(x._base)] = x._base
 
     def __contains__(self, x: Tensor) -> bool:
         known = (x,) if x._base is None else (x, x._base)

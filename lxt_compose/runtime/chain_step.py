@@ -76,8 +76,8 @@ class Step(NamedTuple):
         values = self.chain.curve.inputs
         if self.divides:
             return known._replace(gate=Gate.OPENS, values=values)
-        gate = gate_of(values) if self.chain.active else Gate.NONE
-        if self.near is not None and gate_of(self.near.inputs) > gate:
+        gate = gate_of(values) if self.chain.active and not self.chain.curve.is_affine else Gate.NONE
+        if self.near is not None and not self.near.is_affine and gate_of(self.near.inputs) > gate:
             values = self.near.inputs
             gate = gate_of(values)
         if gate <= known.gate or (gate is Gate.ACTIVATION and carriers == 1 and not chooses):

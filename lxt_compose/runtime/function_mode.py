@@ -25,6 +25,7 @@ from .chain_step import How, Step
 from .chain_steps import note_comparison, step_of
 from .chains import mark as mark_chain
 from .decisions import Action, CallSite, Decision, decide, decide_on_step, written
+from .decompositions import attention_body
 from .elementwise_histories import joined
 from .forms import read
 from .histories import after, taking_part
@@ -276,14 +277,18 @@ class FunctionMode(TorchFunctionMode):
             made = decide(call, info, frame.context, self.session.policy)
             if made.shadowed is not None:
                 made.shadowed.calls += 1
-        output = info.run(*args, **kwargs)
+        if info.has_projections:  # whose products are to be those of trained weights
+            output = run_body(self.session, frame, attention_body(), *args, **kwargs)
+        else:
+            output = info.run(*args, **kwargs)
         if self._stack.constants:
             self._follow(info, args, kwargs, output)
         if info.op is not None:
+            result = list(written(args, kwargs) if output is None and info.can_mutate else tensors_in(output))
             for followed in self._followed:
-                followed.follow(tensors_in((args, kwargs)), tensors_in(output))
+                followed.follow(tensors_in((args, kwargs)), result)
             if self.session.observer is not None:
-                self.session.observer.constant(tensors_in((args, kwargs)), tensors_in(output))
+                self.session.observer.constant(tensors_in((args, kwargs)), result)
         return output
 
     def _follow(self, info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:

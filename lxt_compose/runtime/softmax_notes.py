@@ -97,10 +97,10 @@ def product_with_powers(
     if carriers[0] is carriers[1] or (info.can_mutate and mutates(info.function, args, kwargs)):
         return None
     found = [(x, known) for x in carriers if isinstance(known := notes.of(x), Powers) and not known.inverse]
-    if len(found) != 1:
-        return None
-    e, powers = found[0]
-    return Spread(powers, e, op, info.function, args, kwargs)
+    made = [Spread(powers, e, op, info.function, args, kwargs) for e, powers in found]
+    if len(made) == 2:
+        made[0].other = made[1]
+    return made[0] if made else None
 
 
 def dividend_and_divisor(op: Op, found: list[Note | None]) -> tuple[Powers | Spread, Powers] | None:

@@ -31,7 +31,7 @@ class Spread:
         kwargs: its keyword arguments.
     """
 
-    __slots__ = ("_args", "_e", "_kwargs", "_op", "_version", "function", "powers", "steps")
+    __slots__ = ("_args", "_e", "_kwargs", "_op", "_version", "function", "other", "powers", "steps")
 
     def __init__(
         self,
@@ -45,6 +45,8 @@ class Spread:
         self.powers, self.function, self._args, self._kwargs = powers, function, args, kwargs
         self._e, self._op, self._version = e, op, e._version
         self.steps: tuple[Step, ...] = ()
+        self.other: Spread | None = None
+        """The same with the roles exchanged, where v is a power too."""
 
     def then(self, step: Step) -> Spread | None:
         """Return the same after it was summed, moved or scaled; None if it is no longer known."""
@@ -52,6 +54,14 @@ class Spread:
             return None
         other = copy(self)
         other.steps = (*self.steps, step)
+        other.other = self.other and self.other.then(step)
+        return other
+
+    def of(self, whole: Powers) -> Spread:
+        """Return the product with those powers for e that `whole` is of, if one factor is."""
+        other = self.other
+        if other is None or self.powers.exponents.same(whole.exponents):
+            return self
         return other
 
     def over(self, whole: Powers) -> tuple[Tensor, Total] | None:

@@ -53,6 +53,8 @@ def _steps_of(
         return None
     if op.traits.elements is Elements.BROADCAST:
         steps: Steps | None = _hypotenuse
+    elif len(carriers) > 1:
+        steps = _distance
     else:
         steps = None if op.traits.order is None else _length(op.traits.order.of(args, kwargs))
     return steps if steps is not None and _is_same(info.function, steps, args, kwargs) else None
@@ -73,6 +75,11 @@ def _quotient(op: Op, args: Sequence[Any], carriers: Sequence[Tensor]) -> Steps 
 
 def _hypotenuse(a: Tensor, b: Tensor, **_: Any) -> Tensor:
     return (a.square() + b.square()).sqrt()
+
+
+def _distance(a: Tensor, b: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
+    """Return the p-norm of a difference along the last dimension."""
+    return torch.linalg.vector_norm(a - b + eps, p, -1, keepdim)
 
 
 def _length(order: Any) -> Steps | None:

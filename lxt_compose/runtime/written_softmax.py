@@ -129,6 +129,7 @@ class WrittenSoftmax:
 
     def _spread(self, spread: Spread, whole: Powers, run: Run) -> Found | None:
         """Return ``(e v) / sum of e`` as ``(e / sum of e) v``, if that gives the same."""
+        spread = spread.of(whole)
         over = spread.over(whole)
         if self._softmax is None or over is None:
             return None

@@ -5,7 +5,7 @@ import torch
 from support import FORMULATIONS, Fn, assert_close
 from torch import nn
 
-from lxt_compose import Composite, attribute
+from lxt_compose import Composite, ResidualGamma, attribute
 
 CONSTANT = torch.randn(5, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
 
@@ -50,6 +50,10 @@ PAIRS = {
         lambda self, x: (lambda y: y.t().sin().t() + changed(y, lambda y: y[:, 1:].add_(x[:, 1:])))(self.a(x)),
         lambda self, x: (lambda y: y.sin() + y + torch.cat([torch.zeros_like(x[:, :1]), x[:, 1:]], 1))(self.a(x)),
     ),
+    "another view added to a part": (
+        lambda self, x: (lambda y: changed(y, lambda y: y[:, 1:3].add_(y[:, 3:])))(self.a(x).sin()),
+        lambda self, x: (lambda y: torch.cat([y[:, :1], y[:, 1:3] + y[:, 3:], y[:, 3:]], 1))(self.a(x).sin()),
+    ),
     "a product by einsum": (
         lambda self, x: changed(torch.einsum("nf,gf->ng", x, self.a.weight), lambda y: y.mul_(x.cos())),
         lambda self, x: torch.einsum("nf,gf->ng", x, self.a.weight) * x.cos(),
@@ -78,3 +82,17 @@ def test_the_books_are_those_of_the_same_without_views(what, formulation):
             assert_close(of_views.ledger.absorbed[kind], plain.ledger.absorbed[kind], 1e-4)
         elif kind in of_views.ledger.absorbed:
             assert of_views.ledger.absorbed[kind].abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("how", [lambda y: y[:, 1:3].add_(y[:, 3:]), lambda y: y.add_(y[:, :1])], ids=["part", "all"])
+def test_another_view_of_what_is_changed_is_not_made_by_that(how, formulation):
+    """A rule in the way gives the changed tensor, and with it all of its views, new nodes."""
+    x = torch.randn(3, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.manual_seed(0)
+    children = {"a": nn.Linear(5, 5, bias=False), "head": nn.Linear(5, 2, bias=False)}
+    model = Fn(lambda self, x: self.head(changed(self.a(x).sin(), how)), **children).double().eval()
+    composite = Composite({torch.add: ResidualGamma(1.0)}, formulation=formulation)
+    found = attribute(model, x, target=1, composite=composite, ledger=True)
+    assert found.ledger.unaccounted < 1e-9
+    assert_close(found.ledger.inputs, found.relevance.sum(1))

@@ -784,6 +784,31 @@ def test_what_rules_have_stopped_is_no_constant_where_it_comes_in_again(formulat
     assert books.absorbed["rule"].abs().max() > 1e-3
 
 
+WRITTEN = {
+    "set": lambda h, s: h.__setitem__((..., slice(6)), s),
+    "copied": lambda h, s: h[..., :6].copy_(s),
+    "added": lambda h, s: h.narrow(-1, 0, 6).add_(s),
+    "put": lambda h, s: h.index_copy_(-1, torch.arange(6), s),
+}
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("how", WRITTEN)
+def test_what_rules_have_stopped_may_be_written_into_a_constant(how, formulation):
+    def forward(self, x):
+        h = torch.zeros(4, 12, dtype=x.dtype)
+        WRITTEN[how](h, torch.softmax(x, -1))
+        h[..., 6:] = x
+        return self.b(h)
+
+    torch.manual_seed(0)
+    model = Fn(forward, b=nn.Linear(12, 3, bias=False)).double()
+    _, _, books = explained(model, torch.randn(4, 6, dtype=torch.float64), presets.cp_lrp(formulation=formulation))
+    assert books.unaccounted < 1e-9
+    assert "constant" not in books.absorbed or books.absorbed["constant"].abs().max() < 1e-9
+    assert books.absorbed["rule"].abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_slots_of_changed_views_may_lie_in_memory_in_another_order(formulation):
     """What is concatenated gets a part of a larger slot: the stabilizer's share is read at the right places."""

@@ -65,6 +65,37 @@ def test_attention_whose_batch_comes_first(key, formulation):
     assert torch.equal(plain, registered)
 
 
+class OfConstants(nn.Module):
+    """Attention, or a block, over numbers of the model's own, added to the input."""
+
+    def __init__(self, part):
+        super().__init__()
+        self.part, self.table = part, nn.Buffer(torch.randn(2, 5, 64, generator=X))
+
+    def forward(self, x):
+        given = (self.table,) * (3 if isinstance(self.part, nn.MultiheadAttention) else 1)
+        made = self.part(*given)
+        return x + (made[0] if isinstance(made, tuple) else made)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize(
+    "part",
+    [
+        lambda: nn.MultiheadAttention(64, 4, batch_first=True),
+        lambda: nn.MultiheadAttention(64, 4),
+        lambda: nn.TransformerEncoderLayer(64, 4, 128, batch_first=True),
+    ],
+    ids=["attention", "batch second", "block"],
+)
+def test_attention_over_constants(part, formulation):
+    torch.manual_seed(0)
+    plain, registered = values(
+        OfConstants(part()), torch.randn(2, 5, 64, generator=X), Composite(formulation=formulation)
+    )
+    assert torch.equal(plain, registered)
+
+
 class Biased(nn.Module):
     """Attention with a table of positions that is learnt, handed on as it is or computed from."""
 

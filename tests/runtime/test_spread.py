@@ -121,6 +121,17 @@ def test_a_quotient_by_something_else_is_none(name, formulation):
 
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_values_may_be_powers_too(formulation):
+    """``sum of exp(x) exp(y) over sum of exp(x)``, whichever factor stands first."""
+    expected = explained(lambda x: (x.softmax(-1) * values_of(x).exp()).sum(-1), "attnlrp", formulation)
+    for product in (torch.mul, lambda e, v: v * e):
+        found = explained(
+            lambda x, p=product: p(x.exp(), values_of(x).exp()).sum(-1) / x.exp().sum(-1), "attnlrp", formulation
+        )
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_powers_that_were_changed_since_are_not_divided(formulation):
     def changed(x):
         e = x.exp()
