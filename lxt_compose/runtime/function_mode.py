@@ -277,10 +277,8 @@ class FunctionMode(TorchFunctionMode):
             made = decide(call, info, frame.context, self.session.policy)
             if made.shadowed is not None:
                 made.shadowed.calls += 1
-        if info.has_projections:  # whose products are to be those of trained weights
-            output = run_body(self.session, frame, attention_body(), *args, **kwargs)
-        else:
-            output = info.run(*args, **kwargs)
+        body = attention_body() if info.has_projections else None  # its products are those of trained weights
+        output = info.run(*args, **kwargs) if body is None else run_body(self.session, frame, body, *args, **kwargs)
         if self._stack.constants:
             self._follow(info, args, kwargs, output)
         if info.op is not None:
