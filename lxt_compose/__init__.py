@@ -63,6 +63,7 @@ from .rules import (
     default_rules,
 )
 from .runtime.registration import Registration, remove
+from .similarity import SimilarityAttribution, attribute_similarity
 from .target_module import with_target
 
 __version__ = "0.1.0"
@@ -110,6 +111,7 @@ __all__ = [
     "Rule",
     "RuleError",
     "SignalTakesAll",
+    "SimilarityAttribution",
     "SoftmaxTaylor",
     "Stabilizer",
     "StateSpace",
@@ -130,6 +132,7 @@ __all__ = [
     "attribute_dataset",
     "attribute_generation",
     "attribute_outputs",
+    "attribute_similarity",
     "baselines",
     "blocks",
     "check_conservation",

@@ -34,6 +34,7 @@ LAYERS = {
         "demo",
         "concepts",
         "generation",
+        "similarity",
     ],
     9: ["cli", "__main__", "__init__"],
 }

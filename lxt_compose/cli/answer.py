@@ -12,8 +12,12 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Answer:
-    """The text to print, the same as data, and whether relevance met rules everywhere."""
+    """The text to print, the same as data, and whether relevance met rules everywhere.
+
+    With ``lines`` the data is a list, of which each entry is printed in a line of its own.
+    """
 
     text: str
     data: Any
     complete: bool = True
+    lines: bool = False

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from .explain_answer import AnswerOptions
 
-_OTHERS = ("image", "target", "against")
-_OWN = ("chat", "contrast", "page")
-_SAME = ("text", "chat", "generate", "continuation", "contrast", "device", "ledger", "words", "page", "out")
+_OTHERS = ("target", "against")
+_OWN = ("chat", "contrast", "page", "layers")
+_SAME = (
+    "text", "image", "chat", "generate", "continuation", "contrast", "device", "ledger", "layers", "words", "page",
+    "out",
+)  # fmt: skip
 
 
-def add(parser: argparse.ArgumentParser, source: Any) -> None:
-    """Add the arguments to a parser; that for a chat to its group of sources."""
-    source.add_argument(
+def add(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments to a parser."""
+    parser.add_argument("--text", help="the text")
+    parser.add_argument(
+        "--texts", metavar="FILE", help="a text on each line, explained one after the other; - is standard input"
+    )
+    parser.add_argument(
+        "--image", type=Path, metavar="FILE", help="the image; with --text for models that read both and write"
+    )
+    parser.add_argument(
         "--chat", type=Path, metavar="FILE", help="a JSON file with messages, each with role and content"
     )
     whole = parser.add_mutually_exclusive_group()
@@ -24,6 +35,9 @@ def add(parser: argparse.ArgumentParser, source: Any) -> None:
     )
     whole.add_argument("--continuation", metavar="TEXT", help="explain each token of this answer")
     parser.add_argument("--contrast", metavar="TEXT", help="another answer to compare with")
+    parser.add_argument(
+        "--layers", action="store_true", default=None, help="tell layers and heads of the model too, on the page"
+    )
     parser.add_argument("--page", type=Path, metavar="FILE", help="write a page to read an answer on (.html)")
 
 
@@ -34,6 +48,7 @@ def is_asked(options: argparse.Namespace) -> bool:
         ValueError: options do not go together.
     """
     asked = options.generate is not None or options.continuation is not None
+    _check_sources(options, asked)
     for name in _OTHERS if asked else _OWN:
         if getattr(options, name) is not None:
             raise ValueError(
@@ -44,6 +59,44 @@ def is_asked(options: argparse.Namespace) -> bool:
     return asked
 
 
+def _check_sources(options: argparse.Namespace, asked: bool) -> None:
+    """Raise unless there is one thing to explain.
+
+    Raises:
+        ValueError: there is none, or there are several.
+    """
+    given = [name for name in ("text", "texts", "image", "chat") if getattr(options, name) is not None]
+    if not given:
+        raise ValueError("nothing to explain: give --text, --texts, --image or --chat")
+    if len(given) == 1 and not (asked and given == ["image"]):
+        return
+    if given == ["text", "image"] and not asked:
+        raise ValueError("--image with --text is for models that write: give --generate N or --continuation TEXT too")
+    if given == ["image"]:
+        raise ValueError("--generate and --continuation need a prompt: give --text beside --image")
+    if given != ["text", "image"]:
+        raise ValueError(f"--{' and --'.join(given)} do not go together")
+
+
+def texts_of(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the texts of a file, or of standard input: those of its lines that are not empty.
+
+    Raises:
+        ValueError: it cannot be read, or there are none.
+    """
+    if options.texts is None:
+        return ()
+    try:
+        whole = sys.stdin.read() if options.texts == "-" else Path(options.texts).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the texts {options.texts} cannot be read: {error}") from error
+    found = tuple(line for line in whole.splitlines() if line.strip())
+    if not found:
+        raise ValueError(f"{options.texts} holds no texts")
+    return found
+
+
 def options_of(options: argparse.Namespace, **more: Any) -> AnswerOptions:
     """Return what was asked for; `more` is what the command line reads in a way of its own."""
-    return AnswerOptions(**{name: getattr(options, name) for name in _SAME}, **more)
+    same = {name: getattr(options, name) for name in _SAME} | {"layers": bool(options.layers)}
+    return AnswerOptions(**same, texts=texts_of(options), **more)

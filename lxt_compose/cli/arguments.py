@@ -129,10 +129,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="checkpoint folder with its tokenizer or image processor")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--text", help="the text")
-    source.add_argument("--image", type=Path, metavar="FILE", help="the image")
-    answer_arguments.add(parser, source)
+    answer_arguments.add(parser)
     _add_target(parser)
     _add_rules(parser)
     parser.add_argument(

@@ -96,6 +96,7 @@ def _explain(options: argparse.Namespace) -> int:
         return _explained(answer, options)
     wishes = ExplainOptions(
         text=options.text,
+        texts=answer_arguments.texts_of(options),
         image=options.image,
         target=options.target,
         against=options.against,
@@ -165,6 +166,10 @@ def _rules(options: argparse.Namespace) -> int:
 
 
 def _print(answer: Answer, options: argparse.Namespace) -> None:
+    if options.json and answer.lines:
+        for one in answer.data:
+            print(json.dumps(one, ensure_ascii=False))
+        return
     print(json.dumps(answer.data, indent=2, ensure_ascii=False) if options.json else answer.text)
 
 

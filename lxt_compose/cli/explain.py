@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from .. import heatmap
 from ..attribution import Attribution, attribute, blocks
 from ..attribution.logits import last_real, logits_of
+from ..composite import Composite
+from ..heatmap.picture import visible
 from .answer import Answer, Say
 from .explanation import Explained, ExplainOptions, Task
+from .images import opened
 from .model_files import CheckpointError, Loaded, load_beside, load_model
 from .page import write_page
 from .result_text import data_of, picture_of, text_of
@@ -36,30 +39,47 @@ def explain(reference: str, options: ExplainOptions, *, say: Say) -> Answer:
         CheckpointError: the model, its tokenizer or its image processor cannot be loaded, or is not for this.
         ValueError: an option makes no sense for this model.
     """
-    text, image, out, preset = options.text, options.image, options.out, str(options.rules)
-    if (text is None) == (image is None):
+    texts = options.texts or (() if options.text is None else (options.text,))
+    if bool(texts) == (options.image is not None):
         raise ValueError("give either a text or an image")
-    if options.words and text is None:
+    if options.words and not texts:
         raise ValueError("--words is for texts")
-    composite = options.rules.composite()
-    if out is not None:
-        heatmap_suffix(out)
+    composite, out = options.rules.composite(), options.out
+    if out is not None and heatmap_suffix(out) not in (".html", ".htm") and len(texts) > 1:
+        raise ValueError(f"--out of several texts must end in .html, got {out.name!r}")
     say(f"loading {reference}")
     loaded = load_model(reference, dtype=options.dtype)
-    task = _of_text(loaded, text) if text is not None else _of_image(loaded, image)
+    tasks = [_of_text(loaded, text) for text in texts] or [_of_image(loaded, options.image)]
+    say(f"explaining {loaded.name} with {options.rules}")
+    found = [_explained(task, options, composite) for task in tasks]
+    if out is not None:
+        _write(found, out, options.words)
+        say(f"written: {out}")
+    data = [data_of(one, out) for one in found]
+    return Answer(
+        "\n\n\n".join(_headed(one, options, len(found)) for one in found),
+        data if options.texts else data[0],
+        all(one.found.report.complete for one in found),
+        lines=bool(options.texts),
+    )
+
+
+def _headed(explained: Explained, options: ExplainOptions, count: int) -> str:
+    """Return the answer as text, under the text that was explained if there are several."""
+    return (f"{visible(explained.task.source)}\n" if count > 1 else "") + text_of(explained, options)
+
+
+def _explained(task: Task, options: ExplainOptions, composite: Composite) -> Explained:
+    """Explain one text or image."""
+    out = options.out
     aim = wanted(options.target, options.against, task.names)
-    model = moved(loaded.model, options.device)
+    model = moved(task.loaded.model, options.device)
     inputs = {name: value.to(options.device) for name, value in task.inputs.items()}
-    say(f"explaining {loaded.name} with {preset}")
     traced = out is not None and out.suffix in (".html", ".htm", ".pt") and task.tokens is not None
     layers = blocks(model) if traced else ()
     found = attribute(model, inputs, target=aim.target, composite=composite, layers=layers, ledger=options.ledger)
     title, is_relevance = _title(task, found, aim), composite.picture == "relevance"
-    explained = Explained(task, found, preset, title, _top(model, inputs, task), is_relevance)
-    if out is not None:
-        _write(explained, out, options.words)
-        say(f"written: {out}")
-    return Answer(text_of(explained, options), data_of(explained, out), found.report.complete)
+    return Explained(task, found, str(options.rules), title, _top(model, inputs, task), is_relevance)
 
 
 def is_causal(loaded: Loaded) -> bool:
@@ -115,15 +135,8 @@ def _of_text(loaded: Loaded, text: str) -> Task:
 def _of_image(loaded: Loaded, path: Path | None) -> Task:
     if IMAGES not in loaded.name:
         raise CheckpointError(f"{loaded.name} is no classifier of images")
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError:
-        raise CheckpointError("images need Pillow: pip install pillow") from None
     processor = load_beside(loaded, "AutoImageProcessor")
-    try:
-        picture = Image.open(str(path)).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise ValueError(f"the image {path} cannot be read: {error}") from error
+    picture = opened(path)
     pixels = processor(picture, return_tensors="pt")["pixel_values"]
     dtype = next(p.dtype for p in loaded.model.parameters() if p.is_floating_point())
     return Task(loaded, {"pixel_values": pixels.to(dtype)}, Labels(loaded.model.config), str(path), picture=path)
@@ -150,11 +163,11 @@ def _title(task: Task, found: Attribution, aim: Wanted) -> str:
     return f"{name}: {float(found.output[0]):+.4g}"
 
 
-def _write(explained: Explained, out: Path, words: bool) -> None:
+def _write(explained: list[Explained], out: Path, words: bool) -> None:
     suffix = heatmap_suffix(out)
     if suffix == ".pt":
-        explained.found.save(out)
+        explained[0].found.save(out)
     elif suffix in (".html", ".htm"):
-        write_page(explained, picture_of(explained, words), out)
+        write_page([(one, picture_of(one, words)) for one in explained], out)
     else:
-        picture_of(explained, words).save(out)
+        picture_of(explained[0], words).save(out)

@@ -9,6 +9,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from ..composite import Composite
 from ..generation import Answer as Explained
 from ..generation import GenerationAttribution, attribute_generation
 from ..generation.exports import plain
@@ -17,7 +18,8 @@ from ..heatmap.picture import number, save_figure, visible
 from .answer import Answer, Say
 from .composite_options import OneOptions
 from .explain import moved
-from .model_files import CheckpointError, load_beside, load_model
+from .images import with_image
+from .model_files import CheckpointError, Loaded, load_beside, load_model
 
 _FIGURES = (".png", ".pdf", ".svg")
 _PAGES = (".html", ".htm")
@@ -28,12 +30,16 @@ _STRONGEST = 3
 class AnswerOptions(OneOptions):
     """What is to be explained, and how.
 
-    ``text`` is the prompt, or ``chat`` a JSON file with its messages. ``generate`` is how many tokens the model goes on
-    with, ``continuation`` the answer if it is given; ``contrast`` another answer to explain the difference to. ``page``
-    and ``out`` are files: .html for a page, .png, .pdf or .svg for a figure.
+    ``text`` is the prompt, ``texts`` several of them, or ``chat`` a JSON file with its messages; ``image`` a file that
+    is seen beside the text. ``generate`` is how many tokens the model goes on with, ``continuation`` the answer if it
+    is given; ``contrast`` another answer to explain the difference to. ``layers`` keeps relevance inside the model for
+    the page. ``page`` and ``out`` are files: .html for a page, .png, .pdf or .svg for a figure.
     """
 
     text: str | None = None
+    texts: tuple[str, ...] = ()
+    image: Path | None = None
+    layers: bool = False
     chat: Path | None = None
     generate: int | None = None
     continuation: str | None = None
@@ -54,35 +60,56 @@ def explain_answer(reference: str, options: AnswerOptions, *, say: Say) -> Answe
         ValueError: an option makes no sense.
     """
     files = _files(options)
-    prompt: Any = options.text if options.chat is None else _messages(options.chat)
+    prompt: Any = list(options.texts) or options.text if options.chat is None else _messages(options.chat)
     composite = options.rules.composite()
     say(f"loading {reference}")
     loaded = load_model(reference, dtype=options.dtype)
-    can_generate = getattr(loaded.model, "can_generate", None)
-    if can_generate is None or not can_generate():
-        raise CheckpointError(f"{loaded.name} is no language model that writes texts")
-    tokenizer = load_beside(loaded, "AutoTokenizer")
-    model = moved(loaded.model, options.device)
-    say(f"explaining {loaded.name} with {options.rules}")
-    more: dict[str, Any] = {} if options.generate is None else {"max_new_tokens": options.generate, "do_sample": False}
-    found = attribute_generation(
-        model,
-        prompt,
-        options.continuation,
-        tokenizer=tokenizer,
-        contrast=options.contrast,
-        targets="words" if options.words else "tokens",
-        composite=composite,
-        ledger=options.ledger,
-        **more,
-    )
+    found = _found(loaded, prompt, composite, options, say)
     for path in files:
         _write(found, path, loaded.name)
         say(f"written: {path}")
-    (answer,) = found
     head = f"{loaded.name}, preset {options.rules}: the relevance for each part of the answer"
-    data = {"model": loaded.name, "preset": str(options.rules), **plain(answer), "out": [str(path) for path in files]}
-    return Answer(f"{head}\n\n{_text_of(answer, options)}", data, answer.report.complete)
+    out = {"out": [str(path) for path in files]}
+    data = [{"model": loaded.name, "preset": str(options.rules), **plain(answer), **out} for answer in found]
+    for one, text in zip(data, options.texts, strict=False):
+        one["prompt"] = text
+    return Answer(
+        f"{head}\n\n" + "\n\n\n".join(_text_of(answer, options) for answer in found),
+        data if options.texts else data[0],
+        all(answer.report.complete for answer in found),
+        lines=bool(options.texts),
+    )
+
+
+def _found(
+    loaded: Loaded, prompt: Any, composite: Composite, options: AnswerOptions, say: Say
+) -> GenerationAttribution:
+    """Return the explained answers of a checkpoint.
+
+    Raises:
+        CheckpointError: it does not write texts, or has no tokenizer.
+    """
+    can_generate = getattr(loaded.model, "can_generate", None)
+    if can_generate is None or not can_generate():
+        raise CheckpointError(f"{loaded.name} is no language model that writes texts")
+    tokenizer = load_beside(loaded, "AutoTokenizer" if options.image is None else "AutoProcessor")
+    if options.image is not None:
+        prompt = with_image(tokenizer, str(options.text), options.image, say)
+    say(f"explaining {loaded.name} with {options.rules}")
+    more: dict[str, Any] = {} if options.generate is None else {"max_new_tokens": options.generate, "do_sample": False}
+    count = len(options.texts) or 1
+    return attribute_generation(
+        moved(loaded.model, options.device),
+        prompt,
+        None if options.continuation is None else [options.continuation] * count,
+        tokenizer=tokenizer,
+        contrast=None if options.contrast is None else [options.contrast] * count,
+        targets="words" if options.words else "tokens",
+        composite=composite,
+        ledger=options.ledger,
+        layers=options.layers,
+        **more,
+    )
 
 
 def _files(options: AnswerOptions) -> list[Path]:
@@ -93,6 +120,8 @@ def _files(options: AnswerOptions) -> list[Path]:
     """
     if options.page is not None and options.page.suffix.lower() not in _PAGES:
         raise ValueError(f"--page must end in .html, got {options.page.name!r}")
+    if len(options.texts) > 1 and options.out is not None and options.out.suffix.lower() in _FIGURES:
+        raise ValueError(f"--out of several texts must end in .html, got {options.out.name!r}")
     if options.out is not None and options.out.suffix.lower() not in (*_PAGES, *_FIGURES):
         raise ValueError(f"--out of an answer must end in .html, .png, .pdf or .svg, got {options.out.name!r}")
     found = [path for path in (options.page, options.out) if path is not None]

@@ -43,13 +43,15 @@ class Explained:
 class ExplainOptions(OneOptions):
     """What is to be explained, and how.
 
-    ``text`` is what a causal language model goes on from, or a classifier of texts reads; ``image`` a file for a
+    ``text`` is what a causal language model goes on from, or a classifier of texts reads; ``texts`` are several of
+    them, each explained; ``image`` is a file for a
     classifier of images. ``target`` is a label, a token or a number, None what the model answers; ``against`` the same,
     for the difference of the two ("others" is the mean of all others). ``out`` is a .html for a page, .png, .pdf or
     .svg for the heatmap, .pt for the attribution. ``color`` allows escape sequences in the text printed.
     """
 
     text: str | None = None
+    texts: tuple[str, ...] = ()
     image: Path | None = None
     target: str | None = None
     against: str | None = None

@@ -20,6 +20,11 @@ from torch import Tensor, nn
 from ..errors import CompositeError
 
 _TOKENS, _SECOND = 8, 16_000
+_BESIDE = {
+    "AutoTokenizer": ("tokenizer", "tokenizer_config.json"),
+    "AutoImageProcessor": ("image processor", "preprocessor_config.json"),
+    "AutoProcessor": ("processor", "processor_config.json", "preprocessor_config.json"),
+}
 _WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
 
 
@@ -179,17 +184,20 @@ def _class_of(transformers: Any, config: Any, folder: Path) -> Any:
 
 
 def load_beside(loaded: Loaded, what: str) -> Any:
-    """Return what a checkpoint has besides its model: ``"AutoTokenizer"`` or ``"AutoImageProcessor"``.
+    """Return what a checkpoint has besides its model.
+
+    Args:
+        loaded: the checkpoint.
+        what: ``"AutoTokenizer"``, ``"AutoImageProcessor"`` or ``"AutoProcessor"``.
 
     Raises:
         CheckpointError: there is none.
     """
     if loaded.folder is None:
         raise CheckpointError(f"{loaded.name} is from a function, so there is no tokenizer or image processor for it")
-    needed = {"AutoTokenizer": "tokenizer", "AutoImageProcessor": "image processor"}[what]
-    files = {"tokenizer": "tokenizer_config.json", "image processor": "preprocessor_config.json"}
-    if not (loaded.folder / files[needed]).is_file():
-        raise CheckpointError(f"{loaded.folder} holds no {needed} ({files[needed]})")
+    needed, *files = _BESIDE[what]
+    if not any((loaded.folder / file).is_file() for file in files):
+        raise CheckpointError(f"{loaded.folder} holds no {needed} ({files[0]})")
     with quiet_transformers() as transformers:
         try:
             return getattr(transformers, what).from_pretrained(loaded.folder, local_files_only=True)

@@ -423,5 +423,22 @@
     $("answer").append(option);
   });
   $("answer").addEventListener("change", () => choose(Number($("answer").value)));
+  // All answers in a table; a click opens one.
+  function index() {
+    $("tab-index").hidden = answers.length < 2;
+    const table = element("table", undefined, "index"), head = table.insertRow();
+    for (const name of ["", "Prompt", "Answer", ""]) head.append(element("th", name));
+    answers.forEach((one, k) => {
+      const pieces = one.pieces.filter((p) => p.side !== "output" && !p.x), row = table.insertRow(), turn = element("button", `${k + 1}`);
+      const prompt = pieces.slice(-40).reduce((text, p) => text + (p.s || p.l ? " " : "") + p.t, pieces.length > 40 ? "\u2026" : "");
+      turn.addEventListener("click", () => { $("answer").value = k; choose(k); open($("tab-text")); });
+      row.insertCell().append(turn);
+      for (const text of [prompt.trim(), one.text]) row.insertCell().append(element("bdi", text));
+      row.insertCell().textContent = one.verdict;
+      row.cells[3].className = "dim";
+    });
+    $("index-list").replaceChildren(table);
+  }
+  index();
   choose(0);
 })();

@@ -317,7 +317,7 @@ class TestShell:
         assert (tmp_path / "code").read_text() == "0\n"
         assert done.stderr == ""
 
-    @pytest.mark.parametrize("arguments", ["", "explain", "explain x", "explain x --text a --image b", "report"])
+    @pytest.mark.parametrize("arguments", ["", "explain", "explain x --generate 2 --continuation a", "report"])
     def test_wrong_arguments(self, capsys, arguments):
         with pytest.raises(SystemExit) as stopped:
             main(arguments.split())

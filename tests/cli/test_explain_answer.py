@@ -1,5 +1,6 @@
 """Whole answers from the command line."""
 
+import io
 import json
 
 import pytest
@@ -60,6 +61,13 @@ def test_generated_words_with_a_page_and_a_figure(folder, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ([], "nothing to explain: give --text, --texts, --image or --chat"),
+        (["--text", "a", "--texts", "b", "--generate", "2"], "--text and --texts do not go together"),
+        (["--text", "a", "--image", "b"], "--image with --text is for models that write: give --generate N"),
+        (["--image", "b", "--generate", "2"], "need a prompt: give --text beside --image"),
+        (["--text", "a", "--image", "b.png", "--generate", "2"], "holds no processor (processor_config.json)"),
+        (["--texts", "none.txt", "--generate", "2"], "the texts none.txt cannot be read"),
+        (["--text", "a", "--layers"], "--layers is for answers"),
         (["--text", "a", "--contrast", "b"], "--contrast is for answers: give --generate N or --continuation TEXT too"),
         (["--text", "a", "--page", "p.html"], "--page is for answers"),
         (["--text", "a", "--generate", "2", "--target", "b"], "--target does not go with --generate"),
@@ -85,8 +93,68 @@ def test_a_chat(folder, capsys, tmp_path):
     assert (code, "must hold a list of messages, each with role and content" in err) == (2, True)
 
 
+def test_several_texts_from_a_file_and_from_standard_input(folder, capsys, tmp_path, monkeypatch):
+    texts, page = tmp_path / "texts.txt", tmp_path / "page.html"
+    texts.write_text("the film\n\na wonderful film\n", encoding="utf-8")
+    code, out, _ = run(
+        capsys,
+        folder,
+        "--texts",
+        texts,
+        "--continuation",
+        " was boring",
+        "--contrast",
+        " never",
+        "--page",
+        page,
+        "--json",
+    )
+    assert code == 0
+    data = [json.loads(line) for line in out.splitlines()]
+    assert [one["prompt"] for one in data] == ["the film", "a wonderful film"]
+    model, tokenizer = GPT2LMHeadModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    (found,) = attribute_generation(model, "a wonderful film", " was boring", tokenizer=tokenizer)
+    assert data[1]["scores"] == pytest.approx(found.scores.tolist(), abs=1e-6)
+    assert page.read_text("utf-8").count('"verdict":') == 4
+    monkeypatch.setattr("sys.stdin", io.StringIO("the film\n"))
+    code, out, _ = run(capsys, folder, "--texts", "-", "--generate", 2, "--layers")
+    assert (code, out.count("all together")) == (0, 1)
+
+
+def test_an_image_beside_a_text(capsys, tmp_path):
+    image_module = pytest.importorskip("PIL.Image")
+    folder = checkpoints.save_llava(tmp_path / "llava")
+    image_module.new("RGB", (40, 30), (200, 40, 10)).save(tmp_path / "a.png")
+    code, out, err = run(
+        capsys, folder, "--text", "the film", "--image", tmp_path / "a.png", "--generate", 2, "--json",
+        "--page", tmp_path / "page.html",
+    )  # fmt: skip
+    assert code == 0, err
+    data = json.loads(out)
+    assert data["source_sides"][:4] == ["image"] * 4
+    assert "image" in data["sums"]
+    assert "data:image/png" in (tmp_path / "page.html").read_text("utf-8")
+
+
 def test_a_classifier_writes_no_texts(tmp_path, capsys):
     checkpoints.save_bert(tmp_path / "bert")
     code, _, err = run(capsys, tmp_path / "bert", "--text", "the film", "--generate", 2)
     assert code == 2
     assert "BertForSequenceClassification is no language model that writes texts" in err
+
+
+def test_several_texts_of_a_classifier_are_one_page_with_an_index(tmp_path, capsys):
+    folder, texts, page = tmp_path / "bert", tmp_path / "texts.txt", tmp_path / "page.html"
+    checkpoints.save_bert(folder)
+    texts.write_text("the film was boring\na wonderful film\n", encoding="utf-8")
+    code, out, _ = run(capsys, folder, "--texts", texts, "--out", page, "--json")
+    assert code == 0
+    data = [json.loads(line) for line in out.splitlines()]
+    assert [one["source"] for one in data] == ["the film was boring", "a wonderful film"]
+    written = page.read_text("utf-8")
+    assert '<li><a href="#text-2">' in written
+    assert '<section id="text-2">' in written
+    _, alone, _ = run(capsys, folder, "--text", "a wonderful film", "--json")
+    assert json.loads(alone)["tokens"] == data[1]["tokens"]
+    code, _, err = run(capsys, folder, "--texts", texts, "--out", tmp_path / "a.png")
+    assert (code, "--out of several texts must end in .html, got 'a.png'" in err) == (2, True)

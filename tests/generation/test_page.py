@@ -123,6 +123,16 @@ def test_controls(page, found):
     assert page.run("document.querySelector('#prompt').textContent") == "6 7"
 
 
+def test_the_index_opens_answers(page, found):
+    click(page, "#tab-index")
+    rows = page.run("[...document.querySelectorAll('#index-list tr')].map(e => [...e.cells].map(c => c.textContent))")
+    assert [row[:3] for row in rows[1:]] == [["1", "3 4 5", "8 9 10"], ["2", "6 7", "11"]]
+    assert all(row[3].startswith("complete") for row in rows[1:])
+    click(page, "#index-list button", 1)
+    assert page.run("document.querySelector('#output').textContent") == found[1].text
+    assert not page.run("document.getElementById('text').hidden")
+
+
 def test_light_dark_paper_and_a_narrow_window(found, tmp_path):
     path = found.page(tmp_path / "page.html")
     with Page(path, tmp_path / "profile", (420, 700)) as page:

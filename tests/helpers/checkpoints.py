@@ -21,6 +21,33 @@ from transformers import (
 )
 
 
+def save_llava(folder):
+    """A model that reads an image and a text, with its processor."""
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_bpe(), eos_token="<|endoftext|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**sizes, image_size=28, patch_size=14),
+        text_config=LlamaConfig(**{**SMALL, "vocab_size": len(tokenizer)}, bos_token_id=0, eos_token_id=0),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=4,
+    )  # fmt: skip
+    images = CLIPImageProcessor(size={"height": 28, "width": 28}, crop_size={"height": 28, "width": 28})
+    processor = LlavaProcessor(
+        images, tokenizer, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    )
+    save(LlavaForConditionalGeneration, config, folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
 def save(kind, config, folder, tokenizer=None):
     torch.manual_seed(0)
     model = kind(config).eval()

@@ -9,7 +9,10 @@ PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "heads.md"
 
 
 def test_blocks_run():
+    encoder = heads.made(heads.t.BertModel, heads.t.BertConfig(**heads.TEXT))
+    texts = {name: {"input_ids": heads.words(1, n)} for name, n in (("first", 4), ("second", 6))}
     world = {"tagger": heads.bert("TokenClassification"), "inputs": {"input_ids": heads.words(2, 7)}}
+    world |= {"encoder": encoder, **texts}
     for block in re.findall(r"^```python\n(.*?)^```", PAGE.read_text("utf-8"), flags=re.M | re.S):
         exec(compile(block, "the page", "exec"), world)
-    assert world["found"].relevance.shape == (14, 7, 16)
+    assert world["found"].pairs.both.shape == (4, 6)
