@@ -13,7 +13,7 @@ from .notebooks import html_of
 if TYPE_CHECKING:
     from networkx import DiGraph  # type: ignore[import-untyped]
 
-_SHOWN = 40
+_SHOWN, _EDGES = 40, 240
 
 
 class GraphUnit(NamedTuple):
@@ -81,7 +81,7 @@ class UnitGraph:
         """Return a picture: a column for each place, edges as wide as what passes; red for the target, blue against.
 
         Args:
-            most: how many nodes are shown, those with the largest values.
+            most: how many nodes are shown, those with the largest values; of edges the 240 largest between them.
 
         Raises:
             ValueError: there is no node.
@@ -89,10 +89,11 @@ class UnitGraph:
         from ..heatmap import graph
 
         shown = self.largest(most)
+        edges = sorted(shown.edges, key=lambda edge: -abs(edge[2]))[:_EDGES]
         nodes = [
             (node.name, node.place, node.name.removeprefix(node.place) or "all", node.value) for node in shown.nodes
         ]
-        return graph(nodes, shown.edges, columns=[place for place in self.places if place in {n[1] for n in nodes}])
+        return graph(nodes, edges, columns=[place for place in self.places if place in {n[1] for n in nodes}])
 
     def save(self, path: str | Path, **options: Any) -> Path:
         """Write a file by its name: ``.graphml``, or a picture ``.html``, ``.png``, ``.pdf``, ``.svg``.

@@ -49,6 +49,13 @@ def test_it_shows_itself_and_is_saved(graph, tmp_path):
         graph.save(tmp_path / "graph.txt")
 
 
+def test_of_many_edges_the_largest_are_drawn():
+    nodes = [GraphUnit(f"{place}[{n}]", place, 1.0) for place in ("low", "top") for n in range(20)]
+    edges = [(f"low[{a}]", f"top[{b}]", 1.0 + 20 * a + b) for a in range(20) for b in range(20)]
+    shown = graph_of(nodes, edges).heatmap()
+    assert {edge[2] for edge in shown.edges} == {1.0 + n for n in range(160, 400)}
+
+
 def test_without_networkx(graph, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "networkx", None)
     with pytest.raises(ImportError, match=r"graphs of units need networkx: pip install 'lxt-compose\[concepts\]'"):
