@@ -184,7 +184,7 @@ def verdict(answer: Answer) -> str:
     """
     names, uncovered = answer.sources.groups(), len(answer.report.uncovered)
     score, sums = float(answer.scores.sum()), {name: float(x.sum()) for name, x in answer.sums().items()}
-    parts = {_CALLED.get(name, name): sums[name] for name in names if name != OUTPUT or sums[name]}
+    parts = {_CALLED.get(name, name): sums[name] for name in names if name == PROMPT or sums[name]}
     parts["biases and the like"] = score - sum(parts.values())
     how = "complete" if answer.report.complete else f"NOT complete: {uncovered} operations have no rule"
     if score and all(part / score >= 0 for part in parts.values()):
