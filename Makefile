@@ -6,7 +6,7 @@
 #   make docs     the site of the docs, in build/site
 #   make dist     wheel and source distribution in dist/, installed into an environment of its own and tried
 #   make matrix   the core tests on several versions of Python, torch, transformers   (MATRIX_ARGS="--only 4.46")
-#   make bench    list the benchmarks, each with the command that runs it
+#   make bench    measure beside other libraries, and write docs/measured.md   (BENCH_ARGS="--only rules.py", "--full")
 #   make clean    remove the environment, caches and outputs
 
 PYTHON ?= python3
@@ -114,9 +114,27 @@ dist:
 matrix:
 	$(PYTHON) tests/matrix/run_matrix.py $(MATRIX_ARGS)
 
-bench: $(STAMP)
-	@for file in $$(grep -ls '__main__' benchmarks/*.py || echo); do echo "$(PY) $$file"; done
+# Peers to measure against, each by itself: one that is not to be had is missing from the tables, and they say so.
+BENCH_VENV := .venv-bench
+BENCH_PY := $(BENCH_VENV)/bin/python
+BENCH_STAMP := $(BENCH_VENV)/.installed
+BENCH_PEERS := lxt==2.1 tdhook==0.3.0 tensordict==0.15.3 pyvers==0.2.3 captum==0.9.0 inseq==0.7.1 jaxtyping \
+	wadler-lindig treescope typeguard rich datasets multiprocess dill xxhash sentencepiece
+BENCH_ARGS ?=
+
+$(BENCH_STAMP): pyproject.toml constraints.txt Makefile
+	test -x $(BENCH_PY) || $(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,hf]'
+	for peer in $(BENCH_PEERS); do \
+		$(BENCH_PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(BENCH_VENV)/peers $$peer || \
+			echo "$$peer is not to be had" >&2; done
+	$(BENCH_PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(BENCH_VENV)/peers zennit==1.0.0 || \
+		$(BENCH_PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(BENCH_VENV)/peers zennit==0.5.1
+	@touch $@
+
+bench: $(BENCH_STAMP)
+	$(BENCH_PY) benchmarks/bench.py --peers $(BENCH_VENV)/peers --write docs/measured.md $(BENCH_ARGS)
 
 clean:
-	rm -rf $(VENV) $(PEERS_VENV) $(DOCS_VENV) .peers build dist *.egg-info $(OUT) .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(PEERS_VENV) $(DOCS_VENV) $(BENCH_VENV) .peers build dist *.egg-info $(OUT) .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,6 +5,7 @@ They are no dependency of anything. Where they are not installed, their columns 
 ``PYTHONPATH=DIR``; ``make bench`` does it.
 """
 
+import argparse
 import importlib
 import importlib.machinery
 import importlib.util
@@ -13,7 +14,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from measure import keep
+from measure import keep, show
 from torch import Tensor, nn
 
 LAYERS = (nn.Linear, nn.modules.conv._ConvNd)
@@ -204,3 +205,28 @@ def lxt_llama() -> Callable[[Callable[[], Any]], Any] | None:
 
     put(0)
     return run
+
+
+PARTS = {
+    "Zennit": ("zennit.rules", "zennit.composites"),
+    "LXT": ("lxt.explicit.functional", "lxt.explicit.rules", "lxt.explicit.core", "lxt.efficient"),
+    "tdhook": ("tdhook.attribution.lrp_helpers.rules",),
+    "Captum": ("captum.attr",),
+    "inseq": ("inseq",),
+}
+"""Parts of each peer; inseq has no LRP, so it stands in no other table."""
+
+
+def main() -> None:
+    """Print which parts of each peer can be imported."""
+    parser = argparse.ArgumentParser(description="Which parts of other libraries can be imported here.")
+    parser.add_argument("--peers", help="folder with other libraries, as pip install --target makes it")
+    options = parser.parse_args()
+    if options.peers:
+        sys.path.append(options.peers)
+    rows = [[peer, part, "yes" if load(part) is not None else "no"] for peer, parts in PARTS.items() for part in parts]
+    show("parts of peers that can be imported", ["peer", "part", "imports"], rows)
+
+
+if __name__ == "__main__":
+    main()
