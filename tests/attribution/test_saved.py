@@ -26,9 +26,11 @@ def graph():
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="AOTInductor needs a C++ compiler")
+@pytest.mark.timeout(600)  # the compiler takes seconds, or minutes where others need the processor too
 def test_a_compiled_file_runs_in_a_process_that_does_not_have_this_library(tmp_path):
     model, x, traced = graph()
-    traced.save(tmp_path / "graph.pt2", compiled=True, options={"aot_inductor.metadata": {"owner": "somebody"}})
+    options = {"aot_inductor.metadata": {"owner": "somebody"}, "aot_inductor.compile_wrapper_opt_level": "O0"}
+    traced.save(tmp_path / "graph.pt2", compiled=True, options=options)
     expected = attribute(model, -x, composite="attnlrp", target=0)
     index = torch.zeros(3, dtype=torch.long)
     torch.save((-x, index, expected.relevance), tmp_path / "data.pt")
