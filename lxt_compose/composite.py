@@ -133,7 +133,7 @@ class Composite:
         standard = default_rules(self.formulation)
         whole = standard.keys() <= self.defaults.keys()
         changed = [(key, rule) for key, rule in self.defaults.items() if not whole or rule != standard[key]]
-        shown = "{" + ", ".join(f"{key}: {rule}" for key, rule in changed) + "}"
+        shown = "{" + ", ".join(f"{key!s}: {rule}" for key, rule in changed) + "}"
         return shown if not whole else f"default_rules({self.formulation!r}) | {shown}" if changed else "True"
 
 
