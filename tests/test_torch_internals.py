@@ -178,7 +178,8 @@ def test_checkpoints_are_found_on_the_stack_where_torch_does_not_tell(monkeypatc
 
 
 def test_hooks_that_pack_saved_tensors_are_known():
-    assert not internals.packs_saved_tensors()
+    tells = hasattr(torch._C._autograd, "_top_saved_tensors_default_hooks")  # before torch 2.6 they may always be there
+    assert internals.packs_saved_tensors() is not tells
     with torch.autograd.graph.save_on_cpu():
         assert internals.packs_saved_tensors()
 
