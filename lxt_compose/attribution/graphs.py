@@ -12,7 +12,7 @@ from ..tracing import ByModel, Kept, ModelState
 from .goals import Goals
 from .graph_inputs import kinds_of, structure_of, tensors_of
 from .inputs import Inputs
-from .joint import Joint, Writer, part_of
+from .joint import STRANGERS, Joint, Writer, part_of
 from .run import Run, with_bar
 
 _SEEN = "made the second time that such inputs are explained"
@@ -68,11 +68,20 @@ class Graphs:
             return _SEEN
         if not known or known[-1] is _SEEN or (isinstance(known[-1], Joint) and known[-1].value_changed()):
             try:
-                known[:] = [Writer(self._run.model, self._run.composite, self._run.layers).write(batch, goals)]
+                known[:] = [self._written(batch, goals)]
             except TraceError as error:
                 known[:] = [error]
         graph: Joint | TraceError = known[-1]
         return graph if isinstance(graph, Joint) else self._without(graph)
+
+    def _written(self, batch: Inputs, goals: Goals) -> Joint:
+        joint = Writer(self._run.model, self._run.composite, self._run.layers).write(batch, goals)
+        if STRANGERS in joint.notes:
+            raise TraceError(
+                "weights are used that the model does not hold as its own (in a list, in a target function), and "
+                "nobody would see others take their place; make their modules its submodules, or use composite.trace()"
+            )
+        return joint
 
     def _without(self, error: TraceError) -> str:
         if self._always:

@@ -30,6 +30,9 @@ from .run import Run, statistics_kept
 Register = Callable[[nn.Module], AbstractContextManager[Registration]]
 
 
+STRANGERS = "weights that the model does not hold as its own are those of the example, also if others take their place"
+
+
 @dataclass(frozen=True)
 class Joint:
     """The graph of one model and one composite, for inputs of one structure.
@@ -134,6 +137,8 @@ class Writer:
         program, how = self._program(given, goals, tensors, names, lookups)
         if program.is_random or program.changes_weights:
             raise TraceError("the model draws random numbers or changes its buffers; call model.eval() first")
+        if taps[-1].met_strangers:
+            how += (STRANGERS,)
         shapes = tuple(x.shape for x in tensors)
         return Joint(
             program, state, names, shapes, given, run.report, part["dims"], run.classes, how, self._differentiable

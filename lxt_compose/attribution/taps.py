@@ -83,6 +83,11 @@ class Taps:
         """The carriers that the inputs of the last forward pass became."""
         return [leaf.carrier for leaf in self._leaves]
 
+    @property
+    def met_strangers(self) -> bool:
+        """Whether weights were met that the model does not hold as its own."""
+        return self._session.has_strangers
+
     def call(self, model: nn.Module, batch: Inputs) -> Any:
         """Return the output of the model; afterwards ``leaves`` holds the carriers.
 

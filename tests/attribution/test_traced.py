@@ -354,3 +354,30 @@ def test_graphs_that_are_kept_do_not_keep_the_model():
     del model
     gc.collect()
     assert gone() is None
+
+
+class Hidden(nn.Module):
+    """A layer in a plain list, which ``model.modules()`` does not know."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.heads = nn.Linear(4, 6), [nn.Linear(6, 3)]
+
+    def forward(self, x):
+        return self.heads[0](self.first(x).relu())
+
+
+def test_weights_that_the_model_does_not_hold_are_in_no_graph_that_is_kept():
+    model, x = Hidden().eval(), torch.randn(2, 4)
+    for _ in range(3):
+        model.heads[0] = nn.Linear(6, 3)
+        found = attribute(model, x, target=1, traced="auto")
+        torch.testing.assert_close(found.relevance, attribute(model, x, target=1).relevance, rtol=0, atol=0)
+    assert "does not hold as its own" in found.ran
+    with pytest.raises(TraceError, match="make their modules its submodules"):
+        attribute(model, x, target=1, traced=True)
+    traced = presets.attnlrp().trace(model, x, target=1)
+    assert "does not hold as its own" in traced.notes[-1]
+    with torch.no_grad():
+        model.heads[0].weight.mul_(-2)  # the very tensor is in the graph
+    torch.testing.assert_close(traced(x).relevance, attribute(model, x, target=1).relevance, rtol=0, atol=0)
