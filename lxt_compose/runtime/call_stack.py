@@ -52,7 +52,9 @@ class Site:
 
     def has_weight_carriers(self) -> bool:
         """Return whether it runs with weights that carry relevance, as under torch.func.functional_call."""
-        return any(parameter.requires_grad for parameter in self.module.parameters(recurse=False))
+        inner = bool(self.module._modules)
+        weights = self.module.parameters(recurse=inner)
+        return any(weight.requires_grad and not isinstance(weight, nn.Parameter) for weight in weights)
 
     def refuse_later_hook(self) -> NoReturn:
         """Raise where a pre-hook that came after ours exchanges what its rule was to begin with.

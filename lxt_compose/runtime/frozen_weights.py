@@ -31,6 +31,10 @@ class Frozen:
         """Note a parameter that was frozen."""
         self._parameters[id(parameter)] = parameter
 
+    def note(self, x: Tensor) -> None:
+        """Note a tensor that was computed from parameters before they were frozen."""
+        self._computed[id(x)] = x
+
     def follow(self, given: Iterable[Tensor], made: Iterable[Tensor]) -> None:
         """Note that an operation without carriers has run: its output would require grad if an input would."""
         if self._parameters and any(x in self for x in given):

@@ -35,6 +35,7 @@ from .operations import is_cut, note_cut, record, run, run_body, run_unrecorded
 from .policy import FunctionInfo
 from .recorded import Recorded, known_of
 from .session import Session
+from .strangers import without_strangers
 from .unfolded import unfolded
 from .written_softmax import WrittenSoftmax
 
@@ -153,9 +154,8 @@ class FunctionMode(TorchFunctionMode):
             return self._run_constant(info, frame, args, kwargs)
         session, stack, context = self.session, self._stack, frame.context
         stack.carriers_met = True
-        known = known_of(carriers, frame, session)
-        if known is None:  # one of them is a constant now
-            return self._run_seen(info, frame, args, kwargs)
+        if (known := known_of(carriers, frame, session)) is None:
+            return self._run_seen(info, frame, *without_strangers(session, carriers, frame, args, kwargs))
         now = Recorded(info, frame, args, kwargs, carriers, form, known)
         said: Any = None
         if info.varies:  # :func:`decide` reads nothing else of the call

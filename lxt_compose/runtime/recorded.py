@@ -16,7 +16,7 @@ from .histories import after
 from .operations import check_unseen
 from .policy import FunctionInfo
 from .session import Session
-from .strangers import hold_if_stranger
+from .strangers import is_stranger
 
 
 @dataclass(eq=False, slots=True)
@@ -52,16 +52,16 @@ class Recorded:
 def known_of(carriers: list[Tensor], frame: Frame, session: Session) -> list[History] | None:
     """Return what is known of each carrier as a gate; what made it and was not seen is counted as uncovered.
 
-    It is None if one of them turned out to be a constant, which it is from now on.
+    It is None if one of them is to be a constant.
     """
     known: list[History] = []
     for x in carriers:
         source: Any = x.grad_fn
-        if source is None and hold_if_stranger(session, x, frame):
-            return None
-        history = SIGNAL if source is None else source.metadata.get(MARK)
+        history = None if source is None else source.metadata.get(MARK)
         if history is None:
+            if is_stranger(session, x, frame):
+                return None
             check_unseen(session, x, frame)
-            history = history_of(x)
+            history = SIGNAL if source is None else history_of(x)
         known.append(history)
     return known

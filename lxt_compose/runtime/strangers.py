@@ -1,46 +1,84 @@
-"""Leaves inside a model that are no inputs of it: weights of modules that the model does not know."""
+"""Carriers inside a model that come from no input of it: weights that it does not hold, and what it kept of them."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
+from ..autograd.marks import MARK
+from ..autograd.trees import map_tensors
 from ..errors import place
 from ..target_module import TARGET
-from ..torch_internals import in_transform
+from ..torch_internals import in_backward, in_transform, node_number
 from .call_stack import Frame
 from .session import Session
 
 
-def hold_if_stranger(session: Session, leaf: Tensor, frame: Frame) -> bool:
-    """Make a leaf a constant if it is one that nothing was to flow to, until the composite is removed.
+def is_stranger(session: Session, x: Tensor, frame: Frame) -> bool:
+    """Return whether a carrier is to be a constant, since nothing was meant to flow to it.
 
     A parameter is a constant wherever it is: in a module that the model has in a list or that came after it was
-    registered, in a target function. Without that a product with it would hand it a share of the relevance. Another
-    tensor that requires grad may be wanted by who made it (weights under ``torch.func.functional_call``, the output of
-    a hook), unless what the model is given is all that is explained.
+    registered, in a target function. So is what was computed from parameters before the forward pass and kept (a table
+    of positions, a weight under ``parametrize.cached()``). Without that a product would hand them a share of the
+    relevance. Another tensor that requires grad may be wanted by who made it (weights under
+    ``torch.func.functional_call``, the output of a hook), unless what the model is given is all that is explained.
 
     Args:
         session: of the registration.
-        leaf: a carrier that no operation made.
+        x: a carrier without a mark.
         frame: the module that uses it.
-
-    Returns:
-        Whether it is a constant from now on.
     """
-    if in_transform() or any(leaf is known for known in session.stack.root_inputs):
+    source: Any = x.grad_fn
+    if source is not None and node_number(source) >= session.stack.began:
         return False
-    tally, where = session.tally, place(frame.path)
-    if not (session.inputs_alone or isinstance(leaf, nn.Parameter)):
-        if not _is_held(leaf, frame.site.module):
-            note = f"relevance also ends at a tensor that requires grad and is no input of the model, in {where}"
-            tally.remarks[note] = None
+    if in_transform() or any(x is known for known in session.stack.root_inputs):
         return False
-    if session.hold(leaf) and frame.path != TARGET:
-        note = f"weights that the model does not hold as its own, in {where}: they are constants, and keys by module"
-        tally.remarks[f"{note} do not reach them"] = None
-    return True
+    if _of_parameters(x):
+        return True
+    if in_backward():  # a checkpoint has made leaves of what it was given
+        return False
+    if session.inputs_alone:
+        return True
+    if not any(x is held for held in frame.site.module.parameters(recurse=False)):  # as under functional_call
+        note = (
+            f"relevance also ends at a tensor that requires grad and is no input of the model, in {place(frame.path)}"
+        )
+        session.tally.remarks[note] = None
+    return False
 
 
-def _is_held(leaf: Tensor, module: nn.Module) -> bool:
-    """Return whether a tensor stands in the place of a parameter, as under functional_call."""
-    return any(leaf is held for held in module.parameters(recurse=False))
+def without_strangers(
+    session: Session, carriers: list[Tensor], frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call with constants in the place of strangers; leaves are constants from now on."""
+    exchanged: dict[int, Tensor] = {}
+    for x in carriers:
+        source: Any = x.grad_fn
+        if (source is not None and MARK in source.metadata) or not is_stranger(session, x, frame):
+            continue
+        if source is not None:
+            session.has_strangers, exchanged[id(x)] = True, x.detach()
+            session.policy.frozen.note(exchanged[id(x)])
+        elif session.hold(x) and frame.path != TARGET:
+            note = f"weights that the model does not hold as its own, in {place(frame.path)}: they are constants, and "
+            session.tally.remarks[f"{note}keys by module do not reach them"] = None
+    found: tuple[tuple[Any, ...], dict[str, Any]] = map_tensors(lambda x: exchanged.get(id(x), x), (args, kwargs))
+    return found
+
+
+def _of_parameters(x: Tensor) -> bool:
+    """Return whether a tensor is a parameter, or was computed from parameters alone."""
+    if x.grad_fn is None:
+        return isinstance(x, nn.Parameter)
+    pending: list[Any] = [x.grad_fn]
+    met, leaves = set[Any](), list[Any]()
+    while pending:
+        node = pending.pop()
+        if node is None or node in met:
+            continue
+        met.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        pending += [source for source, _ in node.next_functions]
+    return all(isinstance(leaf, nn.Parameter) for leaf in leaves)

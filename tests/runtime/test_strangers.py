@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lxt_compose import Composite, attribute
+from lxt_compose import Composite, Epsilon, attribute
 from lxt_compose.errors import RegistrationError
 
 
@@ -91,3 +91,55 @@ def test_a_leaf_of_the_users_own_keeps_its_share_and_is_named(x: Tensor) -> None
     assert model.weight.grad is not None
     torch.testing.assert_close(leaf.grad.sum() + model.weight.grad.sum(), y.sum().detach(), rtol=1e-4, atol=1e-9)
     assert "a tensor that requires grad and is no input" in registration.report().notes[0]
+
+
+class Kept(nn.Module):
+    """Computes a table from its parameters once, and keeps it with its graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.angles, self.last, self.table = nn.Parameter(torch.rand(4).double()), _linear(4, 3), None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.table is None:
+            self.table = (2 * self.angles).cos()
+        return self.last(x * self.table)
+
+
+@pytest.mark.parametrize("formulation", ["relevance", "gradient"])
+def test_what_was_computed_from_parameters_before_is_a_constant(formulation: str, x: Tensor) -> None:
+    model = Kept()
+    (expected,) = torch.autograd.grad(model(x.requires_grad_())[:, 1].sum(), x)  # fills the table, while weights train
+    leaf = x.detach().clone().requires_grad_()
+    with Composite(formulation=formulation).register(model) as registration:
+        y = model(leaf)[:, 1]
+        y.backward(y.detach() if formulation == "relevance" else torch.ones_like(y))
+    assert leaf.grad is not None
+    found = leaf.grad if formulation == "relevance" else leaf.detach() * leaf.grad
+    torch.testing.assert_close(found, x.detach() * expected, rtol=1e-3, atol=1e-5)
+    assert registration.report().complete
+    model(x)[:, 1].sum().backward()  # the table has kept its graph
+    assert model.angles.grad is not None
+
+
+def test_weights_that_a_parametrization_keeps_are_constants(x: Tensor) -> None:
+    model = nn.utils.parametrizations.weight_norm(_linear(4, 3)).eval()
+    expected = attribute(model, x, target=1, composite="epsilon_plus")
+    with nn.utils.parametrize.cached():
+        model(x)
+        found = attribute(model, x, target=1, composite="epsilon_plus")
+    torch.testing.assert_close(found.relevance, expected.relevance, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("formulation", ["relevance", "gradient"])
+def test_a_rule_for_a_whole_model_leaves_it_to_its_operations_where_weights_carry(formulation: str, x: Tensor) -> None:
+    model = nn.Sequential(_linear(4, 6), nn.ReLU(), _linear(6, 3))
+    weights = {name: w.detach().clone().requires_grad_() for name, w in model.named_parameters()}
+    leaf = x.clone().requires_grad_()
+    with Composite({"": Epsilon()}, formulation=formulation).register(model) as registration:
+        y = torch.func.functional_call(model, weights, (leaf,))[:, 1]
+        y.backward(y.detach() if formulation == "relevance" else torch.ones_like(y))
+    parts = [leaf, *weights.values()]
+    found = sum((t.grad if formulation == "relevance" else t.detach() * t.grad).sum() for t in parts)  # type: ignore
+    torch.testing.assert_close(found, y.sum().detach(), rtol=1e-3, atol=1e-6)
+    assert "its weights carry relevance themselves" in str(registration.report().rows[0].note)
