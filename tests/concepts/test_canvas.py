@@ -56,6 +56,9 @@ def test_shifts_are_whole_pixels_and_turns_quarters_where_they_are(monkeypatch):
     turned = moved(square, Ascent(jitter=0, rotate=90, zoom=0), None)
     assert_close(turned, torch.rot90(square, 1, (2, 3)), 1e-9)
     drawn(1, 0, 0, 0)
+    wide = moved(image, Ascent(jitter=0, rotate=90, zoom=0), None)  # the middle of it turns as a square does
+    assert_close(wide[..., 1:5], torch.rot90(image[..., 1:5], 1, (2, 3)), 1e-9)
+    drawn(1, 0, 0, 0)
     half = moved(image, Ascent(jitter=0, rotate=180, zoom=0), None)
     assert_close(half, image.flip(2, 3), 1e-9)
 

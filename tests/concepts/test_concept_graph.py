@@ -62,7 +62,9 @@ def test_edges_are_those_of_masks_by_hand():
 def test_what_comes_in_sums_to_the_node_and_so_does_what_goes_out(unit, bias):
     model, x = chain(bias)
     alive = int((model[:6](x) > 0).sum(0).argmax())
-    graph = concept_graph(model, x, f"5[{alive}]" if unit else None, ["3", "1"], target=1, composite=GRADIENT, keep=2)
+    graph = concept_graph(
+        model, x, f"5[{alive}]" if unit else None, ["3", "1", "0:input"], target=1, composite=GRADIENT, keep=2
+    )
     lowest = graph.places[0]
     for name, place, value in graph.nodes:
         into = sum(weight for _, upper, weight in graph.edges if upper == name)
