@@ -128,13 +128,13 @@ def test_the_tables_of_a_module_are_found():
 
 
 def test_the_frame_of_a_module_call_is_on_the_stack_for_as_long_as_it_runs():
-    calls, found = [], []
+    calls, found, last = [], [], internals.Depth()
     model = nn.Sequential(nn.Linear(2, 2))
     model[0].register_forward_pre_hook(lambda *_: calls.append(SimpleNamespace(python=internals.module_call())))
-    model[0].register_forward_hook(lambda *_: found.append(internals.innermost(calls)))
+    model[0].register_forward_hook(lambda *_: found.append(internals.innermost(calls, last)))
     model(torch.randn(1, 2))
     assert found == calls
-    assert internals.innermost(calls) is None
+    assert internals.innermost(calls, last) is None
     assert calls == []
     assert internals.module_call() is None
     assert internals.this_call() is sys._getframe()
@@ -300,6 +300,16 @@ def test_modules_that_were_compiled_in_place_are_known():
     assert internals.is_compiled(module)
 
 
+@pytest.mark.parametrize("depth", [0, 1, 2, 7, 10**6])
+def test_where_a_call_was_found_last_is_only_a_hint(depth):
+    last, calls = internals.Depth(), [SimpleNamespace(python=internals.this_call()), SimpleNamespace(python=None)]
+    calls[1].python = object()  # of a call that has ended
+    last.depth = depth
+    assert internals.innermost(calls, last) is calls[0]
+    assert len(calls) == 1
+    assert last.depth == 1
+
+
 def test_tables_of_buffers_are_those_of_all_parts():
     model = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
     tables = list(internals.buffers_of(model))
@@ -310,7 +320,7 @@ def test_the_call_stack_is_that_of_the_thread():
     frames = []
 
     def elsewhere(frame):
-        frames.append(internals.innermost([SimpleNamespace(python=frame)]))
+        frames.append(internals.innermost([SimpleNamespace(python=frame)], internals.Depth()))
 
     thread = threading.Thread(target=elsewhere, args=(internals.this_call(),))
     thread.start()

@@ -5,7 +5,7 @@ gradient formulation. Outputs share the memory of their inputs, so they cost not
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -24,8 +24,13 @@ class RelevanceFunction(Function):
 
     apply = apply_alone
 
+    quiet: ClassVar[bool] = False
+    """Whether a subclass itself has no zeros made; that which is run most often does, for one call less."""
+
     def __init_subclass__(cls) -> None:
         """Have an output that got no slot send none, rather than zeros that are computed in vain."""
+        if vars(cls).get("quiet"):
+            return
         forward, backward = cls.forward, cls.backward
 
         def without_zeros(ctx: Any, *args: Any) -> Any:
@@ -137,8 +142,11 @@ class Bypass(RelevanceFunction):
     derivatives through them would be lost.
     """
 
+    quiet = True
+
     @staticmethod
     def forward(ctx: Any, backward: Callable[..., Slots], kept: tuple[Tensor, ...], *carriers: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
         ctx.slots = backward
         z, *saved = kept
         if saved:
@@ -146,7 +154,9 @@ class Bypass(RelevanceFunction):
         return z.detach()
 
     @staticmethod
-    def backward(ctx: Any, slot: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, slot: Tensor | None) -> tuple[Tensor | None, ...]:
+        if slot is None:
+            return (None,) * len(ctx.needs_input_grad)
         if torch.is_grad_enabled() and ctx.saved_tensors:
             raise RuleError(
                 f"create_graph=True: relevance cannot be differentiated here ({_name_of(ctx.slots)}), since the rule's "

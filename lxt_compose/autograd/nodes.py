@@ -114,4 +114,4 @@ class _Scale:
 
     def __call__(self, sent: Sequence[Tensor | None], _: Any) -> tuple[Tensor | None, ...]:
         pairs = zip(sent, self.factors, strict=True)
-        return tuple(slot if slot is None or factor == 1 else slot * factor for slot, factor in pairs)
+        return tuple([slot if slot is None or factor == 1 else slot * factor for slot, factor in pairs])

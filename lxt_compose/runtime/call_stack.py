@@ -14,7 +14,7 @@ from ..autograd.marks import Constants
 from ..errors import RuleError, place
 from ..keys import Binding
 from ..rules import OpCall, Rule
-from ..torch_internals import innermost
+from ..torch_internals import Depth, innermost
 from .activation_modules import Unit
 from .chains import Chain, Conditions
 from .decisions import CallSite, Decision
@@ -132,7 +132,7 @@ class Frame:
         "served", "unit", "whole",
     )  # fmt: skip
 
-    def __init__(self, context: Context, python: FrameType | None, checkpoint: Any, *, owner: bool) -> None:
+    def __init__(self, context: Context, python: FrameType | None, checkpoint: Any, *, owner: bool = False) -> None:
         self.context, self.python, self.checkpoint, self.owner = context, python, checkpoint, owner
         self.alone = self.in_force = self.served = self.others = False
         self.late: dict[str, Any] | None = None
@@ -159,8 +159,20 @@ class Frame:
         return inner
 
 
-class CallStack(threading.local):
-    """Per thread: the modules that are running, and the state since the outermost began."""
+class Threads(threading.local):
+    """The call stack of each thread: to look it up takes longer than to look things up in it."""
+
+    def __init__(self) -> None:
+        self.stack = CallStack()
+
+    @property
+    def conditions(self) -> Conditions:
+        """The comparisons that have run in this thread."""
+        return self.stack.conditions
+
+
+class CallStack:
+    """The modules that are running in one thread, and the state since the outermost began."""
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []
@@ -180,7 +192,7 @@ class CallStack(threading.local):
 
     def innermost(self) -> Frame | None:
         """Return the innermost running module; those that an interrupt ended without their hooks are dropped."""
-        found: Frame | None = innermost(self.frames)
+        found: Frame | None = innermost(self.frames, Depth())
         return found
 
     def start(self) -> None:

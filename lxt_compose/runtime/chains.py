@@ -151,6 +151,11 @@ class Conditions:
     def __bool__(self) -> bool:
         return bool(self._known)
 
+    @property
+    def noted(self) -> bool:
+        """Whether there is any comparison, or tensor of one number."""
+        return bool(self._known or self._numbers)
+
     def note(self, tensor: Tensor, source: Edge, checkpoint: Any, curve: Curve, origin: Base | None) -> None:
         """Note a comparison, and a multiple of its source."""
         self._known[id(tensor)] = weakref.ref(tensor), source, checkpoint, curve

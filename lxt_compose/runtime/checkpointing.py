@@ -19,7 +19,10 @@ class Reentered(Protocol):
     """The session of a registration, as far as a recomputation needs it."""
 
     active: bool
-    stack: CallStack
+
+    @property
+    def stack(self) -> CallStack:
+        """What runs in this thread."""
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Note that an outermost module begins in this thread."""

@@ -11,12 +11,13 @@ from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..autograd.functions import graft
 from ..ops import Argument, LayerKind, Op
 from ..rules.linear_layers.weight_parts import dequantized, is_quantized
 
+_UNQUANTIZED = (Tensor, nn.Parameter)
 _BATCH_FIRST = 8  # the last argument of a recurrent net, for a batch that is not packed
 
 
@@ -89,6 +90,8 @@ def _folded(x: Tensor, matrix: Tensor) -> Tensor:
 def _linear(
     function: Callable[..., Any], frozen: Frozen, input: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Any:
+    if type(weight) in _UNQUANTIZED and input.is_contiguous():
+        return function(input, weight, bias)
     if is_quantized(weight):
         return _quantized(function, input, weight, bias)
     if not (_is_scattered(input) and _was_trained(weight, frozen)):

@@ -14,24 +14,23 @@ from torch.overrides import TorchFunctionMode
 from ..autograd.functions import rebind
 from ..autograd.marks import MARK, history_of, mark, mark_seen
 from ..autograd.trees import map_tensors, tensors_in
-from ..errors import place
 from ..lxt.drop_in import under
 from ..ops import Family, op_of
 from ..rules import RELEVANCE, Epsilon, OpCall, Rule
 from ..rules.defaults import drops
-from ..torch_internals import innermost, refuse_compiled
+from ..torch_internals import Depth, innermost, refuse_compiled
 from .call_stack import Frame
 from .chain_step import How, Step
 from .chain_steps import note_comparison, step_of
 from .chains import mark as mark_chain
 from .decisions import Action, CallSite, Decision, decide, decide_on_step, written
-from .decompositions import attention_body
 from .elementwise_histories import joined
 from .forms import read
-from .histories import after, taking_part
+from .histories import taking_part
 from .in_place import before_change, changes
 from .observer import watch
 from .operations import is_cut, note_cut, record, run, run_body, run_unrecorded
+from .plain_calls import MISSED, run_constant, run_plain
 from .policy import FunctionInfo
 from .recorded import Recorded, known_of
 from .session import Session
@@ -47,39 +46,45 @@ class FunctionMode(TorchFunctionMode):
         super().__init__()
         self.session = session
         self._inert, self._infos = session.policy.inert, session.policy.infos
-        self._stack, self._info = session.stack, session.policy.info
+        self._threads, self._info = session.threads, session.policy.info
         self._softmax = WrittenSoftmax(session.policy)
         stabilized = session.policy.table.get(Family.LINEAR) != Epsilon(0.0)
-        self._how = How(session.formulation == RELEVANCE, stabilized, self._stack)
-        self._followed, self._is_learned = (session.policy.frozen, session.policy.fixed), session.policy.is_learned
+        self._how = How(session.formulation == RELEVANCE, stabilized, self._threads)
+        self._depth = Depth()
+        self._is_learned = session.policy.is_learned
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run one function; the mode is off meanwhile, so what it calls itself is not seen."""
-        if self.session.following is None:
-            return self._run(func, args, kwargs or {})
-        return self.session.following.run(self._run, func, args, kwargs or {})
+        if self.session.following is not None:
+            return self.session.following.run(self._run, func, args, kwargs or {})
+        if func in self._inert:  # nothing at all is to be done about it
+            return func(*args, **kwargs) if kwargs else func(*args)
+        return self._run(func, args, kwargs or {})
 
     def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if func in self._inert:
+        stack = self._threads.stack
+        frame: Frame | None = innermost(stack.frames, self._depth)
+        if frame is None or func in self._inert:  # left behind by an interrupt that passed the hooks by
             return func(*args, **kwargs)
-        frame = innermost(self._stack.frames)
-        if frame is None:  # left behind by an interrupt that passed the hooks by
-            return func(*args, **kwargs)
-        if func is under:  # a drop-in, with a rule of its own
-            if frame.context.inside is not None:  # a rule around it does not know drop-ins
+        info = self._infos.get(func)
+        recorded = torch.is_grad_enabled()
+        if info is None:
+            info, args = self._inform(frame, func, args)
+            if info is None:
                 with self:
                     return args[2](*args[3:], **kwargs)
-            info, args = self._drop_in(frame, *args[:3]), args[3:]
-        else:
-            info = self._infos.get(func) or self._info(func)
+        elif info.signals is not None and recorded and frame.part_of is None and not stack.notes.active:
+            output = run_plain(self.session, stack, self._how, frame, info, args, kwargs)
+            if output is not MISSED:
+                return output
         if info.ignored:
             return func(*args, **kwargs)
-        if not torch.is_grad_enabled():
+        if not recorded:
             output = run_unrecorded(self.session, frame, info, args, kwargs)
         elif frame.context.shadowed_by is None and (
-            self._stack.notes.active or (info.begins_softmax and self._softmax.may_begin(info, args, kwargs))
+            stack.notes.active or (info.begins_softmax and self._softmax.may_begin(info, args, kwargs))
         ):
             output = self._run_part_of_softmax(info, frame, args, kwargs)
         elif kwargs or info.can_mutate:
@@ -87,10 +92,23 @@ class FunctionMode(TorchFunctionMode):
         else:
             output = self._run_seen(info, frame, args, kwargs)
         if info.fills:
-            self._stack.conditions.note_number(output)
+            stack.conditions.note_number(output)
         if frame.part_of is not None:
             frame.part_of.see(info.op, args, kwargs, output, drop_in=info.own is not None)
         return output
+
+    def _inform(
+        self, frame: Frame, func: Callable[..., Any], args: tuple[Any, ...]
+    ) -> tuple[FunctionInfo | None, tuple[Any, ...]]:
+        """Return what is known of a function, and its arguments; None for a drop-in inside of a rule.
+
+        A drop-in has a rule of its own, but a rule around does not know drop-ins.
+        """
+        if func is not under:
+            return self._info(func), args
+        if frame.context.inside is not None:
+            return None, args
+        return self._drop_in(frame, *args[:3]), args[3:]
 
     def _drop_in(self, frame: Frame, rule: Rule, name: str, function: Callable[..., Any]) -> FunctionInfo:
         """Return what is known of a drop-in: its rule, its name, and the function that it computes."""
@@ -110,7 +128,7 @@ class FunctionMode(TorchFunctionMode):
         if changes(info, args, kwargs):
             target = next(written(args, kwargs))
             before_change(self.session, args, kwargs)
-        notes, keyed = self._stack.notes, info.key is not None and not frame.context.scoped
+        notes, keyed = self._threads.stack.notes, info.key is not None and not frame.context.scoped
         sums = info.op is not None and info.op.traits.signs is not None  # of whose keys no softmax depends
         run = partial(self._run_within, frame)
         found = self._softmax.find(info, notes, args, kwargs, run) if sums or not keyed else None
@@ -151,8 +169,8 @@ class FunctionMode(TorchFunctionMode):
             self.session.tally.warn_dropout(frame.context.path)
         carriers, form = read(args, kwargs)
         if not carriers:
-            return self._run_constant(info, frame, args, kwargs)
-        session, stack, context = self.session, self._stack, frame.context
+            return run_constant(self.session, info, frame, args, kwargs)
+        session, stack, context = self.session, self._threads.stack, frame.context
         stack.carriers_met = True
         if (known := known_of(carriers, frame, session)) is None:
             return self._run_seen(info, frame, *without_strangers(session, carriers, frame, args, kwargs))
@@ -169,6 +187,7 @@ class FunctionMode(TorchFunctionMode):
             if now.step is not None and now.step.rule is not None:
                 made = None
         if made is not None and passive:
+            session.policy.note_form(info, args, kwargs, form)
             return self._run_passive(now, made)
         return self._noted(now, self._run_decided(now, made, site))
 
@@ -208,7 +227,7 @@ class FunctionMode(TorchFunctionMode):
         if step is not None and (served or key is not None):
             step = step.beside_streams(served=served)
         if step is not None and step.chain.keeps:
-            self._stack.chains.append(weakref.ref(step.chain))
+            self._threads.stack.chains.append(weakref.ref(step.chain))
         return step
 
     def _noted(self, done: Recorded, output: Any) -> Any:
@@ -231,12 +250,12 @@ class FunctionMode(TorchFunctionMode):
             if tensor.requires_grad:
                 mark((tensor,), history)
             elif done.frame.part_of is not None:  # a rule has stopped relevance, but the unit has a rule of its own
-                self._stack.constants.give(tensor, history)
+                self._threads.stack.constants.give(tensor, history)
         return output
 
     def _run_decided(self, now: Recorded, made: Decision | None, site: CallSite) -> Any:
         """Run a function as decided."""
-        session, stack, info, frame, step = self.session, self._stack, now.info, now.frame, now.step
+        session, stack, info, frame, step = self.session, self._threads.stack, now.info, now.frame, now.step
         context = frame.context
         call = OpCall(session.formulation, "", now.args, now.kwargs, info.op, function=info.function)
         call.carriers, call.path, call.name, call.histories = now.carriers, context.path, info.name, now.known
@@ -268,32 +287,3 @@ class FunctionMode(TorchFunctionMode):
         bound = frame.site.binding
         own = info.key if info.key is not None and not frame.context.scoped else None
         return self.session.takes_first_layer(frame.site, own or (bound.assignment if bound else None))
-
-    def _run_constant(self, info: FunctionInfo, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run a function through which no relevance flows."""
-        if frame.context.shadowed_by is not None and info.key is not None:
-            # Maybe nothing is carried because the rule around has cut it off.
-            call = OpCall(self.session.formulation, place(frame.path), args, kwargs, info.op)
-            made = decide(call, info, frame.context, self.session.policy)
-            if made.shadowed is not None:
-                made.shadowed.calls += 1
-        body = attention_body() if info.has_projections else None  # its products are those of trained weights
-        output = info.run(*args, **kwargs) if body is None else run_body(self.session, frame, body, *args, **kwargs)
-        if self._stack.constants:
-            self._follow(info, args, kwargs, output)
-        if info.op is not None:
-            result = list(written(args, kwargs) if output is None and info.can_mutate else tensors_in(output))
-            for followed in self._followed:
-                followed.follow(tensors_in((args, kwargs)), result)
-            if self.session.observer is not None:
-                self.session.observer.constant(tensors_in((args, kwargs)), result)
-        return output
-
-    def _follow(self, info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Write down what is known of the output where the rule around has made constants of its carriers."""
-        constants = self._stack.constants
-        carriers, known = constants.among(tensors_in((args, kwargs)))
-        if carriers:
-            history = after(info, args, kwargs, carriers, known, self._is_learned)
-            for tensor in tensors_in(output):
-                constants.give(tensor, history)

@@ -16,7 +16,7 @@ another are evaluated: ``relu6(x + 3) / 6`` and ``(tanh(x / 2) + 1) / 2`` open a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -62,6 +62,28 @@ def effect_of(op: Op | None) -> Effect | None:
     if op.family is Family.MOVEMENT:
         return _mixed if op.traits.mixes else _moved
     return _OF_FAMILIES.get(op.family)
+
+
+class Signals(NamedTuple):
+    """What an effect makes of signals.
+
+    Attributes:
+        alone: one signal stays one, whatever else the function is given.
+        scaled: one signal and a constant tensor make one.
+        together: several signals make one.
+        moves: a single carrier of any history keeps it.
+    """
+
+    alone: bool
+    scaled: bool
+    together: bool
+    moves: bool
+
+
+def signals_under(effect: Effect | None) -> Signals:
+    """Return what an effect makes of signals; what :func:`after` says, without a look at the call."""
+    alone = effect is None or effect is _moved or effect in _JOIN or effect in _MIX
+    return Signals(alone, alone or effect in _SHIFT, effect is None or effect in _KEEP, effect is _moved)
 
 
 class Followed(Protocol):
@@ -121,7 +143,8 @@ def after(
     if history.degree != 1 and form is None and (effect is not _attended or info.op.traits.has_projections):
         for x in tensors_in((args, kwargs)):
             if is_learned(x) and all(x is not carrier for carrier in carriers):
-                return history._replace(degree=1)
+                history = history._replace(degree=1)
+                return SIGNAL if history == SIGNAL else history
     return history
 
 

@@ -12,12 +12,12 @@ from ..autograd.marks import MARK, SIGNAL, Gate, history_of, mark, mark_seen
 from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
 from ..errors import RuleError, place
-from ..rules import OpCall, Rule, Stop, find_carriers
+from ..rules import OpCall, Rule, Stop, find_carriers, is_carrier
 from ..rules.expansion import power_of_module
 from ..rules.linear_layers.layer import LAYER_TYPES
 from ..torch_internals import (
+    Depth,
     checkpoint_hook,
-    in_backward,
     innermost,
     is_compiled_code,
     modes_off,
@@ -45,38 +45,31 @@ class BeforeHook:
 
     def __init__(self, session: Session, site: Site) -> None:
         self.session, self.site = session, site
+        self._threads, self._around = session.threads, Depth()
         self._late: type[tuple[Any, ...]] | None = None
         self._flags = [(p, p.requires_grad) for p in site.module.parameters(recurse=False)]
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Bring in the function mode if this is the outermost module, and apply the rule to what goes in."""
-        session, site, stack = self.session, self.site, self.session.stack
-        outer: Frame | None = innermost(stack.frames)
+        session, site, frames = self.session, self.site, self._threads.stack.frames
+        outer: Frame | None = innermost(frames, self._around)
         recorded = torch.is_grad_enabled()
         if recorded and is_compiled_code():
             refuse_compiled(place(site.path))
-        context, alone = site.context, False
         checkpoint = checkpoint_hook()
-        if outer is not None:
+        if outer is None:
+            frame = session.enter(site, module_call(), checkpoint, args, kwargs)
+        else:
             if (checkpoint is not None and checkpoint is not outer.checkpoint) or not recorded:
                 rejoin(session, outer)  # a checkpoint has begun in its code
-            around = outer.context
+            context, around = site.context, outer.context
             if context.inside != around.inside or context.scope is not around.scope:
-                context = site.context_in(around.inside, around.scope)
-        elif not in_backward():
-            context, alone = site.context_in(None, None), module is not session.model
-        # else it is recomputed for its backward, on its own, but the same rule is in force as in the forward pass
-        site.context = context
-        frame = Frame(context, module_call(), checkpoint, owner=outer is None)
-        frame.alone = alone
-        stack.frames.append(frame)
-        if outer is None:
-            session.begin(args, kwargs)
-        if alone:
-            session.check_between()
-        if outer is not None:
-            frame.part_of = outer.part_of
-        if site.binding is None and not (site.may_be_unit and recorded and context.shadowed_by is None):
+                context = site.context = site.context_in(around.inside, around.scope)
+            frame = Frame(context, module_call(), checkpoint)
+            frames.append(frame)
+            if outer.part_of is not None:
+                frame.part_of = outer.part_of
+        if site.binding is None and not (site.may_be_unit and recorded and frame.context.shadowed_by is None):
             return None
         if recorded and has_full_backward_hooks(site.module) and are_looked_at(args):
             return self._begin_late(frame, args, kwargs)
@@ -175,15 +168,16 @@ class AfterHook:
     """The hook after a module, also after an error."""
 
     def __init__(self, session: Session, site: Site) -> None:
-        self.session, self.site = session, site
+        self.session, self.site, self._threads = session, site, session.threads
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Apply the rule to what comes out, and take the function mode out if this was the outermost module."""
-        session, frames = self.session, self.session.stack.frames
-        frame: Frame | None = innermost(frames)
-        if frame is None or frame.python is not module_call():
-            return None  # it failed in a hook before ours, so ours never began
-        frames.pop()
+        session, python, frames = self.session, module_call(), self._threads.stack.frames
+        if not frames or frames[-1].python is not python:
+            outer: Frame | None = innermost(frames, Depth())
+            if outer is None or outer.python is not python:
+                return None  # it failed in a hook before ours, so ours never began
+        frame = frames.pop()
         try:
             return None if output is None else self._leave(frame, output)
         finally:
@@ -201,7 +195,7 @@ class AfterHook:
                 frame.site.refuse_later_hook()
             if frame.in_force or frame.unit is not None or session.observer is not None:
                 output = self._leave_watched(frame, output)
-            carriers = find_carriers((output,), {})
+            carriers = [output] if is_carrier(output) else find_carriers((output,), {})
             for x in carriers:
                 node: Any = x.grad_fn
                 if node is not None and MARK not in node.metadata:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ from ..rules.linear_layers.weight_parts import Parts
 from ..target_module import explained
 from ..torch_internals import function_modes, in_backward, next_node_number
 from ..tracing import Kept, Program
-from .call_stack import CallStack, Site
+from .call_stack import CallStack, Frame, Site, Threads
 from .freezing import freeze_sharded
 from .observer import Following, Observer
 from .policy import Policy
@@ -41,7 +42,7 @@ class Session:
     """What a registration knows while it is active.
 
     Attributes:
-        stack: per thread, the modules that are running.
+        threads: the modules that are running in each thread.
         policy: what the composite says.
         tally: what has run.
         observer: who watches: a ledger or a conservation check.
@@ -72,7 +73,7 @@ class Session:
         table = default_rules(formulation) if isinstance(defaults, bool) else defaults
         self.tally = Tally(strict=strict)
         self.policy = Policy(entries, formulation, table, defaults is not False, self.tally)
-        self.stack, self.parts = CallStack(), Parts()
+        self.threads, self.parts = Threads(), Parts()
         self.observer: Observer | None = None
         self.following: Following | None = None
         self.rounded: Callable[[Any, Any, Any, Tensor], None] | None = None
@@ -84,6 +85,24 @@ class Session:
         self.sites: list[Site] = []
         self.merged = self._thawed = self._quiet = False
         self._first_sites: set[Site] = set()
+
+    @property
+    def stack(self) -> CallStack:
+        """The modules that are running in this thread."""
+        return self.threads.stack
+
+    def enter(self, site: Site, python: FrameType | None, checkpoint: Any, args: Any, kwargs: Any) -> Frame:
+        """Put an outermost module on the call stack of this thread, and begin."""
+        frame = Frame(site.context, python, checkpoint, owner=True)
+        if not in_backward():
+            frame.context, frame.alone = site.context_in(None, None), site.module is not self.model
+            site.context = frame.context
+        # else it is recomputed for its backward, on its own, but the same rule is in force as in the forward pass
+        self.stack.frames.append(frame)
+        self.begin(args, kwargs)
+        if frame.alone:
+            self.check_between()
+        return frame
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Bring the function mode in, innermost: an outermost module begins in this thread.

@@ -98,10 +98,10 @@ _REENTRANT = CheckpointFunction.forward.__code__
 
 
 def module_call() -> FrameType | None:
-    """Return the Python frame of the innermost module call."""
-    python = sys._getframe(1)
+    """Return the Python frame of the innermost module call, for a hook of it: the caller is not looked at."""
+    python: FrameType | None = sys._getframe(2)
     while python is not None and python.f_code is not _MODULE_CALL:
-        python = python.f_back  # type: ignore[assignment]
+        python = python.f_back
     return python
 
 
@@ -110,19 +110,36 @@ def this_call() -> FrameType:
     return sys._getframe(1)
 
 
-def innermost(calls: list[Any]) -> Any:
+class Depth:
+    """How deep in Python's call stack something was found last: where to look for it first."""
+
+    __slots__ = ("depth",)
+
+    def __init__(self) -> None:
+        self.depth = 1
+
+
+def innermost(calls: list[Any], last: Depth) -> Any:
     """Return the last of these calls whose Python frame is still running in this thread; None if there is none.
 
     Those after it are dropped: an interrupt ended them. Each operation asks this, so nothing is called here.
 
     Args:
         calls: each has its Python frame as `python`.
+        last: where the frame was found last by the same asker; a hint, from which nothing but time depends.
     """
     while calls:
-        python, wanted = sys._getframe(1), calls[-1].python
+        wanted = calls[-1].python
+        try:
+            if sys._getframe(last.depth) is wanted:
+                return calls[-1]
+        except ValueError:  # the stack is not so deep
+            pass
+        python, depth = sys._getframe(1), 1
         while python is not None and python is not wanted:
-            python = python.f_back  # type: ignore[assignment]
+            python, depth = python.f_back, depth + 1  # type: ignore[assignment]
         if python is wanted:
+            last.depth = depth
             return calls[-1]
         calls.pop()
     return None
@@ -161,8 +178,9 @@ def checkpoint_hook() -> Any:
     if _innermost_hooks is None:
         return _checkpoint_on_stack()
     hooks = _innermost_hooks(True)
-    recording = hooks is not None and getattr(hooks[0], "__module__", "") == "torch.utils.checkpoint"
-    return hooks[0] if recording else None
+    if hooks is None:
+        return None
+    return hooks[0] if getattr(hooks[0], "__module__", "") == "torch.utils.checkpoint" else None
 
 
 def _checkpoint_on_stack() -> Any:

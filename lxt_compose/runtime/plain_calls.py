@@ -1,0 +1,216 @@
+"""Calls that need no rule: plain ones, and those through which no relevance flows.
+
+Plain are functions whose own gradient is what is wanted, on signals, of which nothing else is known.
+
+Most calls of a model are such: under the gradient formulation layers, sums and moves. What they do to histories and
+chains is told by the function and the number of carriers, so they are counted and run, and that is all.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from types import EllipsisType
+from typing import Any
+
+from torch import Tensor
+
+from ..autograd.marks import MARK, SIGNAL, History, history_of, mark
+from ..autograd.trees import PLAIN, tensors_in
+from ..errors import place
+from ..rules import OpCall
+from .call_stack import CallStack, Frame
+from .chain_step import How
+from .chain_steps import step_of
+from .chains import MARK as CHAIN
+from .chains import Conditions
+from .chains import mark as mark_chain
+from .decisions import Action, Decision, decide, written
+from .decompositions import attention_body
+from .forms import read
+from .histories import Signals, after
+from .operations import is_cut, note_cut, run_body
+from .policy import FunctionInfo
+from .session import Session
+
+MISSED = object()
+"""What :func:`run_plain` returns for a call that is not plain, and that it has not run."""
+_RUN = Action.RUN
+_NO_TENSORS = PLAIN | {slice, EllipsisType}
+
+
+def run_plain(
+    session: Session, stack: CallStack, how: How, frame: Frame, info: FunctionInfo, args: Any, kwargs: Any
+) -> Any:
+    """Run a call if it is plain, and mark its output; else return :data:`MISSED`.
+
+    Args:
+        session: the state of the registration.
+        stack: what runs in this thread.
+        how: what else matters where it is a step of a chain.
+        frame: the module that calls.
+        info: the function.
+        args: what it is called with.
+        kwargs: the same by keyword.
+    """
+    signals = info.signals
+    carriers, constant = _given(args, kwargs)
+    if signals is None or not carriers or session.observer is not None:
+        return MISSED
+    if info.forms is None:
+        made = frame.context.decisions.get((info.function, len(carriers), None))
+    else:
+        made = _decided_by_form(info, frame, carriers, args, kwargs)
+    if made is None or made.action is not _RUN:
+        return MISSED
+    source: Any = carriers[-1].grad_fn
+    known = SIGNAL if source is None else source.metadata.get(MARK)
+    if len(carriers) > 1:
+        known = _of_several(info, signals, carriers)
+    elif known is not SIGNAL or info.chains or not signals.alone:
+        known = _of_one(info, signals, known, constant, args, stack.conditions)
+    if known is None:
+        return MISSED
+    stack.carriers_met = True
+    if made.count is not None:
+        made.count.calls += 1
+    output = info.run(*args, **kwargs)
+    node: Any = output.grad_fn if isinstance(output, Tensor) else None
+    if node is None:
+        _end_without_node(session, frame, made, args, kwargs, output)
+        mark(tensors_in(output), known)
+    elif node is not source:  # else it is the carrier itself
+        node.metadata[MARK] = known
+        if info.copies:
+            _mark_copy(stack, how, info, carriers, args, kwargs, output)
+    return output
+
+
+def _end_without_node(session: Session, frame: Frame, made: Decision, args: Any, kwargs: Any, output: Any) -> None:
+    """Note what has put out no tensor with a gradient, or several tensors."""
+    if is_cut(output):
+        note_cut(session, frame, made, args)
+    if session.rounded is not None and isinstance(output, Tensor) and not output.requires_grad:
+        session.rounded(made.info.function, args, kwargs, output)
+
+
+def _mark_copy(
+    stack: CallStack, how: How, info: FunctionInfo, carriers: list[Tensor], args: Any, kwargs: Any, output: Tensor
+) -> None:
+    """Mark a copy as a step of the chain of its carrier."""
+    step = step_of(info, args, kwargs, carriers, None, how)
+    if step is not None:
+        if step.chain.keeps:
+            stack.chains.append(weakref.ref(step.chain))
+        mark((output,), step.history(history_of(output), 1))
+        mark_chain(output, step.chain)
+
+
+def _decided_by_form(
+    info: FunctionInfo, frame: Frame, carriers: list[Tensor], args: Any, kwargs: Any
+) -> Decision | None:
+    """Return what was decided for a call of this form, if it was and such calls change and drop nothing."""
+    form = read(args, kwargs)[1] if info.forms else None
+    if form is None or info.forms is None or form not in info.forms:
+        return None
+    return frame.context.decisions.get((info.function, len(carriers), form if info.varies else None))
+
+
+def _given(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Tensor], Tensor | None]:
+    """Return the carriers that a call is given, and the last constant; none where they may be at other places."""
+    carriers: list[Tensor] = []
+    constant = None
+    for value in args:
+        if isinstance(value, Tensor):
+            if value.requires_grad:
+                carriers.append(value)
+            else:
+                constant = value
+        elif type(value) not in _NO_TENSORS and not _look_into(value, carriers):
+            return [], None
+    return (carriers, constant) if not kwargs or _is_harmless(kwargs) else ([], None)
+
+
+def _look_into(value: Any, carriers: list[Tensor]) -> bool:
+    """Add the carriers in a tuple or a list; return False for what may hold any at another place."""
+    if type(value) not in (tuple, list):
+        return False
+    for part in value:
+        if isinstance(part, Tensor):
+            if part.requires_grad:
+                carriers.append(part)
+        elif type(part) not in _NO_TENSORS:
+            return False
+    return True
+
+
+def _is_harmless(kwargs: Mapping[str, Any]) -> bool:
+    """Return whether keyword arguments hold no tensors, and have nothing changed in place."""
+    return all(type(value) in _NO_TENSORS for value in kwargs.values()) and not kwargs.get("inplace")
+
+
+def _of_one(
+    info: FunctionInfo,
+    signals: Signals,
+    known: History | None,
+    constant: Tensor | None,
+    args: Sequence[Any],
+    conditions: Conditions,
+) -> History | None:
+    """Return what is known of the output of a call with one carrier, of which this is; None if more is to be asked."""
+    if info.copies:
+        return None if conditions else known
+    if known is not SIGNAL:
+        return known if signals.moves and not info.chains else None
+    if not info.chains:
+        return None
+    # What a large constant makes of it is no function of its elements.
+    large = constant is not None and len(args) == 2 and constant.numel() > 1 and constant.is_contiguous()
+    return known if large and signals.scaled and not conditions.noted else None
+
+
+def _of_several(info: FunctionInfo, signals: Signals, carriers: Sequence[Tensor]) -> History | None:
+    """Return the same for a call with several carriers: not if they may be functions of one tensor."""
+    if not signals.together:
+        return None
+    nodes = set()
+    for x in carriers:
+        node: Any = x.grad_fn
+        if node is None:
+            return None
+        known = node.metadata
+        if known.get(MARK) is not SIGNAL or (info.chains and CHAIN in known):
+            return None
+        nodes.add(node)
+    return SIGNAL if len(nodes) == len(carriers) or not info.chains else None
+
+
+def run_constant(session: Session, info: FunctionInfo, frame: Frame, args: Any, kwargs: Any) -> Any:
+    """Run a function through which no relevance flows."""
+    if frame.context.shadowed_by is not None and info.key is not None:
+        # Maybe nothing is carried because the rule around has cut it off.
+        call = OpCall(session.formulation, place(frame.path), args, kwargs, info.op)
+        made = decide(call, info, frame.context, session.policy)
+        if made.shadowed is not None:
+            made.shadowed.calls += 1
+    body = attention_body() if info.has_projections else None  # its products are those of trained weights
+    output = info.run(*args, **kwargs) if body is None else run_body(session, frame, body, *args, **kwargs)
+    if session.stack.constants:
+        _follow(session, info, args, kwargs, output)
+    if info.op is not None:
+        result = list(written(args, kwargs) if output is None and info.can_mutate else tensors_in(output))
+        for followed in (session.policy.frozen, session.policy.fixed):
+            followed.follow(tensors_in((args, kwargs)), result)
+        if session.observer is not None:
+            session.observer.constant(tensors_in((args, kwargs)), result)
+    return output
+
+
+def _follow(session: Session, info: FunctionInfo, args: Any, kwargs: Any, output: Any) -> None:
+    """Write down what is known of the output where the rule around has made constants of its carriers."""
+    constants = session.stack.constants
+    carriers, known = constants.among(tensors_in((args, kwargs)))
+    if carriers:
+        history = after(info, args, kwargs, carriers, known, session.policy.is_learned)
+        for tensor in tensors_in(output):
+            constants.give(tensor, history)

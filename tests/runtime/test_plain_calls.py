@@ -1,0 +1,125 @@
+"""Calls that are only counted and run: the rule, the report and the marks are those of the way that looks at all."""
+
+import pytest
+import torch
+from support import Fn
+from torch import nn
+from torch.nn import functional as F
+
+from lxt_compose import Composite, Stop, check_conservation, presets
+from lxt_compose.autograd.marks import SIGNAL, Gate, history_of
+from lxt_compose.runtime import function_mode
+from lxt_compose.runtime.plain_calls import MISSED, run_plain
+
+W = torch.randn(6, 6)
+
+
+def made_of(forward):
+    """A model that computes this; one without parameters might be an activation module, whose steps are followed."""
+    return Fn(lambda _, x: forward(x), unused=nn.Linear(2, 2))
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """The names of the functions that ran as plain calls."""
+    names = []
+
+    def noting(session, stack, how, frame, info, *given):
+        output = run_plain(session, stack, how, frame, info, *given)
+        if output is not MISSED:
+            names.append(info.op.name)
+        return output
+
+    monkeypatch.setattr(function_mode, "run_plain", noting)
+    return names
+
+
+def thrice(forward, composite=None, x=None):
+    """Run a model three times under a composite: what is decided in the first pass is looked up in the next ones."""
+    x = torch.randn(3, 6) if x is None else x
+    with (composite or Composite(formulation="gradient")).register(made_of(forward)) as registration:
+        outputs = [registration.session.model(x.clone().requires_grad_()) for _ in range(3)]
+    return outputs[-1], registration.report()
+
+
+LAYERS = {
+    "linear": lambda x: F.linear(x, W),
+    "transpose": lambda x: x.transpose(0, 1),
+    "getitem": lambda x: x[..., :2],
+    "cat": lambda x: torch.cat([x @ W, x @ W], dim=-1),
+    "mean": lambda x: x.mean(-1, keepdim=True),
+    "add": lambda x: x @ W + F.linear(x, W),
+    "mul": lambda x: (x @ W) * W[:3],
+    "contiguous": lambda x: x.t().contiguous(),
+    "dropout": lambda x: F.dropout(x, 0.1, False),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_was_decided_once_is_run_at_once(name, plain):
+    output, report = thrice(LAYERS[name])
+    assert name in plain
+    assert history_of(output) == SIGNAL
+    assert all(row.calls in (3, 6) for row in report.rows)
+
+
+CLOSE_TO = {
+    "a gate": lambda x: torch.sigmoid(x) * W[:3],
+    "a function of one tensor": lambda x: x * torch.sigmoid(x) + x,
+    "a constant of one number": lambda x: x * torch.full((1,), 2.0).expand(3, 6),
+    "a change in place": lambda x: (x @ W).add_(W[:3]),
+    "a drop of elements": lambda x: F.dropout(x, 0.5, True),
+    "another output": lambda x: torch.mul(x @ W, W[:3], out=None),
+    "a mask": lambda x: torch.where(x > 0, x, 0.0),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*dropout")
+@pytest.mark.parametrize("name", CLOSE_TO)
+@pytest.mark.parametrize("preset", ["attnlrp", "cp_lrp"])
+def test_relevance_is_that_of_calls_that_are_looked_at(name, preset, monkeypatch):
+    def run():
+        torch.manual_seed(0)
+        x = torch.randn(3, 6, requires_grad=True)
+        model = made_of(lambda x: CLOSE_TO[name](x).cos())
+        with presets.get(preset).register(model) as registration:
+            for _ in range(3):
+                x.grad = None
+                torch.manual_seed(1)
+                model(x).sum().backward()
+        return x.grad, registration.report().to_string()
+
+    found, report = run()
+    monkeypatch.setattr(function_mode, "run_plain", lambda *_: MISSED)
+    expected, whole = run()
+    assert torch.equal(found, expected)
+    assert report == whole
+
+
+def test_gates_that_are_moved_stay_gates(plain):
+    output, _ = thrice(lambda x: torch.sigmoid(x).transpose(0, 1))
+    assert plain == ["transpose"] * 2
+    assert history_of(output).gate is Gate.OPENS
+
+
+def test_a_key_is_heeded(plain):
+    output, _ = thrice(lambda x: x @ W + F.linear(x, W), Composite({torch.add: Stop()}, formulation="gradient"))
+    assert "add" not in plain
+    assert not output.requires_grad or output.grad_fn is not None
+
+
+def test_an_observer_sees_all(plain):
+    model = nn.Linear(6, 2)
+    with Composite(formulation="gradient").register(model) as registration:
+        model(torch.randn(3, 6, requires_grad=True))
+        with check_conservation(registration):
+            model(torch.randn(3, 6, requires_grad=True)).sum().backward()
+    assert plain == []
+
+
+def test_what_runs_without_gradients_is_no_plain_call(plain):
+    model = made_of(lambda x: (x.transpose(0, 1), torch.no_grad()(lambda: x.transpose(0, 1))())[0])
+    with Composite(formulation="gradient").register(model):
+        for _ in range(2):
+            model(torch.randn(3, 6, requires_grad=True))
+    assert plain == ["transpose"]
