@@ -74,7 +74,9 @@ def explained_numbers(task: Task) -> Tensor:
 
 
 def spread(values: list[float]) -> str:
-    """The median over seeds, and the range."""
+    """The median over seeds, and the range; of one seed its number."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
