@@ -10,8 +10,10 @@ from fuzzing.oracles import examine
 from fuzzing.programs import Model, Program, random_program
 from fuzzing.sequential import examine_sequential
 from fuzzing.steps import STEPS, Draw, Function
+from torch import nn
 
-from lxt_compose import Composite, Epsilon
+from lxt_compose import Composite, Epsilon, Stop
+from lxt_compose.coverage.report import CoverageReport
 
 
 @pytest.mark.parametrize("block", range(6))
@@ -70,6 +72,34 @@ def test_what_is_broken_on_purpose_is_found(break_it, oracle):
     assert not examine(program, TRANSFORMERS[-1]).findings
     found = examine(program, replace(TRANSFORMERS[-1], make=break_it))
     assert oracle in {name for name, _ in found.findings}, found.findings
+
+
+def test_a_model_without_relevance_is_a_finding_where_it_depends_on_its_inputs():
+    """Not so where it does by a divisor alone, which is held constant."""
+    program = Program.from_json('[2, [["quotient", "a / d", [0, 1], 1]], 3, "positional", ""]')
+    stops = replace(TRANSFORMERS[-1], make=lambda f: Composite({torch.div: Stop()}, formulation=f))
+    assert not examine(program, TRANSFORMERS[-1]).findings
+    assert "zero" in {name for name, _ in examine(program, stops).findings}
+    text = '[1, [["subtract", "a - b", [0, 0], 1], ["exp", "torch.exp", [1], 2], ["max_pool", "amax", [2], 3], '
+    of_divisors = Program.from_json(text + '["quotient", "a / d", [3, 0], 4]], 5, "positional", ""]')
+    assert "zero" not in {name for name, _ in examine(of_divisors, TRANSFORMERS[-1]).findings}
+
+
+@pytest.mark.parametrize("name", ["scripted", "vectorized"])
+def test_what_is_out_of_sight_and_not_named_is_a_finding(name, monkeypatch):
+    spelling = sorted(STEPS[name].spellings(Draw(0)))[0]
+    program = Program.from_json(f'[1, [["{name}", "{spelling}", [0], 1]], 3, "positional", ""]')
+    assert not examine(program, TRANSFORMERS[0]).findings
+    monkeypatch.setattr(CoverageReport, "complete", property(lambda self: True))
+    assert {oracle for oracle, _ in examine(program, TRANSFORMERS[0]).findings} == {"complete"}
+
+
+def test_norms_that_are_merged_wrongly_are_a_finding():
+    program = Program.from_json('[1, [["conv_norm_relu", "BatchNorm2d", [0], 1]], 3, "positional", ""]')
+    choice = next(c for c in map(random_choice, range(200)) if c.merges and "zero_bias" not in c.text)
+    assert not examine(program, choice).findings
+    wrong = replace(choice, unmerged=lambda f: Composite({nn.Conv2d: Epsilon(0.5)}, formulation=f))
+    assert "merged" in {name for name, _ in examine(program, wrong).findings}
 
 
 def test_composites_are_known_by_their_text():

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .steps import LENGTH, PIECEWISE, WIDTH, Draw, Maker, functions, plain, step
+from .steps import ELEMENTWISE, LENGTH, PIECEWISE, WIDTH, Draw, Maker, functions, plain, step
 
 
 def _assigned(a: Tensor, b: Tensor) -> Tensor:
@@ -39,6 +39,7 @@ plain(
         "max": lambda a, b: torch.stack([a, b], -1).max(-1).values,
     },
     PIECEWISE,
+    ELEMENTWISE,
     operands=2,
 )
 plain(

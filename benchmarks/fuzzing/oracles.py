@@ -37,7 +37,12 @@ from .traces import fingerprint
 
 LARGEST = 1e6
 TOLERANCE = 1e-6
-CONTRACTIONS = ("product", "product_of_three", "matmul")  # CP-LRP knows gates in products alone, not in einsum
+KEPT = {
+    "cp_lrp": ("product", "product_of_three", "matmul", "quotient"),  # it knows gates in products alone, not in einsum
+    "relp": ("quotient",),  # where the dividend is a gate, and one over the divisor one more
+}
+UNMERGED = ("functions", "functional")
+"""Spellings of steps with batch norms that are no modules, which stay as they are."""
 GATES = ("gate", "swiglu", "mixing_gate", "gate_part", "fused_quotient")
 """Steps with a factor, or a divisor, that is no gate, or not held, where what it scales is a constant."""
 
@@ -223,7 +228,8 @@ def _compare(program: Program, choice: Choice, first: str, runs: dict[str, Run],
     off = differs(explain(Model(program), single, choice.make(first)).flat, base[:1], lambda: moved()[:1])
     if off:
         found.add("batch", f"{first}: sample 0 alone differs by {off:.1e} from sample 0 of {len(base)}")
-    if choice.merges and not any("not merged" in note for note in runs[first].report.notes):
+    norms = [line for line in program.lines if line.spelling in UNMERGED]
+    if choice.merges and not norms and not any("not merged" in note for note in runs[first].report.notes):
         off = differs(explain(Model(program, MERGED), tensors, choice.unmerged(first)).flat, base, moved)
         if off:
             found.add("merged", f"{first}: differs by {off:.1e} from the model with merged weights")
@@ -236,7 +242,7 @@ def _compare(program: Program, choice: Choice, first: str, runs: dict[str, Run],
     # a gate of a constant is an activation like any other
     gates = any(line.name in GATES for line in program.lines) and (program.ids or _stops_softmax(program, choice))
     for _ in range(spellings if choice.by_function and not gates else 0):
-        other = program.spelled(generator, CONTRACTIONS if choice.text == "cp_lrp" else ())
+        other = program.spelled(generator, KEPT.get(choice.text, ()))
         run = explain(Model(other), tensors, choice.make(first))
         if not torch.allclose(run.logits, runs[first].logits, 1e-9, 1e-9):
             continue  # another function: a quotient of lengths that are 0

@@ -19,9 +19,10 @@ CALLS = ("positional", "keywords", "dict", "list")
 IDS = ("", "one table", "a table for each column", "looked up by a function")
 JOINING = {"magnitude": ("norm", "complex"), "distance": ("cdist",)}
 """The spellings of lengths and distances that put parts beside each other, or are one operation on all pairs."""
-BY_GATES = ("silu", "hardswish", "mish", "gelu", "gelu_tanh")
+BY_GATES = ("quotient", "silu", "hardswish", "mish", "gelu", "gelu_tanh")
 """Activations that some spellings write as a product with a gate; of a gate that would be one of two gates."""
-_LARGEST, _SATURATES = 1e3, 30.0
+NORMS = ("layer_norm", "group_norm", "instance_norm")
+_LARGEST, _SATURATES, _SPREAD = 1e3, 30.0, 1e-6
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,7 @@ class Model(nn.Module):
 
     def forward(
         self,
-        x0: Tensor | None = None,
+        x0: Tensor,
         x1: Tensor | None = None,
         x2: Tensor | None = None,
         input_ids: Tensor | None = None,
@@ -286,14 +287,19 @@ def _is_moderate(program: Program) -> bool:
     """Return whether logits are of a moderate size, and activations do not saturate to the last bit.
 
     ``1 + tanh(x)`` is exactly 0 for x below -20, where ``sigmoid(2 x)`` is not, and an output of 0 passes nothing on.
+    What norms make of numbers that are all the same is rounding.
     """
     model, given = Model(program), program.tensors()
     with torch.no_grad():
-        values = model.values(*(given.get(name) for name in ("x0", "x1", "x2", "input_ids")))
+        values = model.values(given["x0"], given.get("x1"), given.get("x2"), given.get("input_ids"))
         logits = model(**given)
     bent = [line for line in program.lines if ELEMENTWISE in (t := STEPS[line.name].traits) and PIECEWISE not in t]
     if any(float(values[operand].abs().max()) > _SATURATES for line in bent for operand in line.operands):
         return False
+    for line in program.lines:
+        x = values[line.operands[0]]
+        if line.name in NORMS and min(float(x.var(-1).min()), float(x.var(1).min())) < _SPREAD:
+            return False
     return (
         bool(logits.isfinite().all())
         and float(logits[:, 1].abs().min()) > 1e-3
