@@ -131,6 +131,7 @@ plain(
         "addcmul_": lambda a, b, c: a.clone().addcmul_(b, c, value=0.5),
         "+=": _changed(lambda h, b, c: h.add_(b * c, alpha=0.5)),
     },
+    ELEMENTWISE,
     operands=3,
 )
 plain(
@@ -140,6 +141,7 @@ plain(
         "addcdiv": lambda a, b, c: torch.addcdiv(a, b, c.square() + 1),
         "addcdiv_": lambda a, b, c: a.clone().addcdiv_(b, c * c + 1),
     },
+    ELEMENTWISE,
     operands=3,
 )
 

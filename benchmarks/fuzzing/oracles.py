@@ -43,7 +43,7 @@ KEPT = {
 }
 UNMERGED = ("functions", "functional")
 """Spellings of steps with batch norms that are no modules, which stay as they are."""
-GATES = ("gate", "swiglu", "mixing_gate", "gate_part", "fused_quotient")
+GATES = ("gate", "swiglu", "mixing_gate", "gate_part", "quotient", "fused_quotient")
 """Steps with a factor, or a divisor, that is no gate, or not held, where what it scales is a constant."""
 
 
