@@ -15,8 +15,8 @@ from .measure import Measured, activations, relevances
 from .notebooks import html_of
 from .pruning import least
 from .units import Units, find_units
+from .weights import AGGREGATES
 
-AGGREGATES = ("sum", "absolute", "norm")
 SCORES = ("relevance", "activation", "magnitude", "random")
 _WITHOUT_SAMPLES = ("magnitude", "random")
 
@@ -148,7 +148,7 @@ def _of_samples(measured: Measured, aggregate: str, *, size: bool) -> Tensor:
     values, counted = measured.flat
     values = values.masked_fill(~counted, 0).double()
     each = (values.abs() if size else values).sum(2)
-    return {"sum": each, "absolute": each.abs(), "norm": each.square()}[aggregate].sum(0)
+    return AGGREGATES[aggregate](each).sum(0)
 
 
 def _magnitude(units: Units, numbers: list[int]) -> Tensor:

@@ -190,7 +190,7 @@ def _gray(sound: Tensor) -> Tensor:
         return _stretched(torch.stack([part.mean(1) for part in parts], 1))
     most = float(sound.abs().max()) or 1.0
     heights = torch.linspace(1, -1, _HIGH, dtype=torch.float64, device=sound.device)[:, None]
-    low, high = (torch.stack([getattr(part, end)() for part in parts])[None] / most for end in ("amin", "amax"))
+    low, high = (torch.stack(ends)[None] / most for ends in zip(*(part.aminmax() for part in parts), strict=True))
     half = 1 / _HIGH
     return (((heights >= low - half) & (heights <= high + half)) * 255).to(torch.uint8).cpu()
 

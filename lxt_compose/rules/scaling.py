@@ -67,7 +67,7 @@ class Scaling(Rule):
         if call.relevance:
             return [OverOutput.apply(z, self.epsilon, 1.0) if z.requires_grad else z for z in outputs]
         edges, shares = call.edges, self.shares_of(call)
-        if edges and shares.count(_HALF) == len(shares):  # exact, so it may as well be done once, before the operation
+        if edges and shares.count(_HALF) == len(shares) and not (call.op and call.op.addends):  # exact: once for both
             outputs = [Share.apply(z, _HALF) if z.requires_grad else z for z in outputs]
         elif edges and shares.count(1) + shares.count(0) < len(shares):
             scale_edges(outputs, dict(zip(edges, shares, strict=True)))

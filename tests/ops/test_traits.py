@@ -18,7 +18,10 @@ OPS = build_ops()
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if PACKAGE / "ops" not in path.parents)
 
 ALLOWED = {
-    "evaluate/removal.py": {"zero", "mean"},  # baselines that a user chooses by these words
+    # what a user chooses by these words
+    "evaluate/removal.py": {"zero", "mean"},
+    "concepts/weights.py": {"sum", "norm"},
+    "similarity/pair.py": {"mean", "embedding"},
     # kernels of ATen that torch's own decompositions take apart; models do not call them
     "torch_internals/traces.py": {"native_layer_norm", "native_group_norm", "native_batch_norm"},
 }
