@@ -23,7 +23,7 @@ from .forms import CARRIER, Form
 _STEP = 1e-5
 _TINY = 1e-15
 _NEAR = (0.0, _STEP / 100, _STEP, 2 * _STEP)
-_FAR = (1e60, 1e30, 200.0, 100.0, 40.0, 3.0, 1.0)
+_FAR = (1e60, 1e30, 2e4, 5e3, 1e3, 200.0, 100.0, 40.0, 10.0, 3.0, 1.0)
 _POINTS: Values = (*_NEAR, *(-x for x in _FAR), *reversed(_FAR))
 """The points at which functions are evaluated."""
 _ONE = _POINTS.index(1.0)
@@ -73,7 +73,9 @@ class Curve:
     def inputs(self) -> Values:
         """The values far below 0, at 0, and far above, for :func:`~lxt_compose.autograd.marks.gate_of`."""
         far, z = len(_NEAR), self.values
-        for first in (far, far + 2):  # at the furthest points exponential functions overflow
+        # Where exponential functions overflow, the furthest points at which they do not; of exp(x / 7) these are others
+        # than of exp(x). Points differ by a factor of at most 5, so that a sigmoid has its limits at both to 1e-9.
+        for first in range(far, far + len(_FAR) - 1):
             ends = z[first], z[first + 1], z[0], z[far - 2 - first], z[far - 1 - first]
             if all(map(isfinite, ends)):
                 return ends

@@ -91,6 +91,14 @@ def test_a_quotient_is_a_gate_too():
         assert not relevance.any()
 
 
+@pytest.mark.parametrize("scale", [0.01, 1 / 7, 0.5, 1, 3, 8, 40])
+def test_a_sigmoid_whose_exponentials_overflow_is_a_gate_at_any_scale(scale):
+    """``exp(k x) / (exp(k x) + 1)`` has its limits where neither exponential overflows yet: that depends on k."""
+    rule, relevance = found(Net(lambda x: (x * scale).exp() / ((x * scale).exp() + 1)), Composite())
+    assert (rule, bool(relevance.any())) == ("Gated()", False)
+    assert found(Net(lambda x: (x * scale).exp()), Composite())[0] == "Uniform()"
+
+
 RULES = [Epsilon(), Ratio(), Pass(), Identity(), Uniform(), Identity(zero_bias=True)]
 
 
