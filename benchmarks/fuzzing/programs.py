@@ -17,8 +17,13 @@ from .steps import ADDS, ELEMENTWISE, LENGTH, OFFSET, PIECEWISE, STEPS, WIDTH, D
 SAMPLES, CLASSES, WORDS = 3, 3, 20
 CALLS = ("positional", "keywords", "dict", "list")
 IDS = ("", "one table", "a table for each column", "looked up by a function")
-JOINING = {"magnitude": ("norm", "complex"), "distance": ("cdist",)}
-"""The spellings of lengths and distances that put parts beside each other, or are one operation on all pairs."""
+APART = {
+    "magnitude": ("norm", "complex"), "distance": ("cdist",), "root_mean_square": ("pooling", "lp_pool"),
+    "gate": ("F.glu", "quotient"), "gate_part": ("div_",), "mixing_gate": ("difference", "lerp"),
+}  # fmt: skip
+"""Spellings apart where an operand is not 0 where its source is: lengths that join or transpose parts before they
+square, which ends a chain; and gates that say what the signal is (a divisor is held, what is joined or subtracted from
+is a signal), where a product of two gates has none."""
 BY_GATES = ("quotient", "silu", "hardswish", "mish", "gelu", "gelu_tanh")
 """Activations that some spellings write as a product with a gate; of a gate that would be one of two gates."""
 NORMS = ("layer_norm", "group_norm", "instance_norm")
@@ -93,8 +98,8 @@ class Program:
 
         Steps with several operands that are functions of one value are kept: some spellings are such a function, and
         others (a contraction, a sum over a stack) are not seen to be one. So are functions of a log-softmax, whose
-        powers are a softmax and no longer a step; and lengths of what is not 0 where its source is, if it is put beside
-        others first.
+        powers are a softmax and no longer a step. Of what is not 0 where its source is, some spellings are told apart
+        (`APART`).
         """
         sources, away = self.sources(), self.away()
 
@@ -107,10 +112,8 @@ class Program:
 
         def spelling(line: Line) -> str:
             known = sorted(STEPS[line.name].spellings(Draw(line.seed)))
-            if any(away[operand] for operand in line.operands):
-                joining = JOINING.get(line.name, ())
-                known = [name for name in known if (name in joining) == (line.spelling in joining)]
-            return generator.choice(known)
+            apart = APART.get(line.name, ()) if any(away[operand] for operand in line.operands) else ()
+            return generator.choice([name for name in known if (name in apart) == (line.spelling in apart)])
 
         lines = [line if kept(line) else replace(line, spelling=spelling(line)) for line in self.lines]
         return replace(self, lines=tuple(lines))
