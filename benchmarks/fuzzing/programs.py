@@ -101,7 +101,7 @@ class Program:
         powers are a softmax and no longer a step. Of what is not 0 where its source is, some spellings are told apart
         (`APART`).
         """
-        sources, away = self.sources(), self.away()
+        sources, away, gates = self.sources(), self.away(), self.away(PIECEWISE, "unit_length")
 
         def kept(line: Line) -> bool:
             own = [sources[operand] for operand in line.operands]
@@ -112,7 +112,8 @@ class Program:
 
         def spelling(line: Line) -> str:
             known = sorted(STEPS[line.name].spellings(Draw(line.seed)))
-            apart = APART.get(line.name, ()) if any(away[operand] for operand in line.operands) else ()
+            told = gates if "gate" in line.name else away  # a gate stays one where it is moved or scaled
+            apart = APART.get(line.name, ()) if any(told[operand] for operand in line.operands) else ()
             return generator.choice([name for name in known if (name in apart) == (line.spelling in apart)])
 
         lines = [line if kept(line) else replace(line, spelling=spelling(line)) for line in self.lines]
@@ -122,13 +123,19 @@ class Program:
         """The name of the step that made a value; empty for inputs."""
         return self.lines[value - self.values].name if value >= self.values else ""
 
-    def away(self) -> list[bool]:
-        """Which values are elementwise functions of another value that are not 0 where that is, or may be."""
+    def away(self, *through: str) -> list[bool]:
+        """Which values are elementwise functions of another value that are not 0 where that is, or may be.
+
+        Args:
+            through: traits or names of steps that leave a value what it is, although they are not elementwise.
+        """
         found = [False] * self.values
         for line in self.lines:
             traits = STEPS[line.name].traits
             offset = OFFSET in traits or ADDS in traits or line.name == "quotient"
-            found.append(ELEMENTWISE in traits and (offset or any(found[operand] for operand in line.operands)))
+            passes = not {ELEMENTWISE, *through}.isdisjoint({*traits, line.name})
+            behind = passes and any(found[operand] for operand in line.operands)
+            found.append(behind or (ELEMENTWISE in traits and offset))
         return found
 
     def without(self, place: int) -> Program:
