@@ -7,6 +7,7 @@ imported or made, is seen there.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -61,6 +62,9 @@ class Applied:
 
 _APPLIED: dict[type[Function], Applied] = {}
 _LOCK = threading.Lock()
+_ENDED: deque[Applied] = deque()
+"""Functions that one registration less is there for. One that is garbage ends wherever Python collects it, and so
+maybe while the lock is held: it waits here, and whoever holds the lock takes it off."""
 
 
 class _Here(threading.local):
@@ -82,16 +86,28 @@ def seen_by_modes(function: type[Function]) -> Iterator[None]:
         applied.users += 1
         if applied.users == 1:
             applied.show()
+    _end()
     try:
         yield
     finally:
-        with _LOCK:
-            applied.users -= 1
-            if not applied.users:
-                del _APPLIED[function]
-                applied.restore()
-            if not _APPLIED:
+        _ENDED.append(applied)
+        _end()
+
+
+def _end() -> None:
+    """Take off what has ended, unless this thread or another is changing the table: then that does it afterwards."""
+    while _ENDED and _LOCK.acquire(blocking=False):
+        try:
+            while _ENDED:
+                applied = _ENDED.popleft()
+                applied.users -= 1
+                if not applied.users:
+                    del _APPLIED[applied.autograd_function]
+                    applied.restore()
+            if not _APPLIED and "apply" in vars(base_of_functions):  # else another thread took it off
                 del base_of_functions.apply
+        finally:
+            _LOCK.release()
 
 
 def _apply_in_the_end(kind: Any, *args: Any, **kwargs: Any) -> Any:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from lxt_compose import Composite, Epsilon, Family, Gamma, Identity, default_rules, register_operation
 from lxt_compose.ops import Traits
 from lxt_compose.ops.registry import _BY_NAME, _BY_OBJECT, store
+from lxt_compose.runtime import custom_functions
 
 FORMULATIONS = ("relevance", "gradient")
 
@@ -252,6 +253,20 @@ def test_where_calls_of_functions_end_is_as_it_was_afterwards():
     assert "apply" in vars(end)
     second.remove()
     assert dict(vars(end)) == before
+
+
+def test_a_registration_that_ends_while_another_begins_does_not_wait_for_it():
+    """As one does that is collected as garbage just then, in the same thread."""
+    plain = turning()
+    register_operation(plain, Family.MOVEMENT)
+    registration = Composite().register(nn.Linear(2, 2))
+    with custom_functions._LOCK:
+        ending = threading.Thread(target=registration.remove)
+        ending.start()
+        ending.join(10)
+        assert not ending.is_alive()
+    Composite().register(nn.Linear(2, 2)).remove()
+    assert "apply" not in vars(plain)
 
 
 def shifted_softmax():
