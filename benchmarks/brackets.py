@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 import torch
 from measure import show
 from methods import BASELINES, Explain, relevance
-from needle import KEYS, PAIRS, VALUES, draw
+from needle import Retriever, draw
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,24 +54,6 @@ class LinearAttention(nn.Module):
         mixed = (q @ k.mT) @ v if self.form == 0 else q @ (k.mT @ v)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, width) / length)
         return x + self.down(F.gelu(self.up(self.norm2(x))))
-
-
-class Retriever(nn.Module):
-    """Tokens [batch, PAIRS + 1] to logits of the values, read from the last token, which asks."""
-
-    def __init__(self, layers: int = 2, width: int = 64, heads: int = 4) -> None:
-        super().__init__()
-        self.tokens = nn.Embedding(KEYS * VALUES + KEYS, width)
-        self.positions = nn.Parameter(0.1 * torch.randn(1, PAIRS + 1, width))
-        self.blocks = nn.ModuleList(LinearAttention(width, heads) for _ in range(layers))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, VALUES)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of the values."""
-        x = self.tokens(tokens) + self.positions
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x)[:, -1])
 
 
 class ThirdOrder(nn.Module):
@@ -113,7 +95,7 @@ def retrieval(seed: int, samples: int) -> tuple[nn.Module, Tensor, Tensor, dict[
         while True:
             yield draw(64, generator)[:2]
 
-    model = fitted(Retriever(), batches(), 1500, 3e-3)
+    model = fitted(Retriever(2, LinearAttention), batches(), 1500, 3e-3)
     tokens, answers, places = draw(samples, torch.Generator().manual_seed(7 + seed))
     return model, tokens, answers, {"baseline": "zero"}, places
 

@@ -12,6 +12,8 @@ seeds (which are other models).
 import argparse
 import math
 import time
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from measure import show
@@ -23,16 +25,17 @@ from torch.nn import functional as F
 from lxt_compose import baselines, evaluate
 
 KEYS, VALUES, PAIRS = 16, 16, 12
+NARROW_BLOCK = partial(Block, expansion=2)
 
 
 class Retriever(nn.Module):
     """Tokens [batch, PAIRS + 1] to logits of the values, read from the last token, which asks."""
 
-    def __init__(self, layers: int, width: int = 64, heads: int = 4) -> None:
+    def __init__(self, layers: int, block: Callable[[int, int], nn.Module] = NARROW_BLOCK, width: int = 64) -> None:
         super().__init__()
         self.tokens = nn.Embedding(KEYS * VALUES + KEYS, width)
         self.positions = nn.Parameter(0.1 * torch.randn(1, PAIRS + 1, width))
-        self.blocks = nn.ModuleList(Block(width, heads, expansion=2) for _ in range(layers))
+        self.blocks = nn.ModuleList(block(width, 4) for _ in range(layers))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, VALUES)
 
     def forward(self, tokens: Tensor) -> Tensor:

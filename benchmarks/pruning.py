@@ -11,6 +11,8 @@ of MLPs of the others. Relevance is put together over samples by its sum, the su
 
 import argparse
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from circuits import names, train
@@ -48,16 +50,22 @@ CUT = {
 Rows = dict[str, list[list[float]]]
 
 
+def accuracies(pruned: Callable[[float], AbstractContextManager[object]], count: Callable[[], float]) -> list[float]:
+    """The accuracy at each sparsity."""
+    found = []
+    for sparsity in SPARSITIES:
+        with pruned(sparsity):
+            found.append(count())
+    return found
+
+
 def weights(model: nn.Module, batches: list[object], count: Callable[[], float], of: str) -> Rows:
     """The accuracy for each way to prune weights and each sparsity."""
     found: Rows = {"none": [[count()] * len(SPARSITIES)]}
     for by, aggregate, places in WEIGHTS:
         scores = pruning_scores(model, batches, of, by=by, **({"aggregate": aggregate} if aggregate else {}))  # type: ignore[arg-type]
         for within in places:
-            line = []
-            for sparsity in SPARSITIES:
-                with prune(model, scores, sparsity, within=within):
-                    line.append(count())
+            line = accuracies(partial(prune, model, scores, within=within), count)
             found[f"{by}{aggregate and f' ({aggregate})'}, in {within}"] = [line]
     return found
 
@@ -67,10 +75,7 @@ def units(model: nn.Module, batches: list[object], count: Callable[[], float], o
     found: Rows = {}
     for by, aggregate, within in UNITS:
         scores = unit_scores(model, batches, of, by=by, aggregate=aggregate)
-        line = []
-        for sparsity in SPARSITIES:
-            with prune_units(model, scores, sparsity, within=within):
-                line.append(count())
+        line = accuracies(partial(prune_units, model, scores, within=within), count)
         found[f"{by if by == 'random' else f'{by} ({aggregate})'}, in {within}"] = [line]
     return found
 

@@ -245,8 +245,8 @@
     for (const [name, share, rank, best] of tokens.slice(0, 6)) {
       const list = element("table");
       const came = [name, share, `#${rank + 1}`];
-      const others = tokens.length > 1 ? best.slice(0, 2) : best;
-      for (const [text, p, place] of [came, ...others.map(([text, p], k) => [text, p, `#${k + 1}`])]) {
+      const ranked = best.map(([text, p], k) => [text, p, `#${k + 1}`]).filter((_, k) => k !== rank);
+      for (const [text, p, place] of [came, ...(tokens.length > 1 ? ranked.slice(0, 2) : ranked)]) {
         const row = list.insertRow();
         row.insertCell().append(element("bdi", label(text)));
         row.insertCell().textContent = percent(p);

@@ -67,19 +67,9 @@ def test_a_function_whose_outputs_are_not_differentiable_is_named():
     assert registration.report().notes == (
         "cut off by the model itself, so no relevance passes: NotDifferentiable.apply in (model)",
     )
-    with Composite().register(Fn(lambda self, x: Halved.apply(x) + x)) as registration:
+    with Composite().register(Fn(lambda self, x: Doubled.apply(x) + x)) as registration:
         registration.model(x)
     assert registration.report().notes == ()
-
-
-class Halved(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x * 0.5
-
-    @staticmethod
-    def backward(ctx, slot):
-        return slot * 0.5
 
 
 @torch.library.custom_op("unregistered::doubled", mutates_args=())
