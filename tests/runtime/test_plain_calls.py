@@ -123,3 +123,20 @@ def test_what_runs_without_gradients_is_no_plain_call(plain):
         for _ in range(2):
             model(torch.randn(3, 6, requires_grad=True))
     assert plain == ["transpose"]
+
+
+class WithoutBackward(torch.Tensor):
+    """A weight whose kernels have no backward."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        output = super().__torch_function__(func, types, args, kwargs)
+        return output.detach().as_subclass(torch.Tensor) if func is F.linear else output
+
+
+def test_a_plain_call_that_cuts_relevance_off_is_uncovered_each_time(plain):
+    weight = W.as_subclass(WithoutBackward)
+    _, report = thrice(lambda x: x + F.linear(x, weight))
+    assert plain.count("linear") == 2
+    assert [(row.target, row.calls) for row in report.uncovered] == [("linear", 3)]
+    assert [row["status"] for row in report.to_dicts() if row["target"] == "linear"] == ["uncovered"]
