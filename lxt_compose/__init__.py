@@ -69,6 +69,7 @@ from .target_module import with_target
 __version__ = "0.1.0"
 
 old_paths.install()
+__getattr__ = old_paths.attribute
 
 Stabiliser = Stabilizer
 """The name in version 0.1."""

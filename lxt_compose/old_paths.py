@@ -40,6 +40,13 @@ def _table() -> dict[str, list[str]]:
     return found
 
 
+def _american(name: str) -> str:
+    """Return a name as it is spelled now: ``colour_map`` is ``color_map``, ``stabilise`` is ``stabilize``."""
+    for old, new in (("olour", "olor"), ("OLOUR", "OLOR"), ("tabilis", "tabiliz"), ("ormalis", "ormaliz")):
+        name = name.replace(old, new)
+    return name
+
+
 class _Finder:
     """Finds modules under their old names."""
 
@@ -58,11 +65,20 @@ class _Finder:
 
         def look_up(name: str) -> Any:
             for source in sources:
-                if name in vars(source):
-                    return getattr(source, name)
+                for spelled in (name, _american(name)):
+                    if spelled in vars(source):
+                        return getattr(source, spelled)
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
 
         module.__getattr__ = look_up  # type: ignore[method-assign]
+
+
+def attribute(name: str) -> ModuleType:
+    """Return a module that was an attribute of the package: ``lxt_compose.matching``."""
+    package = __name__.rpartition(".")[0]
+    if f"{package}.{name}" in _Finder.moved:
+        return importlib.import_module(f"{package}.{name}")
+    raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
 
 def install() -> None:

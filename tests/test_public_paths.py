@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import lxt_compose
 from lxt_compose import old_paths
 
 VERSION_0_1 = """
@@ -79,7 +80,7 @@ lxt_compose.rules.jacobian: layer_of
 lxt_compose.rules.layers: Apply Back Layer in_pieces without_autocast
 lxt_compose.rules.known_layers: as_function given known_layer plain_layer
 lxt_compose.rules.parts: Part Parts absolute negative ones positive square whole
-lxt_compose.heatmap.colours: contrast luminance over scale_of strength
+lxt_compose.heatmap.colours: colour_map contrast luminance over scale_of strength
 lxt_compose.evaluate.randomising: Explain Randomization randomization
 """
 """Each module, and the names that it gave."""
@@ -115,12 +116,28 @@ def test_an_old_path_and_a_new_one_give_the_same_object():
     assert old is where
 
 
-def test_old_paths_are_there_in_a_process_that_imports_nothing_else():
-    script = "from lxt_compose.matching import where; from lxt_compose import Stabiliser, Stabilizer"
-    ran = subprocess.run([sys.executable, "-c", f"{script}; assert Stabiliser is Stabilizer"], timeout=100)
-    assert ran.returncode == 0
+@pytest.mark.parametrize(
+    "script",
+    [
+        "from lxt_compose.matching import where; from lxt_compose import Stabiliser, Stabilizer",
+        "import lxt_compose; assert lxt_compose.canonize.MergeBatchNorm is lxt_compose.MergeBatchNorm",
+    ],
+)
+def test_old_paths_are_there_in_a_process_that_imports_nothing_else(script):
+    assert subprocess.run([sys.executable, "-c", script], timeout=100).returncode == 0
+
+
+def test_names_are_spelled_as_they_are_now():
+    from lxt_compose import Stabiliser, Stabilizer
+    from lxt_compose.heatmap.colors import color_map
+    from lxt_compose.heatmap.colours import colour_map
+
+    assert colour_map is color_map
+    assert Stabiliser is Stabilizer
 
 
 def test_a_name_that_no_version_had_is_an_error():
     with pytest.raises(ImportError, match="cannot import name 'nothing'"):
         exec("from lxt_compose.matching import nothing")
+    with pytest.raises(AttributeError, match="module 'lxt_compose' has no attribute 'nothing'"):
+        lxt_compose.nothing  # noqa: B018

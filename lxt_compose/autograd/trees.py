@@ -36,7 +36,7 @@ def register_container(
             attributes are set, so `flatten` must give a dict of attributes.
 
     Raises:
-        TypeError: `kind` is no class.
+        TypeError: `kind` is no class; when a model runs, also if `flatten` gives no dict and `unflatten` is missing.
     """
     if not isinstance(kind, type):
         raise TypeError(f"register_container() takes a class, got {kind!r}")
@@ -44,9 +44,15 @@ def register_container(
 
 
 def _with_attributes(old: Any, values: dict[str, Any]) -> Any:
+    if not isinstance(values, dict):
+        kind = type(old).__name__
+        raise TypeError(
+            f"register_container({kind}, flatten): flatten gave a {type(values).__name__}, of which no new {kind} "
+            f"can be made; let it give a dict of attributes, such as vars, or give unflatten(old, inside) too"
+        )
     new = copy.copy(old)
     for name, value in values.items():
-        setattr(new, name, value)
+        object.__setattr__(new, name, value)  # frozen objects refuse setattr
     return new
 
 

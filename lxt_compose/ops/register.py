@@ -48,7 +48,10 @@ def register(
     """
     function = getattr(function, "_opoverload", function)  # what torch.library.custom_op makes
     if not (callable(function) or isinstance(function, str)) or not isinstance(family, Family):
-        raise TypeError(f"register() takes a function and a Family, got {function!r} and {family!r}")
+        raise TypeError(
+            f"register_operation() takes a function and a Family, such as Family.LINEAR; "
+            f"got {function!r} and {family!r}"
+        )
     if callable(function) and registered(function) is None and op_of(function) is not None:
         raise ValueError(f"{display_name(function)} is an operation of torch, whose family is known: bind it by a key")
     multiplies = family in (Family.PRODUCT, Family.CONTRACTION)

@@ -226,11 +226,11 @@ class Rule:
 
     def enter(self, call: Call, place: int) -> Tensor:
         """Return what the operation gets instead of carrier number `place`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs a method enter(call, place), which gives a tensor")
 
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
         """Return the outputs that the rest of the model uses, wrapped such that relevance flows back by the rule."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs a method leave(call, outputs), which gives a list")
 
     def absorbed(self, call: OpCall) -> dict[str, Amount]:
         """Return what the rule keeps of the relevance of ``call.output``, by kind, from its own equation.

@@ -257,7 +257,8 @@ class AfterHook:
             if not isinstance(output, _CONTAINERS) and next(tensors_in(output), None) is None:
                 raise RuleError(
                     f"{rule} finds no tensor in the output of {site.label}, which is of type {type(output).__name__}; "
-                    f"return tensors in tuples, lists, dicts or dataclasses, or put the rule on the modules inside"
+                    f"return tensors in tuples, lists, dicts or dataclasses, name the type to register_container(), "
+                    f"or put the rule on the modules inside"
                 )
             if any(x.requires_grad for x in frame.call.inputs) and is_cut(output):
                 tally.uncovered(frame.path, type(site.module).__name__, NO_BACKWARD)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from lxt_compose import Composite, Epsilon, Family, register_container, register_operation
+from lxt_compose import Composite, Epsilon, Family, Rule, register_container, register_operation
 from lxt_compose.autograd.trees import map_tensors, tensors_in
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "extending.md"
@@ -53,7 +53,7 @@ def test_a_rule_of_the_page_has_its_relevance_and_its_books(formulation):
 def test_an_operation_of_torch_cannot_be_registered_anew():
     with pytest.raises(ValueError, match=r"torch.add is an operation of torch, whose family is known"):
         register_operation(torch.add, Family.PRODUCT)
-    with pytest.raises(TypeError, match="takes a function and a Family"):
+    with pytest.raises(TypeError, match=r"register_operation\(\) takes a function and a Family, such as Family.LINEAR"):
         register_operation(3, Family.PRODUCT)
 
 
@@ -75,6 +75,45 @@ def test_a_registered_container_is_taken_apart_and_made_anew():
     assert doubled.right[0].tolist() == [1, 1]
     with pytest.raises(TypeError, match="takes a class"):
         register_container(3, vars)
+
+
+def test_a_container_that_refuses_setattr_is_made_anew_from_its_attributes():
+    class Frozen:
+        def __init__(self, logits):
+            object.__setattr__(self, "logits", logits)
+
+        def __setattr__(self, name, value):
+            raise AttributeError(name)
+
+    register_container(Frozen, vars)
+    assert map_tensors(lambda t: t + 1, Frozen(torch.zeros(1))).logits.item() == 1
+
+
+def test_a_container_that_cannot_be_made_anew_is_an_error():
+    class Items:
+        inside = (torch.zeros(1),)
+
+    register_container(Items, lambda items: items.inside)
+    with pytest.raises(
+        TypeError, match=r"flatten gave a tuple, of which no new Items .* give unflatten\(old, inside\)"
+    ):
+        map_tensors(lambda t: t + 1, Items())
+
+
+def test_a_rule_without_its_methods_says_which():
+    class Nothing(Rule):
+        pass
+
+    class Enters(Nothing):
+        def enter(self, call, place):
+            return call.carriers[place].detach()
+
+    x = torch.ones(1, 2, requires_grad=True)
+    for kind, method in ((Nothing, "enter"), (Enters, "leave")):
+        message = rf"{kind.__name__} needs a method {method}\(call, "
+        composite = Composite({nn.Linear: kind()})
+        with composite.register(nn.Linear(2, 2)) as registration, pytest.raises(NotImplementedError, match=message):
+            registration.model(x)
 
 
 def test_a_registered_operation_is_a_key_and_has_the_familys_default():
