@@ -75,10 +75,12 @@ def pictured() -> dict[str, list[str]]:
 
 
 def levels(graph: networkx.DiGraph) -> list[list[str]]:
-    """Return the rooms by level: each stands above all that it imports."""
-    heights: dict[str, int] = {}
-    for name in reversed(list(networkx.topological_sort(graph))):
+    """Return the rooms by level: each stands above all that it imports, right below the lowest that imports it."""
+    order, heights = list(networkx.topological_sort(graph)), dict[str, int]()
+    for name in reversed(order):
         heights[name] = 1 + max((heights[other] for other in graph.successors(name)), default=-1)
+    for name in order:
+        heights[name] = min((heights[other] - 1 for other in graph.predecessors(name)), default=heights[name])
     return [sorted(name for name in heights if heights[name] == level) for level in range(max(heights.values()) + 1)]
 
 
@@ -91,23 +93,27 @@ def draw(graph: networkx.DiGraph, path: Path) -> None:
     from matplotlib import pyplot
 
     rows = levels(graph)
-    figure, axes = pyplot.subplots(figsize=(10, 0.95 * len(rows) + 0.4))
+    figure, axes = pyplot.subplots(figsize=(10, 0.95 * len(rows) + 0.4), dpi=72)
     places = {}
     for height, names in enumerate(rows):
         for number, name in enumerate(names):
             places[name] = (number + 0.5) / len(names), float(height)
-    for above, below in networkx.transitive_reduction(graph).edges:
-        arrow = {"arrowstyle": "-|>", "color": "#8a8f98", "lw": 0.8, "shrinkA": 11, "shrinkB": 12}
-        axes.annotate("", places[below], places[above], arrowprops=arrow)
+    axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4))
+    axes.axis("off")
+    boxes = {}
     for name, (x, y) in places.items():
         color = _COLORS[int(y) % len(_COLORS)]
         box = {"boxstyle": "round,pad=0.45", "facecolor": color, "edgecolor": "#5b6472", "linewidth": 0.8}
-        axes.text(x, y, name, ha="center", va="center", fontsize=10, color="#1c1f24", bbox=box)
-    axes.set(xlim=(0, 1), ylim=(-0.6, len(rows) - 0.4))
-    axes.axis("off")
+        text = axes.text(x, y, name, ha="center", va="center", fontsize=10, color="#1c1f24", bbox=box)
+        boxes[name] = text.get_bbox_patch()
+    figure.canvas.draw()  # gives the boxes, at whose edges arrows end, their sizes
+    for above, below in networkx.transitive_reduction(graph).edges:
+        ends = {"patchA": boxes[above], "patchB": boxes[below], "shrinkA": 0, "shrinkB": 2}
+        arrow = {"arrowstyle": "-|>", "color": "#8a8f98", "lw": 0.8, **ends}
+        axes.annotate("", places[below], places[above], arrowprops=arrow)
     figure.savefig(path, metadata={"Date": None}, facecolor="white", bbox_inches="tight")
-    text = path.read_text("utf-8")
-    path.write_text(f"{text.rstrip()}\n<!-- {_MARK}{json.dumps(described(graph))} -->\n", "utf-8")
+    written = path.read_text("utf-8")
+    path.write_text(f"{written.rstrip()}\n<!-- {_MARK}{json.dumps(described(graph))} -->\n", "utf-8")
 
 
 if __name__ == "__main__":
