@@ -148,16 +148,24 @@ def test_a_circle_is_found():
     assert set(circle_in(graph)) == known
 
 
-PRIVATE = {"_getframe", "f_back", "f_locals", "_sequence_nr", "_raw_saved_tensors", "_forward_pre_hooks", "_C"}
+PRIVATE = {
+    *("_getframe", "f_back", "f_locals", "_sequence_nr", "_raw_saved_tensors", "_forward_pre_hooks", "_forward_hooks"),
+    *("_schema", "_orig_mod", "_compiled_call_impl"),
+}
 """Attributes of torch and Python that no one promises to keep."""
 
 
 def private_parts(source):
-    """The lines where a file leans on such attributes, of `torch._C` in the imports too."""
+    """The lines where a file leans on such attributes, or on a private module of torch."""
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute) and node.attr in PRIVATE:
-            yield node.lineno, node.attr
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("torch._"):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) != "self":
+            if node.attr in PRIVATE or re.fullmatch(r"torch(?!\.ops\.)(\.\w+)*\._[a-zC]\w*", ast.unparse(node)):
+                yield node.lineno, node.attr
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr"):
+            name = node.args[1]
+            if isinstance(name, ast.Constant) and name.value in PRIVATE:
+                yield node.lineno, name.value
+        elif isinstance(node, ast.ImportFrom) and re.match(r"torch(\.\w+)*\._", f"{node.module}."):
             yield node.lineno, node.module
 
 
@@ -170,6 +178,8 @@ def test_tricks_on_private_parts_stand_in_one_room(module):
 def test_a_trick_outside_that_file_is_found():
     assert list(private_parts("import torch\nx = torch._C.DisableTorchFunction()")) == [(2, "_C")]
     assert list(private_parts("from torch._C import _autograd")) == [(1, "torch._C")]
+    assert list(private_parts("from torch.utils._pytree import tree_map")) == [(1, "torch.utils._pytree")]
+    assert list(private_parts("s = getattr(x, '_schema', None)")) == [(1, "_schema")]
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)

@@ -416,3 +416,30 @@ def test_it_is_known_whether_a_module_has_full_backward_hooks():
     handle.remove()
     assert backward_hooks.are_looked_at((1, leaf()))
     assert not backward_hooks.are_looked_at((torch.ones(2), [leaf()]))
+
+
+def test_compiled_modules_are_known_and_lead_to_the_original():
+    plain, wrapped = nn.Linear(2, 2), nn.Linear(2, 2)
+    compiled, in_place = torch.compile(wrapped), nn.Linear(2, 2)
+    in_place.compile()
+    assert [internals.is_compiled(module) for module in (plain, compiled, in_place)] == [False, True, True]
+    assert internals.eager(compiled) is wrapped
+    assert internals.eager(plain) is plain
+
+
+def test_a_layer_runs_on_another_weight_without_its_hooks():
+    layer, weight, ran = nn.Linear(2, 2, bias=False), torch.eye(2, requires_grad=True), []
+    before = layer.weight
+    layer.register_forward_hook(lambda *_: ran.append(1))
+    x = torch.ones(1, 2)
+    output = internals.run_with_weight(layer, weight, x)
+    assert torch.equal(output, x)
+    assert output.requires_grad
+    assert layer.weight is before
+    assert ran == []
+
+
+def test_operations_of_aten_have_a_schema_and_python_functions_none():
+    assert traces.schema_of(torch.ops.aten.add_.Tensor).is_mutable
+    assert not traces.schema_of(torch.ops.aten.add.Tensor).is_mutable
+    assert traces.schema_of(len) is None

@@ -16,6 +16,7 @@ from ..coverage.report import CoverageReport
 from ..errors import CompositeError, TraceError
 from ..rules.linear_layers.branches import without_choices
 from ..runtime.registration import Registration
+from ..torch_internals import buffers_of
 from ..tracing import ModelState, Program
 from .any_size import names_of, of_other_sizes
 from .axes import Dims
@@ -231,7 +232,7 @@ def _why(model: nn.Module, error: Exception) -> str:
 def attributes_kept(model: nn.Module) -> Iterator[None]:
     """Put the attributes of a model back, where tracing has left tensors without values."""
     kept = [(vars(module), dict(vars(module))) for module in model.modules()]
-    tables = [(table, dict(table)) for module in model.modules() for table in (module._buffers,)]
+    tables = [(table, dict(table)) for table in buffers_of(model)]
     try:
         yield
     finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Any
@@ -14,6 +13,7 @@ from ..attribution.inputs import read_inputs, telling
 from ..attribution.latent import Layer
 from ..composite import Composite
 from ..errors import MatchError, RegistrationError
+from ..torch_internals import run_with_weight
 from .units import Place
 from .visits import Visit, Visits
 from .weights import layers_with_weights, weight_relevance
@@ -80,10 +80,8 @@ def _wanda(model: nn.Module, batches: Iterable[Any], layers: list[Layer]) -> dic
         module, name = visit.place.module, places[visit.place].name
         weight = _weight(module)
         leaf = torch.ones_like(weight).requires_grad_()
-        alone = copy.copy(module)
-        vars(alone)["_parameters"] = {**vars(module)["_parameters"], "weight": leaf}
         with torch.enable_grad():  # d(sum of outputs) / dw_ij of the squared input is the sum of x_i^2 that w_ij meets
-            output = type(module).forward(alone, visit.tensor.detach().square())
+            output = run_with_weight(module, leaf, visit.tensor.detach().square())
             (met,) = torch.autograd.grad(output.sum(), leaf)
         key = f"{name}.weight" if name else "weight"
         squares[key] = squares[key] + met if key in squares else met

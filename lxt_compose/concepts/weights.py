@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ from ..attribution.run import composite_of, statistics_kept
 from ..composite import Composite
 from ..errors import AttributionError, MatchError
 from ..rules import GRADIENT
+from ..torch_internals import run_with_weight
 from .notebooks import html_of
 from .passes import Caught, PlacesRun
 from .units import Place, Units
@@ -186,10 +186,7 @@ def _of_weight(module: nn.Module, before: Caught, after: Caught, slot: Tensor, a
     # Layers are bilinear in weight and input: of |x| and |g|, the derivative by a weight is the sum of |x g|.
     each = AGGREGATES[aggregate]
     leaf = weight.detach().clone().requires_grad_()
-    # The layer's own forward on another weight, past the hooks that are on the layer itself.
-    alone = copy.copy(module)
-    vars(alone)["_parameters"] = {**vars(module)["_parameters"], "weight": leaf}
     with torch.enable_grad():
-        output = type(module).forward(alone, each(before.value))
+        output = run_with_weight(module, leaf, each(before.value))
         (gradient,) = torch.autograd.grad(output, leaf, each(slot))
     return each(weight.detach()) * gradient, float((after.value * slot).sum())

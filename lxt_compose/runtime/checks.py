@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from ..errors import RegistrationError
-from ..torch_internals import is_compiled, pre_hooks_of
+from ..torch_internals import eager, is_compiled, pre_hooks_of
 from .module_hooks import is_our_hook
 
 
@@ -39,12 +39,6 @@ def check_model(model: nn.Module) -> None:
             )
 
 
-def eager(model: nn.Module) -> nn.Module:
-    """Return the model behind ``torch.compile(model)``; any other model itself."""
-    original = getattr(model, "_orig_mod", None)
-    return original if isinstance(original, nn.Module) else model
-
-
 def run_eagerly(model: nn.Module, stack: ExitStack) -> list[str]:
     """Have compiled modules run eagerly until the stack is closed, since compiled code runs neither hooks nor modes.
 
@@ -54,8 +48,7 @@ def run_eagerly(model: nn.Module, stack: ExitStack) -> list[str]:
     Raises:
         RegistrationError: there are some, and this version of torch has no ``torch.compiler.set_stance`` (before 2.6).
     """
-    parts = model.named_modules()
-    compiled = [name for name, part in parts if is_compiled(part) or isinstance(part, torch._dynamo.OptimizedModule)]
+    compiled = [name for name, part in model.named_modules() if is_compiled(part)]
     if not compiled:
         return []
     where = ", ".join(repr(name) if name else type(eager(model)).__name__ for name in compiled)

@@ -19,12 +19,12 @@ from ..ops import Family, autograd_functions, is_autograd_function
 from ..rules import RELEVANCE, Epsilon, Pass
 from ..rules.defaults import Table
 from ..target_module import explained, target_names
-from ..torch_internals import pre_hooks_of
+from ..torch_internals import eager, pre_hooks_of
 from ..tracing import Kept, Program, trace_with
 from .activation_modules import RULE as UNIT
 from .activation_modules import may_be_unit
 from .call_stack import Site
-from .checks import check_model, eager, run_eagerly
+from .checks import check_model, run_eagerly
 from .copies import sweep
 from .custom_functions import seen_by_modes
 from .freezing import freeze

@@ -24,10 +24,12 @@ from ..errors import RegistrationError
 from .backward_hooks import HOOKED
 from .modules import buffers_of as buffers_of
 from .modules import clear_hooks as clear_hooks
+from .modules import eager as eager
 from .modules import hooks_of as hooks_of
 from .modules import is_compiled as is_compiled
 from .modules import pre_hooks_of as pre_hooks_of
 from .modules import remove_hooks as remove_hooks
+from .modules import run_with_weight as run_with_weight
 
 # ---- function modes --------------------------------------------------------------------------------------------------
 

@@ -1,10 +1,12 @@
-"""The private parts of ``nn.Module``: its tables of hooks and buffers, which torch lists nowhere publicly."""
+"""The private parts of ``nn.Module``: tables of hooks, parameters and buffers, for which torch has no public list."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -42,8 +44,28 @@ def clear_hooks(module: nn.Module) -> None:
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Return whether a module was compiled in place, by ``module.compile()``."""
-    return getattr(module, "_compiled_call_impl", None) is not None
+    """Return whether a module was compiled, by ``module.compile()`` or ``torch.compile(module)``."""
+    return getattr(module, "_compiled_call_impl", None) is not None or isinstance(module, torch._dynamo.OptimizedModule)
+
+
+def eager(module: nn.Module) -> nn.Module:
+    """Return the module behind ``torch.compile(module)``; any other module itself.
+
+    Unnecessary once what `torch.compile` makes has a public way to the original.
+    """
+    original = getattr(module, "_orig_mod", None)
+    return original if isinstance(original, nn.Module) else module
+
+
+def run_with_weight(module: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
+    """Return what the forward of a layer makes of an input with another weight, which may require grad.
+
+    No hook of the layer runs. `torch.func.functional_call` is the public form, and runs them.
+    """
+    alone = copy.copy(module)
+    vars(alone)["_parameters"] = {**module._parameters, "weight": weight}
+    output: Tensor = type(module).forward(alone, x)
+    return output
 
 
 def buffers_of(module: nn.Module) -> Iterator[dict[str, Tensor | None]]:

@@ -1,4 +1,4 @@
-"""Private parts of torch for graphs, as `make_fx` traces them."""
+"""Private parts of torch for graphs, as `make_fx` traces them; dispatch modes and trees, which its own tests use so."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
+from torch.utils._pytree import tree_flatten as tree_flatten
+from torch.utils._pytree import tree_map_only as tree_map_only
+from torch.utils._pytree import tree_unflatten as tree_unflatten
 
 _PROXY = torch._C._TorchDispatchModeKey.PROXY
 
@@ -67,6 +71,14 @@ def cond(condition: Tensor, then: Callable[..., Tensor], otherwise: Callable[...
     ways = [lambda *tensors, way=way: (way(*tensors),) for way in (then, otherwise)]  # compilers expect a tuple
     result: Tensor = torch.ops.higher_order.cond(condition, *ways, tuple(given))[0]
     return result
+
+
+def schema_of(target: Any) -> Any:
+    """Return the schema of an operation of ATen: its name, its arguments, and what it changes; None of other functions.
+
+    Unnecessary once operations tell their schema publicly.
+    """
+    return getattr(target, "_schema", None)
 
 
 NN_FUNCTIONS: Any = torch._C._nn

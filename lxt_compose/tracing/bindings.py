@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
 
-from ..torch_internals.traces import NN_FUNCTIONS
+from ..torch_internals.traces import NN_FUNCTIONS, TorchDispatchMode, schema_of, tree_map_only
 
 _PLACES = (Tensor, NN_FUNCTIONS, torch)
 """Where torch has functions that call one operation; the last that fits is taken."""
@@ -38,7 +36,7 @@ class _Binding(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         """See :meth:`torch.fx.Interpreter.run_node`."""
-        schema = getattr(n.target, "_schema", None)
+        schema = schema_of(n.target)
         if n.op == "call_function" and schema is not None:
             given = self.fetch_args_kwargs_from_env(n)
             if schema.is_mutable:  # it is called on copies

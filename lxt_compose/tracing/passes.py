@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from ..torch_internals.readings import filled_with
+from ..torch_internals.traces import schema_of
 
 _ALIASES = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
 _MAY_BE_VIEWS = (torch.ops.aten.reshape.default, torch.ops.aten.contiguous.default, torch.ops.aten._unsafe_view.default)
@@ -121,7 +122,7 @@ def _frozen(value: Any) -> Any:
 
 def is_pure(node: Node) -> bool:
     """Return whether an operation gives the same for the same, and changes nothing."""
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     if schema is None:
         return getattr(node.target, "__module__", "") == "_operator"
     return not schema.is_mutable and torch.Tag.nondeterministic_seeded not in node.target.tags  # type: ignore[union-attr]
@@ -136,7 +137,7 @@ def is_random(graph: Graph) -> bool:
 
 def _never_drops(node: Node) -> bool:
     """Return whether an operation that may drop something at random, such as attention, is told to drop nothing."""
-    arguments = node.target._schema.arguments  # type: ignore[union-attr]
+    arguments = schema_of(node.target).arguments
     places = [(place, each) for place, each in enumerate(arguments) if each.name == "dropout_p"]
     given = [node.args[i] if i < len(node.args) else node.kwargs.get(each.name, 0.0) for i, each in places]
     return bool(given) and all(value == 0 for value in given)
@@ -156,7 +157,7 @@ def in_place(graph: Graph) -> set[Node]:
 
 
 def _written(node: Node) -> Iterator[Node]:
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     if schema is None or not schema.is_mutable:
         return
     for place, argument in enumerate(schema.arguments):
@@ -186,7 +187,7 @@ def _memory_of(node: Node) -> set[Node]:
 
 def viewed(node: Node) -> list[Node]:
     """Return the arguments whose memory a node may share."""
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     if schema is None:
         return list(node.all_input_nodes) if getattr(node.target, "__name__", "") == "getitem" else []
     shared = {place for place, argument in enumerate(schema.arguments) if argument.alias_info is not None}

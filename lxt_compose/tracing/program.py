@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..errors import TraceError
 from ..torch_internals.readings import WatchingModels, noting_readings
@@ -19,6 +18,8 @@ from ..torch_internals.traces import (
     differentiable_graph_of,
     graph_of,
     symbolic_graph_of,
+    tree_flatten,
+    tree_unflatten,
 )
 from .bindings import bind
 from .choices import has_choices, take_one

@@ -14,6 +14,7 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from ..ops import Family, op_named
+from ..torch_internals.traces import schema_of
 from .lifetimes import Lifetimes, is_part, is_tensor
 from .passes import in_place, is_pure, viewed
 
@@ -71,7 +72,7 @@ def _is_cheap(node: Node, changed: set[Node]) -> bool:
         return False
     if viewed(node) or torch.Tag.pointwise in getattr(node.target, "tags", ()):
         return True
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     op = op_named(schema.name.partition("::")[2]) if schema is not None else None
     return op is not None and op.family is Family.MOVEMENT
 

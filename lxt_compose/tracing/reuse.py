@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 
+from ..torch_internals.traces import schema_of
 from .lifetimes import Lifetimes, is_tensor
 from .passes import in_place, is_pure
 
@@ -65,10 +66,10 @@ def _with_out(node: Node) -> Any:
     target: Any = node.target
     if torch.Tag.pointwise not in getattr(target, "tags", ()):
         return None
-    wanted = [(argument.name, str(argument.type)) for argument in target._schema.arguments]
+    wanted = [(argument.name, str(argument.type)) for argument in schema_of(target).arguments]
     for name in target.overloadpacket.overloads():
         form = getattr(target.overloadpacket, name)
-        *arguments, last = form._schema.arguments or [None]
+        *arguments, last = schema_of(form).arguments or [None]
         if last is None or last.name != "out" or torch.Tag.generated in form.tags:
             continue
         if [(argument.name, str(argument.type)) for argument in arguments] == wanted:
