@@ -14,7 +14,8 @@ from typing import Any
 
 _MOVED = """
     matching: keys    numerics: autograd.numerics autograd.trees    gradients: autograd.functions
-    saving: autograd.saved_values    as_trained: runtime.frozen_weights    written_out: runtime.decompositions
+    saving: autograd.saved_values    as_trained: runtime.frozen_weights
+    written_out: runtime.decompositions torch_internals.attention
     ops.resolve: ops.lookup    canonize: canonizers canonizers.merge_batch_norm
     merging: canonizers.merging canonizers.stand_ins
     running_order: canonizers.module_order    coverage_rows: coverage.rows    tally: coverage.tally runtime.call_stack

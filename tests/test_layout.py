@@ -150,7 +150,7 @@ def test_a_circle_is_found():
 
 PRIVATE = {
     *("_getframe", "f_back", "f_locals", "_sequence_nr", "_raw_saved_tensors", "_forward_pre_hooks", "_forward_hooks"),
-    *("_schema", "_orig_mod", "_compiled_call_impl"),
+    *("_schema", "_orig_mod", "_compiled_call_impl", "__code__", "__globals__"),
 }
 """Attributes of torch and Python that no one promises to keep."""
 

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lxt_compose import torch_internals as internals
 from lxt_compose.torch_internals import backward_hooks, traces
+from lxt_compose.torch_internals.attention import attention_body
 
 
 class Seen(TorchFunctionMode):
@@ -443,3 +444,15 @@ def test_operations_of_aten_have_a_schema_and_python_functions_none():
     assert traces.schema_of(torch.ops.aten.add_.Tensor).is_mutable
     assert not traces.schema_of(torch.ops.aten.add.Tensor).is_mutable
     assert traces.schema_of(len) is None
+
+
+def test_the_body_of_attention_runs_under_a_function_mode_and_shows_what_is_inside():
+    attention, x = nn.MultiheadAttention(4, 2), torch.randn(3, 1, 4)
+    weights = attention.in_proj_weight, attention.in_proj_bias, None, None, False, 0.0
+    given = x, x, x, 4, 2, *weights, attention.out_proj.weight, attention.out_proj.bias
+    expected, _ = F.multi_head_attention_forward(*given)
+    with Seen() as mode:
+        output, _ = attention_body()(*given)
+    assert torch.equal(output, expected)
+    assert "multi_head_attention_forward" not in mode.names
+    assert "linear" in mode.names

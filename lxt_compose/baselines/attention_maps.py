@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from ..attribution.inputs import Inputs
 from ..attribution.logits import last_real
 from ..ops import op_of
-from ..runtime.decompositions import attention_body
+from ..torch_internals.attention import attention_body
 from .points import Points, Values, unmoved
 
 Map = tuple[Tensor, Tensor | None]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..ops import Family, op_of
-from ..runtime.decompositions import attention_body
+from ..torch_internals.attention import attention_body
 from ..torch_internals import function_modes
 
 Dims = tuple[str, ...]

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import FunctionType
 from typing import Any
 
 import torch
@@ -211,16 +210,3 @@ def _by_operation() -> dict[str, Callable[..., Any]]:
 
 STEPS = _by_operation()
 """The functions that the operations of the composed family are taken apart into."""
-
-
-def attention_body() -> Callable[..., Any]:
-    """Return ``F.multi_head_attention_forward`` without its first step, which hands itself to any active function mode.
-
-    With that step it would come back to this mode again and again. A copy of the function whose globals answer
-    "no overrides" is the same code in every version of torch, so values stay bit-identical, and F is not touched.
-    """
-    original = F.multi_head_attention_forward
-    names = {**original.__globals__, "has_torch_function": lambda *_: False}
-    body = FunctionType(original.__code__, names, original.__name__, original.__defaults__, original.__closure__)
-    body.__kwdefaults__ = original.__kwdefaults__
-    return body

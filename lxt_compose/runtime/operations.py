@@ -21,10 +21,10 @@ from ..rules import RELEVANCE, OpCall, Rule, Stop, find_carriers, is_carrier
 from ..rules.chained import Chained
 from ..rules.gated import gates_among
 from ..torch_internals import checkpoint_hook, custom_function, in_transform
+from ..torch_internals.attention import attention_body
 from .call_stack import Frame
 from .checkpointing import rejoin
 from .decisions import STOP, Action, Decision, hold, written
-from .decompositions import attention_body
 from .execution import enter, leave, write_into
 from .in_place import before_change, changes, on_copy
 from .policy import FunctionInfo

@@ -19,6 +19,7 @@ from ..autograd.marks import MARK, SIGNAL, History, history_of, mark
 from ..autograd.trees import PLAIN, tensors_in
 from ..errors import place
 from ..rules import OpCall
+from ..torch_internals.attention import attention_body
 from .call_stack import CallStack, Frame
 from .chain_step import How
 from .chain_steps import step_of
@@ -26,7 +27,6 @@ from .chains import MARK as CHAIN
 from .chains import Conditions
 from .chains import mark as mark_chain
 from .decisions import Action, Decision, decide, written
-from .decompositions import attention_body
 from .forms import read
 from .histories import Signals, after
 from .operations import is_cut, note_cut, run_body
