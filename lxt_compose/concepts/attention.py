@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..ops import Family, op_of
-from ..torch_internals.attention import attention_body
 from ..torch_internals import function_modes
+from ..torch_internals.attention import attention_body
 
 Dims = tuple[str, ...]
 VisitSide = Callable[[str, Tensor, Dims], Tensor | None]
