@@ -12,7 +12,7 @@ ROOT = "(model)"
 
 
 class Status(str, Enum):
-    """What became of a module or an op; the value is the word that is printed."""
+    """How a module or an op was treated; the value is the word that is printed."""
 
     RULED = "ruled"
     DEFAULT = "default"

@@ -30,7 +30,7 @@ class OpKey(NamedTuple):
     note: str = ""
 
     def __hash__(self) -> int:
-        """Hash what is quickly hashed, which tells most rows apart."""
+        """Hash the parts that hash fast, which differ between most rows."""
         return hash((self.path, self.name, self.status))
 
 
@@ -70,14 +70,14 @@ def _not_covered(key: OpKey) -> UncoveredError:
 
 
 class Tally:
-    """Counts of operations by path, rule and status, and what the table of a report cannot say.
+    """Counts of operations by path, rule and status, and the remarks of a report.
 
     Attributes:
         executed: whether a forward pass has begun.
         carried: whether relevance was carried to an output.
         alone: modules that were called on their own rather than by the model.
         cut: where the model itself cuts a carrier off from its history, as "Tensor.detach in encoder".
-        remarks: what else is to be noted under the report.
+        remarks: other notes under the report.
         all_stopped: whether rules stopped all relevance of a whole output, so that every input got 0.
     """
 
@@ -122,7 +122,7 @@ class Tally:
         return {count.key.key for count in self.counted() if count.key.key is not None}
 
     def notes(self, *, canonized: bool) -> list[str]:
-        """Return what the table of a report cannot say; `canonized` if the composite has canonizers."""
+        """Return the notes under the table of a report; `canonized` if the composite has canonizers."""
         notes = []
         keys = [count.key for count in self.counted()]
         if not canonized and any(isinstance(key.rule, Epsilon) and _is_batch_norm(key.name) for key in keys):

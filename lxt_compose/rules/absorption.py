@@ -1,6 +1,6 @@
-"""What a rule keeps of the relevance that arrives: its kinds, and how the constant part of an operation is found.
+"""What a rule keeps of the relevance that arrives: kinds of absorption, and the constant part of an operation.
 
-:meth:`Rule.absorbed` says how much a rule keeps, in terms of this file. The ledger and the conservation check ask it.
+:meth:`Rule.absorbed` gives the amounts by the kinds of this file, for the ledger and the conservation check.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def constant_part(call: OpCall) -> Tensor:
 def expanded(call: OpCall, shares: Sequence[float]) -> Tensor:
     """Return ``sum over the carriers of share * J x``, in the shape of the output.
 
-    Where torch has no second derivative, or one that is not finite, by a central difference.
+    Computed by a central difference where torch has no second derivative, or one that is not finite.
     """
     points = [x.detach().clone().requires_grad_() for x in call.values]
     values = [share * x.masked_fill(x.isinf(), 0) for x, share in zip(call.values, shares, strict=True)]
@@ -108,7 +108,7 @@ def left_over(call: OpCall, shares: Sequence[float], epsilon: Stabilizing, slot:
 
 
 def biases_of_block(call: OpCall) -> Tensor:
-    """Return ``sum of J_b b`` over the biases in a module: with the carriers' it is z if it is piecewise linear."""
+    """Return ``sum of J_b b`` over the biases in a module; with ``J x`` it is z if the module is piecewise linear."""
     assert call.module is not None
     named = [(name, p) for name, p in call.module.named_parameters() if name.rpartition(".")[2] == "bias"]
     biases = {name: p.detach().clone().requires_grad_() for name, p in named}

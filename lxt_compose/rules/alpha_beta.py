@@ -1,4 +1,4 @@
-"""The alpha-beta rule and its special case ZPlus: positive and negative contributions are shared out apart."""
+"""The alpha-beta rule and its special case ZPlus, which share out positive and negative contributions separately."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -35,10 +35,10 @@ _PARTS = (whole, absolute, positive, negative)
 
 
 def _tolerance(layer: Layer) -> float:
-    """Return how small one side may be, as a part of both, and still be taken as a difference.
+    """Return how small one sum may be, relative to both, and still be computed as a difference.
 
-    Its error is 1e-5 then; or some times the rounding of outputs that the model computed in half precision, or with
-    the ten bits that convolutions on a GPU may have in float32 (TF32).
+    The error of the difference is then 1e-5; or some times the rounding of outputs that the model computed in half
+    precision, or with the ten bits that convolutions on a GPU may have in float32 (TF32).
     """
     is_coarse = layer.is_rounded or (layer.weight.is_cuda and layer.dtype == torch.float32)
     return 0.25 if is_coarse else min(1e5 * torch.finfo(layer.dtype).eps, 0.25)
@@ -97,7 +97,7 @@ class AlphaBeta(Split):
     def pull(self, layer: Layer, r: Tensor, x: Tensor, z: Tensor, relevance: bool) -> Tensor:
         """See :meth:`Split.pull`."""
         same = is_nonnegative(x)
-        if not isinstance(same, bool) and is_batched(r):  # in a graph of several slots at a time no choice can be made
+        if not isinstance(same, bool) and is_batched(r):  # a graph for several slots at a time can hold no choice
             return self._of_parts(relevance, layer, r, x)
         known = same is True and not self.beta  # z^+ alone is needed
         z = without_bias(layer, x, z) if self.zero_bias and not known else z
@@ -123,13 +123,13 @@ class AlphaBeta(Split):
         return layer.product(x.abs(), absolute, unless(self.zero_bias, absolute))
 
     def _lost_of_nonnegative(self, layer: Layer, z: Tensor, side: Tensor) -> Tensor:
-        """Return what is not 0 where ``P = z - z^-`` may cancel: where ``P < tolerance * |N|``, which needs z < 0."""
+        """Return a tensor, not 0 where ``P = z - z^-`` may cancel: ``P < tolerance * |N|``, which needs z < 0."""
         if not self.beta:
             return torch.zeros_like(side)
         return (z - side).add_(side, alpha=_tolerance(layer)).clamp_(max=0)
 
     def _lost_of_signed(self, layer: Layer, z: Tensor, side: Tensor) -> Tensor:
-        """Return the same of the smaller of both sums, ``(A - |z|) / 2``.
+        """Return the same for the smaller of both sums, ``(A - |z|) / 2``.
 
         Without beta only P counts, ``(A + z) / 2``.
         """
@@ -148,7 +148,7 @@ class AlphaBeta(Split):
         slot = layer.transpose(self._share(r, above), positive, x)
         if self.beta:
             slot.add_(layer.transpose(self._other_share(r, -side), negative, x))
-        # An input of 0 has no relevance; without it, the sum of no contributions would make its slot huge.
+        # An input of 0 has no relevance; without this, a sum of no contributions would make its slot huge.
         return slot.mul_(x if relevance else x.sign())
 
     def _of_differences(self, relevance: bool, layer: Layer, r: Tensor, x: Tensor, z: Tensor, size: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class AlphaBeta(Split):
         return p if self.alpha == 1 else p.mul_(self.alpha)
 
     def _other_share(self, r: Tensor, below: Tensor) -> Tensor:
-        """Return ``-beta R / N`` from ``|N|``, whose memory it takes."""
+        """Return ``-beta R / N`` from ``|N|``, in place."""
         n = over_positive(r, below, self.epsilon)
         return n if self.beta == 1 else n.mul_(self.beta)
 

@@ -1,4 +1,4 @@
-"""What a rule is: an immutable value that tells how relevance passes through one operation."""
+"""Rules, immutable values that say how relevance passes through one operation, and calls of operations."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ FORMULATIONS = (RELEVANCE, GRADIENT)
 class OpCall:
     """One call of one operation: a module with a rule, or a function under the function mode.
 
-    Made once, when the operation is about to run. Rules read it, and may keep in it what they need until it has run.
+    Made once, right before the operation runs. Rules read it, and may keep in it what they need afterwards.
     """
 
     formulation: str
     label: str
-    """For errors: ``"'encoder.fc1' (Linear)"``; empty where :attr:`where` makes it of name and path."""
+    """For errors: ``"'encoder.fc1' (Linear)"``; if empty, :attr:`where` is made of name and path."""
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     op: Op | None = None
@@ -53,29 +53,29 @@ class OpCall:
     given: Any = None
     """The arguments that a module was given, kept where it may change lists and dicts among them."""
     given_tensors: list[int] = field(default_factory=list)
-    """The identities of the tensors in it at the beginning."""
+    """The identities of the tensors in :attr:`given` before the module ran."""
     path: str = ""
     """The dotted path of the module that runs."""
     name: str = ""
     """The name of the operation."""
     rule: Rule | None = None
-    """The rule that is applied to it."""
+    """The rule that is applied to the call."""
     histories: list[History] = field(default_factory=list)
-    """Where :attr:`known` keeps what it has found before the operation runs, which may change a carrier in place."""
+    """The cache of :attr:`known`, filled before the operation runs, which may change a carrier in place."""
     by_degree: bool = False
-    """Whether a factor counts as often as it holds factors itself: in products under a default rule."""
+    """Whether a factor counts by its degree, the number of factors that it holds itself: so under default rules."""
     shares: list[float] | None = None
     """The share of each carrier, where a rule gives it one."""
     idle: bool | None = None
-    """What :meth:`Rule.idle` says, once it was asked."""
+    """The result of :meth:`Rule.idle`, once it was called."""
     curve: Any = None
     """What is known of the elementwise function, once it was looked up."""
     edges: list[Any] | None = None
     """The edge of the autograd graph that each carrier stands for, where a rule scales what is sent there."""
     output: Tensor | None = None
-    """What the operation has put out, once it has run, where :meth:`Rule.absorbed` is asked."""
+    """The output of the operation, for :meth:`Rule.absorbed`."""
     rerun: Callable[..., Tensor] | None = None
-    """Runs the operation on other carriers; only in a check, where time does not matter."""
+    """Runs the operation on other carriers; given in a conservation check alone, where time does not matter."""
 
     @property
     def known(self) -> list[History]:
@@ -86,7 +86,7 @@ class OpCall:
 
     @property
     def degrees(self) -> list[float]:
-        """How many factors each carrier counts for where relevance is shared."""
+        """The number of factors that each carrier counts as where relevance is shared."""
         return [known.degree for known in self.known] if self.by_degree else [1] * len(self.carriers)
 
     @property
@@ -110,12 +110,12 @@ class OpCall:
         return slot if self.relevance else slot * self.z.detach()
 
     def run_again(self, carriers: Sequence[Tensor], biases: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Return what the operation makes of other carriers, and a module of other biases; where `rerun` is given."""
+        """Run the operation on other carriers, and a module with other biases too; needs `rerun`."""
         assert self.rerun is not None
         return self.rerun(carriers, biases)
 
     def take(self, carriers: list[Tensor]) -> None:
-        """Make these the carriers, and have the operation run on them as they are."""
+        """Make these the carriers, on which the operation runs as they are."""
         self.carriers, self.inputs, self.values = carriers, list(carriers), list(carriers)
         self.versions = [x._version for x in carriers]
 
@@ -175,7 +175,8 @@ def exchange(call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 register_alone: list[Callable[[Rule, nn.Module, str], Any]] = []
-"""The function behind :meth:`Rule.register`, which `composite` adds: rules cannot import what imports them."""
+"""The function behind :meth:`Rule.register`. The file `composite` adds it, since rules cannot import what imports
+them."""
 
 
 QUIET: Mapping[str, Any] = {"quiet": True}
@@ -235,9 +236,9 @@ class Rule:
     def absorbed(self, call: OpCall) -> dict[str, Amount]:
         """Return what the rule keeps of the relevance of ``call.output``, by kind, from its own equation.
 
-        The conservation check holds what arrives against what is handed on and what this says; the ledger books it.
-        A rule that hands everything on keeps nothing, which is the default. Each amount is a function of the output's
-        slot; ``call.relevance_in(slot)`` is the relevance in it.
+        The conservation check compares the relevance that arrives with the sum of what is handed on and these amounts;
+        the ledger books them. By default a rule hands everything on and keeps nothing. Each amount is a function of the
+        output's slot; ``call.relevance_in(slot)`` is the relevance in it.
 
         Args:
             call: the call, after it has run, with the values of its carriers and its output. In a check it can be run
@@ -263,22 +264,22 @@ class Rule:
         return register_alone[0](self, module, formulation)
 
     def serves(self, op: Op, carriers: int) -> bool:
-        """Return whether a rule for the operations inside a module is given to this one, with so many carriers."""
+        """Return whether a rule on a module is applied to this operation inside it, with this number of carriers."""
         return op.family in self.families
 
     def takes_whole(self, module: nn.Module) -> bool:
-        """Return whether the rule takes this module as one operation if it is not made of one that the rule serves."""
+        """Return whether the rule takes this module as one operation if it serves none of the operations inside."""
         return False
 
     def __str__(self) -> str:
-        """Return the rule as it is written.
+        """Return the rule as one would write it.
 
-        Arguments that are seldom given are left out where they have their default.
+        Arguments that are seldom given are left out at their defaults.
         """
         return _written(self)
 
     def idle(self, call: Call) -> bool:
-        """Return whether the operation's own gradient is what the rule gives, so that nothing has to be done."""
+        """Return whether the rule gives the operation's own gradient, so that nothing has to be done."""
         return False
 
 

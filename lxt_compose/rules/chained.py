@@ -19,12 +19,12 @@ from .slopes import ratio, secant
 
 
 class Anchor(NamedTuple):
-    """A tensor that is 0 where the source of a chain is 0; what the rule hands relevance to."""
+    """The tensor to which the rule hands relevance; it is 0 where the source of the chain is 0."""
 
     tensor: Tensor
     """The tensor, with its autograd graph."""
     value: Tensor
-    """Its values, safe from changes in place; not needed in the relevance formulation."""
+    """A copy of its values that no change in place reaches; not needed in the relevance formulation."""
 
 
 @dataclass(frozen=True)

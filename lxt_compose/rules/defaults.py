@@ -59,7 +59,7 @@ def default_rule(op: Op, table: Table, carriers: int = 1) -> Rule | None:
     if carriers > 1 and op.multiplies and op.family is Family.LINEAR:
         return table.get(Family.CONTRACTION)  # weights that carry relevance themselves are factors too
     if op.family is Family.PRODUCT and op.addends:
-        return table.get(Family.CONTRACTION)  # addcmul: a product that something is added to
+        return table.get(Family.CONTRACTION)  # addcmul: a product plus a tensor
     if op.family is Family.PRODUCT and op.traits.element_sum is not None:
         return _of_elements(table)
     if isinstance(op.traits.exponent, float):  # a root, a square
@@ -118,7 +118,7 @@ def rule_of_call(op: Op, table: Table, args: tuple[Any, ...], kwargs: dict[str, 
 def _of_elements(table: Table) -> Rule | None:
     """Return the rule for the elements of one tensor as factors.
 
-    They are all alike, so no table tells a signal among them.
+    There is no gate among them: all come from one tensor.
     """
     return UniformElements() if Family.PRODUCT in table else None
 
@@ -131,7 +131,7 @@ def drops(op: Op | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 def _is_training(op: Op, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Return whether a call is in train mode, as those are that know no other."""
+    """Return whether a call is in train mode; functions without a mode are."""
     return op.traits.training is None or bool(op.traits.training.of(args, kwargs))
 
 

@@ -14,11 +14,11 @@ from .base import Call, Rule
 
 @dataclass(frozen=True)
 class Lookup(Rule):
-    """Each row of a table gets the relevance of all places that it was read at, a row reserved for padding too.
+    """Each row of a table, one for padding too, gets the relevance of all places at which it was read.
 
     ``z_t = W[i_t]``: ``R_W[j] = sum over t with i_t = j of R_t``; in the gradient formulation the same with g. An
-    embedding's own gradient may be one for training: without the row ``padding_idx``, or divided by how often a row was
-    read (``scale_grad_by_freq``), or sparse. Relevance is not.
+    embedding's own gradient may be one for training: without the row ``padding_idx``, divided by how often a row was
+    read (``scale_grad_by_freq``), or sparse. The rule ignores these options.
 
     Source: movement of values, as in Bach et al. 2015.
     """
@@ -34,7 +34,7 @@ class Lookup(Rule):
 
 
 def is_for_training(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Return whether the own gradient of this call of an embedding is not that of the values, but one to train with."""
+    """Return whether the own gradient of this call of an embedding is one for training, and not that of the values."""
     places = {"padding_idx": 2, "scale_grad_by_freq": 5, "sparse": 6}
     given = (kwargs.get(name, args[place] if len(args) > place else None) for name, place in places.items())
     return any(value is not None and value is not False for value in given)

@@ -1,4 +1,4 @@
-"""Where an elementwise function without a closed form is expanded: at 0, or where else it is finite.
+"""Expansion of elementwise functions without a closed form, at 0 or at another point where they are finite.
 
 The function is evaluated there once, in float64 on the CPU, by torch's own kernel or by a copy of the module, so that
 neither the model's state nor its values change.
@@ -48,7 +48,7 @@ def _expand(f: Callable[[Tensor], Tensor], like: Tensor) -> Expansion | None:
                 continue
             nearest = (nearest - value) / (_STEP / 100)
             smooth = bool(((nearest - slope).abs() <= 1e-3 + 1e-2 * slope.abs()).all())
-            # A root has no slope: sqrt(|x|) at 0, acosh at 1. If that is its bias, a bounded one is taken.
+            # A root has no finite slope: sqrt(|x|) at 0, acosh at 1. If that is the bias's, a bounded one is taken.
             return Expansion(at, value, slope) if smooth or (at == 0 and bool(value.any())) else None
     return None
 
@@ -137,7 +137,7 @@ def power_of_module(module: nn.Module) -> int:
 
 
 def _signature(module: nn.Module) -> Any:
-    """Return what tells whether a module is the function that it was."""
+    """Return a signature that changes when a module may have become another function."""
     tensors = [*module.parameters(), *module.buffers()]
     note_readings(tensors)
     return [(t.data_ptr(), t._version) for t in tensors], module.extra_repr()
@@ -150,7 +150,7 @@ def _power(module: nn.Module) -> int:
         with torch.no_grad(), modes_off():
             values = twin(torch.tensor([1e20, 1e40], dtype=torch.float64)).abs().log10()
         power = float(values[1] - values[0]) / 20
-    except Exception:  # it is the user's: whatever it raises, it cannot be evaluated by itself
+    except Exception:  # a user's module may raise anything: it cannot be evaluated by itself
         return 1
     whole = math.isfinite(power) and power >= 1 and abs(power - round(power)) < 1e-6
     return round(power) if whole else 1
@@ -162,8 +162,8 @@ _of_modules: weakref.WeakKeyDictionary[nn.Module, tuple[Any, Expansion | None]] 
 def expand_module(module: nn.Module, x: Tensor, z: Tensor) -> Expansion | None:
     """Return the expansion of a module that gave z for x, if it is an elementwise function; else None.
 
-    It is evaluated again when its parameters or buffers have changed, and where it has a value for each channel, when
-    the shape has.
+    The module is evaluated again when its parameters or buffers have changed, and, if it has values for each channel,
+    when the shape has.
     """
     signature, known = (*_signature(module), x.dtype, x.device), _of_modules.get(module)
     if known is not None and known[0][:-1] == signature:
@@ -189,12 +189,12 @@ def _evaluate(module: nn.Module, x: Tensor, shape: torch.Size, given: tuple[Tens
         if not _is_elementwise(twin, expansion, inputs, outputs.reshape(shape), torch.finfo(x.dtype).eps ** 0.5):
             return None
         return _simplified(expansion, x.device, x.dtype)
-    except Exception:  # it is the user's: whatever it raises, it cannot be evaluated by itself
+    except Exception:  # a user's module may raise anything: it cannot be evaluated by itself
         return None
 
 
 def _tried(twin: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what a module gives for numbers between -2 and 2: where a graph is written down its input has no value."""
+    """Return the output of a module for numbers between -2 and 2: in a trace its own input has no values."""
     with torch.no_grad(), modes_off():
         inputs = torch.linspace(-2, 2, like.numel(), dtype=like.dtype).view_as(like)
         return inputs, twin(inputs)

@@ -81,7 +81,7 @@ class Gamma(Split):
             return slot.mul_(x) if relevance else slot
         same = is_nonnegative(x)
         # Where no relevance comes from negative outputs, positive contributions weigh more, whatever the output is.
-        # (Denominators of negative outputs are wrong then, which a stabilizer that is a function of all would see.)
+        # (Denominators of negative outputs are wrong then; a stabilizer that is a function of all would see them.)
         positive = False if callable(self.epsilon) else both(same, lambda: is_nowhere(z.clamp(max=0), r))
         ways = partial(self._of_positive, relevance), partial(self._of_any_sign, relevance, same)
         return choose(positive, *ways, layer, (r, x, z, *tensors_among(same)), self._parts)

@@ -11,7 +11,7 @@ from .uniform_epsilon import UniformEpsilon
 
 
 def gates_among(call: Call, *kinds: Gate) -> list[bool]:
-    """Return for each carrier whether it is a gate: of the first of these kinds that leaves a signal."""
+    """Return for each carrier whether it is a gate, of the first of these kinds under which some carrier is none."""
     added = addends_of(call)
     gates = [Gate.NONE if addend else known.gate for addend, known in zip(added, call.known, strict=True)]
     for kind in kinds:
@@ -44,7 +44,7 @@ class SignalTakesAll(Scaling):
 
     knows_complex: ClassVar[bool] = True
     kinds: ClassVar[tuple[Gate, ...]] = (Gate.ACTIVATION, Gate.BOUNDED, Gate.OPENS)
-    """What is taken for a gate; the next kind where the one before would leave no signal."""
+    """The kinds of gates, in order; the next one counts where all carriers are of the one before."""
 
     def shares(self, call: Call) -> list[float]:
         """Return 1/n for each of the n factors that are no gates, 0 for gates, 1 for what is added."""

@@ -21,13 +21,13 @@ class Homogeneous(Scaling):
     Euler's theorem ``x * J^T = p * f(x)``, so nothing is lost. For the length of a vector ``R_i = R * x_i^2 / |x|^2``,
     for standard deviation and variance ``R_i = R * x_i (x_i - mean) / sum_k (x_k - mean)^2``: their degrees are 1 and
     2. Several carriers (hypot, the distance of two points) share by the same formula: of a distance x gets
-    ``R_i = R * x_i (x_i - y_i) / |x - y|^2``. Where all of x is 0, f may have no derivative: that is taken for 0.
+    ``R_i = R * x_i (x_i - y_i) / |x - y|^2``. Where all of x is 0, f may have no derivative: then it is taken as 0.
 
     Such functions are statistics only where something is divided by them, and a division holds its divisor constant.
 
     Args:
         epsilon: stabilizer, >= 0 (see :class:`Epsilon`).
-        degree: p; by default the degree of the operation, 1 for what is not known.
+        degree: p; by default the degree of the operation, and 1 where that is unknown.
 
     Raises:
         ValueError: epsilon is negative or not finite, or the degree is not positive.
@@ -63,7 +63,7 @@ class Homogeneous(Scaling):
         return result
 
     def absorbed(self, call: OpCall) -> dict[str, Amount]:
-        """See :meth:`Rule.absorbed`: what is due to an operand that is a constant, as that of hypot."""
+        """See :meth:`Rule.absorbed`: the part of a constant operand, as of hypot."""
         found = super().absorbed(call)
         if call.rerun is not None:
             found[CONSTANT] = partial(_due_to_constants, call, self.shares(call), self.epsilon)

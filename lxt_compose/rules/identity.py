@@ -146,7 +146,7 @@ def through_slope(slope: Callable[..., Tensor], slot: Tensor, *saved: Tensor) ->
 def _less_bias(slope: Callable[..., Tensor], slot: Tensor, z: Tensor, *saved: Tensor) -> Slots:
     """Return ``R / z * slope * x``; 0 where z is 0, or too small to divide by."""
     x = saved[0]
-    if x.dtype in (torch.float16, torch.bfloat16):  # an output below their range divides a relevance below it
+    if x.dtype in (torch.float16, torch.bfloat16):  # relevance and output may both be below their range
         saved, z = (x.float(), *saved[1:]), z.float()
     small = z.abs() < torch.finfo(z.dtype).tiny
     gradient = (slot / torch.where(small, 1, z)).masked_fill(small, 0).reshape(x.shape)

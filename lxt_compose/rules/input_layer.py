@@ -1,4 +1,4 @@
-"""Rules for the first layer: relevance for inputs by their range or by the weights alone, also where they are 0."""
+"""Rules for the first layer, which share relevance by the range of the inputs or by the weights, also with zeros."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar

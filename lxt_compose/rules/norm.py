@@ -86,13 +86,13 @@ def _takes_input_alone(call: Call) -> bool:
     if call.op.traits.norm is not NormKind.LAYER:
         return False
     if packs_saved_tensors():
-        return False  # to read what the layer has saved would be to unpack it, which recomputes a checkpoint
+        return False  # reading what the layer has saved would unpack it, and recompute a checkpoint
     x = call.carriers[0]
     return x is _argument(call, 0, "input") and x.dtype in (torch.float32, torch.float64)
 
 
 def _of_layer_norm(call: Call, z: Tensor) -> Tensor | None:
-    """Return the output of a layer norm in the gradient formulation, by the statistic that the layer has computed."""
+    """Return the output of a layer norm in the gradient formulation; the statistic is that of torch's kernel."""
     rstd = layer_norm_rstd(z)
     if rstd is None:
         return None

@@ -1,4 +1,4 @@
-"""What the bias and the stabilizer keep under a split rule of which nothing is known but its equation.
+"""What the bias and the stabilizer keep under a split rule that gives `pull` and no `terms`.
 
 The layer is given one input more for each output, of value 1, whose weight is that output's bias. The relevance that
 the rule gives to it is what the bias keeps. The stabilizer keeps what further such inputs, with large weights, would
@@ -62,7 +62,7 @@ def _bias(layer: Layer, r: Tensor) -> Tensor | None:
 
 
 def _counts_bias(rule: Pulls, layer: Layer, r: Tensor, x: Tensor, bias: Tensor) -> bool:
-    """Return whether the inputs get what they get if the bias is an input too, rather than what they get without it."""
+    """Return whether the bias takes part: whether inputs get what they get with the bias as one more input."""
     z = layer.product(x, whole, whole)
     with torch.no_grad():
         found = rule.pull(layer, r.clone(), x, z, True).double()
@@ -76,7 +76,7 @@ def _is_close(found: Tensor, expected: Tensor) -> bool:
 
 
 def _handed_on(rule: Pulls, layer: Layer, r: Tensor, x: Tensor, weights: list[Tensor]) -> Tensor:
-    """Return the relevance that leaves each output, for inputs of its own too: the rule is linear in the relevance."""
+    """Return the relevance that each output hands on; found by differentiation, since a rule is linear in relevance."""
     with torch.enable_grad():
         relevance = r.detach().double().clone().requires_grad_()
         inputs, extra = _pulled(rule, layer, relevance, x.double(), weights)
@@ -89,7 +89,7 @@ def _handed_on(rule: Pulls, layer: Layer, r: Tensor, x: Tensor, weights: list[Te
 def _pulled(
     rule: Pulls, layer: Layer, r: Tensor, x: Tensor, weights: list[Tensor]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return the relevance of the inputs, and that of the inputs more, in the shape of the output for each weight."""
+    """Return the relevance of the inputs, and that of the added inputs, for each weight in the shape of the output."""
     wide = _widened(layer, x, weights)
     ones = x.new_ones(sum(weight.numel() for weight in weights))
     given = torch.cat([x.flatten(), ones])
@@ -100,7 +100,7 @@ def _pulled(
 
 
 def _widened(layer: Layer, x: Tensor, weights: list[Tensor]) -> Layer:
-    """Return the layer without its bias, of one flat input, with an input more at each output for each weight."""
+    """Return the layer without its bias, on one flat input, with one added input at each output for each weight."""
     own, count, inputs = layer.weight.detach(), layer.weight.numel(), x.numel()
     flat = torch.cat([own.double().flatten(), *(weight.flatten() for weight in weights)])
 

@@ -1,4 +1,4 @@
-"""The rule for additions where two streams of relevance meet: a residual and the branch beside it."""
+"""The rule for sums of two streams: a residual and the branch beside it."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -84,9 +84,9 @@ class ResidualGamma(Rule):
 
 
 def _factors(call: Call) -> tuple[float, float]:
-    """Return what the operands are multiplied with before they are added.
+    """Return the factors of the operands of a sum.
 
-    `alpha` multiplies what is taken off or added on: the second operand, in a reversed subtraction the first.
+    `alpha` multiplies the second operand, in a reversed subtraction the first.
     """
     assert call.op is not None
     assert call.op.traits.signs is not None

@@ -1,4 +1,4 @@
-"""Scaling rules: the operation's own gradient does the work, only its borders are scaled."""
+"""Scaling rules: the operation's own gradient, with its slots scaled where they come in and go out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,11 +42,11 @@ class Scaling(Rule):
         check_epsilon(self.epsilon)
 
     def shares(self, call: Call) -> list[float]:
-        """Return the share of each carrier; 0 stops it, which makes it a constant."""
+        """Return the share of each carrier; a carrier with share 0 becomes a constant."""
         return [1.0] * len(call.carriers)
 
     def shares_of(self, call: Call) -> list[float]:
-        """Return the share of each carrier, worked out once for each call."""
+        """Return the share of each carrier, computed once for each call."""
         if call.shares is None:
             call.shares = self.shares(call)
         return call.shares
@@ -106,7 +106,7 @@ class Scaling(Rule):
 
 
 def places_of(call: Call) -> list[int | str]:
-    """Return for each carrier at which place, or under which name, the operation was given it."""
+    """Return the position, or the keyword, of each carrier among the arguments."""
     places: list[int | str] = []
     given: list[tuple[int | str, Any]] = [*enumerate(call.args), *call.kwargs.items()]
     for place, value in given:
@@ -157,9 +157,9 @@ def _in_bias(relevance: bool, epsilon: Stabilizing, kept: Kept, constant: Callab
 
 
 def _edges_of(call: Call) -> list[Edge]:
-    """Return the edges that the carriers stand for; none if what is sent there cannot be told by them.
+    """Return the autograd edges of the carriers; none where an edge does not tell one carrier's slot.
 
-    That is so for one tensor in several places, and for a view that is changed in place: autograd leads past it.
+    That is so for one tensor given twice, and for a view that is changed in place, whose edge autograd replaces.
     """
     edges = [edge_of(x) for x in call.carriers]
     views = call.function is not None and any(x._is_view() for x in call.carriers)

@@ -24,7 +24,7 @@ class Slope(NamedTuple):
 
 
 def curve_called(call: Call) -> Curve:
-    """Return what is known of the elementwise function that is called."""
+    """Return the slopes and options of the elementwise function that is called."""
     if call.curve is None:
         if call.module is not None:
             call.curve = curve_of_module(type(call.module))
@@ -102,7 +102,7 @@ def expansion_of(call: Call, x: Tensor, z: Tensor) -> Expansion | None:
 
 
 def secant(at: float, x: Tensor, z: Tensor, value: Any, slope: Any) -> Tensor:
-    """Return ``(z - value) / (x - at)``, near `at` the derivative there; 0 where z is 0, which has nothing to pass on.
+    """Return ``(z - value) / (x - at)``, near `at` the derivative there; 0 where z is 0 and has no relevance.
 
     Where x is nearer to `at` than the square root of the machine epsilon, the difference of z and value has lost half
     of its digits, and the derivative is as exact.
@@ -117,8 +117,8 @@ def secant(at: float, x: Tensor, z: Tensor, value: Any, slope: Any) -> Tensor:
 def ratio(x: Tensor, z: Tensor, *, limit: float | None = None) -> Tensor:
     """Return the ratio z / x for z = f(x), finite everywhere.
 
-    Where x is below the resolution and z is not small with it, f(0) is not 0 (sigmoid, softplus, exp): there x is
-    stabilized, and what it cannot explain is absorbed. `limit` is f'(0) for functions with f(0) = 0, if it is known.
+    Where x is below the resolution and z is not as small, f(0) is not 0 (sigmoid, softplus, exp): there x is
+    stabilized, and the rest is absorbed. `limit` is f'(0) for functions with f(0) = 0, if it is known.
     """
     info = torch.finfo(x.dtype)
     z = z.reshape(x.shape)

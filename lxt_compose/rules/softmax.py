@@ -24,7 +24,7 @@ Total = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class SoftmaxTaylor(Rule):
-    """Softmax by a Taylor expansion at the input: what its bias absorbs is not handed on.
+    """Softmax by a Taylor expansion at the input, whose bias absorbs the rest.
 
     ``R_x = x * (R_s - s * sum_i R_i)`` with ``s = softmax(x)``, the sum over the softmax dimension; inputs of -inf
     (masked ones) get 0. In the gradient formulation it is softmax's own gradient, ``g_x = s * (g - sum_i s_i g_i)``.

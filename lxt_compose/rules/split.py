@@ -1,4 +1,4 @@
-"""Split rules: positive and negative contributions are treated apart, in layers that are linear in their input.
+"""Split rules, which treat positive and negative contributions separately, in layers that are linear in their input.
 
 The contribution of input i to output j is ``c_ij = x_i w_ij``. The forward pass is the layer's own; what a split rule
 needs beside it, products of the layer with parts of its weight, is computed in the backward pass.
@@ -32,7 +32,7 @@ _NOT_LINEAR_POOLS = ("MaxPool", "AdaptiveMaxPool", "FractionalMaxPool", "LPPool"
 
 @dataclass(frozen=True)
 class Split(Rule):
-    """Base of the rules that treat positive and negative contributions apart.
+    """Base of the rules that treat positive and negative contributions separately.
 
     On a layer, a rule of this kind works by itself. On a block of layers it is given to every linear layer and
     convolution inside; the other operations there get their default rules. A layer of any other make is taken as a
@@ -102,8 +102,8 @@ class Split(Rule):
     def terms(self, layer: Layer, x: Tensor, z: Tensor, bias: Tensor) -> list[Term]:
         """Return the terms of the rule, ``R_i = sum over terms of a * (a part of c_ij) / D_j * R_j``.
 
-        A rule need not give them: then they are found by giving the layer inputs more (:mod:`.probes`), and asking
-        :meth:`pull` what those get.
+        A rule need not give them: then they are found by adding inputs to the layer (:mod:`.probes`), and calling
+        :meth:`pull` for their relevance.
 
         Args:
             layer: the layer.
@@ -119,7 +119,7 @@ class Split(Rule):
     def absorbed(self, call: Call) -> dict[str, Amount]:
         """See :meth:`Rule.absorbed`: ``sum of a R B / D`` stays in the bias, ``sum of a R (1 - D / stabilized D)`` too.
 
-        That is what the bias would get as the weight of one more input of value 1.
+        The former is what the bias would get as the weight of one more input of value 1.
         """
         layer = _layer_behind(call.z) or (layer_of(self, call, call.z) if call.rerun is not None else None)
         if layer is None or not call.carriers:
@@ -159,7 +159,7 @@ class Split(Rule):
 
 
 def _gives_terms(kind: type) -> bool:
-    """Return whether a class, or one that it is derived from, has terms that belong to its own pull."""
+    """Return whether a class defines terms together with its pull, or inherits both."""
 
     def owner(name: str) -> type:
         return next(base for base in kind.__mro__ if name in vars(base))
@@ -168,14 +168,14 @@ def _gives_terms(kind: type) -> bool:
 
 
 def _layer_behind(z: Tensor) -> Layer | None:
-    """Return the layer that a split rule works on at the node of an output, if it is one of such a rule's."""
+    """Return the layer of the split rule that made the node of an output, if one did."""
     step = backward_of(z)
     given = step.args[0] if isinstance(step, partial) and step.args else None
     return given if isinstance(given, Layer) else None
 
 
 def unless(condition: bool, part: Part) -> Part | None:
-    """Return the part of the bias that counts, unless it is left out."""
+    """Return the part of the bias that counts; 0 where the bias is left out."""
     return None if condition else part
 
 

@@ -1,4 +1,4 @@
-"""The rule for selective state spaces: what chooses the dynamics is held constant, what runs through them is not."""
+"""The rule for selective state spaces, which holds the parameters of the dynamics constant."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class StateSpace(Rule):
     ``h_t = A_t h_(t-1) + B_t x_t``, ``y_t = C_t h_t + D x_t`` with ``A_t = exp(delta_t A)``, ``B_t = delta_t B(x_t)``,
     ``C_t = C(x_t)`` and ``delta_t = softplus(...)``: with A_t, B_t and C_t constant, y is linear in x, and
     ``R_x = x * J^T (R_y / y)`` conserves relevance. The rule holds B and C where the projection is split into them, and
-    delta where softplus makes it; the first part of the split passes.
+    delta where softplus computes it; relevance passes the first part of the split.
 
     Source: Jafari et al. 2024 (MambaLRP), section 4.2.
     """
@@ -41,7 +41,7 @@ def is_state_space(module: nn.Module) -> bool:
 
 
 def makes_parameters(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Return whether a call in such a module makes delta, or splits off B and C: two last parts of the same size."""
+    """Return whether a call in such a module computes delta, or splits off B and C: two last parts of the same size."""
     if op.traits.state_space is StateSpaceRole.STEP_SIZE:
         return True
     sizes = kwargs.get("split_sizes", kwargs.get("split_size_or_sections", args[1] if len(args) > 1 else None))

@@ -101,7 +101,7 @@ class TaylorDecomposition(Rule):
         return s * (bias if kind == BIAS else z - linear_part(output, points, call.values) - bias)
 
     def at_reference(self, call: Call) -> tuple[Tensor, list[Tensor]]:
-        """Return the operation's output at the reference point, and that point, with the graph between them."""
+        """Return the operation's output at the reference point, the point itself, and the graph between them."""
         references, points = self._each(), list[Tensor]()
         if isinstance(self.reference, (tuple, list)) and len(references) != len(call.carriers):
             raise RuleError(

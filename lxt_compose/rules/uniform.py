@@ -39,7 +39,7 @@ class Uniform(Rule):
 
     knows_complex: ClassVar[bool] = True
     as_scaling: ClassVar[Scaling] = UniformEpsilon(0.0)
-    """The rule that it is for products in the gradient formulation; it gives the shares in both formulations."""
+    """The equal rule for products in the gradient formulation; it gives the shares in both formulations."""
 
     def enter(self, call: Call, place: int) -> Tensor:
         """See :meth:`Rule.enter`."""
@@ -68,7 +68,7 @@ class Uniform(Rule):
         return [bypass(partial(shared, [x.shape for x in carriers], shares), z, (), carriers)]
 
     def absorbed(self, call: Call) -> dict[str, Amount]:
-        """See :meth:`Rule.absorbed`: nothing but, of complex products, what is due to the stabilizer."""
+        """See :meth:`Rule.absorbed`: nothing, but for the stabilizer of complex products."""
         return self.as_scaling.absorbed(call) if self._is_scaled(call) and call.rerun is None else {}
 
     def rest(self, call: Call) -> str:

@@ -22,7 +22,7 @@ class UniformElements(Rule):
     of elements in S_k that carry relevance. In the gradient formulation ``g_i = sum_k g_k / n_k * dz_k / dx_i``: the
     product of the other elements, by the operation's own gradient, which divides by none of them. Where x is not 0 the
     two agree by ``R = x g``; elements that are 0 have no relevance in that formulation. A constant among the factors
-    gets nothing; what consists of constants alone (an empty segment) keeps its relevance.
+    gets nothing; a product of constants alone (an empty segment) keeps its relevance.
 
     Knows ``prod``, ``cumprod``, and ``scatter_reduce``, ``index_reduce`` and ``segment_reduce`` with
     ``reduce="prod"``. It is their default wherever products have one.
@@ -49,12 +49,12 @@ class UniformElements(Rule):
         return [graft(z, Share.apply(_sum(self, call, call.carriers), share))]
 
     def absorbed(self, call: Call) -> dict[str, Amount]:
-        """See :meth:`Rule.absorbed`: all relevance of what consists of constants alone."""
+        """See :meth:`Rule.absorbed`: all relevance of products of constants alone."""
         return {CONSTANT: partial(_of_constants, call, _numbers(self, call) == 0)}
 
 
 def _sum(rule: Rule, call: Call, carriers: list[Tensor]) -> Tensor:
-    """Return the sum of these in place of the carriers, with zeros in place of the constants, by the same arguments."""
+    """Return the same reduction as a sum, of these in place of the carriers and of zeros in place of the constants."""
     form = None if call.op is None else call.op.traits.element_sum
     if form is None:
         raise RuleError(

@@ -49,7 +49,7 @@ def may_be_unit(module: nn.Module, bound: Set[nn.Module]) -> bool:
 
 
 class Unit:
-    """What is known of such a module while it runs.
+    """What is known, while it runs, of a module that may be one elementwise function.
 
     Args:
         x: its input.
@@ -75,14 +75,14 @@ class Unit:
 
     def see(self, op: Op | None, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, *, drop_in: bool) -> None:
         """Note one call inside the module; ``op`` is None for what carries no relevance (a comparison, a shape)."""
-        self._elementwise &= not drop_in  # that has a rule of its own
+        self._elementwise &= not drop_in  # a drop-in has a rule of its own
         moves = op is not None and op.family is Family.MOVEMENT
-        if self._elementwise and (not moves or torch.is_grad_enabled()):  # else as full backward hooks of torch do
+        if self._elementwise and (not moves or torch.is_grad_enabled()):  # else it is a full backward hook's
             self._look()
             self._last = op, args, kwargs, output
 
     def _look(self) -> None:
-        """Look into the call that was seen last."""
+        """Follow the call that was seen last."""
         if self._last is None:
             return
         (op, args, kwargs, output), self._last = self._last, None
@@ -123,7 +123,7 @@ class Unit:
         return RULE.leave(call, [output])[0]
 
     def end(self, output: Any, unit_of: Site | None) -> None:
-        """Add what ran here to the unit around, if there is one.
+        """Add what ran in this module to the unit around it, if there is one.
 
         Args:
             output: the output of the module.
@@ -145,7 +145,7 @@ class Unit:
             around._derived[id(output)] = output
 
     def uncount(self, tally: Tally, path: str) -> None:
-        """Take the steps off the counts; those that a key of the user's matches are counted as shadowed by the unit."""
+        """Subtract the steps from the counts; count those that a user's key matches as shadowed by the unit."""
         for count in self.counts:
             count.calls -= 1
             if count.key.key is not None:

@@ -51,13 +51,13 @@ class Site:
         return f"{place(self.path)} ({type(self.module).__name__})"
 
     def has_weight_carriers(self) -> bool:
-        """Return whether it runs with weights that carry relevance, as under torch.func.functional_call."""
+        """Return whether the module runs with weights that carry relevance, as under torch.func.functional_call."""
         inner = bool(self.module._modules)
         weights = self.module.parameters(recurse=inner)
         return any(weight.requires_grad and not isinstance(weight, nn.Parameter) for weight in weights)
 
     def refuse_later_hook(self) -> NoReturn:
-        """Raise where a pre-hook that came after ours exchanges what its rule was to begin with.
+        """Raise an error: a pre-hook that was added after ours has exchanged the module's inputs.
 
         Raises:
             RuleError: always.
@@ -97,7 +97,7 @@ class Context:
         """What was decided for a call, where nothing else matters."""
 
     def keep(self, site: CallSite, made: Decision) -> None:
-        """Keep a decision; not more than there is room for, since numbers among arguments may be others each time."""
+        """Keep a decision while there is room: numbers among the arguments may differ in each call."""
         if len(self.decisions) >= _LARGEST_CACHE:
             self.decisions.clear()
         self.decisions[site] = made
@@ -123,8 +123,8 @@ class Frame:
         call: the call that a rule for the whole module was applied to.
         whole: the module as one call, for a rule that takes it so if it is made of operations that it does not serve.
         unit: what is known of the module so far, if it may turn out to be one elementwise function.
-        part_of: the unit, itself or around it, whose steps are what runs in it.
-        seen: what an observer saw begin, if there is one and the module is taken as one unit.
+        part_of: the unit, the module itself or one around it, that what runs in the module is a step of.
+        seen: the operation that an observer was shown, if there is one and the module is taken as one unit.
     """
 
     __slots__ = (
@@ -160,7 +160,7 @@ class Frame:
 
 
 class Threads(threading.local):
-    """The call stack of each thread: to look it up takes longer than to look things up in it."""
+    """The call stack of each thread. Looking up a thread's stack is slow, so callers keep what they got."""
 
     def __init__(self) -> None:
         self.stack = CallStack()
@@ -172,7 +172,7 @@ class Threads(threading.local):
 
 
 class CallStack:
-    """The modules that are running in one thread, and the state since the outermost began."""
+    """The modules that are running in one thread, and the state of the forward pass of the outermost."""
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []
@@ -191,7 +191,7 @@ class CallStack:
         self.start()
 
     def innermost(self) -> Frame | None:
-        """Return the innermost running module; those that an interrupt ended without their hooks are dropped."""
+        """Return the innermost running module, and drop those whose hooks were skipped by an interrupt."""
         found: Frame | None = innermost(self.frames, Depth())
         return found
 

@@ -48,7 +48,7 @@ class Step(NamedTuple):
     chooses: bool = False
 
     def beside_streams(self, *, served: bool) -> Step:
-        """Return the step under a rule that shares relevance among streams: where all passes, that rule stands."""
+        """Return the step where a rule shares relevance among streams: that rule stays if all relevance passes."""
         return self._replace(rule=None if self.whole or self.rule == SUM else self.rule, served=served)
 
     @property
@@ -57,16 +57,16 @@ class Step(NamedTuple):
         return SUM if self.whole else _IDENTITY if isinstance(self.rule, Chained) else self.rule
 
     def prepare(self, call: OpCall) -> None:
-        """Give the rule the tensor that it hands relevance to."""
+        """Write down in the call which tensor the rule hands relevance to."""
         call.kept = self.anchor
         if isinstance(self.rule, Chained) and call.op is not None and call.op.multiplies:
-            call.shares = [float(not gate) for gate in gates_among(call, Gate.OPENS)]  # gates count as no factors
+            call.shares = [float(not gate) for gate in gates_among(call, Gate.OPENS)]  # gates are no factors
         if self.held:
             gates = [Gate.OPENS if place in self.held else Gate.NONE for place in range(len(call.histories))]
             call.histories = [known._replace(gate=gate) for known, gate in zip(call.histories, gates, strict=True)]
 
     def history(self, known: History, carriers: int) -> History:
-        """Return what is known of the output as a gate, of which the operation alone tells `known`.
+        """Return what is known of the output as a gate; `known` is what the operation alone says of it.
 
         A number over a tensor scales what it multiplies, as divisors do.
         """

@@ -53,7 +53,7 @@ def step_of(
     form: Form | None,
     how: How,
 ) -> Step | None:
-    """Return what a call does to chains; None if its output is none.
+    """Return what a call does to chains; None if its output is no element of one.
 
     Args:
         info: the function, with an operation for which :func:`is_elementwise`.
@@ -92,7 +92,7 @@ def _of_function(op: Op, function: Function, carriers: Sequence[Tensor], checkpo
             return step and step._replace(chooses=chooses) if chooses else step
     chains = [chain_of(x, checkpoint) for x in carriers]
     if len(chains) == 1 and function.divides and not function.conditional and chains[0].curve.is_line:
-        # A number over a tensor. Of a variance and an epsilon it is a statistic, which is held constant.
+        # A number over a tensor. Over a variance and an epsilon it is a statistic, which is held constant.
         return None
     curve = function([chain.curve for chain in chains])
     if curve is None or not isfinite(curve.at_zero):
@@ -115,7 +115,7 @@ def _known(call: _Call) -> Step | None:
 
 
 def _has_large(args: Sequence[Any], how: How) -> bool:
-    """Return whether a constant is among the arguments that is no number."""
+    """Return whether the arguments hold a constant tensor of several elements."""
     constants = [x for x in args if isinstance(x, Tensor) and not x.requires_grad]
     return any(x.numel() != 1 and x.layout is torch.strided and not how.conditions.is_number(x) for x in constants)
 
@@ -191,7 +191,7 @@ class _Call(NamedTuple):
         return base and base.kept(relevance=self.how.relevance, changes=self._changes(base))
 
     def _saves_input(self) -> bool:
-        """Return whether keeping the input costs no memory: the backward needs it too, or nobody needs its values."""
+        """Return whether keeping the input costs no memory: backward needs it too, or no values are needed."""
         return self.how.relevance or not curve_of(self.op).own_slope
 
     def by_default(self, *, whole: bool = True) -> Step:
@@ -199,7 +199,7 @@ class _Call(NamedTuple):
         return Step(self.after, SUM if whole and self.how.stabilized and _adds(self.op) else None)
 
     def chained(self, base: Base | None) -> Step | None:
-        """Return the step with all relevance for the base; None if there is none, or no slope at 0."""
+        """Return the step that gives all relevance to the base; None if there is no base, or no slope at 0."""
         if base is None:
             return None
         known = base.ratio is not None

@@ -27,10 +27,10 @@ MARK = "lxt_compose: chain"
 
 
 class Base(NamedTuple):
-    """A tensor that is 0 where the source of a chain is.
+    """A tensor that is 0 where the source of a chain is 0.
 
     Attributes:
-        tensor: the tensor, or a link to it, which has its way back and no values.
+        tensor: the tensor, or a link to it, which has its autograd graph and no values.
         ratio: what it is a multiple of the source by, if it is one: then each function of the source is one of it.
         part: else what the tensor that it is the base of is as a function of it.
         value: its values, where they are needed.
@@ -49,7 +49,7 @@ class Base(NamedTuple):
         return past_links(origin_of(self.tensor))
 
     def kept(self, *, relevance: bool, changes: bool) -> Base:
-        """Return the base such that keeping it prolongs no tensor's life, and in-place changes do not reach it.
+        """Return the base in a form that keeps no tensor alive and that in-place changes do not reach.
 
         Args:
             relevance: in the relevance formulation its values are not needed.
@@ -202,7 +202,7 @@ def source_of(x: Tensor, checkpoint: Any) -> Edge:
 def mark(output: Any, chain: Chain) -> None:
     """Write down what is known of an output.
 
-    Not where it is the source itself, which a copy may return: a node that holds itself is never freed.
+    An output that is the source itself, which a copy may return, gets none: a node that holds itself is never freed.
     """
     node: Any = output.grad_fn if isinstance(output, Tensor) and output.output_nr == 0 else None
     if node is not None and node is not chain.source[0]:

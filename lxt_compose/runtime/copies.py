@@ -1,4 +1,4 @@
-"""Copies and pickles of a registered model: their hooks are empty, and their parameters get their flags back."""
+"""Copies and pickles of a registered model, with empty hooks and the parameters' own flags."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..torch_internals import remove_hooks
 
 
 def empty_hook(module: nn.Module, *_: Any) -> None:
-    """Stand in a copy where the original has a hook; the first call removes it."""
+    """Do nothing: a copy has this in the place of the original's hook, and its first call removes it."""
     sweep(module)
 
 

@@ -1,4 +1,4 @@
-"""Functions of one variable, represented by their values at some points: the functions that chains compute."""
+"""Functions of one variable, as chains compute them, represented by their values at some points."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Followed(Protocol):
 
 
 class Curve:
-    """A function, known by its values at some points; what is asked of it is worked out once."""
+    """A function, known by its values at some points; its properties are computed once."""
 
     def __init__(self, values: Values) -> None:
         self.values = values
@@ -110,11 +110,11 @@ class Number(NamedTuple):
 
 _NO_TENSORS = PLAIN | {Condition, Number}
 Find = Callable[[Tensor], Curve | float | None]
-"""From a comparison to what it is as a function of the source, from another constant to its number; else None."""
+"""Maps a comparison to a function of the source, and a constant tensor of one number to the number; else gives None."""
 
 
 def _with_constants(args: Sequence[Any], kwargs: Mapping[str, Any], x: Tensor, find: Find) -> Form | None:
-    """Return the form of a call with what constant tensors stand for; None if it is given others."""
+    """Return the form of a call, with constant tensors by what they stand for; None if one stands for nothing known."""
     form: list[Any] = [len(args), *kwargs]
     for value in (*args, *kwargs.values()):
         if isinstance(value, Tensor):
@@ -227,7 +227,7 @@ def _evaluate(call: Function, *curves: Curve) -> Curve | None:
 
         try:
             after = call.function(*map(given, call.args), **{name: given(value) for name, value in call.kwargs.items()})
-        except Exception:  # other arguments than numbers may ask for other shapes
+        except Exception:  # arguments that are no numbers may need other shapes
             return None
         if not isinstance(after, Tensor) or after.shape != points[0].shape:
             return None

@@ -1,7 +1,7 @@
 """Autograd functions that are registered or are keys: function modes see their calls while a composite is active.
 
-``apply`` is replaced on the class, and where all calls of it end: ``alias = Function.apply``, taken when a module was
-imported or made, is seen there.
+``apply`` is replaced on the class, and on the base of all autograd functions, where calls of ``alias = Function.apply``
+end that took it earlier.
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ class Applied:
 _APPLIED: dict[type[Function], Applied] = {}
 _LOCK = threading.Lock()
 _ENDED: deque[Applied] = deque()
-"""Functions that one registration less is there for. One that is garbage ends wherever Python collects it, and so
-maybe while the lock is held: it waits here, and whoever holds the lock takes it off."""
+"""Functions that one registration has stopped using. Python may collect a registration as garbage while this thread
+holds the lock; its functions wait here, and the holder of the lock removes them."""
 
 
 class _Here(threading.local):
-    """The function of this thread whose call modes have seen, until its ``apply`` ends where all do."""
+    """The function whose call function modes have seen in this thread, until the ``apply`` of the base is reached."""
 
     seen: type[Function] | None = None
 
@@ -95,7 +95,7 @@ def seen_by_modes(function: type[Function]) -> Iterator[None]:
 
 
 def _end() -> None:
-    """Take off what has ended, unless this thread or another is changing the table: then that does it afterwards."""
+    """Remove functions that are no longer used; while the table is being changed, leave that to whoever changes it."""
     while _ENDED and _LOCK.acquire(blocking=False):
         try:
             while _ENDED:
@@ -104,7 +104,7 @@ def _end() -> None:
                 if not applied.users:
                     del _APPLIED[applied.autograd_function]
                     applied.restore()
-            if not _APPLIED and "apply" in vars(base_of_functions):  # else another thread took it off
+            if not _APPLIED and "apply" in vars(base_of_functions):  # else another thread has removed it
                 del base_of_functions.apply
         finally:
             _LOCK.release()
@@ -115,7 +115,7 @@ def _apply_in_the_end(kind: Any, *args: Any, **kwargs: Any) -> Any:
     if applied is None or not is_mode_on():
         return super(base_of_functions, kind).apply(*args, **kwargs)
     if _HERE.seen is kind:
-        _HERE.seen = None  # a call of its own that its forward makes is another one
+        _HERE.seen = None  # its forward may call it again
         return super(base_of_functions, kind).apply(*args, **kwargs)
     return handle_torch_function(applied, (), *args, **kwargs)
 

@@ -56,12 +56,12 @@ class Decision:
     Attributes:
         action: what is done.
         rule: the rule that is applied, if one is.
-        key: the user's key that gave it.
+        key: the user's key that gave the rule.
         count: the row of the report that it is counted in; None where the rows of a module stand for it.
-        shadowed: the row of a key of the user's that matches, but is outranked by a rule on the module around.
-        gated: the rule in its place where one of several factors is a gate.
+        shadowed: the row of a user's key that matches, but is outranked by the rule of a module around.
+        gated: the rule in place of `rule` where one of several factors is a gate.
         served: the rule comes from a module around, and acts on operations inside of it.
-        keep: the same is decided for each call of the function here with as many carriers.
+        keep: whether the decision holds for each call of the function in this module with as many carriers.
     """
 
     info: FunctionInfo
@@ -77,7 +77,8 @@ class Decision:
 
 
 CallSite = tuple[Any, ...]
-"""All that a decision within one module depends on: the function, how many carriers, for some also arguments."""
+"""All that a decision within one module depends on: the function, the number of carriers, for some functions also
+arguments."""
 
 
 def decide(call: OpCall, info: FunctionInfo, where: Where, policy: Policy, *, first: bool = False) -> Decision:
@@ -88,7 +89,7 @@ def decide(call: OpCall, info: FunctionInfo, where: Where, policy: Policy, *, fi
         info: what is known of its function.
         where: the module that runs, and the rule around it.
         policy: what the composite says.
-        first: whether it is the first layer that relevance reaches, and the key `first_layer` goes before all others.
+        first: whether this is the first layer that relevance reaches, and the key `first_layer` goes before all others.
     """
     tally, key = policy.tally, info.key
     if where.shadowed_by is not None:

@@ -1,4 +1,4 @@
-"""The histories of results of elementwise functions, evaluated where their other arguments are numbers."""
+"""Histories of the results of elementwise functions, which are evaluated where their other arguments are numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Step(NamedTuple):
 
 
 LARGEST = 1e100
-"""Degrees beyond are not told apart."""
+"""Larger degrees are not told apart."""
 Effect = Callable[[Step], History]
 
 
@@ -99,7 +99,7 @@ def added(step: Step) -> History:
 
 
 def raised(step: Step) -> History:
-    """Return a power. It is no gate by itself: ``x ** 2`` is ``x * x``, and a root may be that of a length."""
+    """Return the history of a power, which is no gate: ``x ** 2`` is ``x * x``, and a root may be that of a length."""
     exponent = step.op.traits.exponent
     if isinstance(exponent, Argument):
         exponent = exponent.of(step.args, step.kwargs)
@@ -113,7 +113,7 @@ def raised(step: Step) -> History:
 
 
 def applied(step: Step) -> History:
-    """Return an activation: of a gate that opens, what it makes opens too (``sigmoid(x).clamp(0.1, 0.9)``)."""
+    """Return the history of an activation; one of a gate that opens opens too (``sigmoid(x).clamp(0.1, 0.9)``)."""
     before = step.known[0]
     alone = None if len(step.known) > 1 or curve_of(step.op).opaque else _values(step, INPUTS)
     values = None if alone is None else _values(step, before.values)

@@ -1,4 +1,4 @@
-"""The values of an elementwise function after another, far below 0, at 0 and far above."""
+"""Values of compositions of elementwise functions far below 0, at 0 and far above."""
 
 from __future__ import annotations
 

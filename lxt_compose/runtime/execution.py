@@ -14,7 +14,7 @@ from ..torch_internals import storage_of
 
 
 def enter(rule: Rule, call: Call, constants: Constants) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments for the operation: carriers are exchanged for the results of the rule.
+    """Return the arguments for the operation, with the results of the rule's `enter` in place of the carriers.
 
     Args:
         rule: the rule.
@@ -55,7 +55,7 @@ def keep_values(call: Call, tensor: Tensor) -> None:
 
 
 def write_into(target: Tensor, result: Tensor) -> Tensor:
-    """Return `target`, with the values of `result` and, for autograd, as its outcome."""
+    """Return `target` with the values of `result`; for autograd it becomes that result."""
     with torch.no_grad():
         target.copy_(result)
     rebind(target, result)
@@ -63,9 +63,9 @@ def write_into(target: Tensor, result: Tensor) -> Tensor:
 
 
 def leave(rule: Rule, call: Call, output: Any, constants: Constants) -> Any:
-    """Return the output that the rest of the model is to use; what was changed in place becomes an output too.
+    """Return the output that the rest of the model uses; tensors that were changed in place become outputs too.
 
-    Of what wraps an output of a module, or of a function that is no operation, the same is known as of that output.
+    What wraps the output of a module, or of a function that is no operation, takes over the history of that output.
 
     Raises:
         RuleError: a module hands tensors on by changing a list or a dict that it was given.
@@ -103,7 +103,7 @@ def _leave(rule: Rule, call: Call, output: Any) -> Any:
 
 
 def _written(call: Call) -> tuple[list[tuple[Tensor, Tensor]], set[int]]:
-    """Return the arguments that were written into, each with what it has become, and which others are constants."""
+    """Return the arguments that were written into, each with its result."""
     found: dict[int, tuple[Tensor, Tensor]] = {}
     for x, given, version in zip(call.carriers, call.inputs, call.versions, strict=True):
         if x._version != version and (call.module is not None or x is call.target):

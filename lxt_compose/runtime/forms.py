@@ -1,4 +1,4 @@
-"""The form of a call: its arguments without the carriers. What is known by the form alone is looked up by it."""
+"""The form of a call: its arguments without the carriers. What depends on no tensor is looked up by it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CARRIER = object()
 def read(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[Tensor], Form | None]:
     """Return the carriers among the arguments of a call, also inside containers, and the form of the call.
 
-    It has none where it is given something else than carriers and plain values: a constant tensor, a container.
+    A call that is given a constant tensor or a container, and not carriers and plain values alone, has no form.
     """
     carriers, plain = [], True
     form: list[Any] = [len(args), *kwargs]

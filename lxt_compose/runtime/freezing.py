@@ -1,4 +1,4 @@
-"""Parameters are constants while a composite is registered, and have their flags back after it."""
+"""Parameters as constants while a composite is registered."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _freeze(
 
 
 def _thaw(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    """Give a parameter its flag back, and also one that has taken its place meanwhile, and its flag with it."""
+    """Restore the flag of a parameter, or of the one that has taken its place and its flag meanwhile."""
     parameter.requires_grad_(True)
     successor = getattr(module, name, None)
     if isinstance(successor, nn.Parameter) and successor is not parameter:

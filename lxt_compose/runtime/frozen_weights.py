@@ -22,7 +22,7 @@ _BATCH_FIRST = 8  # the last argument of a recurrent net, for a batch that is no
 
 
 class Frozen:
-    """Tensors that would require grad if the parameters were not frozen: these, and results of these alone."""
+    """Tensors that would require grad if the parameters were not frozen: the parameters, and results of these alone."""
 
     def __init__(self) -> None:
         self._parameters: dict[int, Tensor] = {}
@@ -68,7 +68,7 @@ def _was_trained(weight: Any, frozen: Frozen) -> bool:
 
 
 def _twice(function: Callable[..., Any], frozen: Frozen, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return the values of a run with weights that require grad, with the graph of one with frozen weights."""
+    """Run a function twice, and return the values with weights that require grad, on the graph with frozen weights."""
 
     def trained(value: Any) -> Any:
         return value.detach().requires_grad_() if _was_trained(value, frozen) else value
@@ -103,7 +103,7 @@ def _linear(
 
 
 def _quantized(function: Callable[..., Any], input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return the values of a kernel for quantized weights, with the graph of the dequantized weight if it has none."""
+    """Return the values of a kernel for quantized weights; if it has no graph, on that of the dequantized weight."""
     output: Tensor = function(input, weight, bias)
     if output.requires_grad or not input.requires_grad:
         return output
@@ -129,7 +129,7 @@ def _masked(function: Callable[..., Any], mask: Argument, frozen: Frozen, *args:
 
 
 def _recurrent(function: Callable[..., Any], frozen: Frozen, *args: Any, **kwargs: Any) -> Any:
-    """Return the kernel with values of a run with weights that require grad: it makes its products itself."""
+    """Return the values of a recurrent kernel, whose products are its own, with weights that require grad."""
     output = function(*args, **kwargs)
     if len(args) <= _BATCH_FIRST or not _was_trained(args[2][0], frozen):
         return output

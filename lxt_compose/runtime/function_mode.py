@@ -66,7 +66,7 @@ class FunctionMode(TorchFunctionMode):
     def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         stack = self._threads.stack
         frame: Frame | None = innermost(stack.frames, self._depth)
-        if frame is None or func in self._inert:  # left behind by an interrupt that passed the hooks by
+        if frame is None or func in self._inert:  # an interrupt skipped the hooks, and left the mode behind
             return func(*args, **kwargs)
         info = self._infos.get(func)
         recorded = torch.is_grad_enabled()
@@ -100,9 +100,9 @@ class FunctionMode(TorchFunctionMode):
     def _inform(
         self, frame: Frame, func: Callable[..., Any], args: tuple[Any, ...]
     ) -> tuple[FunctionInfo | None, tuple[Any, ...]]:
-        """Return what is known of a function, and its arguments; None for a drop-in inside of a rule.
+        """Return what is known of a function, and its arguments; None for a drop-in in a module with a rule.
 
-        A drop-in has a rule of its own, but a rule around does not know drop-ins.
+        A drop-in has a rule of its own, which the rule of a module around replaces.
         """
         if func is not under:
             return self._info(func), args
@@ -129,7 +129,7 @@ class FunctionMode(TorchFunctionMode):
             target = next(written(args, kwargs))
             before_change(self.session, args, kwargs)
         notes, keyed = self._threads.stack.notes, info.key is not None and not frame.context.scoped
-        sums = info.op is not None and info.op.traits.signs is not None  # of whose keys no softmax depends
+        sums = info.op is not None and info.op.traits.signs is not None  # keys for sums do not matter to a softmax
         run = partial(self._run_within, frame)
         found = self._softmax.find(info, notes, args, kwargs, run) if sums or not keyed else None
         if found is None:
@@ -203,8 +203,8 @@ class FunctionMode(TorchFunctionMode):
             if is_cut(output):
                 note_cut(self.session, now.frame, made, now.args)
             return self._noted(now, output)
-        if node is not source:  # else it is the carrier itself
-            if info.copies and now.step is None:  # whose rule is the same whatever is copied
+        if node is not source:  # else the output is the carrier itself
+            if info.copies and now.step is None:  # the rule of a copy does not depend on what is copied
                 now.step = self._step(now)
             node.metadata[MARK] = now.history(self._is_learned)
             if now.step is not None:
@@ -212,7 +212,7 @@ class FunctionMode(TorchFunctionMode):
         return output
 
     def _step(self, now: Recorded) -> Step | None:
-        """Return what a call does to a function of one tensor, if it is a step of one, and no key is for it."""
+        """Return what a call does to a function of one tensor, if it is a step of one that no key matches."""
         info, context, scope = now.info, now.frame.context, now.frame.context.scope
         key = None if info.key is None or context.scoped else info.key
         if context.shadowed_by is not None or (key is not None and not (key.rule and key.rule.shares_streams)):

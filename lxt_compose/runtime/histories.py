@@ -81,7 +81,7 @@ class Signals(NamedTuple):
 
 
 def signals_under(effect: Effect | None) -> Signals:
-    """Return what an effect makes of signals; what :func:`after` says, without a look at the call."""
+    """Return what an effect makes of signals: the result of :func:`after`, without the call."""
     alone = effect is None or effect is _moved or effect in _JOIN or effect in _MIX
     return Signals(alone, alone or effect in _SHIFT, effect is None or effect in _KEEP, effect is _moved)
 
@@ -106,14 +106,14 @@ def after(
     is_learned: Callable[[Tensor], bool],
     form: Form | None = None,
 ) -> History:
-    """Return what is known of what a function makes of carriers of which this is known.
+    """Return the history of the result of a function, from the histories of its carriers.
 
     Args:
         info: the function.
         args: what it is called with.
         kwargs: the same by keyword.
         carriers: the carriers among that.
-        known: what is known of each.
+        known: the history of each.
         is_learned: whether a constant is a parameter of the model: what that comes into has degree 1.
         form: the form of the call, if it has one.
     """
@@ -149,7 +149,7 @@ def after(
 
 
 def _by_tensor(args: Sequence[Any]) -> bool:
-    """Return whether a constant tensor scales or shifts a carrier; its effect on each element is not looked into."""
+    """Return whether a constant tensor scales or shifts a carrier; its elements are not looked at."""
     return len(args) == 2 and isinstance(args[0], Tensor) and isinstance(args[1], Tensor)
 
 
@@ -159,14 +159,14 @@ _found: dict[Any, History] = {}
 
 
 def taking_part(known: list[History], shares: list[float] | None) -> list[History]:
-    """Return what is known of carriers after a rule gave them these shares: none makes a factor a constant."""
+    """Return the histories of carriers that a rule gave these shares; a factor with a share of 0 is a constant."""
     if shares is None or 0 not in shares or len(shares) != len(known):
         return known
     return [history if share else history._replace(degree=0) for history, share in zip(known, shares, strict=True)]
 
 
 def _free(step: Step) -> Step:
-    """Return a step without carriers that are held constant (divisors), or give a shape alone, if others are left."""
+    """Return a step without the carriers that are held constant (divisors) or give only a shape, if others are left."""
     if not step.op.held and step.op.traits.like is None:
         return step
     like = step.op.traits.like
@@ -187,7 +187,7 @@ def _moved(step: Step) -> History:
 
 
 def _normalized(step: Step) -> History:
-    """Return what was divided by its own length: scaled, as it is where a model writes that itself."""
+    """Return the history of a tensor over its own length: it is scaled, as where a model writes the division."""
     return step.known[0]
 
 
@@ -200,7 +200,7 @@ def _averaged(step: Step) -> History:
 
 
 def _contracted(step: Step) -> History:
-    """Return a sum of products, to which something may be added."""
+    """Return the history of a sum of products, to which something may be added."""
     if len(step.known) == 1:
         return signal(step.known[0].degree)
     added = given(step, step.op.addends)
@@ -211,7 +211,7 @@ def _contracted(step: Step) -> History:
 
 
 def _homogeneous(step: Step) -> History:
-    """Return a length, a deviation or a distance; a length of gates is one, as their mean is."""
+    """Return the history of a length, a deviation or a distance; a length of gates is a gate, as their mean is."""
     degree = step.op.traits.degree
     degree = least_degree(step.known) * (degree if isinstance(degree, (int, float)) else 1)
     known = step.known[0]
@@ -221,12 +221,12 @@ def _homogeneous(step: Step) -> History:
 
 
 def _modulus(step: Step) -> History:
-    """Return an absolute value: of complex numbers it is a length, of others an activation."""
+    """Return the history of an absolute value: for complex numbers a length, for others an activation."""
     return _homogeneous(step) if step.carriers[0].is_complex() else applied(step)
 
 
 def _attended(step: Step) -> History:
-    """Return ``A V``, where A comes out of a softmax, which has degree 1 if anything in it carries relevance."""
+    """Return the history of ``A V``, where A is a softmax, which has degree 1 if anything in it carries relevance."""
     values = given(step, (2, "value"))
     mine = [history.degree for x, history in zip(step.carriers, step.known, strict=True) if any(x is v for v in values)]
     scores = sum(history.degree for history in step.known) - sum(mine)

@@ -1,4 +1,4 @@
-"""Operations that change a tensor in place: who has saved it takes a copy, and steps run on one."""
+"""Operations that change a tensor in place: nodes that saved it keep a copy, and steps run on a copy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def changes(info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
 
 def on_copy(target: Tensor, steps: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the steps on a copy of what is changed in place, which the function mode sees being made."""
+    """Return the steps on a copy of what is changed in place; the function mode sees the copy being made."""
 
     def run_steps(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = map_tensors(lambda x: x.clone() if x is target else x, (args, kwargs))

@@ -21,7 +21,7 @@ from ..torch_internals import modes_off
 
 
 def by_identity(kernel: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Compute a linear layer with the weight that its kernel turns out to have.
+    """Compute a linear layer from the weight that its kernel gives for the identity matrix.
 
     A kernel ``f(x) = x W^T + b`` over the last dimension gives ``b = f(0)`` and ``W^T = f(I) - b``. That costs what
     a batch of as many rows as the layer has inputs does.
@@ -63,7 +63,7 @@ def _operator(name: str) -> Callable[..., Any]:
 def _summed_in_place(x: Tensor, group: Any = None) -> Tensor:
     """Return what transformers' ``_AllReduceForward`` writes into x: its sum over all processes of a group.
 
-    What the others hold is a constant here.
+    The tensors of the other processes are constants here.
     """
     with modes_off():
         rescue(x)  # the kernel is about to change it

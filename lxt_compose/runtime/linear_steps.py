@@ -1,4 +1,4 @@
-"""Operations that are linear in one of their arguments, kept so that they can run again on other numbers."""
+"""Operations that are linear in one argument, kept to be run again on other numbers."""
 
 from __future__ import annotations
 

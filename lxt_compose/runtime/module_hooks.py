@@ -1,4 +1,4 @@
-"""The hooks on one module: they bring the function mode in and out, and apply the module's rule if it has one."""
+"""The hooks on one module: they activate the function mode, and apply the module's rule if it has one."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class BeforeHook:
         self._flags = [(p, p.requires_grad) for p in site.module.parameters(recurse=False)]
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Bring in the function mode if this is the outermost module, and apply the rule to what goes in."""
+        """Activate the function mode if this is the outermost module, and apply the rule to the inputs."""
         session, site, frames = self.session, self.site, self._threads.stack.frames
         outer: Frame | None = innermost(frames, self._around)
         recorded = torch.is_grad_enabled()
@@ -82,7 +82,7 @@ class BeforeHook:
         return None
 
     def _begin_late(self, frame: Frame, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Have the module begin after torch's full backward hooks were put on what goes in, so that they see that.
+        """Apply the rule behind torch's full backward hooks on the inputs, so that these see relevance.
 
         Raises:
             RuleError: a later pre-hook would see what is yet to be exchanged.
@@ -129,7 +129,7 @@ class BeforeHook:
                 site.shadowed_in = frame.context.inside
             return None
         if recorded and isinstance(site.module, LAYER_TYPES) and session.takes_first_layer(site, binding.assignment):
-            site.shadowed_in = "first_layer"  # the function mode sees the layer's operation and does the rest
+            site.shadowed_in = "first_layer"  # the function mode applies the rule to the layer's operation
             return None
         carriers = find_carriers(args, kwargs) if recorded else []
         for x in carriers:
@@ -154,7 +154,7 @@ class BeforeHook:
         return enter(rule, frame.call, session.stack.constants)
 
     def _show(self, frame: Frame, rule: Rule, status: Status, call: OpCall) -> None:
-        """Tell the observer, if there is one, that a module begins which is taken as one unit."""
+        """Tell the observer, if there is one, that a module begins that is taken as one unit."""
         if self.session.observer is not None:
             call.path, call.name = frame.path, type(self.site.module).__name__
             frame.seen = self.session.observer.begin(call)
@@ -171,7 +171,7 @@ class AfterHook:
         self.session, self.site, self._threads = session, site, session.threads
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        """Apply the rule to what comes out, and take the function mode out if this was the outermost module."""
+        """Apply the rule to the outputs, and deactivate the function mode if this was the outermost module."""
         session, python, frames = self.session, module_call(), self._threads.stack.frames
         if not frames or frames[-1].python is not python:
             outer: Frame | None = innermost(frames, Depth())
@@ -182,7 +182,7 @@ class AfterHook:
             return None if output is None else self._leave(frame, output)
         finally:
             if frame.checkpoint is not None:
-                session.stack.notes.clear()  # they would keep what the checkpoint is there to free
+                session.stack.notes.clear()  # they would keep alive what the checkpoint is to free
             if frame.owner:
                 session.end()
             elif frame.served and frames[-1].context.scope is frame.context.scope:

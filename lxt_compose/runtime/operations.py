@@ -78,7 +78,7 @@ def run(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
 
 
 def record(session: Session, frame: Frame, made: Decision, rule: Rule | None = None) -> None:
-    """Count an operation that runs, in the one place where that is done, and tell the observer."""
+    """Count an operation that runs, and tell the observer; operations are counted here alone."""
     if session.stack.seen is not None:
         session.stack.seen.told(rule or made.rule, made.status)
     count = made.count
@@ -108,7 +108,7 @@ def is_cut(output: Any) -> bool:
 
 
 def note_cut(session: Session, frame: Frame, made: Decision, args: tuple[Any, ...], note: str = NO_BACKWARD) -> None:
-    """Count an operation as uncovered, and no longer as covered: its kernel cuts relevance off, or what the note says.
+    """Count an operation as uncovered instead of covered: its kernel cuts relevance off, or for the reason in the note.
 
     Not where a constant is moved and a carrier gave the shape or the dtype alone: ``constant.type_as(x)``.
     """
@@ -144,7 +144,7 @@ def run_unrecorded(session: Session, frame: Frame, info: FunctionInfo, args: Any
     """Run a function while grad is off; in a reentrant checkpoint it will be recomputed."""
     if changes(info, args, kwargs):
         before_change(session, args, kwargs)
-    frame.served = True  # for all that one can tell
+    frame.served = True  # nothing says that it was not
     output = info.run(*args, **kwargs)
     if session.stack.recorded and info.op is not None and find_carriers(args, kwargs):
         function = custom_function()
@@ -182,10 +182,10 @@ def _run_ruled(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
     frame.call, outer = call, frame.call
     try:
         if (kwargs or info.can_mutate) and changes(info, args, kwargs):
-            before_change(session, args, kwargs)  # again: entering has saved the inputs too
+            before_change(session, args, kwargs)  # again: the rule has saved the inputs on entry
             call.target = next(written(call.args, call.kwargs), None)
         output = run(*args, **kwargs)
-        if getattr(output, "layout", torch.strided) is not torch.strided:  # a relevance of this no function here knows
+        if getattr(output, "layout", torch.strided) is not torch.strided:  # no rule knows other layouts
             note_cut(session, frame, made, call.args, SPARSE)
             return info.run(*call.args, **call.kwargs)
         if not getattr(output, "requires_grad", False) and any(map(is_carrier, call.inputs)) and is_cut(output):
@@ -196,7 +196,7 @@ def _run_ruled(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
 
 
 def _rule_for(made: Decision, call: OpCall) -> Rule:
-    """Return the rule of one call: as was decided, but for what its carriers are that changes from call to call."""
+    """Return the rule of one call: the one decided, adapted to the histories of this call's carriers."""
     info, op = made.info, made.info.op
     assert made.rule is not None
     known = call.known
@@ -220,7 +220,7 @@ def _obstacle(session: Session, frame: Frame, carriers: list[Tensor]) -> str:
             return SPARSE
     checkpoint = checkpoint_hook()
     if checkpoint is not None and checkpoint is not frame.checkpoint and not rejoin(session, frame):
-        return BARE  # its recomputation happens in no module, so no rule would be there
+        return BARE  # it is recomputed in no module, and so without rules
     if in_transform():
         return "in a transform of torch.func"
     return ""
@@ -235,7 +235,7 @@ def _run_replaced(made: Decision, call: OpCall) -> Any:
         args = (args[1], args[0], *args[2:])
     if not mutates(info.function, args, kwargs):
         return replacement(*args, **kwargs)
-    # It gives a new tensor; what it was to be written into is spared until then.
+    # The replacement gives a new tensor; the target must not change before.
     target = next(written(args, kwargs))
     args, kwargs = map_tensors(lambda tensor: tensor.clone() if tensor is target else tensor, (args, kwargs))
     return write_into(target, replacement(*args, **kwargs))
@@ -261,7 +261,7 @@ def _run_steps(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
         if frame.part_of is not None:
             frame.part_of.counts.append(count)
     backward = iter(steps)
-    # What is changed in place would keep the operation's own nodes behind those of the steps.
+    # A tensor changed in place would keep the operation's own nodes behind those of the steps.
     changed = target is not None and not (target.is_leaf and target.requires_grad)  # else autograd refuses it
     if changed:
         before_change(session, args, kwargs)  # the steps have saved what they were given

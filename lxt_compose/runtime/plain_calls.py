@@ -1,9 +1,9 @@
 """Calls that need no rule: plain ones, and those through which no relevance flows.
 
-Plain are functions whose own gradient is what is wanted, on signals, of which nothing else is known.
+A call is plain if its own gradient is its rule, and all its carriers are signals, with no further history.
 
-Most calls of a model are such: under the gradient formulation layers, sums and moves. What they do to histories and
-chains is told by the function and the number of carriers, so they are counted and run, and that is all.
+Most calls of a model are plain: in the gradient formulation layers, sums and moves. What they do to histories and
+chains depends on the function and the number of carriers alone, so they are counted and run without an `OpCall`.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def run_plain(
 
 
 def _end_without_node(session: Session, frame: Frame, made: Decision, args: Any, kwargs: Any, output: Any) -> None:
-    """Note what has put out no tensor with a gradient, or several tensors."""
+    """Record a call whose output is no tensor with a gradient, or several tensors."""
     if is_cut(output):
         note_cut(session, frame, made, args)
     if session.rounded is not None and isinstance(output, Tensor) and not output.requires_grad:
@@ -109,7 +109,7 @@ def _mark_copy(
 def _decided_by_form(
     info: FunctionInfo, frame: Frame, carriers: list[Tensor], args: Any, kwargs: Any
 ) -> Decision | None:
-    """Return what was decided for a call of this form, if it was and such calls change and drop nothing."""
+    """Return the decision for calls of this form, if there is one and such calls neither change nor drop anything."""
     form = read(args, kwargs)[1] if info.forms else None
     if form is None or info.forms is None or form not in info.forms:
         return None
@@ -117,7 +117,7 @@ def _decided_by_form(
 
 
 def _given(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Tensor], Tensor | None]:
-    """Return the carriers that a call is given, and the last constant; none where they may be at other places."""
+    """Return the carriers among the arguments, and the last constant; no carriers where some may be in containers."""
     carriers: list[Tensor] = []
     constant = None
     for value in args:
@@ -132,7 +132,7 @@ def _given(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Tensor]
 
 
 def _look_into(value: Any, carriers: list[Tensor]) -> bool:
-    """Add the carriers in a tuple or a list; return False for what may hold any at another place."""
+    """Add the carriers in a tuple or a list; return False if it may hold others in a container."""
     if type(value) not in (tuple, list):
         return False
     for part in value:
@@ -157,7 +157,7 @@ def _of_one(
     args: Sequence[Any],
     conditions: Conditions,
 ) -> History | None:
-    """Return what is known of the output of a call with one carrier, of which this is; None if more is to be asked."""
+    """Return the history of the output of a call with one carrier; None if that depends on more than `known`."""
     if info.copies:
         return None if conditions else known
     if known is not SIGNAL:
@@ -188,7 +188,7 @@ def _of_several(info: FunctionInfo, signals: Signals, carriers: Sequence[Tensor]
 def run_constant(session: Session, info: FunctionInfo, frame: Frame, args: Any, kwargs: Any) -> Any:
     """Run a function through which no relevance flows."""
     if frame.context.shadowed_by is not None and info.key is not None:
-        # Maybe nothing is carried because the rule around has cut it off.
+        # The rule of a module around may have cut the carriers off.
         call = OpCall(session.formulation, place(frame.path), args, kwargs, info.op)
         made = decide(call, info, frame.context, session.policy)
         if made.shadowed is not None:

@@ -57,7 +57,7 @@ from .selection_gradients import with_right_selection
 
 @dataclass(eq=False, slots=True)
 class FunctionInfo:
-    """What is known of one function, whatever it is called with; worked out once.
+    """What is known of one function, whatever its arguments; computed once.
 
     Attributes:
         key: the user's key that is this function, if there is one.
@@ -150,7 +150,7 @@ _OF_FUNCTIONS: dict[Family, type | tuple[type, ...]] = {
     Family.DIVISION: Uniform,
     Family.STATISTIC: Stop,
 }
-"""The default rules under which chains of operations are functions; with other ones each step has its own."""
+"""The default rules under which a chain of operations is one function; under others each step has its own rule."""
 
 
 @dataclass(eq=False)
@@ -168,7 +168,7 @@ class Policy:
     fixed: Frozen = field(default_factory=Frozen)
     """Parameters that were constants before, and what was computed from them."""
     inert: set[Any] = field(default_factory=set)
-    """Functions that have run, return no tensor and change none: nothing at all is to be done about them."""
+    """Functions that have run, return no tensor and change none: they are only called."""
 
     def __post_init__(self) -> None:
         self.first_layer = next((entry for entry in self.entries if entry.key is first_layer), None)
@@ -242,7 +242,8 @@ class Policy:
     def _begins_softmax(self, op: Op, *, own_gradient: bool) -> bool:
         """Return whether an operation may be a step toward the powers of a softmax, or the logarithm of one.
 
-        A shift that takes its own gradient matters for differences alone, unless the rule for softmax is another one.
+        A shift under its own gradient matters only in differences, unless softmax has another rule than the standard
+        one.
         """
         traits = op.traits
         if traits.signs is not None:
@@ -265,7 +266,7 @@ class Policy:
     def said_by_arguments(
         self, info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any], where: Where
     ) -> tuple[Family, Rule | None]:
-        """Return the family and the default rule of a call, for a function whose arguments decide about these."""
+        """Return the family and the default rule of a call, for a function whose arguments decide on both."""
         assert info.op is not None
         table = self._table(where)
         rule = None if table is None else rule_of_call(info.op, table, args, kwargs, where.module)

@@ -78,7 +78,7 @@ class Exponents:
         return self.edge == other.edge or (mine.shape == others.shape and torch.equal(mine, others))
 
     def carrier(self, gradient: bool) -> Tensor:
-        """Return the scores with their graph; the same tensor each time, so that a ledger recognizes it."""
+        """Return the scores with their autograd graph: the same tensor in each call, so that a ledger recognizes it."""
         scaled = gradient and self.rate != 1
         if scaled not in self._carriers:
             self._carriers[scaled] = graft(self.value, Share.apply(self.way, self.rate) if scaled else self.way)
@@ -165,7 +165,7 @@ class Powers:
         return after
 
     def total_in(self, whole: Powers) -> Total | None:
-        """Return how `whole`, which these are to be divided by, sums them up; None if it does not."""
+        """Return how the divisor `whole` sums these powers; None if it does not."""
         mine, count = self.steps, len(self.steps)
         if self.inverse or not self.exponents.same(whole.exponents) or len(whole.steps) <= count:
             return None

@@ -50,7 +50,7 @@ class Recorded:
 
 
 def known_of(carriers: list[Tensor], frame: Frame, session: Session) -> list[History] | None:
-    """Return what is known of each carrier as a gate; what made it and was not seen is counted as uncovered.
+    """Return what is known of each carrier as a gate; count operations that made it unseen as uncovered.
 
     It is None if one of them is to be a constant.
     """

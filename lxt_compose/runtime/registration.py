@@ -1,4 +1,4 @@
-"""Registration: a composite on a model, how it is put there and how it is removed without a trace."""
+"""Registration: putting a composite on a model, and removing it without a trace."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Registration:
         return notes
 
     def remove(self) -> None:
-        """Take everything off the model again; may be called any number of times."""
+        """Take everything off the model; calling it again does nothing."""
         self.session.remove()
 
     def __enter__(self) -> Registration:

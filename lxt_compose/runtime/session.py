@@ -47,7 +47,7 @@ class Session:
         tally: what has run.
         observer: who watches: a ledger or a conservation check.
         following: what follows the integers that the model was given, if anything does.
-        rounded: who is told of functions that carriers go into and a tensor without gradients comes out of.
+        rounded: is told of functions that turn carriers into a tensor without gradients.
         parts: the parts of weights that rules have made.
         mode: the function mode, which is active while a module runs.
         active: whether the registration has not been removed.
@@ -92,7 +92,7 @@ class Session:
         return self.threads.stack
 
     def enter(self, site: Site, python: FrameType | None, checkpoint: Any, args: Any, kwargs: Any) -> Frame:
-        """Put an outermost module on the call stack of this thread, and begin."""
+        """Put an outermost module on the call stack of this thread, and activate the function mode."""
         frame = Frame(site.context, python, checkpoint, owner=True)
         if not in_backward():
             frame.context, frame.alone = site.context_in(None, None), site.module is not self.model
@@ -105,7 +105,7 @@ class Session:
         return frame
 
     def begin(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Bring the function mode in, innermost: an outermost module begins in this thread.
+        """Activate the function mode, innermost, for an outermost module that begins in this thread.
 
         Raises:
             RegistrationError: nothing can be recorded, since inference mode is on; or another composite is at work.
@@ -139,7 +139,7 @@ class Session:
             self.observer.start(args, kwargs)
 
     def end(self) -> None:
-        """Take the function mode out: the outermost module has ended in this thread."""
+        """Deactivate the function mode after the outermost module in this thread."""
         if function_modes()[-1:] == [self.mode]:
             self.mode.__exit__(None, None, None)
         self.stack.start()
@@ -153,7 +153,7 @@ class Session:
         self.abandon()
 
     def abandon(self) -> None:
-        """Drop the state of a forward pass that an error has ended without its hooks, as where compilers look on."""
+        """Drop the state of a forward pass whose hooks were skipped by an error, as under a compiler."""
         self.stack.frames.clear()
         self.end()
 
@@ -168,7 +168,7 @@ class Session:
         mark_seen(stack.root_inputs)
 
     def hold(self, leaf: Tensor) -> bool:
-        """Make a leaf a constant until the composite is removed, and return whether it is new to the model."""
+        """Make a leaf a constant until the composite is removed, and return whether it was not known yet."""
         self.installed.callback(leaf.requires_grad_, True)
         leaf.requires_grad_(False)
         is_new = not self.policy.is_learned(leaf)

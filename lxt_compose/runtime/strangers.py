@@ -1,4 +1,4 @@
-"""Carriers inside a model that come from no input of it: weights that it does not hold, and what it kept of them."""
+"""Carriers inside a model that come from none of its inputs: weights that it does not hold, and results of weights."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .session import Session
 
 
 def is_stranger(session: Session, x: Tensor, frame: Frame) -> bool:
-    """Return whether a carrier is to be a constant, since nothing was meant to flow to it.
+    """Return whether a carrier should be a constant, since relevance was not meant to flow to it.
 
     A parameter is a constant wherever it is: in a module that the model has in a list or that came after it was
     registered, in a target function. So is what was computed from parameters before the forward pass and kept (a table
     of positions, a weight under ``parametrize.cached()``). Without that a product would hand them a share of the
-    relevance. Another tensor that requires grad may be wanted by who made it (weights under
-    ``torch.func.functional_call``, the output of a hook), unless what the model is given is all that is explained.
+    relevance. For any other tensor that requires grad relevance may be wanted (weights under
+    ``torch.func.functional_call``, the output of a hook), unless only the inputs of the model are explained.
 
     Args:
         session: of the registration.

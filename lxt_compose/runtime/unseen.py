@@ -1,8 +1,8 @@
 """Operations that no function mode sees: custom autograd functions, TorchScript, torch.func, disabled overrides.
 
 Each operation that was seen leaves a mark on the autograd nodes of its outputs (:mod:`lxt_compose.autograd.marks`). A
-carrier whose node has none comes from an operation that nobody saw, unless its node only moves gradients or is older
-than the forward pass.
+carrier whose node has none comes from an unseen operation, unless its node only moves gradients or is older than the
+forward pass.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def unseen_behind(carrier: Tensor, began: int) -> Iterator[tuple[str, str]]:
 def unreached(functions: Mapping[Any, str], output: Any) -> Iterator[tuple[str, str]]:
     """Yield name and place of each custom function that was given carriers and whose results are none.
 
-    No operation has met one as a carrier, and no output of the model is made of one. So nothing was made of what the
-    function returned, or it has marked that as not differentiable: then relevance ends there.
+    The results were no carriers of any operation, and no output of the model depends on them. So they were not used, or
+    the function has marked them as not differentiable: then relevance ends there.
 
     Args:
         functions: the nodes of their calls, with the modules that they ran in.

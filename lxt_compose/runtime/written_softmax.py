@@ -65,7 +65,7 @@ class WrittenSoftmax:
     def _standing_for(self, function: Callable[..., Any], stands: Callable[..., Any]) -> FunctionInfo | None:
         """Return what is known of a function that stands for one of torch.
 
-        None where a function of the user's takes the place of that: it cannot take that of several steps.
+        None where a function of the user replaces that one: it cannot replace several steps.
         """
         info = self._policy.info(function)
         if info.key is not None and info.key.replacement is not None:
@@ -74,7 +74,7 @@ class WrittenSoftmax:
         return FunctionInfo(stands, f"{info.op.name} (by hand)", info.op, info.key, stands)
 
     def may_begin(self, info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Return whether a call may be a step of a softmax where no powers were met: powers of a carrier are none."""
+        """Return whether a call may be the first step of a softmax: ``2 ** x`` may, ``x ** 2`` may not."""
         exponent = None if info.op is None else info.op.traits.exponent
         return not isinstance(exponent, Argument) or is_carrier(exponent.of(args, kwargs))
 
@@ -261,7 +261,7 @@ def _shift(info: FunctionInfo, args: tuple[Any, ...], carriers: list[Tensor]) ->
     if isinstance(shift, Tensor) and shift.requires_grad and shift.shape == x.shape:
         moved = shift.grad_fn is not None and kind_of_node(shift.grad_fn) == EXACT
         if not moved:
-            return None  # a residual, as it seems: a shift was spread to this shape
+            return None  # probably a residual: a shift was broadcast to this shape
     return Shifted(x, own=info.own_gradient, changed=info.can_mutate and mutates(info.function, args))
 
 

@@ -1,1 +1,1 @@
-"""Layers ``W x + b``: found, and multiplied with parts of their weights. What split rules stand on."""
+"""Layers ``W x + b``: finding them, and multiplying with parts of their weights, for split rules."""

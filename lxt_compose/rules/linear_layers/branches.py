@@ -1,7 +1,7 @@
-"""Ways to compute the same that depend on the data, for layers: in a trace the choice is a part of the graph.
+"""Computations on layers that depend on the data: in a trace the choice is a part of the graph.
 
-A rule may take a cheaper way where its data allow it. Which way that is can be asked while it runs, but not while it is
-written down as a graph: there both ways are, and the graph takes one of them when it runs.
+A rule may compute something in a cheaper way where its data allow it. In eager mode it looks at the data; a graph holds
+both ways, and takes one of them when it runs.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def is_nowhere(excess: Tensor, r: Tensor) -> Condition:
 def choose(
     condition: Condition, cheap: Way, general: Way, layer: Layer, tensors: Sequence[Tensor], parts: Iterable[Part]
 ) -> Tensor:
-    """Return ``cheap(layer, *tensors)`` if the condition holds, else ``general(layer, *tensors)``.
+    """Return ``cheap(layer, *tensors)`` if the condition holds, and else ``general(layer, *tensors)``.
 
     Args:
         condition: what decides.
@@ -62,7 +62,7 @@ def choose(
         general: the same; right whether the condition holds or not.
         layer: the layer.
         tensors: the tensors.
-        parts: the parts of the weight that either of them asks for.
+        parts: the parts of the weight that either of them uses.
     """
     if isinstance(condition, bool):
         return (cheap if condition else general)(layer, *tensors)
@@ -85,16 +85,16 @@ def choose(
 def choose_among(
     ways: Sequence[tuple[Condition, Way]], layer: Layer, tensors: Sequence[Tensor], parts: Iterable[Part]
 ) -> Tensor:
-    """Return the result of the way whose condition holds, in the shape of the second tensor; the last way is general.
+    """Return the result of the function whose condition holds, in the shape of the second tensor; the last is general.
 
-    In a graph these are choices one after the other, since compilers know none within another: each gives its result
-    or zeros, and they are added.
+    In a graph these are choices one after the other, since compilers support no nested ones: each gives its result or
+    zeros, and they are added.
 
     Args:
         ways: conditions, of which exactly one holds, and functions as for :func:`choose`.
         layer: the layer.
         tensors: the tensors.
-        parts: the parts of the weight that they ask for.
+        parts: the parts of the weight that they use.
     """
     plain = [way for condition, way in ways if condition is True]
     if plain:
@@ -111,7 +111,7 @@ def _nothing(layer: Layer, *tensors: Tensor) -> Tensor:
 
 
 def both(first: Condition, second: Callable[[], Condition]) -> Condition:
-    """Return whether both hold; the second is asked only if the first may hold."""
+    """Return whether both hold; the second is computed only if the first may hold."""
     if isinstance(first, bool):
         return second() if first else False
     other = second()
@@ -121,12 +121,12 @@ def both(first: Condition, second: Callable[[], Condition]) -> Condition:
 
 
 def opposite(condition: Condition) -> Condition:
-    """Return whether it does not hold."""
+    """Return whether a condition does not hold."""
     return not condition if isinstance(condition, bool) else ~condition
 
 
 def tensors_among(*conditions: Condition) -> list[Tensor]:
-    """Return those conditions that are tensors, to be given to the branches of a graph."""
+    """Return the conditions that are tensors, which the branches of a graph take as arguments."""
     return [condition for condition in conditions if isinstance(condition, Tensor)]
 
 
@@ -145,7 +145,7 @@ def without_bias(layer: Layer, x: Tensor, z: Tensor) -> Tensor:
     if layer.offset is None or not z.numel():
         return z
     rest = z - layer.offset
-    # Of an output that is nearly all bias, and in half precision of any, too few digits are left.
+    # Too few digits are left of an output that is nearly all bias, and in half precision of any output.
     if layer.is_rounded:
         return layer.product(x, whole)
     enough = rest.abs().amax() >= layer.offset.abs().amax() / 128

@@ -1,4 +1,4 @@
-"""A layer of any make that is linear in its input: its weight is found by differentiating it, output by output."""
+"""Layers of any kind that are linear in their input: the weight is found by differentiating them, output by output."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _LARGEST = 2**28
 
 
 def layer_of(rule: Rule, call: Call, z: Tensor) -> Layer:
-    """Return the layer behind a call, whatever it is made of; z is its output.
+    """Return the layer behind a call, whatever operations it consists of; z is its output.
 
-    Layers that are not known by name are differentiated: ``W_ji = d z_j / d x_i``, with one backward pass for each
-    output of a sample. Slow, but the same numbers.
+    Unknown layers are differentiated, ``W_ji = d z_j / d x_i``, with one backward pass for each output of a sample,
+    which is slow but gives the same numbers.
 
     Raises:
         RuleError: its weights carry relevance, it is not linear in its input, or its matrix would be too large.
@@ -70,10 +70,10 @@ def _noise(like: Tensor) -> Tensor:
 
 
 def _independent(pull: Callable[[Tensor], Tensor], x: Tensor, z: Tensor) -> int:
-    """Return into how many blocks (samples, positions) the layer falls: leading dimensions that it does not mix.
+    """Return the number of blocks (samples, positions), along leading dimensions, that the layer does not mix.
 
-    Blocks are numbered in binary. For each digit, what comes back from the blocks where it is 1 must be 0 at those
-    where it is 0, and the other way round. Any two blocks differ in some digit, so this finds every mixing.
+    Blocks are numbered in binary. For each digit, the gradient from blocks with digit 1 must be 0 at blocks with digit
+    0, and vice versa. Any two blocks differ in some digit, so this finds every mixing.
     """
     common = 0
     while common < min(x.dim(), z.dim()) and x.shape[common] == z.shape[common]:

@@ -24,14 +24,14 @@ Back = Callable[[Tensor, Tensor, Tensor], Tensor]
 LAYER_TYPES = (nn.Linear, nn.modules.conv._ConvNd)
 
 _PIECE = 2**23
-"""Bytes of an input or output that are worked on at a time, on a CPU: what stays in its caches and is not paged in."""
+"""Bytes of an input or output that are processed at a time on a CPU: so much stays in its caches."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
     """One call of a layer: ``apply(x, weight, bias)``, and ``back(s, weight, x) = W^T s`` in the shape of x.
 
-    Without `back` autograd finds it, at the price of one product more. `bias` is as `apply` takes it, `offset` the
+    Without `back` autograd computes it, for the price of one more product. `bias` is as `apply` takes it, `offset` the
     same as it broadcasts to the output; `one_sample` is the shape of a constant input that is small, but whose output
     still broadcasts to that of x.
     """
@@ -90,7 +90,7 @@ class Layer:
             return added_up(torch.autograd.grad(self.apply(x, weight, None), x, s)[0]).contiguous()
 
     def of_constant(self, value: Tensor | float, part: Part, x: Tensor) -> Tensor:
-        """Return the layer without its bias, of a constant that broadcasts to x; as small as broadcasts to z."""
+        """Return the product, without the bias, with a constant that broadcasts to x; it broadcasts to z."""
         value = torch.as_tensor(value, dtype=x.dtype, device=x.device)
         fits = value.dim() <= len(self.one_sample) and all(
             size in (1, wanted) for size, wanted in zip(value.shape[::-1], self.one_sample[::-1], strict=False)
@@ -104,7 +104,7 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
 
 
 def in_pieces(layer: Layer, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Return ``function(*tensors)``, computed some samples at a time where they are many.
+    """Return ``function(*tensors)``, computed for a few samples at a time if there are many.
 
     That takes less memory, and on a CPU less time.
     """

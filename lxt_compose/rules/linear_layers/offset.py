@@ -32,7 +32,7 @@ def _computes_as_torch(module: nn.Module) -> bool:
 
 
 def _value_at_zero(call: Call, outputs: list[Tensor]) -> Tensor:
-    """Return ``f(0)`` of a module without children, once it is seen to be linear at another place."""
+    """Return ``f(0)`` of a module without children, after a test at another point that it is linear."""
     if call.module is None or len(call.carriers) != 1 or len(outputs) != 1 or any(True for _ in call.module.children()):
         raise LookupError(call.where)
     function, x, z = as_function(call), call.values[0].detach(), outputs[0].detach()

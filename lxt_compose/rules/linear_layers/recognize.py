@@ -1,4 +1,4 @@
-"""The layer behind a call, found by the name of its function or the type of its module."""
+"""Recognition of the layer behind a call, by its function or the type of its module."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _layer(call: Call, weight: Tensor, apply: Apply, *, shape: tuple[int, ...] |
 
 
 def known_layer(call: Call) -> Layer | None:
-    """Return the layer behind a call with one carrier, if it is one of those that are known by their name or type."""
+    """Return the layer behind a call with one carrier, if its function or module type is known; else None."""
     if call.module is not None:
         return _of_module(call, call.module)
     kind = call.op.traits.layer if call.op is not None else None
@@ -43,10 +43,10 @@ def known_layer(call: Call) -> Layer | None:
 
 
 def plain_layer(call: Call, *, rounded: bool) -> Layer | None:
-    """Return the linear layer or convolution behind a call, where the rule may do without the operation's own graph.
+    """Return the linear layer or convolution behind a call, if the rule can do without the operation's own graph.
 
-    None for layers of any other kind, for complex numbers, and in half precision, where that graph does better,
-    unless it is wanted `rounded` too.
+    None for other layers, for complex numbers, and, unless `rounded` is set, in half precision, where that graph is
+    more exact.
     """
     kind = call.op.traits.layer if call.op is not None else None
     if len(call.carriers) != 1 or (call.module is None and kind not in _WEIGHTED):
@@ -68,7 +68,7 @@ def _of_module(call: Call, module: nn.Module) -> Layer | None:
 
 
 def _of_plain_module(call: Call, module: nn.Module, function: Callable[..., Tensor], kind: LayerKind) -> Layer | None:
-    """Return the layer of a module of torch that has not been tampered with."""
+    """Return the layer of a module of torch whose forward is torch's own."""
     own = "forward" not in vars(module) and len(pre_hooks_of(module)) <= 1  # one is the registration's
     if not own or len(call.args) != 1 or call.kwargs or getattr(module, "padding_mode", "zeros") != "zeros":
         return None
@@ -85,7 +85,7 @@ def given(call: Call, position: int, name: str) -> Any:
 
 
 def as_function(call: Call) -> Callable[[Tensor], Any]:
-    """Return the call as a function of its one carrier; the carrier itself is let go."""
+    """Return the call as a function of its one carrier, which it does not keep."""
     function = call.function if call.module is None else call.module.forward
     assert function is not None
     hole = torch.empty(0)
@@ -93,7 +93,7 @@ def as_function(call: Call) -> Callable[[Tensor], Any]:
 
     def of(x: Tensor) -> Any:
         filled_args, filled_kwargs = map_tensors(lambda t: x if t is hole else t, (args, kwargs))
-        # This run is not the model's, so no mode may see it.
+        # This run is not a part of the model, so no function mode may see it.
         with modes_off(), without_effect(call.module):
             return function(*filled_args, **filled_kwargs)
 
@@ -198,7 +198,7 @@ def _matrix_back(s: Tensor, weight: Tensor, x: Tensor) -> Tensor:
 def _matrices(call: Call) -> Layer | None:
     """Return a product of two matrices (or vectors, or batches of them), one of which is constant."""
     operands = [value for value in (*call.args, *call.kwargs.values()) if isinstance(value, Tensor)]
-    reduce = given(call, 2, "reduce")  # of a product with a sparse matrix: of what its rows take the sum, or the mean
+    reduce = given(call, 2, "reduce")  # of a product with a sparse matrix: sums or means over its rows
     averages = reduce == "mean"
     if len(operands) != 2 or not (averages or reduce is None or reduce == "sum"):
         return None
@@ -230,7 +230,7 @@ def _einsum(call: Call) -> Layer | None:
 
 
 def _pool(call: Call) -> Layer:
-    """Return the layer of a mean or a sum: its coefficients are equal and positive, so one number stands for all."""
+    """Return the layer of a mean or a sum, whose coefficients are equal and positive: one number stands for all."""
     function = as_function(call)
     return _layer(call, call.values[0].new_ones(()), lambda x, w, b: function(x) * w)
 

@@ -1,4 +1,4 @@
-"""Runs of a module beyond the model's own, without a trace."""
+"""Extra runs of a module that leave no trace in it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from ...torch_internals import buffers_of, preserve_version
 
 @contextmanager
 def without_effect(module: nn.Module | None) -> Iterator[None]:
-    """Keep what runs from changing a buffer of the module: no running statistics, no power iteration."""
+    """Restore the buffers of the module after the context, which running statistics and power iterations change."""
     tables = [] if module is None else [(table, dict(table)) for table in buffers_of(module)]
     buffers = [b for _, named in tables for b in named.values() if b is not None and not b.is_inference()]
     values = [b.detach().clone() for b in buffers]

@@ -44,7 +44,7 @@ def ones(weight: Tensor) -> Tensor:
 
 
 def is_quantized(weight: Tensor) -> bool:
-    """Return whether a weight is of a class that keeps it quantized, and can give it back as numbers."""
+    """Return whether a weight is of a class that holds it quantized, and can dequantize it."""
     return getattr(type(weight), "dequantize", Tensor.dequantize) is not Tensor.dequantize
 
 
@@ -54,7 +54,7 @@ def dequantized(weight: Tensor) -> Tensor:
 
 
 def of_sparse(weight: Tensor, part: Part) -> Tensor:
-    """Return the part of a sparse weight: sparse as well, unless the part of 0 is something else than 0."""
+    """Return the part of a sparse weight; it is sparse too, unless the part of 0 is not 0."""
     if part(weight.new_zeros(1, layout=torch.strided)).any():
         return part(weight.to_dense())
     if weight.layout is torch.sparse_coo:
@@ -66,7 +66,7 @@ def of_sparse(weight: Tensor, part: Part) -> Tensor:
 
 
 def mean_of_rows(weight: Tensor) -> Tensor:
-    """Return each row of a sparse matrix over the number of its entries.
+    """Return a sparse matrix with each row divided by the number of its entries.
 
     Products with it are those with ``reduce="mean"``.
     """
@@ -78,11 +78,11 @@ def mean_of_rows(weight: Tensor) -> Tensor:
 
 
 class Parts:
-    """The parts of weights that the rules of one registration have asked for.
+    """The parts of weights that the rules of one registration use, computed once.
 
     They are kept until :meth:`close` (or until the weight is gone) and made anew when the weight is another tensor,
-    was changed in place or got other memory. A change through ``weight.data`` in the same memory is the one that
-    nobody can see; PyTorch's own check of saved tensors does not see it either.
+    was changed in place or got other memory. A change through ``weight.data`` in the same memory cannot be seen;
+    PyTorch's own check of saved tensors does not see it either.
     """
 
     def __init__(self) -> None:
@@ -119,7 +119,7 @@ class Parts:
             return part(weight) if weight.layout is torch.strided else of_sparse(weight, part)
 
     def close(self) -> None:
-        """Drop all parts, and keep none from now on: what is asked for later is computed each time."""
+        """Drop all parts, and keep none from now on: later ones are computed each time."""
         with self._lock:
             self.keeping = False
             self._kept.clear()
@@ -129,7 +129,7 @@ class Parts:
 
 
 class Given(Parts):
-    """Parts of one weight that were computed before; no others can be asked for."""
+    """Parts of one weight that were computed before; there are no others."""
 
     def __init__(self, made: Mapping[Part, Tensor]) -> None:
         super().__init__()
