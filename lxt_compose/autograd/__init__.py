@@ -1,1 +1,1 @@
-"""Autograd functions, saved values, tensors in containers, nodes and numerics: what rules are made of."""
+"""Autograd functions, saved values, tensors in containers, autograd nodes and numerics, for rules."""

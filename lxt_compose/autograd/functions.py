@@ -1,4 +1,4 @@
-"""The autograd functions that rules are made of: each changes only what flows back, never a forward value.
+"""Autograd functions for rules: each changes what flows back in the backward pass, and no forward value.
 
 The *slot* is what autograd passes back at a tensor: relevance R in the relevance formulation, R / tensor in the
 gradient formulation. Outputs share the memory of their inputs, so they cost nothing in the forward pass.
@@ -20,15 +20,16 @@ Slots = tuple[Tensor | None, ...]
 
 
 class RelevanceFunction(Function):
-    """Base of this library's autograd functions, so that they can be told from the model's own."""
+    """Base of this library's autograd functions, which tells them from the model's own."""
 
     apply = apply_alone
 
     quiet: ClassVar[bool] = False
-    """Whether a subclass itself has no zeros made; that which is run most often does, for one call less."""
+    """Whether a subclass switches off zeros for missing slots itself; the most frequent one does, which saves a
+    call."""
 
     def __init_subclass__(cls) -> None:
-        """Have an output that got no slot send none, rather than zeros that are computed in vain."""
+        """Send no slot where the output got none, instead of computing zeros."""
         if vars(cls).get("quiet"):
             return
         forward, backward = cls.forward, cls.backward
@@ -135,8 +136,8 @@ class FiniteAtZero(RelevanceFunction):
 class Bypass(RelevanceFunction):
     """z -> z, computed from the carriers; the slots of the carriers are ``backward(slot, *saved)``.
 
-    The operation's own graph is not used: `backward` is all that flows back. It holds no tensors itself; those that it
-    needs are `saved`, so that freeing, checkpointing and reuse work as they do for PyTorch's own nodes.
+    The operation's own graph is not used: `backward` alone gives what flows back. `backward` holds no tensors; those
+    that it needs are `saved`, so freeing, checkpointing and reuse work as for PyTorch's own nodes.
 
     It can be differentiated again (``create_graph=True``) where nothing is saved: saved tensors have no graph, and
     derivatives through them would be lost.
@@ -169,7 +170,7 @@ class Bypass(RelevanceFunction):
 def bypass(backward: Callable[..., Slots], z: Tensor, saved: tuple[Tensor, ...], carriers: list[Tensor]) -> Tensor:
     """Return the output z, whose only path back to the carriers is `backward` (see :class:`Bypass`)."""
     plain = [t.detach() if t.requires_grad else t for t in saved]
-    result: Tensor = Bypass.apply(backward, (z, *plain), *carriers)  # in a tuple, where they are no inputs
+    result: Tensor = Bypass.apply(backward, (z, *plain), *carriers)  # tensors in a tuple are no inputs to autograd
     return result
 
 
@@ -241,8 +242,8 @@ class Rebind(RelevanceFunction):
 
 
 def rebind(x: Tensor, result: Tensor) -> None:
-    """Let x, whose memory an in-place operation has changed, be `result` for autograd too."""
-    # No value changes here, so tensors saved with the new values must not count as changed.
+    """Make x, whose memory an in-place operation has changed, the tensor `result` for autograd too."""
+    # No value changes here, so this must not count as a change of tensors that were saved with the new values.
     with preserve_version(x):
         Rebind.apply(x, result)
 
@@ -262,7 +263,7 @@ class NoRelevance(RelevanceFunction):
 
 
 class AllStopped(NoRelevance):
-    """As :class:`NoRelevance`, where rules have stopped all relevance on its way to every input of the model."""
+    """The same where rules have stopped all relevance on its way to every input of the model."""
 
 
 def shared(shapes: list[torch.Size], shares: list[float], slot: Tensor) -> Slots:

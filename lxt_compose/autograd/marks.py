@@ -1,7 +1,7 @@
 """Marks: what is known of a tensor's history, written on the autograd node that made it (`Node.metadata`).
 
 A mark is a plain value and holds no tensor. A leaf has no node, so its history is that of a signal. The identities that
-torch puts around a module with full backward hooks have no mark: what is behind them counts.
+torch puts around a module with full backward hooks have no mark; the node behind them counts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..torch_internals.backward_hooks import HOOKED_NODE, past_hooks
 
 MARK = "lxt_compose: history"
-"""The key in the metadata of an autograd node. It is there if the function mode saw what the node belongs to."""
+"""The key in the metadata of an autograd node; present if the function mode saw the operation of the node."""
 Values = tuple[float, ...]
 """The values of a function of one variable at :data:`INPUTS`."""
 INPUTS: Values = (-1e60, -1e30, 0.0, 1e30, 1e60)
@@ -25,10 +25,10 @@ _CLOSE = 1e-9
 
 
 class Gate(IntEnum):
-    """How much a factor scales a signal rather than being one: from no gate at all to one that opens and closes."""
+    """To what degree a factor is a gate, which scales a signal, from no gate to one that opens and closes."""
 
     NONE = 0
-    """A signal: an input, or what a layer, a norm, a softmax or a sum made."""
+    """A signal: an input, or the output of a layer, a norm, a softmax or a sum."""
     ACTIVATION = 1
     """The output of an activation."""
     BOUNDED = 2
@@ -41,9 +41,9 @@ class History(NamedTuple):
     """What is known of a tensor.
 
     Attributes:
-        gate: how much of a gate it is.
-        values: what the elementwise functions since the last signal make of :data:`INPUTS`.
-        degree: how many factors each of its terms holds: carriers that were multiplied with each other.
+        gate: to what degree it is a gate.
+        values: the values, at :data:`INPUTS`, of the elementwise functions since the last signal.
+        degree: the number of factors of each of its terms: carriers that were multiplied with each other.
     """
 
     gate: Gate
@@ -55,12 +55,12 @@ SIGNAL = History(Gate.NONE, INPUTS)
 
 
 def signal(degree: float) -> History:
-    """Return what is known of a signal whose terms hold so many factors."""
+    """Return the history of a signal whose terms have so many factors."""
     return SIGNAL if degree == 1 else History(Gate.NONE, INPUTS, degree)
 
 
 def gate_of(values: Values) -> Gate:
-    """Return how much of a gate the output of an activation with these values is."""
+    """Return to what degree the output of an activation with these values is a gate."""
     far_below, below, center, above, far_above = values
     low, high = sorted((below, above))
     scale = max(abs(low), abs(high))
@@ -75,7 +75,7 @@ def _same(a: float, b: float) -> bool:
 
 
 def history_of(x: Tensor) -> History:
-    """Return what is known of a tensor."""
+    """Return the history of a tensor."""
     node: Any = x.grad_fn
     if node is None:
         return SIGNAL
@@ -87,7 +87,7 @@ def history_of(x: Tensor) -> History:
 
 
 def mark(tensors: Iterable[Tensor], history: History) -> None:
-    """Write on the nodes of these tensors what is known of them."""
+    """Write a history on the autograd nodes of these tensors."""
     for tensor in tensors:
         node: Any = tensor.grad_fn
         if node is not None:
@@ -105,7 +105,7 @@ def mark_seen(tensors: Iterable[Tensor]) -> None:
 class Constants:
     """Histories of tensors that have no autograd node, since a rule took their operations out of the graph.
 
-    Weak: a tensor that nobody else holds is forgotten.
+    Tensors are held weakly.
     """
 
     def __init__(self) -> None:
@@ -115,21 +115,21 @@ class Constants:
         return bool(self._known)
 
     def give(self, tensor: Tensor, history: History) -> None:
-        """Note what is known of a tensor: by a mark, if it has a node."""
+        """Note the history of a tensor; if it has a node, by a mark."""
         if tensor.requires_grad:
             mark((tensor,), history)
         else:
             self._known[id(tensor)] = weakref.ref(tensor), history
 
     def get(self, tensor: Tensor) -> History | None:
-        """Return what is known of a tensor; None if it is a plain constant."""
+        """Return the history of a tensor; None if it is a plain constant."""
         if tensor.requires_grad:
             return history_of(tensor)
         reference, history = self._known.get(id(tensor), (None, SIGNAL))
         return history if reference is not None and reference() is tensor else None
 
     def among(self, tensors: Iterable[Tensor]) -> tuple[list[Tensor], list[History]]:
-        """Return those of the tensors of which something is known, and what."""
+        """Return the tensors that have a history here, and their histories."""
         found = [(tensor, known) for tensor in tensors if (known := self.get(tensor)) is not None]
         return [tensor for tensor, _ in found], [known for _, known in found]
 

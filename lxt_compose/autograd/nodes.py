@@ -1,4 +1,4 @@
-"""What a node of the autograd graph is: which function made it, and whether it only moves gradients."""
+"""Nodes of the autograd graph: their functions, their kinds, their edges, and hooks that scale what they send."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _CAPITALS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def function_of_node(node: Any) -> type | None:
-    """Return the autograd function in Python that made a node, if one did."""
+    """Return the custom autograd function of a node; None if it has none."""
     return getattr(type(node), "_forward_cls", type(node)) if isinstance(node, BackwardCFunction) else None
 
 
 def kind_of_node(node: Any) -> str:
-    """Return what a node is: exact (it moves gradients, or is a rule's own), custom, a checkpoint, or anything."""
+    """Return the kind of a node: exact (it moves gradients, or is a rule's own), custom, a checkpoint, or any other."""
     function = function_of_node(node)
     if function is not None:
         own = registered(function)
@@ -40,13 +40,13 @@ def kind_of_node(node: Any) -> str:
 def has_backward(x: Tensor) -> bool:
     """Return whether gradients pass the operation that made a tensor.
 
-    Kernels of libraries without a backward have a node all the same.
+    Kernels of libraries have a node even if they have no backward.
     """
     return x.requires_grad and (x.grad_fn is None or not x.grad_fn.name().endswith("::WarnNotImplemented"))
 
 
 def name_of_node(node: Any) -> str:
-    """Return the name of a node as a user knows it: ``Swish.apply`` (a custom function), ``SigmoidBackward0``."""
+    """Return the name of a node as a user would write it: ``Swish.apply`` (a custom function), ``SigmoidBackward0``."""
     function = function_of_node(node)
     return str(node.name()).rpartition("::")[2] if function is None else f"{function.__name__}.apply"
 
@@ -60,7 +60,7 @@ Edge = tuple[Any, int]
 
 
 def edge_of(x: Tensor) -> Edge:
-    """Return the edge that a tensor which requires grad stands for now; a change in place gives it another."""
+    """Return the edge of a tensor that requires grad, as of now: a change in place gives it another."""
     node = x.grad_fn
     if node is not None:
         return node, x.output_nr
@@ -69,26 +69,26 @@ def edge_of(x: Tensor) -> Edge:
 
 
 def origin_of(x: Tensor) -> Edge:
-    """Return the edge that a tensor stands for past torch's full backward hooks, which give another tensor for it."""
+    """Return the edge of a tensor behind torch's full backward hooks, which put another tensor in its place."""
     node = x.grad_fn
     return edge_of(x) if node is None else past_hooks(node, x.output_nr)
 
 
 def past_links(edge: Edge) -> Edge:
-    """Return the edge that an edge leads to past all links, which send on what arrives."""
+    """Return the edge behind all links, which send on what arrives."""
     while function_of_node(edge[0]) is Link:
         edge = edge[0].next_functions[0]
     return edge
 
 
 def scale_edges(outputs: Iterable[Tensor], factors: Mapping[Edge, float]) -> None:
-    """Multiply what an operation sends back to its inputs with a factor for each.
+    """Multiply the gradients that an operation sends back to its inputs by a factor for each input.
 
-    A hook on each autograd node of the operation that leads to an input does it: no node is added to the graph.
+    This is done by a hook on each autograd node of the operation that leads to an input; no node is added to the graph.
 
     Args:
         outputs: what the operation has put out.
-        factors: the edges that its inputs stood for when it ran, each with its factor; those with 0 are not there.
+        factors: the edges of its inputs when it ran, each with its factor; inputs with factor 0 are left out.
     """
     ends = {node for node, _ in factors}
     pending = [z.grad_fn for z in outputs if z.grad_fn is not None]

@@ -1,4 +1,4 @@
-"""Numbers and trees: the signed stabilizer, sums over broadcast dimensions, tensors inside nested containers."""
+"""Numerics: the signed stabilizer, sums over broadcast dimensions, checks of arguments."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..torch_internals.traces import is_traced
 class DefaultEpsilon(float):
     """The default epsilon: in half precision it acts as the decimal resolution, 1e-3, or 1e-2 in bfloat16.
 
-    Sums that are rounded to three digits cancel to noise, or to 0, and a smaller epsilon would divide by that. In
+    Sums that are rounded to three digits cancel to noise or to 0, by which a smaller epsilon would let rules divide. In
     float32 and float64 it is the number itself: 1e-6 of outputs around 1 is what float32 resolves.
     """
 
@@ -57,7 +57,7 @@ def _bounded(quotient: Tensor, epsilon: Stabilizing) -> Tensor:
 
 
 Stabilizing = float | Callable[[Tensor], Tensor]
-"""How a denominator is kept from 0: by a number that is added with its sign, or by a function of the denominator.
+"""How a denominator is kept from 0: by a number, which is added with the denominator's sign, or by a function of it.
 
 The function must be odd, ``f(-z) = -f(z)``: rules that know the sign of a sum give it the absolute value.
 """
@@ -115,8 +115,7 @@ class Stabilizer:
 def stabilize(z: Tensor, epsilon: Stabilizing) -> Tensor:
     """Return ``z + epsilon * sign(z)`` with ``sign(0) = +1``, so that it is never 0; epsilon as by :func:`epsilon_in`.
 
-    A complex z is stabilized in its real and its imaginary part, each for itself. A function is taken
-    as it is.
+    Real and imaginary part of a complex z are stabilized separately. A function is called as it is.
     """
     if not isinstance(epsilon, (int, float)):
         return epsilon(z)
@@ -129,10 +128,10 @@ def stabilize(z: Tensor, epsilon: Stabilizing) -> Tensor:
 
 
 def may_write_over(slot: Tensor) -> bool:
-    """Return whether a backward may put its result into the memory of a temporary of its own.
+    """Return whether a backward may write its result into the memory of its own temporary.
 
-    Not where the backward is recorded itself, or written down as a graph, nor where vmap runs it for several slots at a
-    time (is_grads_batched).
+    It may not where the backward is recorded or traced, nor where vmap runs it for several slots at a time
+    (is_grads_batched).
     """
     return not (is_batched(slot) or torch.is_grad_enabled() or is_traced())
 
@@ -148,7 +147,7 @@ def over_stabilized(value: Tensor, z: Tensor, epsilon: Stabilizing) -> Tensor:
 
 
 def over_positive(value: Tensor, total: Tensor, epsilon: Stabilizing) -> Tensor:
-    """Return ``value / (total + epsilon)`` for a total that is never negative; takes its memory."""
+    """Return ``value / (total + epsilon)`` for a total that is never negative, in its memory."""
     if not isinstance(epsilon, (int, float)):
         return value / epsilon(total)
     least = epsilon_in(epsilon, total.dtype)
@@ -159,7 +158,7 @@ def over_positive(value: Tensor, total: Tensor, epsilon: Stabilizing) -> Tensor:
 
 
 def narrowed(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor in this dtype; what is too large for it becomes its largest number."""
+    """Return a tensor in this dtype; numbers too large for it become its largest number."""
     if value.dtype == dtype:
         return value
     largest = torch.finfo(dtype).max
@@ -220,7 +219,7 @@ def check_positive(name: str, value: Any) -> None:
 
 
 def check_flag(name: str, value: Any) -> None:
-    """Raise if `value` is neither True nor False: a number given by position may be meant for another argument.
+    """Raise if `value` is neither True nor False, such as a number by position that was meant for another argument.
 
     Raises:
         TypeError: it is something else.

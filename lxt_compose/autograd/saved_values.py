@@ -1,4 +1,4 @@
-"""Values that a backward pass needs, saved such that a later in-place operation does not spoil them.
+"""Saving values for the backward pass such that later in-place operations do not spoil them.
 
 Rules save the values of inputs and outputs. PyTorch's own operations often do not (a convolution with constant weights
 needs no output), so a model may go on to change such a tensor in place: ``relu_(conv(x))``. Copying all that is saved
@@ -30,7 +30,7 @@ _notes = _Notes()
 
 
 def prune() -> None:
-    """Drop the notes on nodes that are gone: a note does not keep its node alive."""
+    """Drop the notes on nodes that are gone: notes hold nodes weakly."""
     for memory, savers in list(_notes.savers.items()):
         alive = [(node, place) for node, place in savers if node() is not None]
         if alive:
@@ -51,8 +51,8 @@ def _note(tensor: Tensor, saver: Any, place: int) -> None:
 def save(ctx: Any, *tensors: Tensor) -> None:
     """Call ``ctx.save_for_backward(*tensors)`` for tensors that may be changed in place afterwards."""
     if packs_saved_tensors():
-        # Hooks pack what is saved (or may): activation checkpointing, or offloading. What was packed cannot be
-        # exchanged later, and a recomputed block changes its tensors in place anew: so copy now.
+        # Saved-tensor hooks (activation checkpointing, offloading) pack what is saved. That cannot be exchanged later,
+        # and a recomputed block changes its tensors in place again: so copy now.
         tensors = tuple(tensor.detach().clone() for tensor in tensors)
     else:
         node = weakref.ref(ctx)

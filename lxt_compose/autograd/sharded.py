@@ -20,9 +20,9 @@ def is_sharded(x: Any) -> bool:
 
 
 def added_up(x: Tensor) -> Tensor:
-    """Return the same tensor as the sum of what each process holds of it, if each one holds a summand.
+    """Return the tensor added up over the processes, if each one holds a summand of it.
 
-    Of a sum that is still to be made, neither signs nor quotients are known, and it cannot be changed in place.
+    Without that neither signs nor quotients are known, and the tensor cannot be changed in place.
     """
     if not is_sharded(x):
         return x
@@ -34,13 +34,13 @@ def added_up(x: Tensor) -> Tensor:
 
 
 def whole(x: Tensor) -> Tensor:
-    """Return what all processes together hold, as a plain tensor that each of them has."""
+    """Return what all processes hold together, as a plain tensor in each of them."""
     sharded: Any = x
     return sharded.full_tensor() if is_sharded(x) else x
 
 
 def in_each_process(x: Tensor, like: Tensor) -> Tensor:
-    """Return a plain tensor that each process has as a DTensor, among the same processes as another one."""
+    """Return a plain tensor, equal in each process, as a DTensor on the same processes as another one."""
     other: Any = like
     library = sys.modules["torch.distributed.tensor"]
     everywhere = [library.Replicate()] * other.device_mesh.ndim
@@ -54,7 +54,7 @@ def local(x: Tensor) -> Tensor:
 
 
 def comes_and_goes(module: nn.Module) -> bool:
-    """Return whether the parameters of a module are whole only while it runs: it is fully sharded."""
+    """Return whether a module is fully sharded, so that its parameters are whole only while it runs."""
     library = sys.modules.get("torch.distributed.fsdp")
     if library is None:
         return False

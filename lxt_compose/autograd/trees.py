@@ -19,7 +19,7 @@ def plain(value: Any) -> Any:
 
 
 _CONTAINERS: dict[type, tuple[Callable[[Any], Any], Callable[[Any, Any], Any]]] = {}
-"""Classes that users have registered: the functions that take an object apart and make one of other content."""
+"""Classes that users have registered, with the functions that take an object apart and make one of other content."""
 
 
 def register_container(
@@ -32,8 +32,8 @@ def register_container(
     Args:
         kind: the class; subclasses are meant too.
         flatten: gives what is inside, as a tuple, list or dict.
-        unflatten: makes a new object of the old one and of the same with other tensors; by default a shallow copy whose
-            attributes are set, so `flatten` must give a dict of attributes.
+        unflatten: makes a new object from the old one and from its content with other tensors; by default a shallow
+            copy whose attributes are set, so `flatten` must give a dict of attributes.
 
     Raises:
         TypeError: `kind` is no class; when a model runs, also if `flatten` gives no dict and `unflatten` is missing.

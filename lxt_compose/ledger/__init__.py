@@ -1,4 +1,4 @@
-"""The ledger: where the relevance of the output went. It adds up, or it says what is missing."""
+"""The ledger: where the relevance of the output went, and what of it is missing."""
 
 from ..rules.absorption import KINDS
 from .books import Amount, Entry, ModuleEntry

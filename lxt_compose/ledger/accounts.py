@@ -18,7 +18,7 @@ Key = tuple[Any, int]
 
 
 class Graph:
-    """What is known of the autograd graph while the forward pass runs: dropped when it has ended."""
+    """What is known of the autograd graph during the forward pass; dropped afterwards."""
 
     def __init__(self) -> None:
         self.meters: dict[Any, Meter] = {}
@@ -35,7 +35,7 @@ class Graph:
 
 
 class Run:
-    """The books of one forward pass and its backward; or those of one of several backward passes, by ``page``."""
+    """The books of one forward pass and its backward pass; ``page`` is the number of one of several backward passes."""
 
     def __init__(self, samples: int, outer: Run | None = None) -> None:
         self.samples, self.outer = samples, outer
@@ -54,7 +54,7 @@ class Run:
 
 
 def by_page(runs: Sequence[Run]) -> list[Run]:
-    """Return one run for each backward pass; what was recomputed during a backward pass belongs to its run."""
+    """Return one run for each backward pass; operations recomputed during a backward pass belong to its run."""
     pages: dict[tuple[Run, int], Run] = {}
     found = []
     for run in runs:

@@ -1,4 +1,4 @@
-"""Adapters: how much of what arrives at a layer came through what was added to it."""
+"""Adapters: how much of the relevance at a layer came through what was added to the layer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class AdapterEntry:
         type: its class.
         calls: how often it ran.
         entered: the relevance that arrived at its output.
-        through: what of it did not come from the output of the layer inside.
+        through: the part of it that did not come from the output of the layer inside.
     """
 
     path: str
@@ -32,9 +32,9 @@ class AdapterEntry:
 
 
 def adapters_of(books: Books) -> tuple[AdapterEntry, ...]:
-    """Return the layers that hold the one that they adapt, in the order of first execution.
+    """Return the layers that hold another one that they adapt, in the order of first execution.
 
-    Adapters that scale or turn the input or the output (IA3, OFT) add nothing, so nothing comes through them.
+    Adapters that scale or rotate the input or the output (IA3, OFT) add nothing, so no relevance comes through them.
     """
     inside = {m.path.removesuffix(_WRAPPED): m for m in books.modules if m.path.endswith(_WRAPPED)}
     return tuple(
@@ -45,7 +45,7 @@ def adapters_of(books: Books) -> tuple[AdapterEntry, ...]:
 
 
 def adapter_lines(books: Books) -> list[Line]:
-    """Return the printed lines, folded, with what came through the adapters."""
+    """Return the printed lines, folded, with the relevance that came through the adapters."""
     lines = [
         Line(found.path, "adapter", "adapted", math.nan, books.share(found.through), found.calls, "")
         for found in adapters_of(books)

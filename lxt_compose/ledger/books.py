@@ -15,7 +15,7 @@ UNSEEN = "unseen"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Amount:
-    """An amount of relevance: what belongs to each sample, and what cannot be told from one sample to another."""
+    """An amount of relevance: that of each sample, and what cannot be attributed to samples."""
 
     by_sample: Tensor
     """float64, one value for each sample."""
@@ -28,7 +28,7 @@ class Amount:
 
     @property
     def per_sample(self) -> Tensor:
-        """One value for each sample; NaN for each if a part cannot be told apart."""
+        """One value for each sample; all NaN if a part cannot be attributed to samples."""
         return torch.full_like(self.by_sample, torch.nan) if self.shared else self.by_sample.clone()
 
     def __add__(self, other: Amount) -> Amount:
@@ -48,9 +48,9 @@ class Entry:
     """One kind of operation at one place, over all its calls.
 
     ``path`` is the dotted path of the innermost module that was running, ``status`` that of the coverage report, or
-    "unseen" for what only the autograd graph knows of, ``entered`` is the relevance that arrived at its outputs,
-    ``left`` what it sent to its inputs, ``absorbed`` the difference by kind (see :data:`~lxt_compose.ledger.KINDS`);
-    negative where relevance was created.
+    "unseen" for operations that only the autograd graph shows, ``entered`` is the relevance that arrived at its
+    outputs, ``left`` what it sent to its inputs, ``absorbed`` the difference by kind (see
+    :data:`~lxt_compose.ledger.KINDS`); negative where relevance was created.
     """
 
     path: str
@@ -64,7 +64,7 @@ class Entry:
 
     @property
     def lost(self) -> Amount:
-        """All that it absorbed, of any kind."""
+        """The relevance that it absorbed, of any kind."""
         return self.entered - self.left
 
 
@@ -86,7 +86,7 @@ class ModuleEntry:
 
 @dataclass(frozen=True, eq=False)
 class Books:
-    """What a ledger is made of."""
+    """The data of a ledger."""
 
     seed: Amount
     inputs: Amount

@@ -1,4 +1,4 @@
-"""Closing the books: from what was written down while relevance flowed to the entries of a ledger."""
+"""Closing the books: from the journal of a backward pass to the entries of a ledger."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .operation import Operation
 
 _Key = tuple[str, str, str, str]
 _Line = tuple[Any, ...]
-"""What a line is about: the quantity, and the entry, module or path that it belongs to."""
+"""The key of a line: the quantity, and the entry, module or path that it belongs to."""
 _SEED, _INPUTS = ("seed",), ("inputs",)
 
 
 @dataclass(frozen=True)
 class _Place:
-    """The places of one run's samples among all samples; merged into one if the run's output mixes them."""
+    """The positions of one run's samples among all samples; one position if the run's output mixes them."""
 
     first: int
     count: int
@@ -35,7 +35,7 @@ class _Place:
 
 
 class _Sheet:
-    """The lines of the books: the accounts of each are collected first, and added up at once for each run."""
+    """The lines of the books: their accounts are collected first, and added up together for each run."""
 
     def __init__(self, *lines: _Line) -> None:
         self._lines = {line: number for number, line in enumerate(lines)}
@@ -43,7 +43,7 @@ class _Sheet:
         """For each run, triples of a line, an account, and a sign."""
 
     def begin(self, place: _Place, balance: Balance) -> None:
-        """Take accounts from this balance from now on."""
+        """Add accounts of this balance from now on."""
         self._told.append((place, balance, array("q")))
 
     def add(self, line: _Line, accounts: Iterable[int], sign: int = 1) -> None:
@@ -74,11 +74,11 @@ class _Sheet:
 def close(runs: Sequence[Run], alone: Collection[str] = ()) -> Books:
     """Return the books of these forward passes, each with its samples after those of the one before.
 
-    Where there were several backward passes, each sample has as many places, one after the other.
+    After several backward passes each sample has as many positions, one after the other.
 
     Args:
         runs: the forward passes.
-        alone: modules that were called on their own: each such call is a pass with a seed of its own.
+        alone: modules that were called on their own; each such call is a forward pass with its own seed.
     """
     runs = by_page(runs)
     balances = {run: run.balance() for run in runs}
@@ -116,7 +116,7 @@ def close(runs: Sequence[Run], alone: Collection[str] = ()) -> Books:
 
 
 def _key(operation: Operation, rules: dict[int, str]) -> _Key:
-    """Return what calls that share an entry have in common; `rules` are the names of rules that are known already."""
+    """Return the key of the entry that a call belongs to; `rules` caches the names of rules."""
     rule, status = operation.rule, UNSEEN if operation.status is None else operation.status.value
     if id(rule) not in rules:
         rules[id(rule)] = "" if rule is None else str(rule)
@@ -124,7 +124,7 @@ def _key(operation: Operation, rules: dict[int, str]) -> _Key:
 
 
 def _enter(sheet: _Sheet, key: _Key, operation: Operation) -> None:
-    """Enter one call; what it absorbs beyond the kinds that its rule tells is booked under the kind of the rest."""
+    """Enter one call. What it absorbs beyond the amounts of its rule is booked under the rule's kind of the rest."""
     made, sent, rest = [flow.arrived for flow in operation.made], [operation.sent], ("absorbed", key, operation.rest)
     sheet.add(("entered", key), made)
     sheet.add(("left", key), sent)
@@ -146,7 +146,7 @@ def _entries(calls: Counter[_Key], amounts: dict[_Line, Amount]) -> Iterator[Ent
 
 
 def _modules(modules: Counter[tuple[str, str]], amounts: dict[_Line, Amount]) -> Iterator[ModuleEntry]:
-    """Yield each module with what it, and every module in it, absorbed."""
+    """Yield each module with the relevance that it absorbed together with the modules inside."""
     lost = {f"{line[1]}.": amount for line, amount in amounts.items() if line[0] == "lost"}
     none = nothing(len(amounts[_SEED].by_sample))
     for (path, kind), count in modules.items():
@@ -155,7 +155,7 @@ def _modules(modules: Counter[tuple[str, str]], amounts: dict[_Line, Amount]) ->
 
 
 def _places(balances: dict[Run, Balance]) -> dict[Run, _Place]:
-    """Return where the samples of each run stand. A run whose output mixes samples counts as one."""
+    """Return the positions of the samples of each run. A run whose output mixes samples counts as one sample."""
     places, first = {}, 0
     mixed = {
         run.journal
@@ -172,7 +172,7 @@ def _places(balances: dict[Run, Balance]) -> dict[Run, _Place]:
 
 
 def _gap(run: Run, balances: dict[Run, Balance], place: _Place) -> float:
-    """Return what is missing of one forward pass: the most of a sample, or of all where they cannot be told apart."""
+    """Return how much of one forward pass is missing: the most of any sample, or that of all if they are mixed."""
     roots = dict.fromkeys(run.roots)
     came, went = [flow.arrived for flow in roots], [flow.sent for flow in (*roots, *run.inputs)]
     rest = balances[run].sums[came].sum(0) - balances[run].sums[went].sum(0)

@@ -1,4 +1,4 @@
-"""An edge of the autograd graph: how the relevance of one tensor is read off the slots that pass it."""
+"""Edges of the autograd graph, at which the relevance of a tensor is read off the slot."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Reader = Callable[[Tensor], Row]
 
 @dataclass(slots=True, eq=False)
 class Edge:
-    """A tensor between two operations, and how its relevance is read off its slot; kept as long as the graph."""
+    """A tensor between two operations, whose relevance is read off its slot; it lives as long as the graph."""
 
     value: Kept | None
     """Its value, in the gradient formulation, where R = value * slot."""
@@ -38,7 +38,7 @@ class Edge:
         return self.value or keep(z)
 
     def read(self, slot: Tensor) -> Row:
-        """Return the relevance in a slot; with a single consumer, what arrives is the very tensor that it sent."""
+        """Return the relevance in a slot. A single consumer sends the very tensor that arrives, which is read once."""
         if self.last is not None and self.last[0]() is slot and self.last[1] == slot._version:
             return self.last[2]
         row = self._row(slot)
@@ -50,7 +50,7 @@ class Edge:
         if self.value is None:
             return row_of(_real(slot), self.layout, self.samples)
         slot, value = _alike(slot, self.value.value)
-        if slot.device.type != "cpu":  # to look for NaN would be to wait for the device
+        if slot.device.type != "cpu":  # looking for NaN would wait for the device
             return row_of(torch.where(slot == 0, 0, slot * value), self.layout, self.samples)
         row = row_of(slot * value, self.layout, self.samples)
         return row_of(torch.where(slot == 0, 0, slot * value), self.layout, self.samples) if isnan(sum(row)) else row
@@ -62,7 +62,7 @@ def _real(relevance: Tensor) -> Tensor:
 
 
 def _alike(slot: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both as real numbers, and not in half precision."""
+    """Return both as real numbers, in float32 at least."""
     if slot.is_complex() or value.is_complex():
         slot, value = (torch.view_as_real(t if t.is_complex() else t.to(torch.complex128)) for t in (slot, value))
         return slot, value

@@ -1,8 +1,8 @@
-"""A second check for completeness, independent of the ledger: it walks the autograd graph from output to inputs.
+"""A second check for completeness, independent of the ledger: a walk through the autograd graph.
 
 Each autograd node has a number, counted up in the order in which nodes are made. So the numbers tell which nodes were
-made while an operation ran that a rule, a family or an exact op accounts for. All other nodes come from what the
-function mode does not see: custom autograd functions, scripted or compiled code, extensions in C++.
+made while an operation ran that a rule, a family or an exact op accounts for. All other nodes come from operations that
+the function mode does not see: custom autograd functions, scripted or compiled code, extensions in C++.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class GraphRow:
 
 @dataclass(frozen=True, slots=True)
 class GraphCheck:
-    """What the walk through the autograd graph found; `nodes` is how many it met."""
+    """What the walk through the autograd graph found; `nodes` is the number of nodes on it."""
 
     rows: tuple[GraphRow, ...]
     nodes: int

@@ -1,4 +1,4 @@
-"""The journal: amounts of relevance as they are read, and their sums by account when they are asked for."""
+"""The journal: amounts of relevance as they are read; sums by account are computed when needed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 Row: TypeAlias = "Tensor | array[float]"
-"""An amount of relevance by sample: [samples + 1] numbers, the last one what no sample is known for."""
+"""An amount of relevance by sample: [samples + 1] numbers, of which the last belongs to no known sample."""
 
 
 class Flow(NamedTuple):
@@ -18,7 +18,7 @@ class Flow(NamedTuple):
     arrived: int
     """All relevance that arrived, read at the operation that made the tensor."""
     sent: int
-    """What the operations that used it say they sent."""
+    """All relevance that was sent, read at the operations that used the tensor."""
 
 
 class Journal:
@@ -47,7 +47,7 @@ class Journal:
 
     @property
     def pages(self) -> int:
-        """How many there are."""
+        """The number of backward passes."""
         return len(self._pages)
 
     def turn(self) -> None:
@@ -74,7 +74,7 @@ class Balance(NamedTuple):
 
 
 def _stacked(rows: list[Row], width: int) -> Tensor:
-    """Return rows as one matrix; those on another device come over together."""
+    """Return rows as one matrix; those on another device are copied together."""
     matrix = torch.empty(len(rows), width, dtype=torch.float64)
     places: dict[torch.device | None, list[int]] = {}
     for place, row in enumerate(rows):

@@ -1,4 +1,4 @@
-"""Where the samples of a batch are in a tensor; in views and reshaped tensors read off strides and sizes."""
+"""Layouts: where the samples of a batch are in a tensor; for views and reshaped tensors by strides and sizes."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def in_front(samples: int) -> Layout:
 
 
 def layout_like(x: Tensor, sources: Sequence[Layout | None]) -> Layout | None:
-    """Return the layout of a tensor that an unseen operation made of sources which all have one and the same layout."""
+    """Return the layout of a tensor that an unseen operation made of sources that all have this layout."""
     first = sources[0] if sources else None
     if first is None or any(layout is None or not layout.same(first) for layout in sources):
         return None
@@ -48,8 +48,8 @@ def layout_like(x: Tensor, sources: Sequence[Layout | None]) -> Layout | None:
 def by_strides(x: Tensor, layout: Layout, z: Tensor) -> Layout | None:
     """Return the layout of a view z of x that has all samples along one of its dimensions, found by strides.
 
-    If a place in memory is a number whose digit at `step` says where it is along x's dimension of samples, then that is
-    so in a view too which has a dimension of this step and size, while its others never carry into that digit.
+    The position along x's dimension of samples is a digit, at `step`, of the position in memory. The same digit counts
+    in a view that has a dimension of this step and size, while its other dimensions never carry into it.
     """
     if x.layout is not torch.strided or x.dtype != z.dtype or storage_of(x) != storage_of(z):
         return None
@@ -74,7 +74,7 @@ def layout_of_whole(view: Tensor, layout: Layout | None, whole: Tensor) -> Layou
 
 
 def _below(x: Tensor, dim: int, period: int) -> int:
-    """Return how far the other dimensions reach by steps that are no multiples of the period."""
+    """Return how far the other dimensions reach with steps that are no multiples of the period."""
     others = [(x.shape[d] - 1, x.stride(d)) for d in range(x.dim()) if d != dim]
     return sum(count * step for count, step in others if step % period)
 

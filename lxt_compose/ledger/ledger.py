@@ -1,4 +1,4 @@
-"""The ledger: where the relevance of the output went; it adds up, or it says what is missing. Pure data."""
+"""The ledger: where the relevance of the output went, and what of it is missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .table import Line, html_of, lines_of, text_of
 class Ledger:
     """Where relevance went, from the output (the seed) to the inputs: ``seed = inputs + absorbed + unaccounted``.
 
-    Made by ``registration.ledger()``, around a forward pass; it fills as relevance flows, so it is read after the
+    Made by ``registration.ledger()``, around a forward pass. It fills while relevance flows, so read it after the
     backward pass. Each forward pass adds its samples. All amounts are in the units of the output.
     """
 

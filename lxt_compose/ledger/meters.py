@@ -1,4 +1,4 @@
-"""Meters: hooks on the nodes of the autograd graph that read the relevance which arrives there and which is sent on."""
+"""Meters: hooks on autograd nodes that read the relevance that arrives there, and that is sent on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .operation import Operation
 
 
 def _unrecorded(hook: Callable[..., None]) -> Callable[..., None]:
-    """Switch grad off, as it is in a backward pass but for create_graph=True; asking costs less than switching."""
+    """Switch grad off where create_graph=True has left it on; a check costs less than switching each time."""
 
     @wraps(hook)
     def quiet(*args: Any) -> None:
@@ -31,7 +31,7 @@ def _unrecorded(hook: Callable[..., None]) -> Callable[..., None]:
 
 
 class View(NamedTuple):
-    """Where a view is in the whole: its sizes and strides, where it begins, and the strides of the whole."""
+    """The position of a view in its base: sizes, strides and offset, and the strides of the base."""
 
     size: Sequence[int]
     stride: Sequence[int]
@@ -39,14 +39,14 @@ class View(NamedTuple):
     whole: Sequence[int]
 
     def of(self, slot: Tensor) -> Tensor:
-        """Return the part of the whole's slot that belongs to the view; a slot may lie in memory in another order."""
+        """Return the part of the base's slot that belongs to the view; the slot may have other strides."""
         if slot.stride() != tuple(self.whole):
             slot = slot.new_empty_strided(slot.shape, self.whole).copy_(slot)
         return slot.as_strided(self.size, self.stride, slot.storage_offset() + self.offset)
 
 
 class Whole(NamedTuple):
-    """A tensor of which an operation put out a view: after a change in place, autograd leads past the view."""
+    """The base of a view that an operation put out: after a change in place, autograd leads past the view."""
 
     edge: Edge
     """The edge of the view."""
@@ -69,19 +69,19 @@ def inside(view: View | None, read: Reader) -> Reader:
 
 @dataclass(slots=True, eq=False)
 class Meter:
-    """The hook after one node: reads what arrives at the tensors that the node made, and what it sends on."""
+    """The hook after one node: reads the relevance that arrives at the node's tensors, and that it sends on."""
 
     journal: Journal
     operation: Operation
     """The operation that the node belongs to."""
     borders: list[tuple[int, Edge]] = field(default_factory=list)
-    """Those of its edges to other nodes that lead to a known tensor, by index."""
+    """The edges of the node that lead to a known tensor, by index."""
     past_views: list[tuple[int, Whole]] = field(default_factory=list)
-    """Those that lead to the base of a known view: relevance sent there arrives past the view."""
+    """The edges that lead to the base of a known view: relevance sent there arrives past the view."""
     ways: list[int] = field(default_factory=list)
-    """Those that lead to any node."""
+    """The edges that lead to any node."""
     outputs: list[tuple[int, Edge, list[tuple[int, Reader]]]] = field(default_factory=list)
-    """The tensors that it made, with what is absorbed there: the account, and how it is read."""
+    """The tensors of the node, with the accounts of what is absorbed there, and how each is read."""
 
     def hang(self, node: Any) -> None:
         """Register this as a hook of the node."""

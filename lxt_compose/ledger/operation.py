@@ -1,4 +1,4 @@
-"""One operation of a forward pass, as a ledger knows it."""
+"""Operations of a forward pass in a ledger."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ class Operation:
     carriers: list[tuple[Tensor, Edge]] = field(default_factory=list)
     rule: Rule | None = None
     status: Status | None = None
-    """None for an operation that was seen in the autograd graph only, by no mode, hook or rule."""
+    """None for an operation that is known only from the autograd graph."""
     first_node: int = 0
     parts: int = 0
-    """How many operations inside it were seen on their own."""
+    """The number of operations inside it that were seen on their own."""
     made: list[Flow] = field(default_factory=list)
     sources: list[Layout | None] = field(default_factory=list)
     """The layouts of the tensors that it sends relevance to."""
     known: dict[str, int] = field(default_factory=dict)
-    """The accounts of what its rule is known to absorb, by kind."""
+    """The accounts of what its rule says that it absorbs, by kind."""
     silent: int = 0
-    """How many edges from it to its carriers got no gradient where they could have one."""
+    """The number of edges from it to its carriers that got no gradient and could have."""
     unreadable: bool = False
     """Relevance left it for a tensor whose value is not known."""
     rest: str = UNCOVERED
     """The kind of what it absorbs beyond :attr:`known`."""
     passes_on: bool = False
-    """It is a checkpoint: what is recomputed inside it keeps books of its own."""
+    """It is a checkpoint: operations recomputed inside it have books of their own."""
 
     def told(self, rule: Rule | None, status: Status) -> None:
-        """Take the rule under which the operation runs."""
+        """Note the rule under which the operation runs."""
         self.rule, self.status = rule, status
 
     def forget(self) -> None:
@@ -63,7 +63,7 @@ class Operation:
 def changed(seen: Operation) -> Iterator[Tensor]:
     """Yield the arguments that may have been changed in place.
 
-    Other views of what a function has changed get new nodes by that too, which are not what it made.
+    A change in place gives other views new nodes too, which the function did not make.
     """
     given = list(tensors_in((seen.args, seen.kwargs)))
     target = given[0] if given and mutates(seen.function, seen.args, seen.kwargs) else None

@@ -1,4 +1,4 @@
-"""The recorder of a ledger: relevance that enters and leaves each operation, read off the autograd graph.
+"""The recorder of a ledger reads the relevance that enters and leaves each operation off the autograd graph.
 
 After an operation has run, the autograd nodes between its outputs and its carriers are its own. A hook after each of
 them reads all the relevance that arrives at its outputs, and what it, and no other consumer, sends to the carriers. No
@@ -57,7 +57,7 @@ class Recorder:
 
     @property
     def ledger(self) -> Ledger:
-        """The ledger; it goes on to fill while relevance flows."""
+        """The ledger, which fills while relevance flows."""
         return Ledger(lambda: close(list(self.runs), self._alone))
 
     # ---- what the function mode and the hooks call -------------------------------------------------------------------
@@ -73,7 +73,7 @@ class Recorder:
             batch = next((len(tensor) for tensor in (*carriers, *tensors) if tensor.dim()), 1)
             before: Run | None = getattr(self._here, "run", None)
             if before is not None:
-                before.graph = None  # an error has left it there
+                before.graph = None  # left behind by an error
             self._here.run = run = Run(outer.samples if outer else max(1, batch), outer)
             self._here.open = []
             self.runs.append(run)
@@ -156,12 +156,12 @@ class Recorder:
 
     @staticmethod
     def _key(x: Tensor) -> Key:
-        """Return the edge that x stands for now; a change in place gives it another."""
+        """Return the edge of x as of now: a change in place gives it another."""
         node = x.grad_fn
         return torch.autograd.graph.get_gradient_edge(x)[:2] if node is None else (node, x.output_nr)
 
     def _book(self, run: Run, graph: Graph, seen: Operation, output: Any) -> None:
-        """Take the nodes of an operation that has run, and hang hooks on its borders."""
+        """Claim the nodes of an operation that has run, and put hooks on its borders."""
         made: dict[Key, Tensor] = {}
         view = changed_view(seen)
         for z in (*tensors_in(output), *changed(seen)):
@@ -182,7 +182,7 @@ class Recorder:
         run.operations.append(seen)
 
     def _edge(self, run: Run, x: Tensor, key: Key, path: str) -> Edge:
-        """Return the edge of a carrier; what made a carrier that no known operation made is looked up in the graph."""
+        """Return the edge of a carrier; if no known operation made the carrier, look up in the graph what did."""
         graph = run.graph
         if graph is None:  # the forward pass is over
             return Edge(None, None, run.journal.flow(), run.samples)
@@ -205,7 +205,7 @@ class Recorder:
         return self._produced(run, graph, operation, key, x, layout)
 
     def _name(self, operation: Operation, nodes: list[Any]) -> None:
-        """Say of nodes that were found in the graph what they are."""
+        """Return the name of nodes that were found in the graph."""
         kinds = [kind_of_node(node) for node in nodes]
         worst = next(kind for kind in (CUSTOM, OTHER, CHECKPOINT, EXACT) if kind in kinds)
         named = [name_of_node(node) for node, kind in zip(nodes, kinds, strict=True) if kind == worst]
@@ -217,7 +217,7 @@ class Recorder:
         operation.passes_on = worst == CHECKPOINT
 
     def _claim(self, run: Run, graph: Graph, operation: Operation, node: Any) -> list[Any]:
-        """Claim all nodes from this one down to known ones for the operation; read there what leaves it."""
+        """Claim all nodes from this one to known ones for the operation, and read there what leaves it."""
         pending, claimed = [node], []
         while pending:
             node = pending.pop()
@@ -270,7 +270,7 @@ class Recorder:
         *,
         past: bool = False,
     ) -> Edge:
-        """Return the edge of a tensor that an operation made; relevance is read there, or at its base (`past`)."""
+        """Return the edge of a tensor that an operation made, where relevance is read; with `past`, at its base."""
         flow, whole, view = run.journal.flow(), z._base, view_of(z)
         edge = own = Edge(None if past else self._value(z), layout, flow, run.samples)
         if past and whole is not None:

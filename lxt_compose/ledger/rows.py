@@ -1,4 +1,4 @@
-"""Rows: relevance summed over each sample, as the journal takes it."""
+"""Rows: relevance summed over each sample, for the journal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SMALL = 2**13
 
 
 def by_sample(relevance: Tensor, layout: Layout | None, samples: int) -> Tensor:
-    """Return the sums over each sample, and last what belongs to none: [samples + 1], in float64 where possible."""
+    """Return the sums over each sample, and last the part of no sample: [samples + 1], in float64 where possible."""
     sums = _sums(relevance, layout, samples)
     row = relevance.new_zeros(samples + 1, dtype=_wide(relevance))
     row[_place_of_all(samples) if sums.dim() == 0 else slice(len(sums))] = sums
@@ -24,7 +24,7 @@ def by_sample(relevance: Tensor, layout: Layout | None, samples: int) -> Tensor:
 def row_of(relevance: Tensor, layout: Layout | None, samples: int) -> Row:
     """Return the same as numbers without a tensor around them, where they are on the CPU.
 
-    Thousands of small tensors that stay, between large ones that go, would fragment the heap.
+    Thousands of small tensors that live between freed large ones would fragment the heap.
     """
     if relevance.device.type != "cpu":
         return by_sample(relevance, layout, samples)
@@ -38,7 +38,7 @@ def row_of(relevance: Tensor, layout: Layout | None, samples: int) -> Row:
 
 
 def _place_of_all(samples: int) -> int:
-    """Return the place in a row of a sum that is not told apart: that of the only sample, or the last one."""
+    """Return the position in a row of a sum over all samples: that of the only sample, or the last one."""
     return 0 if samples == 1 else samples
 
 
@@ -48,7 +48,7 @@ def _wide(relevance: Tensor) -> torch.dtype:
 
 def _sums(relevance: Tensor, layout: Layout | None, samples: int) -> Tensor:
     """Return the sums over each sample, with or without what is left; or, without dimensions, the sum of all."""
-    small = relevance.numel() < _SMALL  # a cast that costs nothing; else torch's pairwise sums are good enough
+    small = relevance.numel() < _SMALL  # a cast costs nothing; torch's pairwise sums of larger ones are exact enough
     dtype = _wide(relevance) if small else torch.promote_types(relevance.dtype, torch.float32)
     if samples == 1 or layout is None or layout.owner.numel() != relevance.shape[layout.dim]:
         return relevance.sum(dtype=dtype)

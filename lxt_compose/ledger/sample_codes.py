@@ -1,4 +1,4 @@
-"""Where an operation moves samples, found by running it on a code for each sample in place of values."""
+"""Where an operation moves samples, found by running it on codes of samples in place of values."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def by_codes(
     *,
     averaged: bool,
 ) -> list[Layout | None]:
-    """Run the operation with the samples' codes in place of values, and read off where they went."""
+    """Run the operation on the samples' codes in place of values, and return the layouts of the results."""
     lines = {id(x): _line(layout, samples, x.device) for x, layout in known if layout is not None}
     try:
         moved = results(_coded(known, lines))
@@ -45,13 +45,13 @@ def by_codes(
 
 @lru_cache(maxsize=8)
 def _codes(samples: int, device: torch.device = _CPU) -> Tensor:
-    """Distinct numbers, ascending, of which no average is another of them."""
+    """Distinct numbers, ascending, no average of which is one of them."""
     steps = torch.rand(samples, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     return (1 + steps).cumsum(0).to(device)
 
 
 def _line(layout: Layout, samples: int, device: torch.device) -> Tensor:
-    """Return the codes of the owners; 0 is nobody's."""
+    """Return the codes of the owners; 0 stands for no sample."""
     if layout.plain:
         return _codes(samples, device)
     return torch.where(layout.owner == NOBODY, 0, _codes(samples)[layout.owner.clamp(min=0)]).to(device)
@@ -64,7 +64,7 @@ def _coded(known: Sequence[tuple[Tensor, Layout | None]], lines: dict[int, Tenso
         if not tensor.is_floating_point():
             return tensor
         layout = layouts.get(id(tensor))
-        if layout is None:  # it is nobody's, and has no weight in an average
+        if layout is None:  # it belongs to no sample, and has no weight in an average
             return torch.zeros((), dtype=torch.float64, device=tensor.device).expand(tensor.shape)
         shape = [1] * tensor.dim()
         shape[layout.dim] = -1
@@ -95,7 +95,7 @@ def rerun(
 
 
 def _read(values: Tensor, codes: Tensor) -> Layout | None:
-    """Return the dimension along which the codes stand, and whose they are."""
+    """Return the dimension along which the codes differ, and their owners."""
     if not values.numel() or not values.dim() or values.layout is not torch.strided:
         return None
     # A view of broadcast codes moves through memory along the samples alone.
@@ -115,7 +115,7 @@ def _read(values: Tensor, codes: Tensor) -> Layout | None:
 
 
 def _layout_along(dim: int, line: Tensor, codes: Tensor) -> Layout | None:
-    """Return the layout of a tensor whose slices along `dim` hold the codes in `line`; 0 is nobody's."""
+    """Return the layout of a tensor whose slices along `dim` hold the codes in `line`; 0 stands for no sample."""
     line = line.cpu()
     index = torch.searchsorted(codes, line - 0.5).clamp(max=len(codes) - 1)
     owner = torch.where((codes[index] - line).abs() < 1e-6, index, NOBODY)

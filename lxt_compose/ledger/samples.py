@@ -1,9 +1,9 @@
-"""Which sample each element of a tensor belongs to: followed from the inputs through every operation of a forward pass.
+"""Layouts of samples, followed from the inputs through every operation of a forward pass.
 
 A batch does not stay in front: attention merges it with the heads, ``[T, B, d]`` has it second, a router of experts
 picks rows from all samples. So each tensor has a *layout*: one dimension, and the sample of each slice along it. In a
 view it is read off strides and sizes. Other operations that move elements are run once more on the samples' codes in
-place of values; all the others keep the dimension. Where that leads to nothing the layout is unknown (None).
+place of values; all the others keep the dimension. Otherwise the layout is unknown (None).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def layouts_after(
     """Return the layouts of the outputs of an operation.
 
     Args:
-        op: the operation; None for one without a family, and for a module that is taken as one.
+        op: the operation; None for one without a family, and for a module taken as one operation.
         function: what was called.
         args: its arguments as they were given.
         kwargs: its keyword arguments.

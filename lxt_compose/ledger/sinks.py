@@ -1,7 +1,7 @@
-"""Where relevance goes that an operation does not hand on: what its rule says, and the kind of what is left.
+"""Kinds of absorption of an operation: the amounts that its rule gives, and the kind of the rest.
 
-All that an operation absorbs is what arrives less what leaves. A part of it the rule gives by a formula; the rest is of
-one kind. So the kinds of an operation always add up to what it absorbs.
+An operation absorbs what arrives less what leaves. The rule gives parts of that by a formula, and the rest is of one
+kind, so the kinds of an operation always add up to what it absorbs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .rows import row_of
 
 
 def call_of(operation: Operation, formulation: str) -> OpCall:
-    """Return the call that an operation is, as rules know it."""
+    """Return an operation as the call that rules take."""
     module = operation.function if isinstance(operation.function, nn.Module) else None
     carriers = [x for x, _ in operation.carriers]
     call = OpCall(formulation, "", operation.args, operation.kwargs, operation.op, module, operation.function, carriers)
@@ -40,7 +40,7 @@ def rest_of(operation: Operation, call: OpCall) -> str:
 
 
 def sinks_of(operation: Operation, call: OpCall, z: Tensor, edge: Edge) -> list[tuple[str, Reader]]:
-    """Return what is absorbed at an output z by formula: kinds, each with a function that reads the amount of a slot.
+    """Return what is absorbed at an output z by formula: for each kind, a function from the slot to the amount.
 
     Args:
         operation: what made z.

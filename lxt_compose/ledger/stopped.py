@@ -1,4 +1,4 @@
-"""Constants that came from inputs: what rules have stopped, and what was computed from it."""
+"""Constants that came from inputs: outputs that rules have stopped, and results of these."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .operation import Operation
 
 
 class Stopped:
-    """Tensors without gradients that a rule made of carriers. What they add is no constant: the rule has stopped it."""
+    """Tensors without gradients that a rule made of carriers. Relevance that they would get was stopped by the rule."""
 
     def __init__(self) -> None:
         self._known: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
@@ -29,7 +29,7 @@ class Stopped:
             self._note(made)
 
     def kind(self, kind: str, operation: Operation) -> str:
-        """Return the kind of what an operation absorbs, of which the operation alone says `kind`."""
+        """Return the kind of what an operation absorbs, which by the operation alone is `kind`."""
         return RULE if kind == CONSTANT and self.among(operation) else kind
 
     def among(self, operation: Operation) -> bool:

@@ -1,4 +1,4 @@
-"""How a ledger is printed: leaks by place and kind, in per cent of the relevance that the output started with."""
+"""Printing a ledger: leaks by place and kind, in per cent of the relevance at the output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COLUMNS = (
     Column("calls", right=True),
 )
 _SMALLEST = 5e-5
-_LONG = 1e5  # per cent: more digits than that no one reads, and they widen the table
+_LONG = 1e5  # per cent: more digits would only widen the table
 _STYLE = """
 .lxt-ledger{--bad:#b00020;--bar:#c9d7f2;--dim:#6b6b6b}
 @media (prefers-color-scheme:dark){.lxt-ledger{--bad:#ff8a95;--bar:#2c456f;--dim:#a0a0a0}}
@@ -75,9 +75,9 @@ def lines_of(books: Books) -> list[Line]:
 
 
 def fold(lines: Iterable[Line]) -> list[Line]:
-    """Return lines that differ in the numbers of their paths alone become one, with the sum of their leaks.
+    """Return the lines with those joined that differ only in the numbers of their paths; leaks are added.
 
-    What passes is that of the place where most passes.
+    The relevance that passes is the largest of any place.
     """
     lines = list(lines)
     folded = []
@@ -91,7 +91,7 @@ def fold(lines: Iterable[Line]) -> list[Line]:
 
 
 def _shown(books: Books, rows: int | None) -> tuple[list[Line], str]:
-    """Return the lines that are worth printing, and a remark on the others."""
+    """Return the lines to print, and a remark on the others."""
     lines = lines_of(books)
     if rows is None:
         return lines, ""
@@ -118,12 +118,12 @@ def summary(books: Books) -> str:
 
 
 def missing(books: Books) -> str:
-    """Return what the sentence lacks, in the unit of the seed."""
+    """Return a sentence on the missing amount, in the unit of the seed."""
     return f"unaccounted: {books.unaccounted:.1e}"
 
 
 def warnings_of(books: Books) -> list[str]:
-    """Return what a reader must know: operations without a rule, weighed; what the graph check found; notes."""
+    """Return the warnings: operations without a rule with their weight, what the graph check found, notes."""
     lines = [line for line in fold(lines_of(books)) if line.is_uncovered]
     found = [
         f"{line.name} in {line.path or ROOT}: {percent(line.passes)} of the relevance passes through it "
