@@ -1,4 +1,4 @@
-"""What a layer and a batch norm compute, found by running copies of them on numbers rather than by their classes.
+"""Layers and batch norms, recognized by running copies of them on numbers rather than by their classes.
 
 A layer is anything with a ``weight`` of two or more dimensions that computes ``W x + b`` with it; a batch norm anything
 with ``running_mean`` and ``running_var`` that computes ``x * a + c`` for each channel, and maybe an activation of it.
@@ -31,18 +31,18 @@ def own(module: nn.Module, name: str) -> Tensor | None:
 
 
 def _first(weight: Tensor, scale: Tensor, groups: int) -> Tensor:
-    """Return ``[out, in / groups, ...]``, as in linear layers and convolutions."""
+    """Scale a weight ``[out, in / groups, ...]``, as of linear layers and convolutions."""
     return weight * scale.reshape(-1, *[1] * (weight.dim() - 1))
 
 
 def _second(weight: Tensor, scale: Tensor, groups: int) -> Tensor:
-    """Return ``[in, out / groups, ...]``, as in transposed convolutions: the inputs of a group lead to its outputs."""
+    """Scale a weight ``[in, out / groups, ...]``, as of transposed convolutions, by groups."""
     grouped = weight.unflatten(0, (groups, -1))
     return (grouped * scale.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))).flatten(0, 1)
 
 
 def layouts_of(layer: nn.Module, channels: int) -> list[tuple[Layout, int]]:
-    """Return the layouts in which the weight has so many output channels, each with its number of input channels."""
+    """Return the layouts in which the weight has this number of output channels, each with its input channels."""
     weight, groups = own(layer, "weight"), groups_of(layer)
     assert weight is not None
     rows, columns = weight.shape[:2]
@@ -78,7 +78,7 @@ def is_norm(module: nn.Module) -> bool:
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Return whether a module has a weight matrix, its own or a computed one, that its whole output may come from."""
+    """Return whether a module has a weight matrix, its own or a computed one, and may be a layer of it."""
     if is_norm(module) or any(map(is_lazy, module.parameters(recurse=False))):
         return False
     weight = getattr(module, "weight", None)
@@ -108,7 +108,7 @@ class Trial:
         self.nested = norm in layer.children()
 
     def inputs(self, channels: int) -> Iterator[Tensor]:
-        """Yield inputs for so many channels: as small as the kernel allows, then larger ones."""
+        """Yield inputs with this number of channels, as small as the kernel allows and then larger."""
         weight = own(self.layer, "weight")
         assert weight is not None
         dilation: Any = getattr(self.layer, "dilation", 1)
@@ -120,7 +120,7 @@ class Trial:
             yield 2 * count.square().sin().reshape(shape)
 
     def reason_against(self, values: tuple[dict[str, Tensor], dict[str, Tensor]], channels: int) -> str:
-        """Return why other values of the layer and the norm do not give the same; empty if they do."""
+        """Return why other values in the layer and the norm do not give the same output; empty if they do."""
         layer_values, norm_values = values
         error = "it cannot be run"
         for x in self.inputs(channels):
@@ -145,7 +145,7 @@ class Trial:
         return error
 
     def is_identity(self, norm_values: dict[str, Tensor]) -> bool:
-        """Return whether the norm with these values hands on what it is given: no activation is in it."""
+        """Return whether the norm with these values is the identity, so that it holds no activation."""
         size = norm_values["running_mean"].numel()
         for spatial in ((), (2,), (2, 2), (2, 2, 2)):
             x = 2 * torch.arange(1, 1 + 2 * size * 2 ** len(spatial), dtype=torch.float64).square().sin()

@@ -1,4 +1,4 @@
-"""What a canonizer is: it changes a model for as long as a composite is registered."""
+"""The interface of canonizers, which change a model for as long as a composite is registered."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import nn
 
 
 class Handle(Protocol):
-    """What a canonizer gives back. Two further attributes are optional.
+    """What ``apply`` of a canonizer returns. Two further attributes are optional.
 
     ``notes``: strings for the report. ``identities``: modules that compute the identity meanwhile, so that relevance
     passes them unchanged where no key of the composite says otherwise.
     """
 
     def remove(self) -> None:
-        """Make the model what it was before; may be called any number of times."""
+        """Restore the model; calling it again does nothing."""
 
 
 @runtime_checkable
 class Canonizer(Protocol):
-    """Anything with ``apply(model) -> handle``; applied when a composite is registered, taken back when it is removed.
+    """Anything with ``apply(model) -> handle``; applied when a composite is registered, undone when it is removed.
 
     It must not change what the model computes beyond rounding, nor the tree of its modules.
     """

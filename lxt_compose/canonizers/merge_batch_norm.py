@@ -25,7 +25,7 @@ class MergeBatchNorm:
     becomes the identity. Parameters and buffers stay as they are, in ``state_dict()`` too: the two modules find the
     merged values in their place. A weight that changes meanwhile is merged anew.
 
-    What a module is, is told by what it computes, not by its class: copies of the layer and the norm are run on numbers
+    Modules are recognized by what they compute, not by their class: copies of the layer and the norm run on numbers
     with their own and with merged values, and are merged if both give the same. So this serves linear layers on [batch,
     features], convolutions and transposed ones, with padding of their own (timm's "SAME" padding), norms that are
     frozen, and norms with an activation inside (timm's BatchNormAct2d), which keeps its own rule. Layers whose weight
@@ -54,13 +54,13 @@ class MergeBatchNorm:
             object.__setattr__(self, "pairs", checked(self.pairs, "[('conv1', 'bn1')]"))
 
     def apply(self, model: nn.Module) -> Merged:
-        """Merge, all or nothing; ``remove()`` of what it returns takes the merging back."""
+        """Merge, all or nothing, and return a handle whose ``remove()`` undoes it."""
         if self.pairs is not None:
             named = [pair for patterns in self.pairs for pair in expanded(model, *patterns)]
             return Merged(_DONE, [_named_pair(model, *pair, named) for pair in named], {})
         found, reasons = followed_by(model, is_layer, is_norm)
         names = {module: name for name, module in model.named_modules()}
-        for name, layer in model.named_modules():  # a norm that its layer holds and calls itself
+        for name, layer in model.named_modules():  # a norm that a layer holds and calls itself
             for norm in norms_inside(layer)[:1]:
                 found.append((name, names[norm]))
                 reasons.pop(names[norm], None)

@@ -32,8 +32,9 @@ class MergeBatchNormForward:
     too; what the model computes changes by rounding.
 
     A norm that follows a layer is better merged into that one: ``canonizers=[MergeBatchNorm(),
-    MergeBatchNormForward()]``, in this order, leaves to this canonizer what is left. What a module is, is told by what
-    it computes, as there; layers are linear ones and convolutions, norms may hold their ReLU (timm's BatchNormAct2d).
+    MergeBatchNormForward()]``, in this order, leaves the remaining norms to this canonizer. Modules are recognized by
+    what they compute, as there; layers are linear ones and convolutions, norms may hold their ReLU (timm's
+    BatchNormAct2d).
 
     Args:
         pairs: names of batch norms and the layers after them, ``[("norm1", "conv1"), ...]``, with ``*`` as in
@@ -57,7 +58,7 @@ class MergeBatchNormForward:
             object.__setattr__(self, "pairs", checked(self.pairs, "[('norm1', 'conv1')]"))
 
     def apply(self, model: nn.Module) -> Merged:
-        """Merge, all or nothing; ``remove()`` of what it returns takes the merging back."""
+        """Merge, all or nothing, and return a handle whose ``remove()`` undoes it."""
         if self.pairs is not None:
             named = [pair for patterns in self.pairs for pair in expanded(model, *patterns)]
             return Merged(_DONE, [_named(model, *pair) for pair in named], {})

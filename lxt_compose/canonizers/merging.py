@@ -1,4 +1,4 @@
-"""One batch norm merged into the layer before it, while no parameter, buffer or module of the model changes.
+"""Merging one batch norm into the layer before it, without a change of parameters, buffers or modules.
 
 A merged layer finds its merged weight under the name ``weight`` in its own ``__dict__``, where Python looks first; its
 parameters stay where they are. Copies and pickles of the model find the original values.
@@ -44,7 +44,7 @@ def merged(layer: nn.Module, norm: nn.Module, layout: Layout) -> Values:
 
 
 def neutral(norm: nn.Module) -> Values:
-    """Return values with which the norm computes ``z / sqrt(1 + eps) * sqrt(1 + eps) + 0``."""
+    """Return values that make the norm the identity, ``z / sqrt(1 + eps) * sqrt(1 + eps) + 0``."""
     given = own(norm, "running_var")
     assert given is not None
     zero = torch.zeros_like(given)
@@ -177,7 +177,7 @@ class Pair:
         self._merge()
 
     def _after_layer(self, args: tuple[Any, ...], output: Tensor) -> None:
-        """Note what the layer puts out, before hooks of the user's, which may change it."""
+        """Note the output of the layer, before hooks of the user, which may change it."""
         self._last.output, self._last.version = weakref.ref(output), output._version
 
     def _before_norm(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Which module takes the output of which, found without an example input: by symbolic traces, else by containers."""
+"""Finding modules that take the output of another, without an example input: by symbolic traces, or in containers."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ..ops import op_of
 
 Test = Callable[[nn.Module], bool]
 Use = tuple[nn.Module | None, nn.Module | None]
-"""One place of a forward pass: the output of the first module goes to the second alone; None is anything else."""
+"""One edge of a forward pass: the output of the first module goes to the second alone; None is anything else."""
 
 
 def followed_by(model: nn.Module, first: Test, second: Test) -> tuple[list[tuple[str, str]], dict[str, str]]:
     """Return pairs of modules where the second always takes the output of the first, and nothing else takes it.
 
-    What the model does is read from a symbolic trace (torch.fx) of a copy that shares its parameters, with optional
+    The order is read off a symbolic trace (torch.fx) of a copy that shares the model's parameters, with optional
     arguments of ``forward`` at their defaults; hooks do not run. A module that does not trace (its control flow depends
     on values) is taken apart: its children are traced one by one, and in an ``nn.Sequential`` neighbors follow.
 
@@ -102,7 +102,7 @@ def taken_after_relu(model: nn.Module, first: Test, second: Test) -> tuple[list[
 
 @dataclass(frozen=True)
 class _Order:
-    """The question asked of a model: where does a module of the first kind precede one of the second?"""
+    """A search for pairs in a model: modules of the first kind that precede one of the second."""
 
     first: Test
     second: Test
@@ -123,10 +123,10 @@ class _Order:
 
 
 def _uses_in(model: nn.Module, order: _Order) -> tuple[list[Use], str]:
-    """Return all uses that can be told, and why there may be more: what a trace raised; empty if it did not."""
+    """Return the uses that were found, and the error of a trace, for which there may be more; empty without one."""
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
-        # Code that runs on proxies may store them in the module, so a copy runs.
+        # Code may store the proxies that it runs on in the module, so a copy runs.
         twin: nn.Module | None = copy.deepcopy(model, {id(p): p for p in model.parameters()})
         raised = ""
     except Exception as error:  # models may hold anything, which may refuse to be copied
@@ -145,7 +145,7 @@ def _brief(error: Exception) -> str:
 
 
 def _scan(module: nn.Module, order: _Order, raised: str) -> tuple[list[Use], str]:
-    """See :func:`_uses_in`; `raised` says why a module cannot be traced, if that is known before it is tried."""
+    """See :func:`_uses_in`; `raised` is the reason why a module cannot be traced, if it is known before."""
     first, second = order.first, order.second
     untraced = raised
     if not raised:
@@ -213,7 +213,7 @@ class _Tracer(torch.fx.Tracer):
         return super().is_leaf_module(module, name) or (inherited and not isinstance(module, nn.Sequential))
 
     def call_module(self, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        # While it traces, torch.fx diverts the calls of all modules in the process to here.
+        # While tracing, torch.fx diverts the calls of all modules in the process to this method.
         if threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
         return super().call_module(module, module.forward, args, kwargs)

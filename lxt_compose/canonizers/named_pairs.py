@@ -1,4 +1,4 @@
-"""Pairs of modules by their names: as canonizers take them, try them, hold them and name them in notes."""
+"""Pairs of modules by name, for canonizers: checked, expanded, merged, and named in notes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def checked(pairs: Any, example: str) -> tuple[tuple[str, str], ...]:
     """Return pairs of names as tuples.
 
     Raises:
-        TypeError: they are something else.
+        TypeError: they are not pairs of names.
         ValueError: the two names of a pair have not as many ``*``.
     """
     try:
@@ -43,7 +43,7 @@ def tried(
         found: names of pairs.
         make: raises ValueError where two modules cannot be merged.
         norm: which of the two names is that of the batch norm.
-        reasons: takes the reason why a batch norm is in no pair.
+        reasons: receives the reasons why batch norms are in no pair.
     """
     pairs = []
     for names in found:
@@ -81,12 +81,12 @@ class Merged:
             self._installed = stack.pop_all()
 
     def remove(self) -> None:
-        """Give each module its own values back."""
+        """Restore each module's own values."""
         self._installed.close()
 
 
 def notes_of(done: str, pairs: Iterable[Any], reasons: Mapping[str, str]) -> tuple[str, ...]:
-    """Return what was done to which pairs, and which norms were left alone for which reason."""
+    """Return notes: what was done to which pairs, and which norms were left alone for which reason."""
     shown = list(map(str, pairs))
     notes = [f"{done}: " + "; ".join(fold_names(shown))] if shown else []
     by_reason: dict[str, list[str]] = {}
@@ -108,7 +108,7 @@ def shown(first_name: str, second_name: str) -> str:
 
 
 def expanded(model: nn.Module, layer: str, norm: str) -> list[tuple[str, str]]:
-    """Return the names that two patterns stand for: what ``*`` is in the first is filled into the second.
+    """Return the pairs of names that two patterns match: the second has the same text for ``*`` as the first.
 
     Raises:
         MatchError: no module has the first name.

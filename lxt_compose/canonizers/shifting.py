@@ -1,7 +1,7 @@
-"""The shift of one batch norm moved into the bias of a layer after it, while no parameter or buffer changes.
+"""Moving the shift of one batch norm into the bias of a layer after it, without a change of parameters or buffers.
 
-The layer finds its new bias under the name ``bias`` in its own ``__dict__``, as merged layers do, and in the place of
-its padding none: what it is given is padded already. Copies and pickles of the model find the original values.
+The layer finds its new bias under the name ``bias`` in its own ``__dict__``, as merged layers do, and no padding in the
+place of its own: its input is padded before. Copies and pickles of the model find the original values.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def padding_of(layer: nn.Module) -> list[int]:
     """Return the zeros that a layer pads its input with, as ``F.pad`` takes them; empty if it pads no zeros.
 
     Raises:
-        ValueError: it pads in a way that is not known.
+        ValueError: the layer pads in an unknown way.
     """
     given: Any = layer.__dict__.get("padding", ())
     if getattr(layer, "padding_mode", "zeros") != "zeros" or given == "valid":
@@ -133,7 +133,7 @@ class Shift:
 
     @torch.no_grad()
     def _reason_against(self, shift: Tensor, sizes: list[int]) -> str:
-        """Return what copies of both (float64, without hooks) compute otherwise than they should; or nothing."""
+        """Return a reason if copies of both (float64, without hooks) compute something else; empty if they do not."""
         twins = copy.deepcopy(nn.ModuleList([self.norm, self.layer])).to("cpu", torch.float64).eval()
         clear_hooks(twins)
         norm, layer = twins
@@ -177,7 +177,7 @@ class Shift:
     def _move(self) -> None:
         """Set the bias of the layer for the values that both modules have now."""
         found = self.layer.__dict__.get("bias")
-        base = self._base if found is self._bias else found  # that of a merged layer, if it is one
+        base = self._base if found is self._bias else found  # in a merged layer, that of the merged one
         bias = own(self.layer, "bias") if base is None else base
         stamp = tuple(
             (id(tensor), None if tensor.is_inference() else tensor._version, tensor.data_ptr())
@@ -214,7 +214,7 @@ class Shift:
         return _shifted(args[0], self._shift, self._pads, self._dims), *args[1:]
 
     def _is_taken(self, h: Any) -> bool:
-        """Return whether this is the norm's output, as it was or after a ReLU, with its channels where they were."""
+        """Return whether this is the norm's output, unchanged or after a ReLU, with the channels in place."""
         if not isinstance(h, Tensor) or not hasattr(self._last, "output"):
             return False
         shape, seen = self._last.output

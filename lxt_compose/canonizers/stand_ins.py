@@ -1,4 +1,4 @@
-"""What a module finds in place of its own values, while none of its parameters, buffers and settings changes.
+"""Stand-ins: values that a module finds in place of its own parameters, buffers and settings, which do not change.
 
 A canonized module finds other values under their names in its own ``__dict__``, where Python looks first. Copies and
 pickles of the model find the original ones.
@@ -61,7 +61,7 @@ def _itself(value: Any) -> Any:
 
 
 def drop_stand_ins(module: nn.Module, *_: Any) -> None:
-    """Let a module find its own parameters and buffers again; in a copy of a merged model the hook that does so."""
+    """Remove the stand-ins from a module; a copy of a merged model has a hook that does so."""
     for name in [*module._parameters, *module._buffers]:
         module.__dict__.pop(name, None)
 
@@ -69,7 +69,7 @@ def drop_stand_ins(module: nn.Module, *_: Any) -> None:
 def copy_as_merged(module: nn.Module) -> nn.Module:
     """Return a deep copy that computes what the module does now, with merged values as its own parameters and buffers.
 
-    Hooks of canonizers do not run in the copy; those on the module itself have changed what it is given already.
+    Hooks of canonizers do not run in the copy: those of the module have changed its inputs already.
     """
     twin = copy.deepcopy(module)
     for given, copied in zip(module.modules(), twin.modules(), strict=True):
@@ -91,10 +91,10 @@ def _put(module: nn.Module, name: str, value: Tensor) -> None:
 
 
 class StandInHook:
-    """A hook of a pair; in copies and pickles of the model it only takes out what the copy holds in ``__dict__``.
+    """A hook of a pair; in copies and pickles of the model it only removes the stand-ins from ``__dict__``.
 
     Args:
-        function: what is called with all that the hook is given but the module.
+        function: is called with the arguments of the hook, without the module.
         note: why no other canonizer can merge the module.
     """
 

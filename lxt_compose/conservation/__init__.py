@@ -1,4 +1,4 @@
-"""Whether rules conserve relevance: what arrives at an operation, what it hands on, and what it is known to keep."""
+"""Whether rules conserve relevance: what arrives at an operation against what it hands on and keeps."""
 
 from .check import Checked, ConservationCheck, check_conservation
 from .ran import Ran

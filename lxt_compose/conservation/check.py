@@ -1,4 +1,4 @@
-"""The check itself: a context in which every rule's relevance in and out is compared, per call and per sample."""
+"""The conservation check compares the relevance into and out of every rule, per call and per sample."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Checked:
     """One call of one operation under one rule; amounts are float64 tensors with one value for each sample.
 
     ``entered`` is the relevance that arrived at its outputs, ``left`` what it handed on to its inputs, ``absorbed``
-    what its rule keeps by its own formula, by kind (bias, stabilizer, softmax), ``size`` the sum of ``|R|`` that
+    what its rule keeps by its formula, by kind (bias, stabilizer, softmax), ``size`` the sum of ``|R|`` that
     arrived. Where the samples cannot be told apart all amounts have one value, for all of them.
     """
 
@@ -53,7 +53,7 @@ class Checked:
 
     @property
     def missing(self) -> Tensor:
-        """What arrived and was neither handed on nor kept; negative where relevance was created."""
+        """The relevance that arrived and was neither handed on nor kept; negative where some was created."""
         return self.entered - self.left - sum(self.absorbed.values(), torch.zeros_like(self.entered))
 
     def violations(self, atol: float, rtol: float) -> list[int]:
@@ -82,14 +82,14 @@ class ConservationCheck:
 
     @property
     def violations(self) -> list[tuple[Checked, int]]:
-        """The calls, and the samples, in which relevance was lost or created; what is nearest to the output first."""
+        """The calls and samples in which relevance was lost or created, those nearest to the output first."""
         return [(row, sample) for row in reversed(self.rows) for sample in row.violations(self.atol, self.rtol)]
 
     def raise_violations(self) -> None:
         """Raise if relevance was lost or created.
 
         Raises:
-            ConservationError: it was; module, rule, what went in and out, and what is known to be kept are named.
+            ConservationError: it was; the message names module, rule, and the amounts in, out and kept.
             RegistrationError: no relevance has flowed.
         """
         if not self.rows:
@@ -124,13 +124,13 @@ def _short(amounts: Tensor) -> str:
 def check_conservation(
     registration: Registration, atol: float = 1e-8, rtol: float = 1e-4
 ) -> Iterator[ConservationCheck]:
-    """Compare what arrives at every rule with what it hands on, for each call and each sample; raise at the end.
+    """Compare the relevance into and out of every rule, for each call and each sample; raise at the end.
 
     ``|R_out - R_in - bias - stabilizer - softmax| <= atol + rtol * sum |R_out|``, where R_out is the relevance of the
     outputs of an operation, R_in what its rule hands on to the inputs, and the rest is what the rule keeps by its
-    equation, computed anew from the operation's values. Of a function that stands in place of a rule no equation is
-    known: it must hand on all. Works in both formulations. The forward and the backward pass
-    belong inside the context; operations run once more to check them, so it is for tests and for finding faults.
+    equation, computed again from the operation's values. A function in place of a rule has no known equation, and must
+    hand on everything. Works in both formulations. Run the forward and the backward pass inside the context. Operations
+    run a second time, so the check is for tests and for finding faults.
 
     Args:
         registration: a composite that is on a model now.
@@ -160,7 +160,7 @@ def check_conservation(
 
 
 class Watcher(Recorder):
-    """A recorder that also asks each rule what it keeps."""
+    """A recorder that also computes what each rule keeps."""
 
     def __init__(self, formulation: str, entries: tuple[Assignment, ...]) -> None:
         super().__init__(formulation)
@@ -220,7 +220,7 @@ class Watcher(Recorder):
             "out": balance.sums[operation.sent],
             **{name: balance.sums[account] for name, account in self._accounts[operation].items()},
         }
-        # What belongs to no sample on one side may be told apart on the other: then compare the sums.
+        # Samples may be known on one side alone: then compare the sums.
         together = any(bool(values[-1] != 0) for values in amounts.values())
         amounts = {name: v.sum().reshape(1) if together else v[:-1] for name, v in amounts.items()}
         kept = {name.removeprefix("kept "): v for name, v in amounts.items() if name.startswith("kept ")}

@@ -1,4 +1,4 @@
-"""An operation that has run under a rule, kept such that it can be run again when its relevance is there."""
+"""Operations that ran under a rule, kept to be run again when their relevance has arrived."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..torch_internals import modes_off
 
 
 class Before:
-    """What an operation is about to be given: values of its carriers, and of constants that it may overwrite."""
+    """The arguments of an operation before it runs: values of its carriers, and of constants that it may overwrite."""
 
     def __init__(self, call: Call) -> None:
         self.values = [keep(x) for x in call.carriers]
@@ -33,10 +33,10 @@ class Before:
 
 @dataclass(eq=False)
 class Ran:
-    """An operation that has run under a rule, with the values that it was given and one that it made."""
+    """An operation that ran under a rule, with the values of its inputs and one output."""
 
     operation: Operation
-    """Its rule, op, function and arguments are copied here, since it drops them once it has run."""
+    """Its rule, op, function and arguments are copied here, since it drops them after the run."""
     formulation: str
     before: Before
     output: Kept
@@ -70,7 +70,7 @@ class Ran:
         return [kept.value.detach().requires_grad_() for kept in self.before.values]
 
     def call(self) -> Call:
-        """Return the call, as rules know it."""
+        """Return the call that rules take."""
         carriers = self.carriers
         args, kwargs = self.filled(carriers)
         module = self.function if isinstance(self.function, nn.Module) else None
@@ -92,9 +92,9 @@ class Ran:
         return copy_as_merged(self.function)
 
     def run(self, carriers: Sequence[Tensor], biases: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Return what the operation makes of other carriers (a module also of other biases), in the place of z."""
+        """Run the operation on other carriers, and a module with other biases too; return what z becomes."""
         args, kwargs = self.filled(carriers)
-        with modes_off():  # this run is not the model's own
+        with modes_off():  # this run is no part of the model
             if isinstance(self.function, nn.Module):
                 output = torch.func.functional_call(self.twin(), dict(biases or {}), args, kwargs)
             else:

@@ -31,7 +31,7 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GraphRow:
-    """Nodes of one kind that nothing accounts for: what they are, the module that took their result, why, how many."""
+    """Nodes of one kind that nothing accounts for: their name, the module that used them, a reason, their number."""
 
     name: str
     path: str

@@ -37,7 +37,7 @@ ALIASES = """
 """
 
 
-# What python's operators are called: as dunders of a tensor and as functions of `operator`.
+# The names of Python's operators: dunders of a tensor, and functions of `operator`.
 PYTHON_OPERATORS = """
     add: add radd iadd              sub: sub isub   rsub: rsub      mul: mul rmul imul
     matmul: matmul rmatmul imatmul  div: div truediv idiv itruediv  rdiv: rdiv rtruediv             pow: pow ipow

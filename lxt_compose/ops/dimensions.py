@@ -1,6 +1,6 @@
-"""What an operation says of the dimensions of the tensor that it works on: which of them are channels, which features.
+"""Names of dimensions by the operations that work on them: batch, channels, features.
 
-A dimension is called by what it counts. Convolutions and pools say so of all of them, a linear layer of the last alone.
+A dimension is named for what it counts. Convolutions and pools name all dimensions, a linear layer only the last.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .families import Op
 
 SPATIAL = {1: ("time",), 2: ("height", "width"), 3: ("depth", "height", "width")}
-"""What the dimensions behind the channels are called, by their number."""
+"""The names of the dimensions behind the channels, by their number."""
 
 Names = tuple[str | None, ...]
 """One name for each dimension; None where the operation does not say."""
@@ -42,7 +42,7 @@ def dimensions_of(op: Op, x: Tensor, args: Sequence[Any], kwargs: Mapping[str, A
     if op.name in _CHANNELS_SECOND and n >= 2:
         return (None, "channel", *SPATIAL.get(n - 2, (None,) * (n - 2))) if n > 2 else ("batch", "feature")
     if op.name in _FEATURES_LAST and n:
-        together = len(_normalized(op, args, kwargs))  # a norm over several dimensions names none of them
+        together = len(_normalized(op, args, kwargs))  # a norm over several dimensions names none
         return (*[None] * (n - 1), "feature") if together == 1 else None
     return _sliding(op.name, n)
 
@@ -69,11 +69,11 @@ def _sliding(name: str, n: int) -> Names | None:
 
 
 def new_dimensions(op: Op, names: Sequence[str | None]) -> set[int]:
-    """Return which dimensions of the result, of the same number as those of `x`, are others than those of `x`.
+    """Return which dimensions of the result, which has as many as `x`, are not those of `x`.
 
     Args:
         op: an operation that :func:`dimensions_of` knows.
-        names: what it says of the dimensions of `x`.
+        names: the names that it gives to the dimensions of `x`.
     """
     if op.name.startswith(("conv", "linear", "matmul", "mm", "multi_head")) or op.traits.recurrent:
         mixed = {"channel", "feature"}

@@ -37,13 +37,13 @@ class Family(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """One operation, whatever it is called by.
+    """One operation, under whatever name.
 
     addends: arguments, by position and by keyword, that are added in an operation that multiplies the others.
     held: arguments that are held constant under the default rule (the divisor of a division).
     multiplies: the tensor arguments that are neither addends nor held are multiplied with each other.
     traits: what else is known of it.
-    reason: why it has no rule, where that is so.
+    reason: why it has no rule, if it has none.
     steps: the same operation in torch's own: relevance goes through those, and values stay the operation's.
     """
 
@@ -57,7 +57,7 @@ class Op:
     steps: Callable[..., Any] | None = field(default=None, repr=False)
 
     def family_of_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Family:
-        """Return the family that it has in one call: an argument may say so."""
+        """Return the family of the operation in one call, which may depend on an argument."""
         known = self.traits
         if known.order is not None and known.order.of(args, kwargs) == 0:
             return Family.STATISTIC  # the number of elements that are not 0, which is piecewise constant
@@ -204,7 +204,7 @@ ADDENDS = """
     batch_norm: 4 bias              grouped_mm: bias
 """
 
-# ... and which are held constant under the default rule. Positions count the tensor of a method as 0.
+# ... and which are held constant under the default rule. The tensor of a method has position 0.
 HELD = """
     div: 1 other    rdiv: 0 self    reciprocal: 0 input             addcdiv: 2 tensor2              lerp: 2 weight
     prelu: 1 weight                 grid_sample: 1 grid             ldexp: 1 other  copysign: 1 other
@@ -236,7 +236,7 @@ def _arguments(words: list[str]) -> frozenset[int | str]:
 
 
 MULTIPLIES = frozenset(f"mul {CONTRACTION} embedding_bag {' '.join(parse(ADDENDS))}".split())
-"""Whatever has an addend multiplies the rest."""
+"""Operations with an addend multiply their other arguments."""
 
 FAMILIES = {
     Family.LINEAR: LINEAR,

@@ -1,4 +1,4 @@
-"""What operations do with integers: where each element of a result came from, as far as that is known."""
+"""What operations do with integers: where each element of a result comes from."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .traits import Argument
 
 
 class Effect(Enum):
-    """Where the elements of a result come from."""
+    """The origin of the elements of a result."""
 
     MOVES = "elements of the operands, elsewhere"
     AT_PLACE = "from the elements of the operands at their place"
@@ -58,7 +58,7 @@ _VALUES = """
     select_scatter: 0 input 1 src                   slice_scatter: 0 input 1 src
     diagonal_scatter: 0 input 1 src
 """
-"""The arguments whose elements are moved, where that is not the first alone."""
+"""The arguments whose elements are moved, unless it is the first alone."""
 
 _READ_AT = "getitem: 1 indices  index_select: 2 index  gather: 2 index  take: 1 index  take_along_dim: 1 indices"
 _WRITTEN_AT = "setitem: 1 indices  index_put: 1 indices  scatter: 2 index  index_fill: 2 index  index_copy: 2 index"
@@ -132,6 +132,6 @@ _ROWS = _rows()
 
 
 def integers_of(func: Callable[..., Any]) -> Integers | None:
-    """Return what a function does with integers; None where that cannot be said."""
+    """Return what a function does with integers; None where that is unknown."""
     name = plain_name(func)
     return None if name is None else _ROWS.get(name)

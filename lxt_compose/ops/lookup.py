@@ -1,4 +1,4 @@
-"""From a callable to its operation: whose function it is, then its name without prefixes, underscores and dunders."""
+"""Finding the operation of a callable: by its owner, and its name without prefixes, underscores and dunders."""
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from .aliases import ALIASES, PYTHON_OPERATORS
 from .families import Op, build_ops, parse
 from .registry import is_autograd_function, registered
 
-# Where torch keeps its functions -> how that is written. What is kept elsewhere is not torch's, whatever its name.
+# The modules that hold torch's functions, and how they are written. Functions elsewhere are not torch's.
 _PLACES = {
     "torch": "torch",
     "torch.functional": "torch",
@@ -41,7 +41,7 @@ _FLAGS_ONLY = frozenset({"requires_grad_", "detach_", "share_memory_"})  # these
 _OPS = build_ops()
 _NAMES = _OPS | {alias: _OPS[name] for name, aliases in parse(ALIASES).items() for alias in aliases}
 _PYTHON = {alias: _OPS[name] for name, aliases in parse(PYTHON_OPERATORS).items() for alias in aliases}
-# Namesakes that do something else, or order their arguments in another way.
+# Functions of the same name that do something else, or take their arguments in another order.
 _SPECIAL = {("F", "unfold"): _OPS["im2col"]} | {
     (place, name): _OPS[f"native_{name}"]
     for place in ("torch", "torch.ops.aten")
@@ -57,12 +57,12 @@ def _getter(func: Callable[..., Any]) -> str | None:
 
 
 def _place_and_name(func: Callable[..., Any]) -> tuple[str, str] | None:
-    """Return where torch or Python keeps a function, as it is written, and its name there; None for any other."""
+    """Return the module of torch or Python that holds a function, as written, and its name there; None for others."""
     name = getattr(func, "__name__", None)
     if isinstance(func, type) or not isinstance(name, str):
         return None
     owner = getattr(func, "__objclass__", None)
-    if owner is not None:  # methods written in C do not know their module
+    if owner is not None:  # methods written in C have no module
         return ("Tensor", name) if isinstance(owner, type) and issubclass(torch.Tensor, owner) else None
     place = _PLACES.get(getattr(func, "__module__", None) or "")
     if place == "builtins" and func not in (abs, pow):
@@ -82,7 +82,7 @@ def op_named(name: str) -> Op | None:
 
 
 def _look_up(name: str) -> Op | None:
-    """Look a name up, taking off what it shares with its plain form until the table knows it."""
+    """Look a name up, without prefixes and underscores until the table has it."""
     if name in _NAMES:
         return _NAMES[name]
     plainer = [name.removeprefix(prefix) for prefix in _PREFIXES] + [name.removesuffix(suffix) for suffix in _SUFFIXES]
@@ -96,8 +96,8 @@ def op_of(func: Callable[..., Any]) -> Op | None:
     `torch.Tensor`, a function of `operator`, an overload of `torch.ops.aten`, or the getter of an attribute
     (`Tensor.T.__get__`). None says that it cannot carry relevance (it reads metadata, compares, returns integers, makes
     new tensors, detaches) or that it is not a function of torch: a custom operator gives None although its output may
-    require grad. Some things only a call can tell: div with a rounding_mode is piecewise constant, and batch_norm and
-    the dropouts do something else while training.
+    require grad. Some things depend on the call: div with a rounding_mode is piecewise constant, and batch_norm and the
+    dropouts do something else in train mode.
     """
     if (own := registered(func)) is not None:
         return own
@@ -133,7 +133,7 @@ def same_op(a: Op, b: Op) -> bool:
 
 @lru_cache(maxsize=4096)
 def _position(func: Callable[..., Any], name: str) -> int | None:
-    """Return the position of an argument of a Python function; those asked for are keywords in functions of C."""
+    """Return the position of an argument of a Python function; in functions of C these are keywords."""
     try:
         parameters = list(inspect.signature(func).parameters.values())
     except (TypeError, ValueError):
@@ -146,7 +146,7 @@ def _position(func: Callable[..., Any], name: str) -> int | None:
 
 @lru_cache(maxsize=4096)
 def _positions(func: Callable[..., Any]) -> tuple[tuple[str, int], ...]:
-    """Return where a python function takes by position what has it change a tensor."""
+    """Return the positions of the arguments by which a Python function changes a tensor in place."""
     places = ((name, _position(func, name)) for name in ("inplace", "out"))
     return tuple((name, place) for name, place in places if place is not None)
 
@@ -167,7 +167,7 @@ def _mutates_by_name(func: Callable[..., Any]) -> bool:
 def can_mutate(func: Callable[..., Any]) -> bool:
     """Return whether a call without keyword arguments may change a tensor in place.
 
-    Else only `inplace=` or `out=` can.
+    Other functions only do with `inplace=` or `out=`.
     """
     return _mutates_by_name(func) or bool(_positions(func))
 
@@ -187,7 +187,7 @@ def mutates(func: Callable[..., Any], args: Sequence[Any] = (), kwargs: Mapping[
 def plain_name(func: Callable[..., Any]) -> str | None:
     """Return the name of an operation, also of one that carries no relevance ("eq", "one_hot", "__and__"), or None.
 
-    None is for what is no function of torch, and for getters of attributes.
+    None for getters of attributes, and for functions that are not torch's.
     """
     op = op_of(func)
     if op is not None:
@@ -217,7 +217,7 @@ def display_name(func: Callable[..., Any]) -> str:
     place, name = place_and_name
     if place == "builtins":
         return name
-    if place.startswith("torch."):  # torch.special.expit knows itself as special_expit
+    if place.startswith("torch."):  # torch.special.expit has the name special_expit
         name = name.removeprefix("_").removeprefix(place.rpartition(".")[2] + "_")
     public = {"_threshold": "threshold", "log_sigmoid": "logsigmoid"}.get(name, name)
     if place == "F" and not hasattr(torch.nn.functional, public):

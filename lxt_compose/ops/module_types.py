@@ -17,7 +17,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTran
 """Convolutions, transposed ones too."""
 
 LAYERS = (nn.Linear, *CONVOLUTIONS)
-"""Layers with a weight, linear in their input: what split rules are made for."""
+"""Layers with a weight, linear in their input, for split rules."""
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 """Batch normalization."""

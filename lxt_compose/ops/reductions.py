@@ -1,4 +1,4 @@
-"""For operations that reduce the elements of tensors: the sum of the same elements, of the same arguments."""
+"""Sums of the elements that other reductions reduce, with the same arguments."""
 
 from __future__ import annotations
 

@@ -22,9 +22,10 @@ def register(
 ) -> Op:
     """Register an operation that torch does not have in a family: it then has that family's default rule.
 
-    It can be a key, and report, ledger and conservation check know it. Of a subclass of
+    It can be a key, and has its place in report, ledger and conservation check. Of a subclass of
     :class:`torch.autograd.Function` the calls ``function.apply(...)`` are seen while a composite is registered, also
-    where ``apply`` was taken from the class before.
+    through an ``apply`` that was taken from the class before. A second registration of the same function replaces the
+    first.
 
     Args:
         function: the operation: ``torch.ops.<library>.<name>``, what ``torch.library.custom_op`` made, or a subclass
@@ -33,17 +34,17 @@ def register(
             ``Family.ACTIVATION`` (elementwise), ...
         traits: what else is known of it.
         name: how the report calls it; by default as a user would write it.
-        steps: a function of the same arguments that computes the same with operations of torch. Relevance goes through
-            those, under their rules, and values stay the operation's: for kernels without a backward, say.
+        steps: a function of the same arguments that computes the same with operations of torch, for example for a
+            kernel without a backward. Relevance goes through these, under their rules; values stay the operation's.
         held: arguments, by position and by keyword, that the default rule holds constant, such as where to sample an
             image: the others get all relevance.
-        bias: the argument that is added to what the others make, by position and keyword; it keeps its share.
+        bias: the argument that is added to the result of the others, by position and keyword; it keeps its share.
 
     Returns:
         The operation.
 
     Raises:
-        TypeError: the function cannot be called, or the family is none.
+        TypeError: the function cannot be called, or the family is no :class:`Family`.
         ValueError: the function is one of torch, whose family is known.
     """
     function = getattr(function, "_opoverload", function)  # what torch.library.custom_op makes

@@ -1,4 +1,4 @@
-"""The operations that torch does not have: those of users, and the known ones of other libraries."""
+"""Registered operations that are not torch's: those of users and of other libraries."""
 
 import sys
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _BY_NAME: dict[str, Op] = {}
 
 
 def store(function: Any, op: Op) -> None:
-    """Keep what is known of an operation, an autograd function or the dotted name of one."""
+    """Store an operation under its function, its autograd function, or the dotted name of one."""
     if isinstance(function, str):
         _BY_NAME[function] = op
         return
@@ -50,7 +50,7 @@ def is_autograd_function(function: Any) -> bool:
 
 
 def autograd_functions() -> Iterator[type[Function]]:
-    """Yield the registered autograd functions; those known by name where their module was imported."""
+    """Yield the registered autograd functions; those registered by name if their module is imported."""
     yield from (function for function in _BY_OBJECT if is_autograd_function(function))
     for name in _BY_NAME:
         module, _, kind = name.rpartition(".")

@@ -1,6 +1,7 @@
 """What is known of elementwise functions: secant slopes ``(f(x) - f(a)) / (x - a)`` in closed form, and f(0).
 
-The point a is 0, but where f is not finite there: 1 for logarithms, 1/2 for logit. No closed form loses digits near a.
+The point a is 0, or another one if f is not finite there: 1 for logarithms, 1/2 for logit. No closed form loses digits
+    near a.
 """
 
 import math
@@ -24,7 +25,7 @@ _THROUGH_ZERO = _OWN_SLOPE | frozenset(
     hardshrink softshrink tanhshrink pow float_power square sqrt
 """.split()
 )
-"""What has f(0) = 0 whatever its arguments; powers: those that are raised."""
+"""Functions with f(0) = 0 whatever their arguments; among powers those of a tensor."""
 
 _OPAQUE = frozenset(
     """
@@ -32,13 +33,13 @@ _OPAQUE = frozenset(
     fake_quantize_per_channel_affine fused_moving_avg_obs_fake_quant
 """.split()
 )
-"""Steps, and what draws at random or changes its arguments: not evaluated anywhere else than at x."""
+"""Step functions, random ones, and those that change their arguments: they are evaluated at x alone."""
 
 
 def gelu(x: Tensor, approximate: str = "none") -> Tensor:
     """Return Phi(x), which is ``gelu(x) / x``, by torch's own kernel, which is several times faster than erf.
 
-    x is moved away from 0 by less than it is rounded by, so that the quotient is 1/2 there.
+    x is moved away from 0 by less than its rounding, so that the quotient is 1/2 there.
     """
     x = torch.copysign(x.new_full((), 4 * torch.finfo(x.dtype).tiny), x).add_(x)
     return F.gelu(x, approximate=approximate).div_(x)
@@ -91,7 +92,7 @@ def exp(base: float, x: Tensor) -> Tensor:
 
 
 def _hardsigmoid(x: Tensor) -> Tensor:
-    """Return 0 where the output is: there is nothing to pass on."""
+    """Return the slope of the hard sigmoid; 0 where the output is 0, which has no relevance."""
     return torch.where(x > -3, limited(lambda x: (x / 6).clamp(-0.5, 0.5), 1 / 6, x), 0)
 
 
@@ -176,13 +177,13 @@ class Curve:
     """What is known of one elementwise function f.
 
     Attributes:
-        name: the operation that it is, or another name where it is none; empty if it is not known.
+        name: that of its operation, or another name if it is no operation; empty if it is not known.
         slope: its secant slope in closed form, a function of x and its options.
         has_bias: whether that is a slope from another value than f(0) = 0.
         options: the arguments that the closed form takes too.
         own_slope: its derivative is f(x) / x everywhere.
-        through_zero: f(0) is 0 whatever its arguments; of powers those that are raised.
-        opaque: it is not evaluated anywhere else than at x.
+        through_zero: f(0) is 0 whatever its arguments; of powers for those of a tensor.
+        opaque: it is evaluated at x alone.
     """
 
     name: str = ""
@@ -210,5 +211,5 @@ def curve_of(op: Op) -> Curve:
 
 
 def curve_of_module(kind: type) -> Curve:
-    """Return what is known of the elementwise function that modules of this class are."""
+    """Return what is known of the elementwise function that modules of this class compute."""
     return _CURVES.get(_MODULES.get(kind.__module__, {}).get(kind.__name__, ""), UNKNOWN)

@@ -1,6 +1,6 @@
-"""What can be known of an operation beyond its family; `trait_rows` has the row of each operation that has any.
+"""Traits: properties of an operation beyond its family. The rows of operations are in `trait_rows`.
 
-Other packages ask for a trait and never for an operation's name. An operation without a row has the defaults.
+Other packages look at traits, never at an operation's name. An operation without a row has the defaults.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Argument(NamedTuple):
     keyword: str
     default: Any = None
     other_keyword: str = ""
-    """What another form of the same operation calls it."""
+    """Its keyword in another form of the same operation."""
 
     def of(self, args: Any, kwargs: Any) -> Any:
         """Return the argument of a call; its default where it is left out."""
@@ -67,7 +67,7 @@ class NormKind(Enum):
 
 
 class Elements(Enum):
-    """Where the elements of the input are in the output."""
+    """Where an output holds the elements of the input."""
 
     SAME_PLACE = "same place"
     """Each at its place, if the shape is the same."""
@@ -84,14 +84,14 @@ class Elements(Enum):
 
 
 class Elementwise(Enum):
-    """How an output depends on the input's element at the same place, and on no other."""
+    """How each element of the output depends on the input's element at the same place alone."""
 
     AFFINE = "affine"
     NONLINEAR = "nonlinear"
 
 
 class SoftmaxPart(Enum):
-    """What an operation is in a softmax that is written in several steps."""
+    """The part of an operation in a softmax that is written in several steps."""
 
     LOGARITHM = "logarithm"
     LOG_SUM = "logarithm of a sum of powers"
@@ -99,7 +99,7 @@ class SoftmaxPart(Enum):
 
 
 class StateSpaceRole(Enum):
-    """What an operation does in a module that runs a selective state space."""
+    """The role of an operation in a module that runs a selective state space."""
 
     STEP_SIZE = "makes the step size"
     PROJECTION = "splits a projection into parameters"
@@ -126,14 +126,14 @@ class Traits:
         element_sum: it reduces elements; this sums the same ones, and takes the same arguments.
         rectifier: it is ReLU.
         softmax_sign: it is a softmax over one dimension, of the input times this sign.
-        softmax_part: what it is in a softmax that is written in several steps.
+        softmax_part: its part in a softmax that is written in several steps.
         base: it raises this number to the power of its input.
-        clips: it cuts its input off at a least or a largest value.
-        like: the argument of which it takes the shape or the dtype alone.
+        clips: it limits its input to a least or a largest value.
+        like: an argument of which it uses only the shape or the dtype.
         mixes: it is a movement that picks elements by their value, or puts other values in.
         elements: where the input's elements are in the output.
-        elementwise: how it is elementwise; activations, products (of several tensors) and divisions are without
-            saying so.
+        elementwise: how it is elementwise; not given for activations, products (of several tensors) and divisions,
+            which are.
         reads_strides: it depends on how its argument lies in memory.
         lookup: it reads rows of a table by index.
         folds_batch: its kernel depends on whether the matrix requires grad: one product of the whole batch, or many.
@@ -144,7 +144,7 @@ class Traits:
         training: the argument that says whether it does.
         state_space: what it does in a selective state space.
         has_projections: it is attention together with the projections before and after it.
-        spoils_inputs: it changes its inputs in place and does not say so, as some autograd functions do.
+        spoils_inputs: it changes its inputs in place without a sign of that, as some autograd functions do.
     """
 
     layer: LayerKind | None = None
@@ -184,7 +184,7 @@ class Traits:
 
     @property
     def decides_family(self) -> bool:
-        """Whether an argument of a call says which family it has in this call."""
+        """Whether an argument of a call decides which family the operation has in it."""
         return self.reduction is not None or self.order is not None or isinstance(self.degree, Argument)
 
     @property

@@ -1,4 +1,4 @@
-"""Functions of tensors as graphs: written down once, made shorter, run without hooks or modes."""
+"""Functions of tensors as graphs: traced once, simplified, run without hooks or modes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +8,6 @@ from .model_state import ModelState
 from .program import Program
 
 trace_with: list[Callable[..., Any]] = []
-"""How the attribution of a model is written down; the room of attributions, which stands above, enters it here."""
+"""The function that traces the attribution of a model; `attribution`, which imports this package, adds it."""
 
 __all__ = ["ByModel", "Kept", "ModelState", "Program", "trace_with"]

@@ -1,4 +1,4 @@
-"""Operations of a graph are called by torch's own functions in Python, which cost half of what ``torch.ops`` does."""
+"""Binding the operations of a graph to torch's Python functions, whose calls cost half of those of ``torch.ops``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PLACES = (Tensor, NN_FUNCTIONS, torch)
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes which operations run, with which arguments."""
+    """Records which operations run, with which arguments."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def bind(module: GraphModule, *inputs: Any) -> None:
-    """Exchange the operations of a graph for torch's functions, as far as those do the very same.
+    """Exchange the operations of a graph for functions of torch that call exactly the same.
 
     Args:
         module: the graph; changed.

@@ -1,4 +1,4 @@
-"""Choices by data, as a graph that Python runs takes them: one way, where compilers have a sum of ways and zeros."""
+"""Choices by data in a graph that runs in Python: one branch, instead of the sum of branches that compilers need."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _COND, _ADD = torch.ops.higher_order.cond, torch.ops.aten.add.Tensor
 
 
 def take_one(module: GraphModule) -> None:
-    """Take the ways of a graph that hold, and run no others.
+    """Make a graph run only the branches whose conditions hold.
 
-    ``torch.cond`` has two branches. Where a rule has more, a graph adds the results of several, of which those that do
-    not hold give zeros; here these are neither made nor added, and a sum of one is that one.
+    ``torch.cond`` has two branches. Where a rule has more, a graph adds the results of several, and those that do not
+    hold give zeros; here the zeros are neither made nor added.
 
     Args:
         module: the graph; changed. It runs in Python from now on, not in compilers.
@@ -43,7 +43,7 @@ def take_one(module: GraphModule) -> None:
 
 
 def has_choices(module: GraphModule) -> bool:
-    """Return whether a graph takes one of several ways by the data."""
+    """Return whether a graph has branches that depend on the data."""
     return any(node.target is _COND for node in module.graph.nodes)
 
 

@@ -1,4 +1,4 @@
-"""Functions that are recorded once, on memory of their own, and replayed: CUDA graphs, which one call launches."""
+"""Functions recorded once on fixed memory and replayed: CUDA graphs, which one call launches."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 Function = Callable[[], Sequence[Tensor]]
 Recorded = tuple[Callable[[], None], Sequence[Tensor]]
-"""What replays a function, and the tensors that it writes its results into."""
+"""A function that replays another one, and the tensors that the results are written into."""
 
 
 class FixedMemory:
-    """Runs a function by replaying it: inputs are copied to where it read them, and results from where it left them.
+    """Runs a function by replaying it: inputs are copied into its memory, and results out of it.
 
     Args:
         run: the function; it takes values that are kept from call to call, and then inputs.
         kept: how many of the first are kept. They are read where they are; if they are other tensors in a later call,
             the function is recorded anew.
-        record: runs a function and returns what replays it, with the results.
+        record: runs a function, and returns a function that replays it, with the results.
     """
 
     def __init__(self, run: Callable[..., Sequence[Tensor]], kept: int, record: Callable[[Function], Recorded]) -> None:
@@ -45,7 +45,7 @@ def record_on_gpu(function: Function) -> Recorded:
     """Record a function as a CUDA graph; it runs three times first, since libraries choose their kernels then.
 
     Args:
-        function: works on the same memory in each call, and asks for no value of a tensor.
+        function: works on the same memory in each call, and reads no values of tensors.
 
     Raises:
         RuntimeError: something in it cannot be recorded, or there is no GPU.

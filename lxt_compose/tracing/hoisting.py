@@ -1,4 +1,4 @@
-"""What a graph computes of weights alone is computed once, as long as the weights stay the same."""
+"""Hoisting: what a graph computes from weights alone is computed once, as long as the weights stay the same."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .passes import attribute, in_place, is_pure, returned
 class Prologue:
     """The part of a graph that depends on no input: its values are kept until a weight that they depend on is changed.
 
-    A change through ``weight.data`` in the same memory is the one that nobody can see.
+    A change through ``weight.data`` in the same memory cannot be seen.
     """
 
     def __init__(self, module: GraphModule, constants: Sequence[Tensor]) -> None:
@@ -23,7 +23,7 @@ class Prologue:
         self._values: tuple[Tensor, ...] = ()
 
     def values(self) -> tuple[Tensor, ...]:
-        """Return what the rest of the graph needs of it."""
+        """Return the values that the rest of the graph needs."""
         stamp = [(tensor._version, tensor.data_ptr()) for tensor in self._constants]
         if stamp != self._stamp:
             with torch.no_grad():
@@ -33,7 +33,7 @@ class Prologue:
 
 
 def split(module: GraphModule) -> tuple[Prologue, GraphModule]:
-    """Return what a graph computes without its inputs, and the rest, which takes those values before the inputs."""
+    """Split a graph into the part without inputs, and the rest, which takes the values of that before the inputs."""
     graph, own = module.graph, in_place(module.graph) | returned(module.graph)  # of each call
     early = set[Node]()
     for node in graph.nodes:

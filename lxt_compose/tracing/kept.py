@@ -1,4 +1,4 @@
-"""Graphs that are kept for models, as long as those live."""
+"""Caches of graphs for models, as long as the models live."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class Kept(Generic[T]):
-    """The last few things that were made for one model, by what they were made for.
+    """A cache of the last few objects made for one model, by key.
 
     Args:
         limit: how many are kept.
@@ -23,7 +23,7 @@ class Kept(Generic[T]):
         self._limit, self._made = limit, OrderedDict[Any, T]()
 
     def get(self, key: Any, make: Callable[[], T], *, good: Callable[[T], bool] = lambda known: True) -> T:
-        """Return what was made for this key, or make it, also if what there is is not good any longer."""
+        """Return the object for this key; make it if there is none, or if it is no longer valid."""
         if key in self._made and good(self._made[key]):
             self._made.move_to_end(key)
             return self._made[key]
@@ -37,11 +37,11 @@ class Kept(Generic[T]):
 
 
 class ByModel(Generic[T]):
-    """For each owner and each model, what is kept for them; it goes when either of them goes."""
+    """A cache for each owner and each model, which is dropped with either of them."""
 
     def __init__(self) -> None:
         self._kept: WeakKeyDictionary[Any, WeakKeyDictionary[nn.Module, Kept[T]]] = WeakKeyDictionary()
 
     def of(self, owner: Any, model: nn.Module) -> Kept[T]:
-        """Return what is kept."""
+        """Return the cache."""
         return self._kept.setdefault(owner, WeakKeyDictionary()).setdefault(model, Kept())

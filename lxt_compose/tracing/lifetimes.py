@@ -1,4 +1,4 @@
-"""How much memory a graph holds at each of its steps, as shapes and views tell."""
+"""The memory that a graph holds at each of its steps, by shapes and views."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from .passes import is_fixed, viewed
 
 
 class Lifetimes:
-    """For each node whose memory it is, how many bytes that are, and which step uses it last.
+    """For each node with memory of its own, the number of bytes, and the step that uses it last.
 
-    Memory of inputs and constants is not the graph's. Of an operation with several outputs each has its own.
+    Memory of inputs and constants does not count. Each of several outputs of an operation has its own.
 
     Args:
-        graph: its nodes know their shapes.
+        graph: a graph whose nodes have known shapes.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -35,14 +35,14 @@ class Lifetimes:
                     self.last[owner] = step
 
     def size(self, node: Node) -> int:
-        """Return how many bytes a node has of its own."""
+        """Return the number of bytes that a node has of its own."""
         made = node.meta.get("val")
         if node.op in ("placeholder", "get_attr", "output") or self.owners[node] != (node,) or not is_fixed(made):
             return 0
         return made.numel() * made.element_size()
 
     def held(self) -> list[int]:
-        """Return how many bytes the graph holds while each step runs."""
+        """Return the number of bytes that the graph holds during each step."""
         changes = [0] * (len(self.nodes) + 1)
         for node, step in self.step.items():
             if self.owners[node] != (node,):
@@ -65,6 +65,6 @@ def is_part(node: Node) -> bool:
 
 
 def is_tensor(node: Node) -> bool:
-    """Return whether a node is one tensor of a shape that is known."""
+    """Return whether a node is one tensor of known shape."""
     made = node.meta.get("val")
     return isinstance(made, Tensor) and is_fixed(made)

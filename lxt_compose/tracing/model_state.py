@@ -1,4 +1,4 @@
-"""What of a model a graph was written down from: its modules, their mode and hooks, and which tensors it owns."""
+"""The state of a model that a trace depends on: its modules, their mode and hooks, and which tensors it owns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TRAINING = itemgetter("training")
 
 
 class ModelState:
-    """The state of a model at one time, to tell whether it is still the same.
+    """The state of a model at one time, to be compared with a later one.
 
     Values of weights do not count: a graph computes with the tensors themselves. What a model reads from attributes
     that are no modules, parameters or buffers (a configuration, say) is not seen. It holds no reference to the model
@@ -64,7 +64,7 @@ class ModelState:
         return f"{self._where(table)} were exchanged ({name})"
 
     def where(self, tensor: Any) -> str:
-        """Return what a tensor of the model is called, in words."""
+        """Return the name of a tensor of the model, in words."""
         places = (
             f"{name!r} among the {self._where(table)}"
             for table, entries in self._entries
@@ -75,7 +75,7 @@ class ModelState:
 
     @staticmethod
     def key(model: nn.Module) -> State:
-        """Return the same as something to look up by; it holds while the model's modules and tensors live.
+        """Return the state as a key for look-ups, which is valid while the model's modules and tensors live.
 
         Hooks of a registration do not count.
         """

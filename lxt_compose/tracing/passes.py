@@ -1,4 +1,4 @@
-"""Passes over a graph of ATen's operations that leave its values as they are, bit for bit, and make it shorter."""
+"""Passes that make a graph of ATen's operations shorter, with bit-identical values."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..torch_internals.traces import schema_of
 
 _ALIASES = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
 _MAY_BE_VIEWS = (torch.ops.aten.reshape.default, torch.ops.aten.contiguous.default, torch.ops.aten._unsafe_view.default)
-"""Those that say nothing of it."""
+"""Operations whose schema does not say so."""
 _VIEW, _FULL = torch.ops.aten.view.default, torch.ops.aten.full.default
 
 
 def simplify(module: GraphModule) -> None:
-    """Take out what computes nothing: other names of a tensor, what is computed twice, and what nobody uses."""
+    """Remove nodes that compute nothing new: other names of a tensor, repeated operations, unused results."""
     _without_second_names(module)
     _without_aliases(module.graph)
     _without_views_of_views(module.graph)
@@ -30,7 +30,7 @@ def simplify(module: GraphModule) -> None:
 
 
 def _without_second_names(module: GraphModule) -> None:
-    """Take a tensor that is an attribute of the graph under several names by the first of them."""
+    """Use the first name of each tensor that is an attribute of the graph under several."""
     first: dict[int, Node] = {}
     for node in list(module.graph.nodes):
         if node.op == "get_attr":
@@ -48,7 +48,7 @@ def attribute(module: Any, name: str) -> Any:
 
 
 def _without_aliases(graph: Graph) -> None:
-    """Take out ``detach``: in a graph without a backward pass of its own it is the same tensor."""
+    """Remove ``detach``, which gives the same tensor in a graph without a backward pass of its own."""
     for node in list(graph.nodes):
         if node.op == "call_function" and node.target in _ALIASES:
             node.replace_all_uses_with(node.args[0])
@@ -56,7 +56,7 @@ def _without_aliases(graph: Graph) -> None:
 
 
 def _without_views_of_views(graph: Graph) -> None:
-    """View what a view was taken of, and take out views that have the shape of that."""
+    """Replace views of views by views of the base, and remove views with the base's own shape."""
     for node in list(graph.nodes):
         if node.target is not _VIEW or not isinstance(node.args[0], Node):
             continue
@@ -74,7 +74,7 @@ def _without_views_of_views(graph: Graph) -> None:
 
 
 def _with_constants(graph: Graph) -> None:
-    """Make tensors that hold one number from that and a shape, without another tensor: they are made once."""
+    """Make tensors that hold one number without another tensor, from the number and a shape: so they are made once."""
     changed, first = in_place(graph), next(iter(graph.nodes))
     for node in list(graph.nodes):
         made = node.meta.get("val")
@@ -90,12 +90,12 @@ def _with_constants(graph: Graph) -> None:
 
 
 def is_fixed(made: Any) -> TypeGuard[Tensor]:
-    """Return whether this is a tensor whose shape is known."""
+    """Return whether a node is a tensor of known shape."""
     return isinstance(made, Tensor) and all(isinstance(size, int) for size in (*made.shape, *made.stride()))
 
 
 def _without_repeats(graph: Graph) -> None:
-    """Take out what is computed again from the same, unless something is changed in place or drawn at random."""
+    """Remove repeated operations on the same arguments, unless they change something in place or draw at random."""
     changed = in_place(graph)
     first: dict[Any, Node] = {}
     for node in list(graph.nodes):
@@ -121,7 +121,7 @@ def _frozen(value: Any) -> Any:
 
 
 def is_pure(node: Node) -> bool:
-    """Return whether an operation gives the same for the same, and changes nothing."""
+    """Return whether an operation is deterministic and changes nothing."""
     schema = schema_of(node.target)
     if schema is None:
         return getattr(node.target, "__module__", "") == "_operator"
@@ -136,7 +136,7 @@ def is_random(graph: Graph) -> bool:
 
 
 def _never_drops(node: Node) -> bool:
-    """Return whether an operation that may drop something at random, such as attention, is told to drop nothing."""
+    """Return whether an operation with dropout, such as attention, has a rate of 0."""
     arguments = schema_of(node.target).arguments
     places = [(place, each) for place, each in enumerate(arguments) if each.name == "dropout_p"]
     given = [node.args[i] if i < len(node.args) else node.kwargs.get(each.name, 0.0) for i, each in places]
@@ -144,12 +144,12 @@ def _never_drops(node: Node) -> bool:
 
 
 def changes_attributes(graph: Graph) -> bool:
-    """Return whether a graph changes a tensor in place that it did not make and was not given."""
+    """Return whether a graph changes a tensor in place that is neither its own nor an input."""
     return any(node.op == "get_attr" for node in in_place(graph))
 
 
 def in_place(graph: Graph) -> set[Node]:
-    """Return the nodes whose memory some operation of the graph changes, as far as views tell."""
+    """Return the nodes whose memory some operation of the graph changes in place."""
     found: set[Node] = set()
     for node in graph.nodes:
         found |= {target for written in _written(node) for target in _memory_of(written)}
@@ -167,13 +167,13 @@ def _written(node: Node) -> Iterator[Node]:
 
 
 def returned(graph: Graph) -> set[Node]:
-    """Return the nodes that share memory with what a graph returns, as far as views tell."""
+    """Return the nodes that may share memory with the outputs of a graph."""
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
     return {one for given in output.all_input_nodes for one in _memory_of(given)}
 
 
 def _memory_of(node: Node) -> set[Node]:
-    """Return a node, all that it may be a view of, and all that may be views of those."""
+    """Return a node, all nodes that it may be a view of, and all possible views of those."""
     met, pending = set[Node](), [node]
     while pending:
         one = pending.pop()

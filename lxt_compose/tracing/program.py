@@ -1,4 +1,4 @@
-"""A function of tensors, written down as one graph: run as it is, differentiated, or handed to a compiler."""
+"""A function of tensors traced as one graph, which can be run, differentiated, or compiled."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ Function = Callable[..., Any]
 class Program:
     """One graph of a function of tensors, whose weights are the model's own tensors, not copies.
 
-    ``is_random`` says whether something is drawn at random, ``changes_weights`` whether a tensor is changed in place
-    that the graph did not make.
+    ``is_random`` says whether the graph draws random numbers, ``changes_weights`` whether it changes a tensor in place
+    that it did not make.
 
     Args:
         function: takes tensors, and returns tensors in nested tuples, lists or dicts.
-        inputs: what it is written down with.
+        inputs: example inputs, with which it is traced.
         names: the names of the dimensions of each input that may be of any size; None for a size that is fixed.
         compiling: whether the function sees `torch.compiler.is_compiling()`.
         differentiable: whether the graph is to be differentiated, so that nothing in it is changed in place.
 
     Raises:
-        Exception: whatever the function raises when nothing can depend on the values of tensors.
+        Exception: whatever the function raises where it needs the values of tensors.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Program:
         self._known: dict[tuple[tuple[str, int], ...], bool] = {}
 
     def _flat(self, function: Function) -> Function:
-        """Return the function with its outputs in one list; how they are nested is kept."""
+        """Return the function with its outputs in one list, and keep how they are nested."""
 
         def flat(*inputs: Tensor) -> list[Tensor]:
             with WatchingModels():
@@ -87,7 +87,7 @@ class Program:
         return flat
 
     def changed(self) -> Tensor | None:
-        """Return a tensor whose values decided what the graph is, and are others now; None if there is none."""
+        """Return a tensor whose values the trace depended on, and which have changed since; None if there is none."""
         return next((reading.tensor for reading in self._readings if not reading.holds()), None)
 
     def nested(self, outputs: Sequence[Tensor]) -> Any:
@@ -119,7 +119,7 @@ class Program:
             return self.nested(self.graph(*inputs))
 
     def compile(self, *inputs: Tensor, **options: Any) -> None:
-        """Hand the graph to torch's compiler, which runs it from now on.
+        """Compile the graph with torch's compiler; calls run the compiled graph from now on.
 
         Args:
             inputs: an example.
@@ -130,11 +130,11 @@ class Program:
             self._run = compiled(rest, [*self._prologue.values(), *inputs], dynamic=self.dynamic, options=options)
 
     def record(self, *inputs: Tensor, record: Callable[[Function], Any] = record_on_gpu) -> None:
-        """Have the graph, compiled or not, replayed as a CUDA graph from now on.
+        """Record the graph, compiled or not, as a CUDA graph; calls replay that from now on.
 
         Args:
             inputs: an example, on the GPU.
-            record: runs a function and returns what replays it, and its results.
+            record: runs a function, and returns a function that replays it, with the results.
 
         Raises:
             TraceError: the graph is for any shape, chooses by data, or does not run on a GPU.

@@ -1,7 +1,7 @@
-"""What is cheap to compute again is not kept between forward and backward pass: less memory, the same values.
+"""Recomputation of cheap tensors instead of keeping them between forward and backward pass: less memory, same values.
 
-Where a graph holds most, the tensors that are kept across that step are chosen anew: those of the fewest bytes from
-which all that is needed later follows by operations that take each element once (a minimum cut, as for activation
+At the step where a graph holds most memory, the tensors that are kept across it are chosen anew: those of the fewest
+bytes from which all that is needed later can be computed by cheap operations (a minimum cut, as for activation
 checkpointing in compilers). The same operation on the same tensors gives the same bits.
 """
 
@@ -19,18 +19,18 @@ from .lifetimes import Lifetimes, is_part, is_tensor
 from .passes import in_place, is_pure, viewed
 
 LARGE = 8 << 20
-"""Bytes; graphs that hold less at their peak are left as they are, since there Python's time is what counts."""
+"""Bytes; graphs that hold less at their peak are not changed, since Python's overhead counts more there."""
 _ROUNDS, _SMALL = 3, 1 / 2000
-"""How often the step of most memory is looked at anew; tensors below that part of the peak are kept."""
+"""The number of rounds; and the part of the peak below which tensors are kept."""
 _START, _END = "start", "end"
 
 
 def recompute(module: GraphModule, least: int = LARGE) -> None:
-    """Compute cheap tensors again where that lowers the memory that a graph holds at most.
+    """Recompute cheap tensors where that lowers the peak memory of a graph.
 
     Args:
         module: the graph; changed.
-        least: bytes of a peak that is worth it.
+        least: the smallest peak, in bytes, that is worth it.
     """
     for _ in range(_ROUNDS):
         lifetimes = Lifetimes(module.graph)
@@ -65,7 +65,7 @@ def _bytes(lifetimes: Lifetimes, node: Node) -> int:
 
 
 def _is_cheap(node: Node, changed: set[Node]) -> bool:
-    """Return whether a node is one tensor, each of whose elements takes a few steps, and no memory changes in place."""
+    """Return whether a node is one tensor that is cheap for each element, on memory that is not changed in place."""
     if node.op != "call_function" or is_part(node) or not is_tensor(node) or not is_pure(node):
         return False
     if not changed.isdisjoint((node, *node.all_input_nodes)):
@@ -80,7 +80,7 @@ def _is_cheap(node: Node, changed: set[Node]) -> bool:
 def _minimum_cut(lifetimes: Lifetimes, again: set[Node], needed: set[Node]) -> set[Node]:
     """Return the nodes of the fewest bytes from which the needed ones follow; of several such sets the latest.
 
-    The edges go backward, from what is needed to what cannot be computed again, so that the cut is the latest.
+    Edges go backward, from needed nodes to those that cannot be recomputed, so that the cut is the latest.
     """
     import networkx  # type: ignore[import-untyped]  # torch itself needs it
 
@@ -103,7 +103,7 @@ def _minimum_cut(lifetimes: Lifetimes, again: set[Node], needed: set[Node]) -> s
 
 
 def _copied(nodes: Sequence[Node], step: int, kept: set[Node]) -> Graph:
-    """Return the graph in which what is used after a step follows from what is kept."""
+    """Return the graph in which everything used after a step is computed from what is kept."""
     graph, values = Graph(), dict[Node, Node]()
     for node in nodes[: step + 1]:
         values[node] = graph.node_copy(node, values.__getitem__)

@@ -1,4 +1,4 @@
-"""Operations of a graph write into memory that nobody needs any longer, instead of new memory: the same values.
+"""Reuse of memory: operations of a graph write into memory that is no longer needed, with the same values.
 
 New memory costs more than the arithmetic on it where tensors are large: the system hands out pages of zeros.
 """
@@ -53,7 +53,7 @@ def reuse(module: GraphModule) -> None:
 
 
 def _is_alike(given: Node, node: Node) -> bool:
-    """Return whether a node could hold what another one makes: each element in a place of its own."""
+    """Return whether the memory of a node can hold the result of another one."""
     if not is_tensor(given):
         return False
     a, b = given.meta["val"], node.meta["val"]
