@@ -1,6 +1,6 @@
-"""Ctrl-C while a command is still importing torch, which takes seconds: one line and an exit code, no traceback.
+"""Handling of Ctrl-C while a command still imports torch: one line and an exit code, no traceback.
 
-Imported before everything else of the package. Where the package is imported by other programs it does nothing.
+This file is imported before everything else of the package. In other programs it does nothing.
 """
 
 from __future__ import annotations

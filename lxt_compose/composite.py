@@ -37,7 +37,7 @@ class Composite:
             the table of these rules itself, such as ``default_rules("gradient") | {Family.SOFTMAX: Stop()}``; families
             that it lacks are uncovered.
         strict: whether an uncovered operation that carries relevance raises in the forward pass.
-        canonizers: what is done to the model meanwhile, such as :class:`MergeBatchNorm`; in order.
+        canonizers: changes of the model while the composite is registered, such as :class:`MergeBatchNorm`; in order.
         picture: what :func:`attribute` shows. ``"relevance"``, in the unit of the output; or ``"slot"``: ``x.grad`` as
             it is, from a start of 1, for methods whose picture is a gradient or a probability.
 
@@ -71,7 +71,7 @@ class Composite:
                 raise TypeError(f"a canonizer is an object with apply(model): MergeBatchNorm(), say; got {canonizer!r}")
 
     def register(self, model: nn.Module) -> Registration:
-        """Put the rules on a model, all or nothing; they work from now on, until ``remove()`` or the ``with`` ends.
+        """Put the rules on a model, all or nothing, until ``remove()`` or the end of the ``with`` block.
 
         Args:
             model: any module; nothing of it is replaced, and nothing is left behind on removal.
@@ -94,7 +94,7 @@ class Composite:
         return registration
 
     def trace(self, model: nn.Module, example: Any, **options: Any) -> Any:
-        """Write the attribution of a model down as one graph: forward pass, relevance and output.
+        """Trace the attribution of a model as one graph: forward pass, relevance and output.
 
         The graph is called like a function, and runs without hooks, modes and registrations, with the model's own
         weights, for inputs like the example::
@@ -127,7 +127,7 @@ class Composite:
         )
 
     def _shown_defaults(self) -> str:
-        """Return a table as one would write it: by its difference from the standard one if it lacks none of that."""
+        """Return a table as one would write it: as a difference from the standard one if it lacks no family of that."""
         if isinstance(self.defaults, bool):
             return str(self.defaults)
         standard = default_rules(self.formulation)

@@ -1,4 +1,4 @@
-"""The errors that lxt_compose raises on purpose; each says what, where, what was given and what to do."""
+"""The errors of lxt_compose; each says what, where, what was given and what to do."""
 
 from collections.abc import Sequence
 

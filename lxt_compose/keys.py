@@ -1,4 +1,4 @@
-"""Keys of a composite, and the modules that each of them matches; nothing of a model is changed here."""
+"""Keys of a composite, and the modules that they match."""
 
 from __future__ import annotations
 

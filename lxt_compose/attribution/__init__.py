@@ -1,4 +1,4 @@
-"""From a model and an input to an answer."""
+"""Attribution: the relevance of a model's inputs and layers for what is explained of its output."""
 
 from .entry import attribute
 from .latent import Neuron, blocks

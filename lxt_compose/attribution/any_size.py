@@ -16,9 +16,9 @@ def names_of(
 ) -> tuple[tuple[str | None, ...], ...]:
     """Return for each tensor the names of those of its dimensions that may be of any size.
 
-    Inputs have names of dimensions; where two inputs have other sizes of one name (the tokens of encoder and decoder),
-    these are two. Other tensors, such as masks, have those whose sizes they have at the same places; the indices of
-    targets count samples.
+    Inputs have named dimensions; where two inputs differ in the size of one name (the tokens of encoder and decoder),
+    it stands for two. Other tensors, such as masks, take the names of inputs with the same sizes at the same places;
+    the indices of targets count samples.
     """
     known, first = dict[int, tuple[str | None, ...]](), dict[str, int]()
     for name, x in given.all.items():

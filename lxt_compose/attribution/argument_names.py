@@ -1,4 +1,4 @@
-"""Names of the dimensions of an input, where the name of its argument tells them."""
+"""Names of the dimensions of an input, by the name of its argument."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 Dims = tuple[str, ...]
-"""The name of each dimension of a tensor; ``UNKNOWN`` for those that nobody named."""
+"""The name of each dimension of a tensor; ``UNKNOWN`` for those without one."""
 UNKNOWN = "?"
 BATCH = "batch"
 IMAGE = (BATCH, "channel", "height", "width")
@@ -63,7 +63,7 @@ def _of_sound(x: Tensor, model: nn.Module) -> Dims | None:
     bins = {getattr(place, size, None) for size in sizes for place in places} - {None}
     fitting = [place for place in (1, 2) if x.dim() == 3 and x.shape[place] in bins]
     if len(fitting) != 1:
-        return None  # the first layer will tell
+        return None  # the first layer names them
     return (BATCH, "mel", "time") if fitting == [1] else (BATCH, "time", "mel")
 
 

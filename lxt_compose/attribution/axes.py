@@ -1,8 +1,8 @@
-"""What the dimensions of inputs and layers are called, and how that is known.
+"""Names of the dimensions of inputs and layers, and how they are found.
 
-The user says so (``dims=``), else the names that transformers gives to inputs, else the first layers that an input
-meets; tables [n, features] and images [n, channels, height, width] of nets for images need neither. Nowhere else is the
-meaning of a dimension taken from its position.
+Names come from the user (``dims=``), or from the names that transformers gives to inputs, or from the first layers that
+an input meets; tables [n, features] and images [n, channels, height, width] of nets for images need none of these.
+Nowhere else is the meaning of a dimension taken from its position.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def parse_dims(dims: Any, inputs: Iterable[str]) -> dict[str, Dims]:
     """Return the names of dimensions as a user writes them, by the names of inputs and layers.
 
     Args:
-        dims: a string such as ``"batch channel time"``, a tuple of names, or a mapping of them by inputs' names. What
-            is no mapping is meant for all inputs.
+        dims: a string such as ``"batch channel time"``, a tuple of names, or a mapping of them by inputs' names. A
+            string or a tuple is meant for all inputs.
         inputs: the names of the inputs.
 
     Raises:
         TypeError: it is of a wrong kind.
-        ValueError: a name is unknown, or stands twice for what there can be one of.
+        ValueError: a name is unknown, or given to two dimensions where only one can have it.
     """
     if dims is None:
         return {}
@@ -55,7 +55,7 @@ def parse_dims(dims: Any, inputs: Iterable[str]) -> dict[str, Dims]:
 
 
 def check_names(given: Iterable[str], known: Sequence[str]) -> None:
-    """Raise if dimensions are given of what is neither an input nor a layer.
+    """Raise if dimensions are given for something that is neither an input nor a layer.
 
     Raises:
         ValueError: they are.
@@ -88,13 +88,13 @@ def find_dims(
 ) -> dict[str, Dims]:
     """Return the names of the dimensions of each input; token ids have none for the features of their embeddings.
 
-    The model runs only if names are missing, on copies, and only until its layers have told them.
+    The model runs only if names are missing, on copies, and only until its layers have named all dimensions.
 
     Args:
         model: the model.
         inputs: the inputs by the names of their arguments.
-        given: what the user said.
-        args: what the model is called with.
+        given: the names that the user gave.
+        args: the arguments of the model.
         kwargs: its keyword arguments.
         graph: whether they are nodes and edges of a graph.
 
@@ -109,7 +109,7 @@ def find_dims(
     asked = {name: x for name, x in inputs.items() if name not in found}
     if asked:
         batch_second = any(getattr(module, "batch_first", True) is False for module in model.modules())
-        copies = {id(x): x.detach().clone() for x in tensors_in((args, kwargs))}  # which a model may change in place
+        copies = {id(x): x.detach().clone() for x in tensors_in((args, kwargs))}  # a model may change them in place
         flow = AxisFlow({name: copies[id(x)] for name, x in asked.items() if id(x) in copies}, every_name=batch_second)
         args, kwargs = fresh((args, kwargs or {}), lambda x: copies.get(id(x), x))
         raised = follow(lambda: model(*args, **kwargs), flow)
@@ -126,7 +126,7 @@ def find_dims(
 
 
 def _fitting(name: str, x: Tensor, dims: Dims) -> Dims:
-    """Return the names without that of the features, where these are ids that have none."""
+    """Return the names, without that of the features for ids, which have none."""
     if len(dims) == x.dim():
         return dims
     if not x.is_floating_point() and len(dims) == x.dim() + 1 and dims[-1] in SUMMED:
@@ -143,7 +143,7 @@ def embedded(dims: Dims) -> Dims:
 
 
 def completed(names: Sequence[str | None]) -> Dims:
-    """Return names for all dimensions, where layers have told some."""
+    """Return names for all dimensions, of which layers have named some."""
     found = list(names)
     if found and found[0] is None and BATCH not in found:
         found[0] = BATCH
@@ -188,12 +188,12 @@ def place_of(dims: Dims, name: str) -> int | None:
 
 
 def unit_place(dims: Dims) -> int:
-    """Return which dimension counts units: the one that scores sum over, else the last."""
+    """Return the position of the dimension of units: the one that scores sum over, else the last."""
     return next((place for place, dim in enumerate(dims) if dim in SUMMED), len(dims) - 1)
 
 
 def check_known(name: str, dims: Dims, shape: Sequence[int]) -> None:
-    """Raise if it is not known what a dimension is.
+    """Raise if a dimension has no known name.
 
     Raises:
         ValueError: it is not.

@@ -1,7 +1,7 @@
-"""Dimensions followed through a forward pass, so that names given by the first layers hold for the inputs too.
+"""Following dimensions through a forward pass, so that names from the first layers hold for the inputs.
 
-Each dimension of an input is one object, which keeps its name once it has one. Operations that move elements hand it
-on, whatever they do with the order, so ``nn.Conv1d`` names the dimensions of what was transposed before it.
+Each dimension of an input is one object, which keeps its name once it has one. Operations that move elements hand it on
+in any order, so ``nn.Conv1d`` names the dimensions of an input that was transposed before it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class AxisFlow(TorchFunctionMode):
             self._note(x, self.dims[name])
 
     def of(self, tensor: Tensor) -> list[Dimension] | None:
-        """Return the dimensions of a tensor that was met, or None."""
+        """Return the dimensions of a tensor that was seen, or None."""
         kept, dims = self._known.get(id(tensor), (None, None))
         return dims if kept is not None and kept() is tensor else None
 
@@ -138,9 +138,9 @@ def _moved(func: Any, args: Any, kwargs: Any, x: Tensor, dims: list[Dimension]) 
 
 
 def _by_size(found: Sequence[int], dims: list[Dimension]) -> list[Dimension]:
-    """Return the dimension of each size.
+    """Return the dimension for each size.
 
-    A size that no dimension had is a dimension that was resized, if there are as many as before; else a new one.
+    A new size belongs to a dimension that was resized, if their number is the same as before; else to a new one.
     """
     by_size = dict(zip(_PRIMES, dims, strict=False))
     gone = [dim for size, dim in by_size.items() if size not in found]
@@ -149,7 +149,7 @@ def _by_size(found: Sequence[int], dims: list[Dimension]) -> list[Dimension]:
 
 
 def _kept(y: Tensor, x: Tensor, dims: list[Dimension]) -> list[Dimension] | None:
-    """Return the dimensions after an operation that cannot be tried: first and last ones whose sizes are the same."""
+    """Return the dimensions after an operation that cannot be run: those, first and last, whose sizes stay the same."""
     if y.dim() == x.dim():
         return dims
     front = 0
@@ -166,7 +166,7 @@ def follow(call: Callable[[], Any], flow: AxisFlow) -> Exception | None:
     """Run a forward pass, without gradients, until the dimensions are known.
 
     Returns:
-        What the model raised, if anything: a model may need the gradients that are off here.
+        The error that the model raised, if any: it may need the gradients that are off here.
     """
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:

@@ -15,7 +15,7 @@ from .axes import BATCH, UNKNOWN, Dims, before_they_were_kept, check_known, summ
 
 @dataclass(frozen=True, eq=False)
 class AttributionData:
-    """What :class:`Attribution` holds, and what views and files of it read."""
+    """The fields of :class:`Attribution`, which views and files read."""
 
     relevance: Tensor | dict[str, Tensor]
     output: Tensor
@@ -43,7 +43,7 @@ class AttributionData:
 
     @property
     def relevances(self) -> dict[str, Tensor]:
-        """The relevance by the names of the inputs, also if there is only one, and with those ``beside``."""
+        """The relevance by the names of the inputs, even of a single one, and of those ``beside``."""
         return {**self._main, **self.beside}
 
     @property
@@ -94,7 +94,7 @@ class AttributionData:
         return mask[sample] != 0
 
     def _place(self, sample: int) -> int:
-        """Return the number of a sample, which may count from the end."""
+        """Return the number of a sample from 0 on; negative ones count from the end."""
         n = len(self)
         if isinstance(sample, bool) or not hasattr(sample, "__index__"):
             raise TypeError(f"sample must be a whole number, got {sample!r}")
@@ -120,5 +120,5 @@ class AttributionData:
             raise KeyError(f"there is no input {name!r}; inputs: {', '.join(self.relevances)}")
 
     def _per_sample(self, name: str) -> Tensor:
-        """Return the scores of an input or layer, samples first, also if there is only one."""
+        """Return the scores of an input or layer, with a dimension of samples even for a single one."""
         return self._scores(name) if BATCH in self.dims_of(name) else self._scores(name)[None]

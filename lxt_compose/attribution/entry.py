@@ -1,4 +1,4 @@
-"""From a model and an input to an answer: the one function that most users need."""
+"""The function `attribute`, which most users need: from a model and an input to relevance."""
 
 from __future__ import annotations
 
@@ -51,13 +51,14 @@ def attribute(
             inputs (and layers) to them. Mostly it is known, from the names of inputs or the first layer that they meet;
             what needs to know it and does not raises. Without ``batch`` the input is one sample (``"node feature"``).
         composite: the name of a preset, or a :class:`Composite`.
-        layers: modules whose outputs are wanted too: names, globs (``*`` matches dots too), classes, ``where(...)``;
-            with ``:input`` at its end a name stands for what goes in. See :func:`blocks` for the residual stream.
-        ledger: whether to keep the books of where the relevance went; costs at most three gradients, or Python's time.
+        layers: modules whose outputs' relevance is wanted too: names, globs (``*`` matches dots too), classes,
+            ``where(...)``; with ``:input`` at its end a name stands for the module's input. See :func:`blocks` for the
+            residual stream.
+        ledger: whether to record where the relevance went; costs at most three gradients, or Python's time.
         batch_size: how many samples to run at a time; None is all at once. Results do not depend on it.
         progress: whether to show a bar on stderr.
         traced: whether to run as one graph (:meth:`Composite.trace`), with the same numbers. ``"auto"``: from the
-            second of calls that are alike, where that can be, and ``result.ran`` says which; True: at once, or raise.
+            second of similar calls on, where possible; ``result.ran`` says which. True: at once, or raise.
 
     Returns:
         The :class:`Attribution`; its tensors are on the CPU, whatever the device of the model.

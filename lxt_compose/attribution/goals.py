@@ -16,7 +16,7 @@ from .targets import HELP, Chosen, Goal, choose, chosen_by, read_target
 
 @dataclass(frozen=True)
 class Goals:
-    """The targets, each for all samples. ``names`` are what they are called; empty if there is one for each sample."""
+    """The targets, each for all samples, and their ``names``; without names if there is one target for each sample."""
 
     each: tuple[Goal, ...]
     names: tuple[str, ...] = ()
@@ -30,7 +30,7 @@ class Goals:
 
     @property
     def target(self) -> Any:
-        """The same as :func:`attribute` takes it."""
+        """The target in the form that :func:`attribute` takes."""
         each = [goal.target for goal in self.each]
         if len(each) == 1 and not self.names:
             return each[0]
@@ -74,11 +74,11 @@ def _called(target: Any) -> str:
 
 
 def asked_inside(goals: Goals, ask: Callable[[Callable[[Any], Tensor], Any], Tensor]) -> Callable[[Any], Any] | None:
-    """Return what is to be made of the model's output as a part of the model: the values of target functions; or None.
+    """Return a function of the model's output that runs as a part of the model, for target functions; else None.
 
     Args:
         goals: the targets.
-        ask: gives what a function makes of an output.
+        ask: calls a target function on an output.
     """
     functions = [goal.function for goal in goals.each]
     if len(functions) == 1 and functions[0] is not None:
@@ -91,7 +91,7 @@ def asked_inside(goals: Goals, ask: Callable[[Callable[[Any], Tensor], Any], Ten
 def choose_each(goals: Goals, output: Any, model: nn.Module, given: Inputs, *, times_output: bool) -> list[Chosen]:
     """Return what is explained of an output for each target.
 
-    Of what :func:`asked_inside` made, if it has to do anything.
+    The output is that of :func:`asked_inside`, if that gave a function.
 
     Raises:
         TypeError: the output, or what a target function returned, holds no number that could be explained.

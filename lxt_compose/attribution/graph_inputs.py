@@ -1,4 +1,4 @@
-"""What a graph is called with: the tensors among the arguments and targets, and what else is a part of it."""
+"""The inputs of a graph: the tensors among arguments and targets, and the structure that it depends on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def indices_of(goals: Goals) -> list[Tensor]:
 
 
 def kinds_of(goals: Goals) -> tuple[Any, ...]:
-    """Return the part of the targets that a graph depends on; their indices are inputs of the graph."""
+    """Return the part of the targets that a graph depends on; indices are inputs of the graph."""
     each = tuple(
         (goal.first is None, goal.second is None, goal.others, goal.function and id(goal.function))
         for goal in goals.each
@@ -35,7 +35,7 @@ def kinds_of(goals: Goals) -> tuple[Any, ...]:
 
 
 def structure_of(tree: Any) -> tuple[Any, ...]:
-    """Return the part of arguments that a graph depends on: how they are nested, and all that is no tensor.
+    """Return the part of arguments that a graph depends on: their nesting, and everything that is no tensor.
 
     Raises:
         TraceError: there is an object that the model may change, such as a cache.

@@ -1,4 +1,4 @@
-"""Graphs that are kept for calls of :func:`attribute` that are alike."""
+"""Graphs kept for similar calls of :func:`attribute`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .run import Run, with_bar
 
 _SEEN = "made the second time that such inputs are explained"
 _kept = ByModel[list[Any]]()
-"""For each model what is known of calls: a graph, or why there is none."""
+"""For each model and kind of call: a graph, or why there is none."""
 
 
 class Graphs:
@@ -53,7 +53,7 @@ class Graphs:
         return parts
 
     def _graph(self, batch: Inputs, goals: Goals) -> Joint | str:
-        """Return the graph for a batch, or why there is none.
+        """Return the graph for a batch, or the reason why there is none.
 
         Raises:
             TraceError: there must be one.
@@ -97,7 +97,7 @@ def _shapes(batch: Inputs) -> tuple[Any, ...]:
 def batches(
     run: Run, graphs: Graphs | None, goals: Goals, size: int | None, *, progress: bool, ledger: bool
 ) -> list[dict[str, Any]]:
-    """Return what was found in each batch: by graphs if there are any and no ledger is wanted, else eagerly."""
+    """Return what was found in each batch: by a graph if there is one and no ledger is wanted, else eagerly."""
     if graphs is not None and not ledger:
         return graphs.batches(goals, size, progress=progress)
     if graphs is not None:

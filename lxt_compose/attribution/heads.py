@@ -1,4 +1,4 @@
-"""Heads that answer with several numbers together, and what can be explained of those that answer at many places."""
+"""Heads that answer with several numbers together, and the targets of heads that answer at many places."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def entries(output: Any) -> dict[str, Any]:
 
 
 def is_span(output: Any) -> bool:
-    """Return whether an output is that of question answering: where a span of the text begins, and where it ends."""
+    """Return whether an output is that of question answering: logits of the first and the last token of a span."""
     return {"start_logits", "end_logits"} <= entries(output).keys() and "logits" not in entries(output)
 
 
@@ -30,7 +30,7 @@ def is_similarity(output: Any) -> bool:
 
 
 def is_embedding(output: Any) -> bool:
-    """Return whether an output holds no answers but embeddings."""
+    """Return whether an output holds embeddings alone."""
     found = [name for name, value in entries(output).items() if isinstance(value, Tensor)]
     return hasattr(output, "last_hidden_state") or (bool(found) and all(name in _EMBEDDINGS for name in found))
 
@@ -55,7 +55,7 @@ def joint(output: Any, count: int) -> Tensor | None:
 
 
 def said_of(output: Any, count: int) -> str | None:
-    """Return what is explained where a head answers with several numbers together, for the report's notes."""
+    """Return a note for the report on what is explained, where a head answers with several numbers together."""
     if is_span(output):
         if is_traced():
             return "explained: start and end of the best span"
@@ -72,7 +72,7 @@ def said_of(output: Any, count: int) -> str | None:
 
 
 def choices_of(output: Any) -> str:
-    """Return the targets that there are for an output without one tensor of logits, in words for an error."""
+    """Return the possible targets of an output without one tensor of logits, in words for an error."""
     if is_span(output):
         return "targets.answer() for the best span, targets.answer(start, end) for another"
     if is_similarity(output):
@@ -90,11 +90,11 @@ def choices_of(output: Any) -> str:
 
 
 def choices_at(output: Any, logits: Tensor, model: nn.Module) -> str:
-    """Return the targets that there are for a head that answers at many places, in words for an error.
+    """Return the possible targets of a head that answers at many places, in words for an error.
 
     Args:
         output: of the model.
-        logits: the tensor of it that holds the answers.
+        logits: the tensor in it that holds the answers.
         model: the model, for the names of its labels and of its kind.
     """
     kind, shape = type(model).__name__, tuple(logits.shape)

@@ -1,4 +1,4 @@
-"""The arguments of a model: which of them carry relevance, and how they are cut into batches."""
+"""The arguments of a model: those that carry relevance, and their batches."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .axes import BATCH, Dims, embedded, find_dims, parse_dims, place_of
 from .heads import texts_as_choices
 from .structure import advice, distinct, fresh, held_constant, names_of_arguments, read_arguments
 
-# Inputs that tell the model how to read others, such as masks. They are constants, whatever their dtype.
+# Inputs that say how to read others, such as masks. They are constants, whatever their dtype.
 _CONSTANT = re.compile(r"mask|label|bias|cache|length|past_key|edge_index|offsets|(^|\.)(batch|ptr)$")
-# Positions, types and sizes: what is looked up by them has a relevance of its own.
+# Positions, types and sizes: rows looked up by them have their own relevance.
 _BESIDE = re.compile(r"position|type_ids|grid_thw|(image|video)_sizes$|spatial_shapes$")
 _CONSTANT_FLOAT = re.compile(r"(^|_)(mask|bias|labels?)$|cache|past_key")
 # Edges between nodes, and the graph that each node belongs to.
@@ -74,9 +74,9 @@ class Inputs:
         return where
 
     def batches(self, size: int | None) -> Iterator[tuple[slice, Inputs]]:
-        """Yield the samples in groups of at most ``size``: every tensor with a dimension that counts samples is cut.
+        """Yield the samples in groups of at most ``size``; every tensor with a dimension of samples is cut.
 
-        That is the batch of an input whose dimensions are known, and the first of any other tensor.
+        That dimension is the batch of an input whose dimensions are known, and the first of any other tensor.
         """
         step = self.count if size is None else size
         for start in range(0, self.count, step):
@@ -84,11 +84,11 @@ class Inputs:
             yield part, self if step >= self.count else self._cut(part)
 
     def batch_of(self, value: Any) -> int | None:
-        """Return the dimension of a tensor that counts samples, or None if it has none, as what all samples share."""
+        """Return the dimension of a tensor that counts samples; None for a tensor that all samples share."""
         if not isinstance(value, Tensor):
             return None
         named = next((name for name, x in self.all.items() if x is value), None)
-        if named is None:  # a mask has the samples of what it is for
+        if named is None:  # a mask has the samples of its input
             named = next((n for n, x in self.ids.items() if x.shape == value.shape and BATCH not in self.dims[n]), None)
         place = place_of(self.dims[named], BATCH) if named in self.dims else 0
         return place if place is not None and value.dim() > place and value.shape[place] == self.count else None
@@ -140,7 +140,7 @@ class Inputs:
         )
 
     def copied(self) -> Inputs:
-        """Return the same for one forward pass, in which the model may change what is no carrier."""
+        """Return a copy for one forward pass, in which the model may change everything but carriers."""
         memo = {id(x): x for x in self.carriers.values()}
 
         def copy_of(x: Tensor) -> Tensor:
@@ -151,7 +151,7 @@ class Inputs:
         return replace(self, args=args, kwargs=kwargs, ids=ids, beside=beside)
 
     def dims_of_relevance(self) -> dict[str, tuple[torch.Size, Dims]]:
-        """Shape and dimensions of the relevance of each input; the number of features of embeddings is not known."""
+        """Shape and dimensions of the relevance of each input; the number of features of embeddings is unknown."""
         whole = {name: (x.shape, self.dims[name]) for name, x in self.carriers.items()}
         ids = {**self.ids, **self.beside}
         return whole | {n: (torch.Size((*x.shape, 0)), embedded(self.dims[n])) for n, x in ids.items()}
@@ -164,12 +164,12 @@ class Inputs:
 
 
 def read_inputs(model: nn.Module, inputs: Any, dims: Any = None) -> Inputs:
-    """Find out what in the inputs carries relevance, and what its dimensions are called.
+    """Find out which inputs carry relevance, and the names of their dimensions.
 
     Args:
         model: any module.
-        inputs: what :func:`attribute` takes.
-        dims: the names of the dimensions, where they are not to be found out; see :func:`attribute`.
+        inputs: as for :func:`attribute`.
+        dims: given names of dimensions; see :func:`attribute`.
 
     Raises:
         TypeError: not a tensor, a tuple or a mapping, or nothing in it can carry relevance; or no module.
@@ -226,7 +226,7 @@ def _has_decoder(model: nn.Module) -> bool:
 
 
 def _hint(model: nn.Module, named: dict[str, Any], main: Tensor) -> str:
-    """Return what is likely to be wrong with the inputs if the model fails on them."""
+    """Return a hint at what may be wrong with the inputs if the model fails on them."""
     if _has_decoder(model) and not any(name.startswith("decoder_input") for name in named):
         return "an encoder with a decoder needs decoder_input_ids too: what it has said so far, or its start token"
     images = any(isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in model.modules())
@@ -237,7 +237,7 @@ def _hint(model: nn.Module, named: dict[str, Any], main: Tensor) -> str:
 
 @contextmanager
 def telling(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Wrap a forward pass: an error of the model is raised as one that names the model and its inputs.
+    """Turn an error of the model in this context into one that names the model and its inputs.
 
     Raises:
         AttributionError: the model failed.

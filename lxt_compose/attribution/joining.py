@@ -22,7 +22,7 @@ def joined(
     *,
     ledger: Ledger | None = None,
 ) -> dict[str, Any]:
-    """Return the joined results of batches, as the arguments that an Attribution is made from.
+    """Return the joined results of batches, as the arguments of an Attribution.
 
     Args:
         parts: what was found in each batch.
@@ -32,7 +32,7 @@ def joined(
         ledger: where the relevance went.
 
     Raises:
-        AttributionError: it cannot be told which part of a layer's output belongs to which sample.
+        AttributionError: it is unknown which part of a layer's output belongs to which sample.
     """
     whole = join_inputs(parts, given)
     beside = {name: r for name, r in whole.items() if name in given.beside}
@@ -82,7 +82,7 @@ def _woven(pieces: list[Tensor], batch: int | None) -> Tensor:
 
 
 def one_after_the_other(found: list[dict[str, Any]], given: Inputs, layer_dims: dict[str, Dims]) -> dict[str, Any]:
-    """Return what several backward passes of one batch found, as rows: those of a sample one after the other.
+    """Return what several backward passes of one batch found, as rows, with those of a sample next to each other.
 
     Args:
         found: what each found, for a target.
@@ -99,7 +99,7 @@ def one_after_the_other(found: list[dict[str, Any]], given: Inputs, layer_dims: 
         count = len(found[0]["output"])
         if batch is None or pieces[0].shape[batch] % count:
             raise not_joined(layer, pieces[0], count)
-        parts = pieces[0].shape[batch] // count  # windows or patches that were made samples of
+        parts = pieces[0].shape[batch] // count  # windows or patches that count as samples
         apart = [piece.unflatten(batch, (count, parts)) for piece in pieces]
         latent[layer] = _woven(apart, batch).flatten(batch, batch + 1)
     return {
@@ -114,7 +114,7 @@ def one_after_the_other(found: list[dict[str, Any]], given: Inputs, layer_dims: 
 
 
 def not_joined(layer: str, piece: Tensor, count: int) -> AttributionError:
-    """Return the error where it cannot be told which part of a layer's relevance belongs to which sample."""
+    """Return the error for a layer of whose relevance the samples are unknown."""
     return AttributionError(
         f"the relevance of {layer} has shape {list(piece.shape)} for {count} samples: its first dimension does not "
         f"count them, so it cannot be told apart; pass batch_size=None and one target for each sample, or other layers"
@@ -122,7 +122,7 @@ def not_joined(layer: str, piece: Tensor, count: int) -> AttributionError:
 
 
 def join_inputs(parts: list[dict[str, Any]], given: Inputs) -> dict[str, Tensor]:
-    """Return the relevance of each input from all batches; one that all samples share has the sum of what they give it.
+    """Return the relevance of each input from all batches; for an input that all samples share, the sum.
 
     Args:
         parts: what was found in each batch, with the relevance by the names of the inputs.
@@ -137,10 +137,10 @@ def join_inputs(parts: list[dict[str, Any]], given: Inputs) -> dict[str, Tensor]
 
 
 def join_layer(layer: str, parts: list[dict[str, Any]], dims: Dims) -> Tensor:
-    """Return the relevance of one layer from all batches; of values that all samples share, their sum.
+    """Return the relevance of one layer from all batches; for values that all samples share, the sum.
 
     Raises:
-        AttributionError: it cannot be told which part of the layer's output belongs to which sample.
+        AttributionError: it is unknown which part of the layer's output belongs to which sample.
     """
     pieces, counts = [part["latent"][layer] for part in parts], [len(part["output"]) for part in parts]
     if len(pieces) == 1:

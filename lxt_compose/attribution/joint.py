@@ -38,14 +38,14 @@ STRANGERS = "weights that the model does not hold as its own are those of the ex
 class Joint:
     """The graph of one model and one composite, for inputs of one structure.
 
-    ``state`` is that of the model when it was written down; ``notes`` say what the graph holds for, and how it came.
-    It holds no reference to the model but for its tensors.
+    ``state`` is that of the model when it was traced; ``notes`` say for which shapes the graph is valid, and how it was
+    traced. It holds no reference to the model but for its tensors.
     """
 
     program: Program
     state: ModelState
     names: tuple[tuple[str | None, ...], ...]
-    """For each tensor the names of those dimensions that may be of any size."""
+    """For each tensor the names of the dimensions that may be of any size."""
     shapes: tuple[torch.Size, ...]
     given: Inputs
     report: CoverageReport
@@ -55,18 +55,18 @@ class Joint:
     differentiable: bool
 
     def found(self, tensors: Sequence[Tensor]) -> list[dict[str, Any]]:
-        """Run the graph: what was found for each target."""
+        """Run the graph, and return what was found for each target."""
         recorded = self.differentiable and torch.is_grad_enabled()
         result: list[dict[str, Any]] = (self.program.differentiable if recorded else self.program)(*tensors)
         return result
 
     def value_changed(self) -> str:
-        """Return which weight has other values than those that decided what the graph is; empty if none has."""
+        """Return the weight whose values the trace depended on and that has changed since; empty if none has."""
         changed = self.program.changed()
         return "" if changed is None else self.state.where(changed)
 
     def fits(self, tensors: Sequence[Tensor]) -> bool:
-        """Return whether the graph is right for tensors of these sizes."""
+        """Return whether the graph is valid for tensors of these sizes."""
         sizes: dict[str, int] = {}
         for x, shape, names in zip(tensors, self.shapes, self.names, strict=True):
             if x.shape == shape:
@@ -84,14 +84,14 @@ class Joint:
 
 
 class Writer:
-    """Writes a model's attribution down as a graph.
+    """Traces a model's attribution as a graph.
 
     Args:
         model: the model.
         composite: the composite.
         layers: the layers whose relevance is wanted.
-        register: puts the composite on the model, if that is not to be done anew.
-        differentiable: whether what the graph gives is to be differentiated.
+        register: puts the composite on the model; by default a new registration does.
+        differentiable: whether the outputs of the graph will be differentiated.
     """
 
     def __init__(
@@ -153,9 +153,9 @@ class Writer:
     def _program(
         self, given: Inputs, goals: Goals, tensors: list[Tensor], names: Any, lookups: Lookups
     ) -> tuple[Program, tuple[str, ...]]:
-        """Return the graph, and how it came to be.
+        """Return the graph, and a note on how it was traced.
 
-        Models that ask for values may do without where a compiler looks on.
+        Models that need values of tensors may do without them under a compiler.
         """
         ways = [(False, ()), (True, ("written down as compilers see the model, which asks for values otherwise",))]
         errors = []
@@ -195,7 +195,7 @@ class Writer:
 
 
 def part_of(run: Run, joint: Joint, given: Inputs, found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return what a graph has found for each target, checked, on the CPU, as a part of an attribution.
+    """Return what a graph has found for each target, checked and on the CPU, as a part of an attribution.
 
     Args:
         run: the attribution.
@@ -230,7 +230,7 @@ def _why(model: nn.Module, error: Exception) -> str:
 
 @contextmanager
 def attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Put the attributes of a model back, where tracing has left tensors without values."""
+    """Restore the attributes of a model, in which tracing may leave tensors without values."""
     kept = [(vars(module), dict(vars(module))) for module in model.modules()]
     tables = [(table, dict(table)) for table in buffers_of(model)]
     try:

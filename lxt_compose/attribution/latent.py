@@ -1,4 +1,4 @@
-"""Relevance inside the model, of the outputs and inputs of modules: hooks on the tensors read it."""
+"""Relevance inside the model, of the outputs and inputs of modules, read by hooks on the tensors."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _units(name: str, relevance: Tensor, dims: Dims, n: int, sample: int | None)
     if batch is None or relevance.shape[batch] % n or sample is None:
         count = n if batch is not None else 1
     else:
-        each = relevance.shape[batch] // n  # as windows or patches that were made samples of
+        each = relevance.shape[batch] // n  # windows or patches that count as samples
         relevance, count = relevance.narrow(batch, sample * each, each), 1
     return relevance.double().movedim(place, -1).flatten(0, -2).sum(0) / count
 
@@ -77,7 +77,7 @@ def _units(name: str, relevance: Tensor, dims: Dims, n: int, sample: int | None)
 class Layer:
     """A module to watch: its name, with ``:input`` if its input is meant.
 
-    ``named`` says that it was asked for by its name, not by something that matches others too.
+    ``named`` says whether it was asked for by its name, and not by a pattern.
     """
 
     name: str
@@ -113,7 +113,7 @@ def _is_block(module: nn.Module) -> bool:
 
 
 def find_layers(model: nn.Module, keys: Any) -> list[Layer]:
-    """Return the modules that the keys stand for, in the model's order.
+    """Return the modules that match the keys, in the model's order.
 
     Args:
         model: the model.
@@ -176,7 +176,7 @@ class Recorder:
             self._dims.watch(self._stack)
         for layer in self._layers:
             hook = _Hook(self, layer)
-            if layer.of_input:  # before the composite's own hook, which exchanges what goes in
+            if layer.of_input:  # before the composite's own hook, which exchanges the input
                 handle = layer.module.register_forward_pre_hook(hook.before, with_kwargs=True, prepend=True)
             else:
                 handle = layer.module.register_forward_hook(hook.after)
@@ -197,11 +197,11 @@ class Recorder:
             calls[:] = [torch.zeros_like(relevance) for relevance in calls]
 
     def stop(self) -> None:
-        """End the forward pass; what runs after it is a recomputation."""
+        """End the forward pass; later calls are recomputations."""
         self._open = False
 
     def seen(self, layer: Layer, values: Any) -> None:
-        """Note that a layer put out (or took in) these values."""
+        """Note the output (or input) of a layer."""
         if not self._open:
             return
         with modes_off():

@@ -1,7 +1,7 @@
-"""Names of the dimensions of a layer's tensor, told by its module or by modules that ran before or after it.
+"""Names of the dimensions of a layer's tensor, by its module or by modules that ran before or after it.
 
-A rectifier does not know which dimension holds channels, but the convolution before it does, whose output has the same
-shape.
+A rectifier does not say which dimension holds channels; the convolution before it, whose output has the same shape,
+does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Met = tuple[int, torch.Size, Names | None]
 
 
 class LayerDims:
-    """Notes the shapes of modules' outputs while a model runs, with the names that the modules give to them.
+    """Records the shapes of modules' outputs while a model runs, with the names that the modules give to dimensions.
 
     Args:
         model: the model.
@@ -37,7 +37,7 @@ class LayerDims:
         self._asked: dict[str, Met] = {}
 
     def watch(self, stack: ExitStack) -> None:
-        """Put hooks on all modules that may know, until the stack is closed."""
+        """Put hooks on all modules that may name dimensions, until the stack is closed."""
         for module in self._model.modules():
             if next(module.children(), None) is None or hasattr(module, "batch_first"):
                 stack.callback(module.register_forward_hook(self._hook).remove)
@@ -55,11 +55,11 @@ class LayerDims:
         self._events, self._asked = [], {}
 
     def asked(self, name: str, module: nn.Module, tensor: Tensor) -> None:
-        """Note that a layer was met, by this name."""
+        """Note that a layer of this name was met."""
         self._asked[name] = self.met(module, tensor)
 
     def met(self, module: nn.Module, tensor: Tensor) -> Met:
-        """Return what :meth:`of` needs to know of a tensor that a module puts out, or takes in, now."""
+        """Return the record of a tensor that a module puts out or takes in now, for :meth:`of`."""
         return len(self._events), tensor.shape, dimensions_of_module(module, tensor)
 
     def found(self) -> dict[str, Dims]:
@@ -88,7 +88,7 @@ class LayerDims:
 
 
 def _merged(told: Iterable[Names], count: int) -> list[str | None]:
-    """Return for each dimension the first name that was told."""
+    """Return for each dimension the first name that is known."""
     merged: list[str | None] = [None] * count
     for names in told:
         merged = [name or other if other not in merged else name for name, other in zip(merged, names, strict=True)]

@@ -21,7 +21,7 @@ def logits_of(output: Any) -> Tensor:
     """Return the tensor of a model's output that holds one number for each class.
 
     Raises:
-        TypeError: there is none, or it cannot be told which of several it is.
+        TypeError: there is none, or it is not clear which of several it is.
     """
     if isinstance(output, Tensor):
         return output
@@ -49,7 +49,7 @@ def per_class(
     *,
     alone: bool = False,
 ) -> Tensor:
-    """Return the numbers that a class can be chosen from: [n, classes].
+    """Return the numbers to choose a class from, [n, classes].
 
     Args:
         output: of the model.
@@ -79,7 +79,7 @@ def per_class(
         )
     if logits.dim() == 1:
         return logits[:, None]
-    one_place = logits.dim() == 2 and "PreTraining" not in kind  # which tells of each token if it was replaced
+    one_place = logits.dim() == 2 and "PreTraining" not in kind  # ELECTRA's says of each token whether it was replaced
     if one_place:
         return logits
     if logits.dim() == 3 and asked_at is not None and bool((asked_at.sum(1) == 1).all()):

@@ -1,7 +1,7 @@
-"""Integers followed through a forward pass, and what a model makes of them: rows of tables, and floating point numbers.
+"""Following integers through a forward pass to what a model makes of them: rows of tables, and floating point numbers.
 
 Models look ids up more than once and in many ways: in an encoder and a decoder, in a table for each layer or column, by
-``F.embedding``, ``table[ids]`` or one-hot rows. Each such look-up is met here, with the origins of the ids.
+``F.embedding``, ``table[ids]`` or one-hot rows. All such look-ups are caught here, with the origins of the ids.
 """
 
 from __future__ import annotations
@@ -25,42 +25,42 @@ _BAG = inspect.signature(F.embedding_bag)
 
 
 class Listener(Protocol):
-    """The interface of objects that are told of look-ups."""
+    """The interface of objects that handle look-ups."""
 
     def looked_up(self, values: Tensor, origins: Tensor, *, as_numbers: bool) -> Tensor:
         """Return the tensor that replaces floating point values that come from an input.
 
         Args:
             values: what was looked up.
-            origins: where in the inputs each came from: of the shape of the values, or of their first dimensions. There
-                are constants among them.
+            origins: where in the inputs each came from: of the shape of the values, or of their first dimensions. Some
+                may be constants.
             as_numbers: whether the values are the integers themselves.
         """
 
     def carries(self, x: Tensor) -> bool:
-        """Return whether a tensor has something of an input already."""
+        """Return whether a tensor carries relevance to an input already."""
 
     def lost(self, func: Callable[..., Any]) -> None:
-        """Note that a function made floating point values of integers of an input, and it is not known of which."""
+        """Note that a function made floating point values of unknown integers of an input."""
 
     def left(self, func: Callable[..., Any], *, content: bool) -> None:
         """Note that integers of an input became numbers of Python or an array of numpy.
 
         Args:
             func: the function by which they did.
-            content: whether they are the integers themselves, or were made of them: then something may be looked up by
+            content: whether they are the integers themselves, or made of them, so that something may be looked up by
                 them. Else they are the largest of several, or say where or of what kind something is.
         """
 
 
 class Following:
-    """Follows the integers of some inputs through all functions of torch that are run by way of it.
+    """Follows the integers of some inputs through all functions of torch that it runs.
 
     Args:
         inputs: integer tensors by name; no two share memory.
         beside: the names of those that say where or of what kind something is, such as positions. What is computed
             from their numbers is a constant; look-ups count.
-        listener: who is told of look-ups.
+        listener: handles look-ups.
         floats: whether there are floating point tensors among them, to be followed until something is added up.
     """
 
@@ -83,10 +83,10 @@ class Following:
             start += x.numel()
 
     def run(self, call: Callable[..., Any], func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Run a function, and return what it returns, with other values for what was looked up.
+        """Run a function, and return its output, with values that were looked up exchanged.
 
         Args:
-            call: runs it, given the function, its arguments and its keyword arguments.
+            call: runs the function, given it, its arguments and its keyword arguments.
             func: the function.
             args: its arguments.
             kwargs: its keyword arguments.
@@ -118,7 +118,7 @@ class Following:
             self._origins.put(x, torch.tensor(UNKNOWN))
 
     def _leave(self, func: Callable[..., Any], given: Iterable[Tensor]) -> None:
-        """Tell that integers become numbers of Python, if something of an input is in them."""
+        """Tell the listener that integers become numbers of Python, if they come from an input."""
         with modes_off(), torch.no_grad():
             for x in given:
                 origins = self._origins.of(x)
@@ -129,10 +129,10 @@ class Following:
                     self._listener.left(func, content=bool(content.any()))
 
     def _made(self, known: Integers | None, func: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> Any:
-        """Note the origins of what a function has made."""
+        """Note the origins of the outputs of a function."""
         outputs = list(tensors_in(output))
         made = [(place, x) for place, x in enumerate(outputs) if not self._origins.knows(x)]
-        if not made:  # views of what is known, or no tensors
+        if not made:  # views of known tensors, or no tensors
             return output
         given = self._origins.among((args, kwargs))
         found = None
@@ -165,7 +165,7 @@ class Following:
         return map_tensors(lambda x: exchanged.get(id(x), x), output) if exchanged else output
 
     def _looked_up(self, func: Callable[..., Any], x: Tensor, origins: Tensor | None, *, as_numbers: bool) -> Tensor:
-        """Return what takes the place of floating point values that were made of integers."""
+        """Return what replaces floating point values that were made of integers."""
         with torch.no_grad():
             if origins is None or x.is_complex() or bool((origins < 0).any()):
                 self._listener.lost(func)
@@ -185,7 +185,7 @@ class Following:
     # ---- what is changed in place ------------------------------------------------------------------------------------
 
     def _changed(self, known: Integers | None, func: Callable[..., Any], args: Any, kwargs: Any) -> None:
-        """Note the origins of what a function has changed in place."""
+        """Note the origins of tensors that a function has changed in place."""
         target = next(changed_by(args, kwargs), None)
         if target is not None and target.is_floating_point() and self._origins.knows(target):
             self._origins.inside(target).fill_(UNKNOWN)
@@ -251,7 +251,7 @@ class Following:
             carriers, places = carriers.reshape(-1, carriers.shape[-1]), torch.arange(ids.numel(), device=ids.device)
             places = places.reshape(ids.shape).to(ids.dtype)
             padding = values.get("padding_idx")
-            if padding is not None:  # which is left out: the row behind the others
+            if padding is not None:  # padding is left out: it reads the row behind the others
                 places = places.masked_fill(ids == padding % len(values["weight"]), len(carriers))
                 carriers, values["padding_idx"] = F.pad(carriers, (0, 0, 0, 1)), len(carriers)
         values |= {"input": places, "weight": carriers, "scale_grad_by_freq": False, "sparse": False}
@@ -259,7 +259,7 @@ class Following:
 
 
 class FollowingMode(TorchFunctionMode):
-    """Has a model's integers followed where no composite is registered."""
+    """Follows a model's integers where no composite is registered."""
 
     def __init__(self, following: Following) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Origins of the elements of integer tensors: each tensor that comes from an input has a tensor of origins.
 
-The origin of an element is the number of an element of the inputs, counted from 1; 0 is a constant, ``UNKNOWN`` what
-several elements made together. Origins are kept by memory, so views share them and writing into a view is seen in all.
+The origin of an element is the number of an element of the inputs, counted from 1; 0 stands for a constant, ``UNKNOWN``
+for several elements together. Origins are kept by memory, so views share them and writing into a view is seen in all.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ UNKNOWN, CHOSEN = -1, -2
 class Origins:
     """The origins of all integer tensors that come from some inputs, for the time of one forward and backward pass.
 
-    Those of floating point tensors too, if they are followed: a model may round them and look up what it gets.
+    Those of floating point tensors too, if they are followed: a model may round them and use the results for look-ups.
     """
 
     def __init__(self, *, floats: bool = False) -> None:
@@ -47,7 +47,7 @@ class Origins:
             self._indicators.add(storage_of(x))
 
     def inside(self, x: Tensor) -> Tensor:
-        """Return the origins of a tensor, to be changed in place; what was not known is a constant."""
+        """Return the origins of a tensor, to be changed in place; an unknown tensor is a constant."""
         x = local(x)
         memory = storage_of(x)
         if memory not in self._kept:
@@ -84,7 +84,7 @@ class Origins:
 def after(
     known: Integers, func: Callable[..., Any], args: Any, kwargs: Any, output: Any, from_: Origins
 ) -> Sequence[Tensor | None] | None:
-    """Return the origins of what a function has made, one for each tensor that it put out, in their order.
+    """Return the origins of a function's outputs, one for each tensor, in order.
 
     None if unknown.
 
@@ -123,7 +123,7 @@ def after(
 
 
 def combined(origins: Iterable[Tensor]) -> Tensor:
-    """Return where elements came from that were made of others, which may be constants: unknown if of several."""
+    """Return the origins of elements that were made of others; constants count for nothing, several give unknown."""
     first, *others = origins
     for other in others:
         either = torch.maximum(first, other)
@@ -133,7 +133,7 @@ def combined(origins: Iterable[Tensor]) -> Tensor:
 
 
 def _at_place(func: Callable[..., Any], arguments: Any, shape: torch.Size, from_: Origins) -> Tensor:
-    """Return the origins for elementwise operations; what is multiplied with 0 is a constant."""
+    """Return the origins after elementwise operations; elements multiplied by 0 are constants."""
     tensors = list(tensors_in(arguments))
     known = [x for x in tensors if from_.knows(x) or (from_.floats and x.requires_grad)]
     origins = combined(from_.of(x).expand(shape) for x in known)
@@ -187,7 +187,7 @@ def _moved(
     masks = [x for x in from_.among((args, kwargs)) if x.dtype == torch.bool != made.dtype]
     if masks:  # of one-hot rows
         return [combined(from_.of(x).expand(made.shape) for x in masks)] if len(masks) == len(values) else None
-    if not values:  # what comes from an input gave the shape alone
+    if not values:  # the input gave the shape alone
         return [from_.of(made)]
     return list(tensors_in(on_origins(known, func, args, kwargs, from_)))
 
@@ -200,7 +200,7 @@ def on_origins(
     from_: Origins,
     exchange: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> Any:
-    """Run an operation that moves elements on their origins; of what it writes into they are changed in place.
+    """Run an operation that moves elements on their origins; where it writes, the origins are changed in place.
 
     Args:
         known: what the operation does with integers.
@@ -243,7 +243,7 @@ def _read(known: Integers, args: Any, kwargs: Any, made: Tensor, from_: Origins)
 
 
 def _read_at(table: Tensor, index: tuple[Any, ...], place: int, made: Tensor, from_: Origins) -> Tensor:
-    """Return the origins of ``table[..., ids, :]``, read in the same way from a table that holds the ids' numbers."""
+    """Return the origins of ``table[..., ids, :]``, read in the same way from a table of the ids' numbers."""
     used = [0 if i is None else i.dim() if isinstance(i, Tensor) and i.dtype == torch.bool else 1 for i in index]
     used = [table.dim() - sum(used) + 1 if i is Ellipsis else n for i, n in zip(index, used, strict=True)]
     dim, ids = sum(used[:place]), index[place]

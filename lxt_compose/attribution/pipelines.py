@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def unpacked(model: Any, inputs: Any) -> tuple[Any, Any]:
-    """Return a model and its inputs: of a pipeline its model, and the tensors that it is given; else as they are.
+    """Return a model and its inputs: for a pipeline its model and that model's tensors, else both unchanged.
 
     Args:
         model: a pipeline of transformers, or a module.

@@ -1,4 +1,4 @@
-"""Look-ups of integers, noted in one forward pass and repeated in another that is traced as a graph.
+"""Look-ups of integers, recorded in one forward pass and repeated in another that is traced as a graph.
 
 Following integers is a computation on the origin of each element, which runs once, on values. Its result (which
 function calls looked values up, and where in the inputs each row came from) holds for all inputs of the same shape,
@@ -24,12 +24,12 @@ from .lookups import Following
 from .taps import Taps
 
 Call = tuple[Any, int]
-"""A function, and how often it has been called: what a model asks beside, in other functions, does not count."""
+"""A function, and the number of its calls so far: calls of other functions do not shift it."""
 
 
 @dataclass(frozen=True)
 class Owned:
-    """What of some looked up values comes from one input.
+    """The part of some looked up values that comes from one input.
 
     ``rows`` are their places among the values, ``places`` those in the input; None if these are all, in order.
     """
@@ -41,12 +41,12 @@ class Owned:
 
 @dataclass(frozen=True)
 class Lookup:
-    """Values that were looked up by one call. ``constant`` tells those that are none of an input, if there are some."""
+    """Values that were looked up by one call. ``constant`` marks those that come from no input, if there are some."""
 
     owned: tuple[Owned, ...]
     constant: Tensor | None
     depth: int
-    """How many dimensions of the values are not features."""
+    """The number of dimensions of the values without the features."""
     as_numbers: bool
 
 
@@ -59,7 +59,7 @@ class Lookups:
 
     @property
     def in_order(self) -> bool:
-        """Whether each look-up is that of a whole input, in order: then they hold for inputs of any shape."""
+        """Whether each look-up is that of a whole input, in order, so that it holds for inputs of any shape."""
         return all(
             lookup.constant is None and len(lookup.owned) == 1 and lookup.owned[0].rows is None
             for lookup in self.calls.values()
@@ -73,7 +73,7 @@ class _Calls:
         self._count: dict[Any, int] = {}
 
     def next(self, func: Any) -> Call:
-        """Return what one call is known by."""
+        """Return the key of the next call of a function."""
         self._count[func] = self._count.get(func, 0) + 1
         return func, self._count[func]
 
@@ -83,7 +83,7 @@ class _Numbered(Following):
 
     at: Call = (None, 0)
     plain = True
-    """Whether what is looked up is what the call under way has put out."""
+    """Whether the values that are looked up are the output of the running call."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -95,7 +95,7 @@ class _Numbered(Following):
 
         def called(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             output = call(func, args, kwargs)
-            self.at = at  # not that of a call within
+            self.at = at  # not the number of a call within
             return output
 
         return super().run(called, func, args, kwargs)
@@ -114,10 +114,10 @@ class _Numbered(Following):
 
 
 class NotingTaps(Taps):
-    """Taps that note the look-ups of the last forward pass.
+    """Taps that record the look-ups of the last forward pass.
 
     Raises:
-        TraceError: values were looked up by a call that cannot be done again.
+        TraceError: values were looked up by a call that cannot be repeated.
     """
 
     following_kind: ClassVar[type[Following]] = _Numbered
@@ -156,7 +156,7 @@ class NotingTaps(Taps):
 
 
 class ReplayTaps:
-    """Makes carriers of what the model is given, as :class:`Taps`, with look-ups that were noted before."""
+    """Makes carriers of the model's inputs, as :class:`Taps`, with look-ups that were recorded before."""
 
     def __init__(self, registration: Registration, lookups: Lookups) -> None:
         self._session, self._lookups = registration.session, lookups

@@ -27,19 +27,19 @@ class Attribution(AttributionData):
     ``relevance`` has the shape of the input, or of its embeddings [n, tokens, features] if the input is token ids; if
     several inputs carry relevance it is a dictionary of such tensors by name. ``beside`` is the relevance of integers
     that were given beside them and were looked up too (positions, token types). With several targets there is one row
-    for each sample and target; ``target_names`` are what they are called. Its unit is that of ``output`` [n], the
-    number that is explained: summed, it gives the output less what biases, softmax and uncovered operations took (not
-    for a composite with ``picture="slot"``). An input that all samples share has the sum of what they give it.
-    ``target`` is the class index [n], pairs of them [n, 2] for a contrast (-1 stands for the mean of the others), or
-    None if a function chose. ``latent`` is the relevance of the layers asked for, by name. ``report`` says which rule
-    covered what, ``ledger`` where the relevance went (None if not asked for). ``inputs`` are what was
-    explained, ``mask`` tells real tokens of the first of them from padding. ``dims`` names the dimensions of the
-    relevance of each input, such as ``("batch", "channel", "time")``, and of each layer. ``ran`` says how the model
+    for each sample and target, with ``target_names``. Its unit is that of ``output`` [n], the number that is explained:
+    summed, it gives the output less what biases, softmax and uncovered operations took (not for a composite with
+    ``picture="slot"``). An input that all samples share has the sum of their relevance. ``target`` is the class index
+    [n], pairs of them [n, 2] for a contrast (-1 stands for the mean of the others), or None if a function chose.
+    ``latent`` is the relevance of the layers asked for, by name. ``report`` says which rule covered what, ``ledger``
+    where the relevance went (None if not asked for). ``inputs`` are the explained inputs, ``mask`` tells real tokens of
+    the first of them from padding. ``dims`` names the dimensions of the relevance of each input, such as ``("batch",
+    "channel", "time")``, and of each layer. ``ran`` says how the model
     ran: "eager", registered, or "one graph" (``attribute(..., traced=)``).
     """
 
     def patches(self, size: int | tuple[int, int]) -> Tensor:
-        """Return the relevance of each patch of images: [n, rows, columns]; a rest at the right or below is dropped.
+        """Return the relevance of each patch of images, [n, rows, columns]; incomplete patches at the edge are dropped.
 
         Args:
             size: height and width of a patch in pixels, as one number if they are equal.
@@ -130,7 +130,7 @@ class Attribution(AttributionData):
     def heatmap(
         self, tokens: Any = None, *, sample: int | None = None, input: str | None = None, **options: Any
     ) -> Any:
-        """Return a picture, chosen by what the dimensions are.
+        """Return a picture, whose kind depends on the dimensions.
 
         Text for tokens, lines for a series, images for images, spectrograms and tables, slices of volumes, frames of
         videos, bars for nodes and named features.
@@ -185,7 +185,7 @@ class Attribution(AttributionData):
 
     @staticmethod
     def load(path: str | Path) -> Attribution:
-        """Read what :meth:`save` wrote; no code of the file is run, whoever wrote it.
+        """Read what :meth:`save` wrote; no code in the file is run.
 
         Raises:
             ValueError: it is no such file.

@@ -1,4 +1,4 @@
-"""One attribution at work: a model under a composite, forward and backward passes batch by batch."""
+"""The passes of one attribution: a model under a composite, forward and backward, batch by batch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .targets import Chosen, called
 
 @contextmanager
 def values_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Put the values of tensors back as they were."""
+    """Restore the values of tensors after the context."""
     kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
     try:
         yield
@@ -41,7 +41,7 @@ def values_kept(tensors: Iterable[Tensor]) -> Iterator[None]:
 
 
 def statistics_kept(model: nn.Module) -> AbstractContextManager[None]:
-    """Put back the buffers of modules in train mode: batch norm updates its statistics in each pass."""
+    """Restore the buffers of modules in train mode, since batch norm updates its statistics in each pass."""
     return values_kept(
         buffer for module in model.modules() if module.training for buffer in module.buffers(recurse=False)
     )
@@ -88,7 +88,7 @@ class Run:
         self.make_taps: Callable[[Registration, bool], AbstractContextManager[Any]] = Taps
 
     def batches(self, goals: Goals, size: int | None, *, progress: bool, ledger: bool) -> list[dict[str, Any]]:
-        """Return what was found in each batch, as the arguments that an Attribution is joined from."""
+        """Return what was found in each batch, as the arguments that are joined to an Attribution."""
         try:
             return self._all(goals, size, floats=False, progress=progress, ledger=ledger)
         except RoundedError:
@@ -120,12 +120,12 @@ class Run:
 
     @contextmanager
     def at_work(self, goals: Goals, *, floats: bool = False) -> Iterator[Registration]:
-        """Put the composite on the model, and what makes carriers of inputs and watches layers, for these targets."""
+        """Register the composite, and the taps and recorders of inputs and layers, for these targets."""
         inside = asked_inside(goals, self._ask)
         self.called = self.model if inside is None else with_target(self.model, inside)
         with self.register(self.called) as registration, ExitStack() as stack:
             self.registration = registration
-            registration.session.tally.strict = False  # until it is known what is between explained output and inputs
+            registration.session.tally.strict = False  # checked when the explained output is known
             self.taps = stack.enter_context(self.make_taps(registration, floats))
             times_value = self.composite.formulation == GRADIENT and not self.as_it_is
             self.layer_dims = LayerDims(self.model, self.given.dims_of_relevance())
@@ -165,7 +165,7 @@ class Run:
     def _ask(self, function: Callable[[Any], Tensor], output: Any) -> Tensor:
         """Return the value of a target function of the output, computed as a part of the model.
 
-        An error of the function is told as its own, not as one of the inputs.
+        An error of the function is reported as its own, not as one of the inputs.
         """
         try:
             value = called(function, output, self.count)
@@ -222,7 +222,7 @@ class Run:
     def slots(
         self, outputs: Sequence[Tensor], seeds: Sequence[Tensor], leaves: Sequence[Tensor], *, keep: bool
     ) -> list[Tensor | None]:
-        """Return what arrives at each leaf when the backward pass begins with these seeds; None: nothing does."""
+        """Return the slot of each leaf after a backward pass from these seeds; None where nothing arrives."""
         return list(torch.autograd.grad(outputs, leaves, seeds, allow_unused=True, retain_graph=keep))
 
     def _relevance(self, leaf: Tensor, slot: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Graphs as files of ``torch.export``, which need nothing but torch to run."""
+"""Graphs as files of ``torch.export``, for which torch alone is needed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FILE = "lxt_compose.json"
 
 
 class _Written(nn.Module):
-    """The graph with what it found by name, for `torch.export`."""
+    """The graph with named outputs, for `torch.export`."""
 
     def __init__(self, joint: Joint, given: Inputs) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def _names(given: Inputs) -> list[str]:
 
 
 class SavedAttribution:
-    """A graph that was read from a file; called with tensors, as the model's arguments, by their order or names.
+    """A graph read from a file; it is called with the tensors of the model's arguments, by order or by name.
 
     ``inputs`` are the names of the tensors, ``targets`` is how many tensors of indices follow, ``report`` the coverage
     report as text, ``compiled`` whether the file holds machine code.

@@ -1,4 +1,4 @@
-"""An attribution as a file: tensors, numbers and texts alone, read back without running any code of the file."""
+"""An attribution as a file of tensors, numbers and texts, which is read without running any code in it."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def save(attribution: AttributionData, path: Path) -> None:
         },
         "ledger": None if attribution.ledger is None else attribution.ledger.to_dict(),
     }
-    with path.open("wb") as file:  # whatever the name ends with: torch takes some endings for formats of others
+    with path.open("wb") as file:  # torch takes some endings of names for other formats
         torch.save(_compact(content), file)
 
 
 def _compact(value: Any) -> Any:
-    """Return the same tensors; views get memory of their own, since all of the memory behind them would be written."""
+    """Return the tensors, with copies of views, whose whole base would be written else."""
     if isinstance(value, torch.Tensor):
         return value.clone() if value.untyped_storage().nbytes() > value.numel() * value.element_size() else value
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The arguments of a model, whatever their structure: names for the tensors in them, and copies for each pass."""
+"""The arguments of a model in any structure: names for the tensors in them, and copies for each pass."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def read_arguments(model: nn.Module, inputs: Any) -> Arguments:
-    """Return the arguments that the model is called with.
+    """Return the arguments of the model's call.
 
     Arrays of numpy become tensors, floats those of the model's dtype.
 
@@ -56,7 +56,7 @@ def read_arguments(model: nn.Module, inputs: Any) -> Arguments:
 
 
 def distinct(arguments: Arguments) -> Arguments:
-    """Return the arguments with a tensor that is given twice as two tensors, so that each has its own relevance."""
+    """Return the arguments, with two tensors for one that is given twice, so that each has its own relevance."""
     met: set[int] = set()
 
     def another(x: Tensor) -> Tensor:
@@ -132,10 +132,10 @@ def _named(name: str, tree: Any) -> Iterator[tuple[str, Any]]:
 
 
 def held_constant(named: Mapping[str, Any], carried: Iterable[Tensor]) -> tuple[str, ...]:
-    """Return what is to be said of numbers among the inputs that are constants, though nobody may expect that.
+    """Return remarks on numbers among the inputs that are constants, which users may not expect.
 
-    Those are floating point tensors that are called as biases, labels and caches are, and those in objects of classes
-    that are not known. Of masks it goes without saying, and so does of caches in objects.
+    Those are floating point tensors named like biases, labels and caches, and those in objects of unknown classes.
+    Masks and caches in objects are not mentioned.
 
     Args:
         named: the contents of the arguments by name.
@@ -155,7 +155,7 @@ def held_constant(named: Mapping[str, Any], carried: Iterable[Tensor]) -> tuple[
 
 
 def advice(named: dict[str, Any]) -> str:
-    """Return what to do about inputs that hold nothing that could carry relevance."""
+    """Return advice for inputs that hold nothing that could carry relevance."""
     values = named.values()
     if any(isinstance(x, Tensor) and x.is_complex() for x in values):
         return "; give complex numbers as their parts, torch.view_as_real(x)"
@@ -173,7 +173,7 @@ def _positional(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
     """Return the arguments by the names that they have in the model's forward."""
     try:
         names = list(inspect.signature(model.forward).bind_partial(*args).arguments.items())
-    except (TypeError, ValueError):  # too many arguments, or no signature: the model itself will tell
+    except (TypeError, ValueError):  # too many arguments, or no signature: the model itself will raise
         names = []
     found: dict[str, Any] = {}
     for name, value in names:
@@ -185,7 +185,7 @@ def _positional(model: nn.Module, args: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def fresh(tree: Any, exchange: Callable[[Tensor], Tensor] = lambda x: x) -> Any:
-    """Return a copy for one forward pass: a model may fill a cache or a list that it is given. Tensors are exchanged.
+    """Return a copy for one forward pass, since a model may fill a given cache or list. Tensors are exchanged.
 
     Raises:
         AttributionError: an object cannot be copied.

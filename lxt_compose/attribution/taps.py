@@ -1,4 +1,4 @@
-"""How inputs become carriers: floating point inputs as they are, integers where values are looked up by them."""
+"""Taps make inputs carriers: floating point inputs directly, integers where values are looked up by them."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class NotLookedUpError(AttributionError):
 
 
 class RoundedError(AttributionError):
-    """A model has looked something up by floating point numbers that it rounded: they must be followed too."""
+    """A model has looked something up by rounded floating point numbers, which must be followed too."""
 
 
 class _Leaf:
-    """A carrier that an input became: the input itself, or values that were looked up with their origins."""
+    """A carrier made of an input: the input itself, or looked up values with their origins."""
 
     def __init__(self, values: Tensor, name: str = "", origins: Tensor | None = None, *, as_numbers: bool = False):
         self.carrier, self.name, self.origins = values.detach(), name, origins
@@ -46,7 +46,7 @@ class _Leaf:
 
 
 class Taps:
-    """Makes carriers of what the model is given, and keeps hold of them: context manager around forward passes.
+    """Makes carriers of the model's inputs, and keeps them; a context manager around forward passes.
 
     A floating point input is passed on as a copy, so that a model may change it in place. Integers are followed: the
     rows of tables that are looked up by them become carriers with the same values, cut off from what made them, and
@@ -80,19 +80,19 @@ class Taps:
 
     @property
     def leaves(self) -> list[Tensor]:
-        """The carriers that the inputs of the last forward pass became."""
+        """The carriers made of the inputs in the last forward pass."""
         return [leaf.carrier for leaf in self._leaves]
 
     @property
     def met_strangers(self) -> bool:
-        """Whether weights were met that the model does not hold as its own."""
+        """Whether weights were used that the model does not hold as its own."""
         return self._session.has_strangers
 
     def call(self, model: nn.Module, batch: Inputs) -> Any:
         """Return the output of the model; afterwards ``leaves`` holds the carriers.
 
         Raises:
-            AttributionError: nothing was made of the integers, or they were looked up inside a module with a rule.
+            AttributionError: the integers were not used, or values were looked up by them inside a module with a rule.
         """
         batch = batch.copied()
         self._leaves = [_Leaf(x, name) for name, x in batch.carriers.items()]
@@ -138,7 +138,7 @@ class Taps:
         """Return the relevance of each input from that of the leaves; of integers [*shape, features].
 
         What was looked up several times gets the sum, feature by feature; shorter rows count for the first features.
-        Integers that the model computed with as they are have no features.
+        Integers that the model computed with directly have no features.
         """
         found = {leaf.name: r for leaf, r in zip(self._leaves, relevance, strict=True) if leaf.origins is None}
         given = dict(found)
@@ -167,7 +167,7 @@ class Taps:
 
     def looked_up(self, values: Tensor, origins: Tensor, *, as_numbers: bool) -> Tensor:
         """See :class:`~.lookups.Listener`."""
-        if is_sharded(values):  # by a table that is spread over processes
+        if is_sharded(values):  # the table is spread over processes
             made = in_each_process(self.looked_up(whole(values), origins, as_numbers=as_numbers), values)
             mark_seen((made,))
             return made
@@ -230,7 +230,7 @@ class Taps:
         )
 
     def _check_not_shadowed(self) -> None:
-        """Raise if a rule for a whole module has already begun around a look-up: it saw no relevance go in."""
+        """Raise if a look-up is inside a module whose rule has already begun, without this carrier."""
         reg, frames = self._registration, self._session.stack.frames
         frame = next((f for f in frames if f.context.shadowed_by is not None and f.context.shadowed_by == f.path), None)
         binding = frame.site.binding if frame is not None else None
@@ -238,7 +238,7 @@ class Taps:
             return
         rule = binding.assignment.rule
         if reg.formulation == GRADIENT and isinstance(rule, Epsilon):
-            return  # its inside is the plain gradient, wherever it begins
+            return  # inside is the plain gradient, wherever it begins
         raise AttributionError(
             f"{', '.join(self._ids)} is looked up inside {frame.path or 'the model itself'!r}, which has {rule} as a "
             f"whole, so that rule would see no relevance go in; bind it to modules after the look-up, or pass "

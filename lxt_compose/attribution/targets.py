@@ -1,4 +1,4 @@
-"""What is explained: which output of the model, and the seed that relevance starts with."""
+"""Targets: the output that is explained, and the seed that relevance starts with."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Goal:
 
     @property
     def target(self) -> Any:
-        """The same as :func:`attribute` takes it."""
+        """The target in the form that :func:`attribute` takes."""
         second = OTHERS if self.others else self.second
         return self.function or (self.first if second is None else (self.first, second))
 
@@ -58,14 +58,14 @@ class Chosen:
     """What is explained of one batch of n samples.
 
     ``value`` [n] is the number explained, ``target`` [n] the index, [n, 2] of a pair (-1: the mean of the others) or
-    None. ``seeds`` pairs each output tensor that takes part with what backward begins with there.
+    None. ``seeds`` pairs each output tensor that takes part with the slot that backward starts with there.
     """
 
     value: Tensor
     target: Tensor | None
     seeds: list[tuple[Tensor, Tensor]]
     classes: int | None = None
-    """How many there are to choose from, if what is explained is one."""
+    """The number of classes, if what is explained is one."""
 
 
 def read_target(target: Any, count: int) -> Goal:
@@ -169,7 +169,7 @@ def choose(
     logits = per_class(seen, model, count, mask, asked_at, alone=alone)
     value, target = _picked(goal, logits)
     _check_finite(value)
-    if value.requires_grad and not leaves:  # it comes from where nothing was exchanged
+    if value.requires_grad and not leaves:  # it comes from a part without carriers of ours
         raise TypeError(
             f"the tensors in the model's output of type {type(output).__name__} are not found, or not floating point "
             f"numbers; register_container({type(output).__name__}, vars) tells what is in it, or pass a target function"
@@ -191,7 +191,7 @@ def _check_finite(value: Tensor) -> None:
 
 
 def chosen_by(function: Callable[[Any], Tensor], output: Any, *, count: int, times_output: bool) -> Chosen:
-    """Return what a target function makes of the model's output; relevance starts with its value.
+    """Return the target function's value for the model's output, with which relevance starts.
 
     Raises:
         TypeError: it returned no floating point tensor.
@@ -205,7 +205,7 @@ def chosen_by(function: Callable[[Any], Tensor], output: Any, *, count: int, tim
 
 
 def called(function: Callable[[Any], Tensor], output: Any, count: int) -> Tensor:
-    """Return what a target function makes of the model's output, [count].
+    """Return the target function's value for the model's output, [count].
 
     Raises:
         TypeError: it returned no floating point tensor.

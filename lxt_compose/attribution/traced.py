@@ -1,4 +1,4 @@
-"""The attribution of a model as one graph that is called like a function."""
+"""The attribution of a model as one graph, called like a function."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .structure import Arguments, distinct, read_arguments
 from .targets import check_range
 
 MOST = 8
-"""How many graphs for other shapes are kept."""
+"""The number of graphs for other shapes that are kept."""
 _AS_TRACED = object()
 _SHAPE = attrgetter("shape")
 
@@ -53,15 +53,16 @@ class Explained(NamedTuple):
 class TracedAttribution:
     """Forward pass, relevance and output of a model, as one graph; made by :meth:`Composite.trace`.
 
-    It is called like a function, and runs without hooks, without a mode and without a registration, with the very
-    weights of the model: what ``load_state_dict`` or an optimizer does to them is seen. The numbers are those of the
-    eager :func:`attribute`, bit for bit, until it is compiled.
+    It is called like a function, and runs without hooks, mode and registration, on the model's own weights, so changes
+    by ``load_state_dict`` or an optimizer count. The numbers are those of the eager :func:`attribute`, bit for bit,
+    until it is compiled.
 
-    ``report`` is the coverage report of the example. ``notes`` say for which shapes the graph holds, and how it came.
+    ``report`` is the coverage report of the example. ``notes`` say for which shapes the graph is valid, and how it was
+    traced.
 
     Raises:
-        TraceError: a call does not fit: other structure, dtype, device or shape of the inputs, another kind of target;
-            or the model has been changed: weights exchanged, train mode, adapters or hooks put in.
+        TraceError: a call does not fit (another structure, dtype, device or shape of the inputs, another kind of
+            target), or the model has changed (other weights, train mode, adapters or hooks).
     """
 
     def __init__(self, model: nn.Module, writer: Writer, given: Inputs, target: Any, dynamic: Collection[str]) -> None:
@@ -86,7 +87,7 @@ class TracedAttribution:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """For which shapes there are graphs, and how they came."""
+        """For which shapes there are graphs, and how they were traced."""
         said = list(dict.fromkeys(note for joint in (self._main, *self._others) for note in joint.notes))
         if self._why_fixed:
             said.append(f"one graph for each shape, of which the last {MOST} are kept: {self._why_fixed}")
@@ -192,7 +193,7 @@ class TracedAttribution:
     # ---- compilers and files -----------------------------------------------------------------------------------------
 
     def compile(self, **options: Any) -> TracedAttribution:
-        """Hand the graph to torch's compiler (inductor), which runs it from the next call on; returns itself.
+        """Compile the graph with torch's compiler (inductor) for the next calls; returns itself.
 
         Numbers may then differ by rounding.
 
@@ -205,7 +206,7 @@ class TracedAttribution:
         return self
 
     def record(self) -> TracedAttribution:
-        """Record the graph, compiled or not, as a CUDA graph, which Python launches by one call; returns itself.
+        """Record the graph, compiled or not, as a CUDA graph, which one call launches; returns itself.
 
         Raises:
             TraceError: model and example are not on a GPU, the graph is for any shape, or it chooses by data.
@@ -280,7 +281,7 @@ def _of_any_size(given: Inputs, dynamic: bool | Collection[str]) -> list[str]:
 
 
 def _as_it_is(registration: Registration) -> Callable[[nn.Module], AbstractContextManager[Registration]]:
-    """Use a registration that is there already; nothing is counted."""
+    """Use an existing registration; nothing is counted."""
 
     @contextmanager
     def register(model: nn.Module) -> Iterator[Registration]:

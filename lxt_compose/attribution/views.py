@@ -31,8 +31,8 @@ def picture(
         found: the attribution.
         samples: their numbers.
         tokens: a tokenizer, the tokens of the one sample, or a list of them for each; or names of features or nodes.
-        alone: whether it is one sample that was asked for by its number.
-        name: of the input; None is the first of each kind, or those with tokens if there are ``tokens``.
+        alone: whether one sample was asked for by its number.
+        name: the input; None is the first of each kind, or those with tokens if there are ``tokens``.
         options: of the heatmap.
 
     Raises:
@@ -93,7 +93,7 @@ def _over(found: AttributionData, name: str, samples: Sequence[int], options: di
     if "image" in options or below is None or below.dim() != len(dims):
         return options
     shown = _spectrogram(below, dims) if "mel" in dims else _upright(below, dims)
-    return {"image": shown[samples][:, None], **options}  # one channel: else three images might be one's colors
+    return {"image": shown[samples][:, None], **options}  # one channel: three images might else be colors
 
 
 def _upright(values: Tensor, dims: Dims) -> Tensor:
@@ -125,7 +125,7 @@ def _slices(
     found: AttributionData, name: str, scores: Tensor, dims: Dims, samples: Sequence[int], titles: list[str],
     options: dict[str, Any],
 ) -> Any:  # fmt: skip
-    """Return a row of frames or slices for each sample, on one scale; of many, some that are evenly spaced."""
+    """Return a row of frames or slices for each sample, on one scale; evenly spaced ones if there are many."""
     from .. import heatmap
 
     count = scores.shape[1]
@@ -228,7 +228,7 @@ def _few(values: list[Any]) -> str:
 
 
 def html_of(found: AttributionData) -> str:
-    """Return what a notebook shows: the first samples and the coverage."""
+    """Return the HTML for a notebook: the first samples and the coverage."""
     more = f"<p>and {len(found) - _SHOWN} more samples</p>" if len(found) > _SHOWN else ""
     try:
         shown = picture(found, range(len(found))[:_SHOWN], None, alone=False)._repr_html_() + more
@@ -242,7 +242,7 @@ def dataframe(found: AttributionData, tokens: Any) -> DataFrame:
 
     Raises:
         ImportError: pandas is not installed.
-        TypeError: what is given is neither a tokenizer nor names.
+        TypeError: tokens are neither a tokenizer nor names.
         ValueError: there are more or fewer names than places.
     """
     try:

@@ -1,4 +1,4 @@
-"""What makes two inputs alike: places of both, and pairs of them."""
+"""The relevance of places of two inputs, and of pairs of places, for their similarity."""
 
 from .entry import attribute_similarity
 from .pair import POOLINGS

@@ -1,4 +1,4 @@
-"""From two inputs and a model that embeds to what makes them alike."""
+"""The function `attribute_similarity`: from two inputs and a model that embeds to relevance."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def attribute_similarity(
         pairs: whether to explain pairs of places too; see :func:`pairs_of`. It takes a backward pass for each feature
             of the embedding, many at a time.
         composite: the name of a preset, or a :class:`Composite`; one whose picture is relevance.
-        ledger: whether to name where relevance went that is on no place.
+        ledger: whether to record where relevance went that is on no place.
         chunk_size: how many features to run at a time; None is as many as fit.
         memory: bytes that they may take, about; see :func:`attribute_generation`.
 
     Raises:
         TypeError: an input is of a wrong kind, or a text has no tokenizer; the output has no such embedding.
-        ValueError: an argument is not one of those there are, or there are several samples.
+        ValueError: an argument has an unknown value, or there are several samples.
         AttributionError: the model failed, or cannot be explained with such inputs.
     """
     rules = composite_of(composite)
@@ -79,7 +79,7 @@ def _explained(
     *,
     ledger: bool,
 ) -> SimilarityAttribution:
-    """Explain the similarity, and pairs of places if there are ways to run for them: rows at a time, bytes."""
+    """Explain the similarity, and pairs of places if they are wanted, with these rows at a time and bytes."""
     grids = [seen(pair.model, one, tokenizer) for one in given]
     both = {"first": given[0].kwargs, "second": given[1].kwargs}
     found = attribute(pair, both, composite=rules, ledger=ledger)

@@ -40,7 +40,7 @@ def last(output: Any, inputs: Mapping[str, Any]) -> Tensor:
 
 
 def embedding(output: Any, inputs: Mapping[str, Any]) -> Tensor:
-    """Return what the model itself gives as an embedding, [n, features]: a tensor, or an entry of this kind.
+    """Return the model's own embedding, [n, features]: the output, or its entry of that name.
 
     Raises:
         TypeError: there is none.
@@ -58,7 +58,7 @@ def embedding(output: Any, inputs: Mapping[str, Any]) -> Tensor:
 
 
 POOLINGS: dict[str, Pooling] = {"mean": mean, "first": first, "last": last, "embedding": embedding}
-"""Ways to one vector for each input, by name."""
+"""Functions from the output to one vector for each input, by name."""
 
 
 def _states(output: Any) -> Tensor:

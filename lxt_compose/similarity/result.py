@@ -1,4 +1,4 @@
-"""What makes two inputs alike: immutable, on the CPU, free of any graph."""
+"""The result of a similarity attribution: immutable, on the CPU, free of any graph."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class SimilarityAttribution:
     """The relevance of the places of two inputs for their ``similarity``. Made by :func:`attribute_similarity`.
 
     ``tokens`` names the places of both: tokens, patches of an image, steps of a sound; ``scores`` [places] is their
-    relevance, in the unit of the similarity. What of it is on no place is :attr:`rest`; with a ``ledger`` it is known
-    where. ``pairs`` is the relevance of pairs of places, if that was asked for.
+    relevance, in the unit of the similarity. The part on no place is :attr:`rest`, which a ``ledger`` splits up.
+    ``pairs`` is the relevance of pairs of places, if that was asked for.
     """
 
     tokens: tuple[tuple[str, ...], tuple[str, ...]]
@@ -37,7 +37,7 @@ class SimilarityAttribution:
 
     @property
     def rest(self) -> float:
-        """What of the similarity is on no place: biases, softmax and the like."""
+        """The part of the similarity on no place: biases, softmax and the like."""
         return self.similarity - float(self.scores[0].sum()) - float(self.scores[1].sum())
 
     def strongest(self, k: int = 10) -> list[tuple[str, str, float]]:

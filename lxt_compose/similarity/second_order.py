@@ -1,4 +1,4 @@
-"""Pairs of places: which place of one input goes together with which of the other (BiLRP)."""
+"""Pairs of places of two inputs, and their joint relevance (BiLRP)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class Pairs:
     """The similarity by pairs of places.
 
     ``both`` [places of the first, places of the second] is that of pairs. ``first`` and ``second`` are what a place has
-    together with what of the other embedding is on no place (its biases and the like), ``rest`` what these have
+    together with the part of the other embedding on no place (its biases and the like), ``rest`` what these parts have
     together. All of them add up to the similarity.
     """
 
@@ -84,8 +84,8 @@ def pairs_of(a: OfFeatures, b: OfFeatures, scale: float) -> Pairs:
 
         ``R_ij = scale * sum_m R_m(x)_i R_m(x')_j``
 
-    adds up to ``e(x) . e(x')`` where each R_m adds up to its feature; what of a feature is on no place is kept apart.
-    For the cosine, scale is one over the product of the norms, which are held constant.
+    adds up to ``e(x) . e(x')`` where each R_m adds up to its feature; the part of a feature on no place is kept
+    separately. For the cosine, scale is one over the product of the norms, which are held constant.
 
     Args:
         a: the relevance of the first input for each feature.

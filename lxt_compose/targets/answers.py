@@ -59,7 +59,7 @@ def similarity(image: int | None = None, text: int | None = None) -> Target:
         text: the number of the text; with ``image`` None, each image with this one, [images].
 
     Raises:
-        ValueError: one number is wanted of one image, but the text is not said.
+        ValueError: an image is given without a text.
     """
     if image is not None and text is None:
         raise ValueError("similarity() needs the text too, or neither: each image with the text of its own number")

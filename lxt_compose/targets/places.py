@@ -29,10 +29,10 @@ def token(place: int, label: int | None = None) -> Target:
 
     Args:
         place: the number of the token; negative ones count from the end, padding included.
-        label: the number of the label or token; None is what the model answers there (the arg-max).
+        label: the number of the label or token; None is the model's answer there (the arg-max).
 
     Raises:
-        TypeError: a number is none.
+        TypeError: an argument that should be a number is none.
     """
     return _at("token", place, label)
 
@@ -43,7 +43,7 @@ def frame(place: int, label: int | None = None) -> Target:
     :func:`seconds_of` tells the time of a frame.
 
     Raises:
-        TypeError: a number is none.
+        TypeError: an argument that should be a number is none.
     """
     return _at("frame", place, label)
 
@@ -51,10 +51,10 @@ def frame(place: int, label: int | None = None) -> Target:
 def query(place: int, label: int | None = None) -> Target:
     """Return the target for one query of a detector: the logit of a class there, as :func:`token` for a token.
 
-    Detectors such as DETR have a last class more, "no object", which may be the arg-max.
+    Detectors such as DETR have a further last class, "no object", which may be the arg-max.
 
     Raises:
-        TypeError: a number is none.
+        TypeError: an argument that should be a number is none.
     """
     return _at("query", place, label)
 
@@ -84,7 +84,7 @@ def box(place: int, side: str) -> Target:
 def mask(place: int) -> Target:
     """Return the target for the mask of one query of MaskFormer and the like: the mean logit of its own pixels.
 
-    Its own are those with a positive logit; of a mask without any, all.
+    Its own pixels are those with a positive logit; if there are none, all.
 
     Raises:
         TypeError: the place is no number.
@@ -112,7 +112,7 @@ def pixel(row: int, column: int, label: int | None = None) -> Target:
         label: the class; None is the arg-max there.
 
     Raises:
-        TypeError: a number is none.
+        TypeError: an argument that should be a number is none.
     """
     at = _whole(row, "row"), _whole(column, "column")
     number = None if label is None else _whole(label, "label")

@@ -1,4 +1,4 @@
-"""Many names in a small space: numbered names fold into one pattern, long ones are shortened, tables keep to a width.
+"""Fitting names into little space: numbered names fold into one pattern, long ones are shortened, tables keep a width.
 
 A pattern reads like a brace expansion of the shell: ``layers.{0..31}.mlp``, ``{0,2,5..7}``, with a step ``{0..30..2}``.
 """
@@ -52,7 +52,7 @@ def ranges(numbers: Sequence[int]) -> str:
     while start < len(numbers):
         end = _run(numbers, start)
         step = numbers[start + 1] - numbers[start] if end > start else 1
-        # Two numbers are always a run, and three with a step often are by accident: those read better one by one.
+        # Two numbers are always a run, and three with a step often by accident: they are written one by one.
         if end - start < (2 if step == 1 else 3):
             pieces.append(str(numbers[start]))
             start += 1
@@ -210,7 +210,7 @@ class Column(NamedTuple):
 
 
 def natural_widths(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> list[int]:
-    """Return what each column needs for its title and its cells; a cell may run on into empty cells to its right."""
+    """Return the width that each column needs for title and cells; a cell may run on into empty cells to its right."""
     widths = [room(column.title) for column in columns]
     running = []
     for start, end, cell in {span for row in rows for span in _spans(row)}:
@@ -251,7 +251,7 @@ def _size(widths: Sequence[int], start: int, end: int) -> int:
 
 
 def _shrink(widths: list[int], shares: Sequence[float], width: int) -> None:
-    """Take from the widest, measured by its share, until the widths fit."""
+    """Narrow the widest column, relative to its share, until the widths fit."""
     widths[:] = [min(size, width) for size in widths]
     for _ in range(sum(widths) - width):
         widest = max(range(len(widths)), key=lambda index: widths[index] / shares[index] if widths[index] > 1 else 0)
