@@ -51,9 +51,8 @@ def attribute(
             inputs (and layers) to them. Mostly it is known, from the names of inputs or the first layer that they meet;
             what needs to know it and does not raises. Without ``batch`` the input is one sample (``"node feature"``).
         composite: the name of a preset, or a :class:`Composite`.
-        layers: modules whose outputs' relevance is wanted too: names, globs (``*`` matches dots too), classes,
-            ``where(...)``; with ``:input`` at its end a name stands for the module's input. See :func:`blocks` for the
-            residual stream.
+        layers: modules whose outputs are wanted too: names, globs (``*`` matches dots too), classes, ``where(...)``;
+            with ``:input`` at its end a name stands for the input. See :func:`blocks` for the residual stream.
         ledger: whether to record where the relevance went; costs at most three gradients, or Python's time.
         batch_size: how many samples to run at a time; None is all at once. Results do not depend on it.
         progress: whether to show a bar on stderr.
