@@ -1,4 +1,4 @@
-"""From relevance to understanding: units of any model by name, and what they do.
+"""Concepts: units of any model by name, relevance through them, and interventions on them.
 
 Units are named alike everywhere: ``"conv2[3]"``, ``"layers.*.mlp.act[0:64]"``, ``"layers.3.attn:heads[2]@-1"``, or
 taken from a :class:`Dictionary`.

@@ -1,7 +1,7 @@
 """Heads of attention: queries, keys, values and outputs, at the functions that compute with them.
 
-How a model makes queries, keys and values (apart, fused, with a rotation, with fewer keys than queries) does not
-matter here: they are taken where scaled dot product attention, or the two products around a softmax, is called.
+It does not matter how a model computes queries, keys and values (separately, fused, with a rotation, with fewer keys
+than queries): they are taken at the call of scaled dot product attention, or at the two products around a softmax.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from ..torch_internals.attention import attention_body
 
 Dims = tuple[str, ...]
 VisitSide = Callable[[str, Tensor, Dims], Tensor | None]
-"""Is given a side, its tensor and the names of its dimensions; returns what takes its place, or None."""
+"""Takes a side, its tensor and the names of its dimensions; returns a replacement, or None."""
 
 TALL: Dims = ("batch", "head", "token", "feature")
 WIDE: Dims = ("batch", "head", "feature", "token")
-"""Of keys that were transposed."""
+"""The dimensions of transposed keys."""
 _INPUTS = ("query", "key", "value")
 
 
 class AttentionSides(TorchFunctionMode):
-    """Hands the sides of each attention to a function; on while one module runs.
+    """Calls a function on the sides of each attention, while one module runs.
 
     Args:
         visit: the function.
@@ -40,12 +40,12 @@ class AttentionSides(TorchFunctionMode):
         """The size of the softmax that ran last, until its product with the values."""
 
     def start(self) -> None:
-        """Begin to look on."""
+        """Begin to watch."""
         self._weights, self._on = None, True
         self.__enter__()
 
     def stop(self) -> None:
-        """End to look on; where an interrupt has left another mode on top, this one does nothing from now on."""
+        """Stop watching; if an interrupt has left another mode on top, this one does nothing from now on."""
         self._on = False
         if function_modes()[-1:] == [self]:
             self.__exit__(None, None, None)
@@ -96,9 +96,9 @@ class AttentionSides(TorchFunctionMode):
 
 
 def key_groups(module: nn.Module, x: Tensor, queries: int | None) -> int:
-    """Return how many heads of keys (or values) in a row are copies of one, as in grouped-query attention.
+    """Return how many consecutive heads of keys (or values) are copies of one, as in grouped-query attention.
 
-    Models that repeat keys before attention say so by ``num_key_value_groups`` of the module that computes it.
+    Models that repeat keys before attention give the number as ``num_key_value_groups`` of the module that computes it.
 
     Args:
         module: the module that was named; the one that computes attention is it, or inside.

@@ -1,4 +1,4 @@
-"""Images as functions of parameters, and what keeps gradient ascent on them from ending in noise."""
+"""Images as functions of parameters, and regularizers that keep gradient ascent on them from noise."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOURIER, PIXELS = "fourier", "pixels"
 
 @dataclass(frozen=True, kw_only=True)
 class Ascent:
-    """How images are found; lengths are in pixels, angles in degrees.
+    """Settings of gradient ascent on images; lengths are in pixels, angles in degrees.
 
     Attributes:
         steps: of gradient ascent, by Adam.
@@ -22,8 +22,8 @@ class Ascent:
         parametrization: ``"fourier"``: the parameters are Fourier coefficients, divided by their frequency, so that a
             step changes all frequencies as natural images have them; or ``"pixels"``.
         jitter: images are shifted by up to this in each step; None is a sixteenth of the smaller side.
-        rotate: and turned by up to this.
-        zoom: and enlarged or made smaller by up to this share.
+        rotate: images are rotated by up to this.
+        zoom: images are enlarged or reduced by up to this share.
         total_variation: the weight of ``mean |x_ij - x_i+1,j| + mean |x_ij - x_i,j+1|``, in activations per range of
             pixels.
         colors: a matrix [channels, channels] that the parameters' channels are multiplied by, such as
@@ -100,7 +100,7 @@ def moved(images: Tensor, how: Ascent, generator: torch.Generator) -> Tensor:
         return images
     angle, zoom, down, right = 2 * torch.rand(4, count, generator=generator, dtype=torch.float64) - 1
     angle, zoom = angle * math.radians(how.rotate), 1 + zoom * how.zoom
-    # Coordinates of grids go from -1 to 1 along each side, so a turn has to know their ratio.
+    # Coordinates of grids go from -1 to 1 along each side, so a rotation needs their ratio.
     ratio = height / width
     first = torch.stack([angle.cos() * zoom, -angle.sin() * zoom * ratio, right * 2 * jitter / width], 1)
     second = torch.stack([angle.sin() * zoom / ratio, angle.cos() * zoom, down * 2 * jitter / height], 1)

@@ -1,4 +1,4 @@
-"""Circuits: which units carry a behavior from one input to another, and whether they do when it is tried out.
+"""Circuits: the units that carry a behavior, found by relevance, and measured by patching.
 
 A circuit is found on pairs of inputs, *clean* and *corrupted*. The effect of a node is by how much the explained number
 changes if the node alone is set to what it was on the corrupted input. It is estimated for all nodes at once by
@@ -128,7 +128,7 @@ def faithfulness(
         model: any module.
         clean: inputs as for :func:`~lxt_compose.attribute`.
         corrupted: other inputs of the same shapes.
-        effects: tell which nodes there are, and which are best.
+        effects: give the nodes, and their order.
         target: the explained number.
         counts: how many nodes are kept, such as ``[0, 1, 2, 4, 8]``.
         batch_size: how many rows, of samples times counts, to run at a time.
@@ -159,7 +159,7 @@ def _recorded(values: dict[str, list[Tensor]], place: Place, like: Tensor) -> Te
 
 
 def _of_node(sums: Tensor, node: Node) -> Tensor:
-    """Return what a node has for each sample, of [samples, units, *places]."""
+    """Return the amount of a node for each sample, from [samples, units, *places]."""
     found = sums if node.unit is None else sums[:, node.unit : node.unit + 1]
     if node.at is not None:
         whole: tuple[Any, ...] = (slice(None), slice(None), *node.at)

@@ -1,4 +1,4 @@
-"""The graph of what feeds a unit: relevance that passes it, layer by layer below, by way of the units that matter."""
+"""The graph of the units that feed a unit: relevance that passes it, layer by layer below."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def concept_graph(
     keep: int = 4,
     batch_size: int | None = None,
 ) -> UnitGraph:
-    """Return how the relevance of a unit is composed of that of units below it, layer by layer.
+    """Return the graph of how the relevance of a unit is composed of that of units below it, layer by layer.
 
     In each layer the k units are kept with most of the relevance that has passed the unit and those kept between.
     With ``R(v | u, K)`` for the relevance of v that has passed u and K, a mean over samples:
@@ -87,7 +87,7 @@ def concept_graph(
 
 
 def _nothing(heads: Sequence[Units | None], layer: Units) -> str:
-    """Return what is wrong where no relevance arrives."""
+    """Return the error for a layer at which no relevance arrives."""
     return (
         f"no relevance comes from {', '.join(map(_name, heads))} to {layer}: it has none for these inputs and this "
         f"target, or the layer is not below it; name the nearest layer first"
@@ -96,7 +96,7 @@ def _nothing(heads: Sequence[Units | None], layer: Units) -> str:
 
 @dataclass(frozen=True)
 class _Asking:
-    """What relevance units have, as means over samples of one call of :func:`concept_graph`."""
+    """The relevance of units, as means over samples, in one call of :func:`concept_graph`."""
 
     model: nn.Module
     inputs: Any
@@ -112,7 +112,7 @@ class _Asking:
         return float(_all(relevances(self.model, self.inputs, unit, **how)[0])[1].sum())
 
     def fed(self, passed: Sequence[Units], heads: Sequence[Units | None], layer: Units) -> tuple[list[int], Tensor]:
-        """Return the numbers of a layer's units, and what each has by way of each head: [heads, units]."""
+        """Return the numbers of a layer's units, and the relevance of each by way of each head: [heads, units]."""
         conditions = [Condition(_name(head), (*passed, head)) for head in heads if head is not None]
         if not conditions:
             found = relevances(self.model, self.inputs, layer, target=self.target, composite=self.composite)
@@ -147,7 +147,7 @@ def _unit(layer: Units, number: int) -> Units:
 
 
 def _alternatives(heads: Sequence[Units]) -> list[Units]:
-    """Return the units of one place as units that may be passed alike."""
+    """Return units of one place as one entry, of which relevance may pass any."""
     if not heads:
         return []
     numbers = tuple(number for head in heads for number in head.index or ())

@@ -25,7 +25,7 @@ from .units import Place, Units, find_units
 
 @dataclass(frozen=True)
 class Condition:
-    """What relevance must pass: at each place one of the units that are named there."""
+    """A condition on relevance: at each place it must pass one of the units named there."""
 
     name: str
     units: tuple[Units, ...]
@@ -89,7 +89,7 @@ def conditional(
         target: what is explained; one target for each sample, see :func:`~lxt_compose.attribute`.
         dims: the names of dimensions, also of places.
         composite: the name of a preset, or a composite.
-        layers: modules whose relevance under the conditions is wanted too: which units below feed those above.
+        layers: modules whose relevance under the conditions is wanted too.
         only: whether relevance that goes around a place (by a skip connection) is left out. False keeps it, so that
             only what flows at the place itself is masked.
         batch_size: how many rows, of samples times conditions, to run at a time; None is all at once.
@@ -159,8 +159,8 @@ class ConditionalRun(PlacesRun):
         given: the inputs, each sample once for each condition.
         layers: modules whose relevance is recorded too.
         conditions: the conditions.
-        only: whether what goes around the places is left out.
-        watched: units at whose places what arrives is kept.
+        only: whether relevance around the places is left out.
+        watched: units at whose places the slots are kept.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class ConditionalRun(PlacesRun):
         return {**kept, "relevance": {**main, **whole["beside"]}, "dims": parts[0]["dims"]}
 
     def caught_now(self, caught: Caught, x: Tensor) -> None:
-        """Mask what flows back at the tensor, if what goes around it is kept."""
+        """Mask the slot of the tensor, if relevance around it is kept."""
         if not self._only and x.requires_grad and caught.visit.place in self.held:
             x.register_hook(lambda slot: slot.masked_fill(~self._mask(caught, slot), 0))
 
@@ -214,7 +214,7 @@ class ConditionalRun(PlacesRun):
     def slots(
         self, outputs: Sequence[Tensor], seeds: Sequence[Tensor], leaves: Sequence[Tensor], *, keep: bool
     ) -> list[Tensor | None]:
-        """Return what arrives at the leaves from what passes the units: by way of one place after the other."""
+        """Return the slots of the leaves for relevance that passes the units, by one place after the other."""
         if not self._only:
             for place in self.held:
                 self.at(place)
@@ -223,7 +223,7 @@ class ConditionalRun(PlacesRun):
         met = sorted((self.once(place) for place in self.held), key=self.caught.index, reverse=True)
         for caught in met:
             if caught.edge is None:
-                return [None] * len(leaves)  # a constant, on no way of any relevance
+                return [None] * len(leaves)  # a constant, which no relevance passes
             (slot,) = torch.autograd.grad(outputs, [caught.edge], seeds, allow_unused=True, retain_graph=True)
             if slot is None:
                 self._note(caught)

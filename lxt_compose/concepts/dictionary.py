@@ -1,4 +1,4 @@
-"""Directions and features of a dictionary: units that are no neurons, but codes of what a module puts out."""
+"""Dictionaries, whose directions and features are units: codes of a module's output."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Dictionary:
         return found
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Return what the codes stand for: [..., features]."""
+        """Return the tensor that codes stand for: [..., features]."""
         found: Tensor = self._decode(codes)
         return found
 

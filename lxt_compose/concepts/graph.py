@@ -1,4 +1,4 @@
-"""Which units feed which: relevance that passes an upper unit, at the units below; graphs of nodes and edges."""
+"""Edges between units: the relevance that passes an upper unit and then a lower one; graphs of nodes and edges."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def edges(
     composite: str | Composite = "attnlrp",
     batch_size: int | None = None,
 ) -> Edges:
-    """Return how the relevance of each upper unit is made up of that of units below it.
+    """Return how the relevance of each upper unit is composed of that of units below it.
 
     The edge from u to v is the relevance of u that has passed v, by all ways between the two. If u are all units of a
     layer that nothing goes around, the edges to v sum to the relevance of v, less what biases and rules absorb between.

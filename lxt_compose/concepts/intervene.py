@@ -1,4 +1,4 @@
-"""Interventions: units that are scaled, shifted, held, or set to what they were on other inputs, while a model runs."""
+"""Interventions: units are scaled, shifted, held, or set to their values on other inputs, while a model runs."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ from .units import Layout, Place, Units, find_units
 from .visits import Visit, Visits
 
 Change = Callable[[Tensor, Layout, Units, Visit], Tensor]
-"""From the tensor of a place to what its units become; it is taken for these units only."""
+"""Maps the tensor of a place to new values; they are used for the units only."""
 
 
 class Intervention:
     """Units that are changed in every forward pass, from now until :meth:`remove`; a context manager.
 
-    Made by :func:`steer`, :func:`ablate` and :func:`patch`. All else that the model computes stays bit-identical, and
-    removal leaves no trace. Several may be on a model at once; what was put on last acts last. Places are counted in
-    the tensor of each call: under ``generate`` with a cache, a call after the first one holds one token.
+    Made by :func:`steer`, :func:`ablate` and :func:`patch`. Everything else that the model computes stays
+    bit-identical, and removal leaves no trace. Several may be on a model at once, and act in the order in which they
+    were made. Places are counted in the tensor of each call: under ``generate`` with a cache, a call after the first
+    one holds one token.
 
     Args:
         model: any module.
         units: see :func:`find_units`.
-        change: what is done to them.
-        what: says so, for the repr.
+        change: gives their new values.
+        what: describes the change, for the repr.
     """
 
     def __init__(self, model: nn.Module, units: Any, change: Change, what: str) -> None:
@@ -69,7 +70,7 @@ class Intervention:
         return x
 
     def remove(self) -> None:
-        """Take the intervention off the model; may be called any number of times."""
+        """Take the intervention off the model; calling it again does nothing."""
         self.active = False
         self._visits.close()
         self._counted.remove()
@@ -125,7 +126,7 @@ def ablate(model: nn.Module, units: Any, *, to: float | str | Tensor = 0.0) -> I
 
     Raises:
         TypeError: the model is no module.
-        ValueError: ``to`` is another word.
+        ValueError: ``to`` is an unknown word.
         MatchError: a name matches no module.
     """
     if isinstance(to, str) and to != "mean":
@@ -141,7 +142,7 @@ def ablate(model: nn.Module, units: Any, *, to: float | str | Tensor = 0.0) -> I
 
 
 def patch(model: nn.Module, units: Any, values: Mapping[str, Sequence[Tensor]]) -> Intervention:
-    """Set units to what they were on other inputs: activation patching.
+    """Set units to their values on other inputs: activation patching.
 
     Args:
         model: any module.
@@ -197,7 +198,7 @@ def record(model: nn.Module, inputs: Any, units: Any) -> dict[str, list[Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """What an intervention does to the logits: ``before`` and ``after`` [samples, classes]."""
+    """The effect of an intervention on the logits: ``before`` and ``after`` [samples, classes]."""
 
     before: Tensor
     after: Tensor
@@ -217,7 +218,7 @@ class Effect:
         """Return a picture: bars of the change of each logit, a mean over samples.
 
         Args:
-            names: what the classes are called; by default by their numbers.
+            names: the names of the classes; by default their numbers.
         """
         from ..heatmap import bars
 
@@ -236,7 +237,7 @@ class Effect:
 def effect(
     model: nn.Module, inputs: Any, units: Any, *, scale: float | Tensor = 0.0, add: float | Tensor = 0.0
 ) -> Effect:
-    """Return what :func:`steer` (by default: setting units to 0) does to the logits that the model answers with.
+    """Return the effect of :func:`steer` (by default: setting units to 0) on the logits of the model's answer.
 
     Args:
         model: any module.

@@ -21,7 +21,7 @@ from .visits import Visit, Visits
 
 
 class Judge:
-    """Runs a model on clean inputs with nodes set to their corrupted values; the explained number is read off.
+    """Runs a model on clean inputs with nodes set to their corrupted values, and reads the explained number.
 
     Args:
         model: any module.
@@ -69,7 +69,7 @@ class Judge:
         return torch.cat(found, 1)
 
     def _measure(self, given: Inputs, goals: Goals) -> tuple[Tensor, Goals]:
-        """Return the explained number of each row, and the targets with the index that each stands for."""
+        """Return the explained number of each row, and the targets with the indices that were chosen."""
         with torch.no_grad(), Visits(self.model, self.places, self._look) as self._visits, telling(self.model, given):
             batch = given.copied()
             output = self.model(*batch.args, **batch.kwargs)

@@ -1,4 +1,4 @@
-"""Names of units, read from text: which modules, which side of them, which units, and at which places."""
+"""Reading names of units: modules, side, call, units and places."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Part = int | slice
 """One number, or a range of them."""
 
 SIDES = ("input", "query", "key", "value", "heads")
-"""What of a module may be meant besides its output; the last four are those of the attention that runs in it."""
+"""Sides of a module besides its output; the last four are those of the attention that runs in it."""
 
 _KEY = re.compile(
     r"(?P<pattern>.*?)(?::(?P<side>[a-z]+))?(?:#(?P<call>[0-9]+))?(?:\[(?P<index>[^\[\]]*)\])?(?:@(?P<at>.*))?"
@@ -22,13 +22,13 @@ _HELP = "'conv2[3]', 'layers.*.mlp.act[0:64]', 'layers.3.attn:heads[2]', 'layers
 
 @dataclass(frozen=True)
 class UnitKey:
-    """A text that names units, read.
+    """The parts of a text that names units.
 
     Attributes:
         text: the text.
         pattern: the dotted name of modules, or a glob.
-        side: "" for what a module puts out, or one of :data:`SIDES`.
-        call: which call of the module, from 1 on; None: not said.
+        side: "" for the module's output, or one of :data:`SIDES`.
+        call: which call of the module, from 1 on; None if not given.
         index: the units; None: all of them.
         at: the places, one part for each dimension that counts some; None: all of them.
     """
@@ -89,8 +89,8 @@ def indices(parts: tuple[Part, ...] | None, size: int, what: str) -> list[int]:
     """Return the numbers that parts stand for, in their order and each once.
 
     Args:
-        parts: what was asked for; None: all.
-        size: how many there are.
+        parts: numbers and ranges; None: all.
+        size: the number of things that are counted.
         what: what is counted, for errors.
 
     Raises:

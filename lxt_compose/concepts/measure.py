@@ -23,10 +23,10 @@ ACTIVATION, RELEVANCE = "activation", "relevance"
 
 
 class Measured:
-    """What units had in one batch: one number for each sample, unit and place.
+    """Amounts of units in one batch: one number for each sample, unit and place.
 
-    ``values`` are [samples, units, *places]; ``counted`` [samples or 1, 1, *places] tells places that count from
-    padding and from those that were not asked for; ``numbers`` are those of the units.
+    ``values`` are [samples, units, *places]; ``counted`` [samples or 1, 1, *places] is true at places that count, not
+    at padding and places that were not asked for; ``numbers`` are those of the units.
     """
 
     def __init__(self, units: Units, values: Tensor, counted: Tensor, numbers: list[int]) -> None:
@@ -34,7 +34,7 @@ class Measured:
 
     @property
     def flat(self) -> tuple[Tensor, Tensor]:
-        """Values and what counts, with one dimension for all places: [samples, units, places]."""
+        """Values and the mask of counted places, with one dimension for all places: [samples, units, places]."""
         values = self.values.flatten(2) if self.values.dim() > 2 else self.values[..., None]
         counted = self.counted.expand(len(self.values), 1, *self.values.shape[2:])
         return values, counted.flatten(2) if counted.dim() > 2 else counted[..., None]
@@ -43,7 +43,7 @@ class Measured:
 def _measured(units: Units, x: Tensor, layout: Layout, given: Inputs, *, activation: bool) -> Measured:
     """Return the numbers of some units of the tensor at their place."""
     numbers = units.numbers(layout)
-    if activation and HEAD in layout.dims:  # of a vector, its length
+    if activation and HEAD in layout.dims:  # the length of a vector
         values = layout.per_unit(x.square()).sqrt()
     else:
         values = layout.per_unit(x)
@@ -134,10 +134,10 @@ def relevances(
 
 
 class SlotsRun(PlacesRun):
-    """One batch of an attribution in which also what arrives at places is kept: ``arrived``, by what was caught."""
+    """One batch of an attribution that also keeps the slots of caught tensors, in ``arrived``."""
 
     def slots(
         self, outputs: Sequence[Tensor], seeds: Sequence[Tensor], leaves: Sequence[Tensor], *, keep: bool
     ) -> list[Tensor | None]:
-        """Return what arrives at each leaf, and keep what does at the places."""
+        """Return the slots of the leaves, and keep those of the places."""
         return self.arrivals(outputs, seeds, leaves, self.places, keep=keep)

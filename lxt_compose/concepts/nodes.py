@@ -13,7 +13,7 @@ from .notebooks import html_of
 from .units import Layout, Place, Units
 
 PER = ("whole", "unit", "place", "both")
-"""What a node is: a whole tensor, one unit of it, one place of it, or one unit at one place."""
+"""Kinds of nodes: a whole tensor, one unit of it, one place of it, or one unit at one place."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What results show of themselves in a notebook: a picture, or a text where there can be none."""
+"""Results in a notebook: a picture, or a text where there can be none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def html_of(found: Any, picture: Callable[[], Any]) -> str:
-    """Return a picture as HTML, or the result's text and why there is no picture.
+    """Return a picture as HTML, or the result's text and the reason why there is no picture.
 
     Args:
         found: the result.

@@ -1,4 +1,4 @@
-"""One forward and backward pass under a composite that also knows the tensors at places inside the model."""
+"""Forward and backward passes under a composite that catch the tensors at places inside the model."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .visits import Visit, Visits
 
 @dataclass(eq=False)
 class Caught:
-    """A tensor that was met at a place.
+    """A tensor that was caught at a place.
 
-    ``edge`` is where it is in the autograd graph, None if it is a constant; ``value`` a copy without a graph.
+    ``edge`` is its edge in the autograd graph, None if it is a constant; ``value`` a copy without a graph.
     """
 
     visit: Visit
@@ -43,7 +43,7 @@ class PlacesRun(Run):
         composite: the rules.
         given: the inputs.
         layers: modules whose relevance is recorded too.
-        units: what is asked for at the places.
+        units: the units at the places.
         values: whether the values of the tensors are kept.
     """
 
@@ -107,7 +107,7 @@ class PlacesRun(Run):
         self.caught_now(caught, x)
 
     def caught_now(self, caught: Caught, x: Tensor) -> None:
-        """Do more with a tensor that was just met, before the model goes on with it."""
+        """Do more with a tensor that was just caught, before the model uses it."""
 
     def arrivals(
         self,
@@ -118,7 +118,7 @@ class PlacesRun(Run):
         *,
         keep: bool,
     ) -> list[Tensor | None]:
-        """Return what arrives at each leaf, and keep what does at the places: ``arrived``."""
+        """Return the slots of the leaves, and keep those of the places in ``arrived``."""
         caught = [each for each in self.caught if each.visit.place in places]
         edges = [each for each in caught if each.edge is not None]
         wanted: list[Any] = [*leaves, *(each.edge for each in edges)]
@@ -130,7 +130,7 @@ class PlacesRun(Run):
         return list(found[: len(leaves)])
 
     def relevance_at(self, place: Place) -> Tensor:
-        """Return the relevance of the tensor at a place that is passed once, from what arrived there."""
+        """Return the relevance of the tensor at a place that is passed once, from its slot."""
         caught = self.once(place)
         if not self.times_value:
             return self.arrived[caught]
@@ -138,14 +138,14 @@ class PlacesRun(Run):
         return self.arrived[caught] * caught.value
 
     def layout(self, caught: Caught) -> Layout:
-        """Return what the dimensions of a caught tensor are."""
+        """Return the layout of a caught tensor."""
         return self.visits.layout(caught.visit)
 
     def at(self, place: Place) -> list[Caught]:
-        """Return what was met at a place in this batch, in order.
+        """Return the tensors caught at a place in this batch, in order.
 
         Raises:
-            AttributionError: nothing was.
+            AttributionError: there are none.
         """
         found = [caught for caught in self.caught if caught.visit.place == place]
         if not found:
@@ -153,10 +153,10 @@ class PlacesRun(Run):
         return found
 
     def once(self, place: Place) -> Caught:
-        """Return what was met at a place that is passed once.
+        """Return the tensor caught at a place that is passed once.
 
         Raises:
-            AttributionError: it was passed never, or several times.
+            AttributionError: the place was passed never, or several times.
         """
         found = self.at(place)
         if len(found) > 1:
@@ -173,7 +173,7 @@ class PlacesRun(Run):
 
 
 def missing(place: Place) -> str:
-    """Return why nothing was met at a place, for errors."""
+    """Return the reason why nothing was caught at a place, for errors."""
     kind = f"{place.name} ({type(place.module).__name__})"
     if place.side in ("", "input"):
         call = "" if place.call is None else f" a {place.call}. time"
@@ -194,7 +194,7 @@ def select_rows(masks: Sequence[Tensor], rows: Tensor, layout: Layout) -> Tensor
         layout: of the tensor; its batch may hold several parts of each row (windows, patches).
 
     Raises:
-        AttributionError: it cannot be told which part of the tensor belongs to which row.
+        AttributionError: it is unknown which part of the tensor belongs to which row.
     """
     if len(masks) == 1:
         return masks[0]

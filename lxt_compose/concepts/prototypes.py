@@ -1,4 +1,4 @@
-"""Prototypes of classes in the space of concept relevance, and how unlike them a sample is."""
+"""Prototypes of classes in the space of concept relevance, and outliers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ConceptVectors:
-    """What units had for each sample of a data set: ``values`` [samples, units]; ``names`` are those of the units."""
+    """Amounts of units for each sample of a data set: ``values`` [samples, units]; ``names`` are those of the units."""
 
     values: Tensor
     names: tuple[str, ...]
@@ -43,7 +43,7 @@ def concept_vectors(
     labels: Any = None,
     composite: str | Composite = "attnlrp",
 ) -> ConceptVectors:
-    """Return for each sample of a data set how relevant (or how active) each unit was, summed over places.
+    """Return the relevance (or activation) of each unit for each sample of a data set, summed over places.
 
     Args:
         model: any module.
@@ -86,7 +86,7 @@ def concept_vectors(
 
 @dataclass(frozen=True, eq=False)
 class Prototype:
-    """One way in which a class is decided: a component of its mixture.
+    """A component of the mixture of a class: one typical way to decide for the class.
 
     Attributes:
         label: the class.
@@ -125,13 +125,13 @@ class Prototypes:
         return [each for each in self.prototypes if each.label == label]
 
     def log_likelihoods(self, vectors: ConceptVectors | Tensor) -> Tensor:
-        """Return ``log p(v | class)`` for each sample and class, [samples, classes]: low is unlike the class.
+        """Return ``log p(v | class)`` for each sample and class, [samples, classes]; low values are unlike the class.
 
         Args:
             vectors: from :func:`concept_vectors`, of the same units.
 
         Raises:
-            ValueError: there are others.
+            ValueError: the units are others.
         """
         found = self._points(vectors)
         # The density of points is scale^d times that of scaled ones.
@@ -140,11 +140,11 @@ class Prototypes:
         return torch.stack(columns, 1) + shift
 
     def outliers(self, vectors: ConceptVectors | Tensor, labels: Any, share: float = 0.01) -> Tensor:
-        """Return which samples are less likely than all but this share of the samples that their class was fitted to.
+        """Return which samples are outliers: less likely than all but this share of the samples of their class's fit.
 
         Args:
             vectors: from :func:`concept_vectors`, of the same units.
-            labels: the class of each sample, such as the one that the model answers.
+            labels: the class of each sample, such as the model's answer.
             share: of the fitted samples, from 0 to 1.
 
         Raises:
@@ -160,7 +160,7 @@ class Prototypes:
         return rows < torch.tensor([least[label] for label in given], dtype=rows.dtype)
 
     def nearest(self, vectors: ConceptVectors | Tensor, label: int) -> list[Prototype]:
-        """Return for each sample the prototype of a class that it most probably belongs to."""
+        """Return the most probable prototype of a class for each sample."""
         chances = self.mixtures[label].predict_proba(self._points(vectors).numpy())
         return [self.of(label)[int(row.argmax())] for row in chances]
 

@@ -1,4 +1,4 @@
-"""Pruning: scores of weights by relevance and by others, and masks that can be taken off again."""
+"""Pruning: scores of weights by relevance and by other criteria, and masks that can be removed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def pruning_scores(
     aggregate: str = "norm",
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Return a score for each weight, by the names of the parameters: what scores least is pruned first.
+    """Return a score for each weight, by the names of the parameters; the least is pruned first.
 
     Args:
         model: any module.
@@ -40,7 +40,7 @@ def pruning_scores(
             of the input over all samples and places, or "random".
         target: what is explained, for "relevance".
         composite: the rules, for "relevance".
-        aggregate: how relevance is put together over samples, see :func:`weight_relevance`.
+        aggregate: how relevance is aggregated over samples, see :func:`weight_relevance`.
         seed: of "random".
 
     Raises:
@@ -72,7 +72,7 @@ def _weight(module: nn.Module) -> Tensor:
 
 
 def _wanda(model: nn.Module, batches: Iterable[Any], layers: list[Layer]) -> dict[str, Tensor]:
-    """Return |w| times the norm of what each weight is multiplied with, over all samples and places."""
+    """Return |w| times the norm, over all samples and places, of the inputs of each weight."""
     squares: dict[str, Tensor] = {}
     places = {Place(f"{layer.name}:input", layer.module, "input"): layer for layer in layers}
 
@@ -96,7 +96,7 @@ def _wanda(model: nn.Module, batches: Iterable[Any], layers: list[Layer]) -> dic
 
 
 class Pruned:
-    """Weights that are 0, until :meth:`remove` puts the very same values back; a context manager. See :func:`prune`."""
+    """Weights set to 0 until :meth:`remove` restores their values; a context manager. See :func:`prune`."""
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         named = dict(model.named_parameters(remove_duplicate=False))
@@ -116,12 +116,12 @@ class Pruned:
 
     @property
     def sparsity(self) -> float:
-        """The share of the weights in question that is 0."""
+        """The share of the scored weights that is 0."""
         pruned = sum(int(mask.sum()) for mask in self.masks.values())
         return pruned / sum(mask.numel() for mask in self.masks.values())
 
     def remove(self) -> None:
-        """Put the weights back; may be called any number of times."""
+        """Restore the weights; calling it again does nothing."""
         named = dict(self._model.named_parameters(remove_duplicate=False))
         with torch.no_grad():
             for name, value in self._kept.items():
@@ -146,8 +146,8 @@ def prune(model: nn.Module, scores: Mapping[str, Tensor], sparsity: float, *, wi
         model: any module.
         scores: see :func:`pruning_scores`.
         sparsity: the share of the scored weights that is set to 0, from 0 to 1.
-        within: what competes: all weights of the "model", those of each "layer", or those of each "row" (output), as
-            Wanda has it.
+        within: the weights that are compared: all of the "model", those of each "layer", or those of each "row"
+            (output), as in Wanda.
 
     Raises:
         ValueError: the sparsity is out of range, or ``within`` is unknown.
@@ -169,7 +169,7 @@ def prune(model: nn.Module, scores: Mapping[str, Tensor], sparsity: float, *, wi
 
 
 def least(scores: Tensor, share: float) -> Tensor:
-    """Return where the smallest scores of each row are; of equal ones the first."""
+    """Return a mask of the smallest scores of each row; of equal ones the first."""
     count = round(share * scores.shape[1])
     mask = torch.zeros_like(scores, dtype=torch.bool)
     return mask.scatter(1, scores.argsort(dim=1, stable=True)[:, :count], value=True)

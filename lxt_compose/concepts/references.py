@@ -1,4 +1,4 @@
-"""Reference samples: those of a data set that make a unit most relevant (RelMax) or most active (ActMax)."""
+"""Reference samples of a unit: those of a data set where it is most relevant (RelMax) or most active (ActMax)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FORMAT, _VERSION = "lxt_compose references", 1
 
 
 class Reference(NamedTuple):
-    """A sample by its number in the data set, what the unit had there, and the place where it had most."""
+    """A sample by its number in the data set, the unit's value there, and the place of its largest value."""
 
     sample: int
     value: float
@@ -42,7 +42,7 @@ class Top:
     """The sum over all samples, [units]."""
 
     def update(self, measured: Measured, first: int, *, by: str) -> None:
-        """Take in a batch whose first sample has this number."""
+        """Add a batch whose first sample has this number."""
         values, counted = measured.flat
         peak, where = values.masked_fill(~counted, -torch.inf).max(2)
         score = values.masked_fill(~counted, 0).sum(2) if by == RELEVANCE else peak
@@ -50,7 +50,7 @@ class Top:
         place = torch.stack(torch.unravel_index(where, shape), -1) if shape else where.new_zeros((*where.shape, 0))
         sample = (first + torch.arange(len(score)))[:, None].expand_as(score)
         self.total += score.double().sum(0)
-        # Stable, so that of equal samples the first ones stay, whatever the batches are.
+        # Stable, so that the first of equal samples stay, whatever the batches.
         both = torch.cat([self.values, score.to(self.values)])
         order = both.sort(dim=0, descending=True, stable=True).indices[: len(self.values)]
         self.values = both.gather(0, order)
@@ -96,7 +96,7 @@ class References:
         return self.tops[units].total / max(self.count, 1)
 
     def update(self, measured: Iterable[Measured], count: int) -> None:
-        """Take in a batch of `count` samples."""
+        """Add a batch of `count` samples."""
         for each in measured:
             name, values = str(each.units), each.values
             if name not in self.tops:
@@ -112,7 +112,7 @@ class References:
         self.count += count
 
     def save(self, path: str | Path) -> None:
-        """Write everything to one file that :meth:`load` reads, in one step: an older file stays until it is done.
+        """Write everything to one file that :meth:`load` reads; an older file stays until the new one is complete.
 
         Raises:
             FileNotFoundError: the folder does not exist.
@@ -133,7 +133,7 @@ class References:
 
     @staticmethod
     def load(path: str | Path) -> References:
-        """Read what :meth:`save` wrote; no code of the file is run.
+        """Read what :meth:`save` wrote; no code in the file is run.
 
         Raises:
             ValueError: it is no such file.
@@ -145,7 +145,7 @@ class References:
         return References(content["by"], content["k"], content["count"], tops)
 
     def table(self, most: int = 10) -> list[dict[str, Any]]:
-        """Return what is known of the units with the largest means: rows with unit, mean and the best samples.
+        """Return a table of the units with the largest means: rows with unit, mean and the best samples.
 
         Args:
             most: how many rows.
@@ -195,8 +195,8 @@ def find_references(
 ) -> References:
     """Stream a data set once, and keep for each unit the samples where it was most relevant or most active.
 
-    Memory does not grow with the data set. Relevance of a unit is summed over places, of its activation the largest
-    is taken; padding does not count. Which batches the samples come in makes no difference.
+    Memory does not grow with the data set. Relevance of a unit is summed over places, activation is the largest of all
+    places; padding does not count. Results do not depend on the batches.
 
     Args:
         model: any module.
@@ -206,8 +206,8 @@ def find_references(
         by: ``"relevance"`` (RelMax) or ``"activation"`` (ActMax).
         target: what is explained of each sample: None, one class for all, or a function of the output.
         composite: the name of a preset, or a composite.
-        path: a file that everything is written to, every few batches and at the end. If it is there already, its
-            samples are skipped: what was interrupted goes on.
+        path: a file that everything is written to, every few batches and at the end. If it exists, its samples are
+            skipped, so an interrupted run continues.
         every: how many batches to run between two writes.
 
     Returns:
@@ -238,7 +238,7 @@ def find_references(
 
 
 def _to_come(model: nn.Module, batches: Iterable[Any], done: int) -> Iterator[tuple[Any, int]]:
-    """Yield the batches after the samples that were seen already, and how many samples each has."""
+    """Yield the batches after the samples seen so far, and the number of samples of each."""
     seen = 0
     for batch in batches:
         count = read_inputs(model, batch).count

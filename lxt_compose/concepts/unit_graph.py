@@ -26,10 +26,10 @@ class GraphUnit(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class UnitGraph:
-    """Units and what passes between them: ``edges`` are (lower, upper, weight), by the names of ``nodes``.
+    """Units and the relevance between them: ``edges`` are (lower, upper, weight), by the names of ``nodes``.
 
-    ``others`` is, by node, what units that are no nodes put into it; ``absorbed`` what no unit of the layer below
-    does: the shares of biases and rules, and what goes around that layer. Where they are known (:func:`concept_graph`)
+    ``others`` is, by node, the relevance from units that are no nodes; ``absorbed`` that from no unit of the layer
+    below: the shares of biases and rules, and what goes around that layer. Where they are known (:func:`concept_graph`)
     a node's value is the sum of its incoming edges and of these two.
     """
 
@@ -40,7 +40,7 @@ class UnitGraph:
 
     @property
     def places(self) -> list[str]:
-        """The places of nodes, from the lowest up: as edges lead, else in the order of nodes."""
+        """The places of nodes, from the lowest up: by the edges, or in the order of nodes."""
         at = {node.name: node.place for node in self.nodes}
         below: dict[str, set[str]] = {node.place: set() for node in self.nodes}
         for lower, upper, _ in self.edges:
@@ -48,7 +48,7 @@ class UnitGraph:
                 below[at[upper]].add(at[lower])
         try:
             return list(TopologicalSorter(below).static_order())
-        except CycleError:  # of a module that runs several times, say
+        except CycleError:  # such as of a module that runs several times
             return list(below)
 
     def largest(self, count: int) -> UnitGraph:

@@ -1,4 +1,4 @@
-"""Structured pruning: scores of whole units (filters, neurons, heads), and units that are held at 0."""
+"""Structured pruning: scores of whole units (filters, neurons, heads), and holding units at 0."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ def unit_scores(
     aggregate: str = "absolute",
     seed: int = 0,
 ) -> UnitScores:
-    """Return a score for each unit: what scores least is pruned first.
+    """Return a score for each unit; the least is pruned first.
 
-    A sample's number for a unit is its relevance, or its absolute activation, summed over places.
+    A sample's value for a unit is the unit's relevance, or absolute activation, summed over places.
 
     Args:
         model: any module.
@@ -74,7 +74,7 @@ def unit_scores(
             out; or "random".
         target: what is explained, for "relevance".
         composite: the rules, for "relevance".
-        aggregate: of samples' numbers r: "sum" is ``|sum r|``, "absolute" ``sum |r|``, "norm" ``sqrt(sum r^2)``.
+        aggregate: over samples' values r: "sum" is ``|sum r|``, "absolute" ``sum |r|``, "norm" ``sqrt(sum r^2)``.
         seed: of "random".
 
     Raises:
@@ -98,7 +98,7 @@ def unit_scores(
         parts = [_of_samples(each, aggregate, size=not is_relevance) for each in measured]
         totals = [a + b for a, b in zip(totals, parts, strict=True)] if totals else parts
         numbers = [each.numbers for each in measured]
-        if by in _WITHOUT_SAMPLES:  # the batch only tells how many units there are
+        if by in _WITHOUT_SAMPLES:  # the batch only gives the number of units
             break
     if not totals:
         raise ValueError("there were no batches")
@@ -119,8 +119,8 @@ def prune_units(model: nn.Module, scores: UnitScores, sparsity: float, *, within
         model: any module.
         scores: see :func:`unit_scores`.
         sparsity: the share of the scored units that is held at 0, from 0 to 1.
-        within: what competes: all units of the "model", or those of each "place". Relevance is conserved from layer to
-            layer, so it can be compared across them.
+        within: the units that are compared: all of the "model", or those of each "place". Relevance is conserved from
+            layer to layer, so it can be compared across layers.
 
     Raises:
         ValueError: the sparsity is out of range, or ``within`` is unknown.
@@ -144,7 +144,7 @@ def prune_units(model: nn.Module, scores: UnitScores, sparsity: float, *, within
 
 
 def _of_samples(measured: Measured, aggregate: str, *, size: bool) -> Tensor:
-    """Return what a batch adds to the score of each unit, [units]."""
+    """Return the contribution of a batch to the score of each unit, [units]."""
     values, counted = measured.flat
     values = values.masked_fill(~counted, 0).double()
     each = (values.abs() if size else values).sum(2)

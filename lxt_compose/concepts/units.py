@@ -1,4 +1,4 @@
-"""Units of a model: found by their names, and picked out of the tensors that they are in."""
+"""Units of a model: found by name, and selected in their tensors."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _HEADS = ".heads"
 
 @dataclass(frozen=True)
 class Place:
-    """Where units are: what one side of a module puts out or takes in, or the codes of that.
+    """A place of units: the tensor at one side of a module, or its codes.
 
-    ``call`` says which call of the module is meant, None: not said.
+    ``call`` is the number of the module's call, None if not given.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the dimensions of a tensor are: their names, which one counts units, and how many in a row are copies."""
+    """The dimensions of a tensor: their names, which one counts units, and how many consecutive units are copies."""
 
     shape: torch.Size
     dims: Dims
@@ -47,7 +47,7 @@ class Layout:
         """Return the layout of a tensor.
 
         Raises:
-            AttributionError: it is not known which dimension counts units.
+            AttributionError: it is unknown which dimension counts units.
         """
         if UNKNOWN in dims:
             raise AttributionError(
@@ -58,7 +58,7 @@ class Layout:
 
     @property
     def units(self) -> int:
-        """How many units there are."""
+        """The number of units."""
         return self.shape[self.unit] // self.groups
 
     @property
@@ -68,7 +68,7 @@ class Layout:
 
     @property
     def places(self) -> list[int]:
-        """The dimensions that count places, such as tokens or pixels; the features of one head are none."""
+        """The dimensions that count places, such as tokens or pixels, but not the features of one head."""
         rest = [d for d in range(len(self.shape)) if d not in (self.unit, self.batch)]
         return [d for d in rest if HEAD not in self.dims or self.dims[d] != "feature"]
 
@@ -91,7 +91,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Units:
-    """Some units of one place: their numbers and the places that count, as they were asked for."""
+    """Some units of one place: their numbers and positions, as given."""
 
     text: str
     place: Place
@@ -110,11 +110,11 @@ class Units:
         return indices(self.index, layout.units, f"the units of {self.place.name}")
 
     def mask(self, layout: Layout, device: torch.device | None = None, *, skip_absent: bool = False) -> Tensor:
-        """Return where these units are: a boolean tensor that broadcasts against the place's tensor.
+        """Return a mask of these units: a boolean tensor that broadcasts against the place's tensor.
 
         Args:
             layout: of the tensor.
-            device: where it is wanted.
+            device: that of the mask.
             skip_absent: leave out places that the tensor does not have, instead of raising.
 
         Raises:
@@ -140,7 +140,7 @@ class Units:
 
 
 def find_units(model: nn.Module, keys: Any) -> list[Units]:
-    """Return the units that keys stand for.
+    """Return the units that match the keys.
 
     Args:
         model: any module.

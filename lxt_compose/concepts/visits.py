@@ -1,4 +1,4 @@
-"""Tensors at places inside a model, handed to a function while the model runs; it may put others in their place."""
+"""Visits: a function is called on tensors at places inside a model while it runs, and may replace them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .units import Layout, Place
 
 @dataclass(eq=False)
 class Visit:
-    """One tensor at a place: which call of it this is, and what is needed to know its dimensions."""
+    """One tensor at a place: the number of the call, and the record that tells its dimensions."""
 
     place: Place
     number: int
@@ -32,22 +32,22 @@ class Visit:
 
 
 _WATCHED = ("", "input")
-"""The sides whose dimensions the modules that run beside them tell."""
+"""The sides whose dimensions are named by modules that run before or after."""
 
 Look = Callable[[Visit], Tensor | None]
-"""Is given a visit; returns what takes the place of its tensor, or None."""
+"""Takes a visit; returns a replacement of its tensor, or None."""
 
 
 class Visits:
-    """Hands the tensors of places to a function, in every forward pass until it is closed; a context manager.
+    """Calls a function on the tensors of places, in every forward pass until it is closed; a context manager.
 
     Args:
         model: any module.
         places: the places.
-        look: the function. It is also called for what activation checkpoints recompute in the backward pass.
-        differentiable: whether relevance should pass through the codes of dictionaries; else what was changed of them
-            is added to the tensor.
-        dims: the names of dimensions, by the names of places, where they are not to be found out.
+        look: the function. It is also called when activation checkpoints recompute tensors in the backward pass.
+        differentiable: whether relevance should pass through the codes of dictionaries; else the change of the codes is
+            added to the tensor.
+        dims: given names of dimensions, by the names of places.
     """
 
     def __init__(
@@ -105,10 +105,10 @@ class Visits:
             self._dims.start()
 
     def layout(self, visit: Visit) -> Layout:
-        """Return what the dimensions of a visited tensor are: now, or once more of the model has run.
+        """Return the layout of a visited tensor: now, or once more of the model has run.
 
         Raises:
-            AttributionError: it is not known.
+            AttributionError: it is unknown.
         """
         name, key = visit.place.name, (visit.place, visit.tensor.dim())
         dims = visit.dims or self._said.get(name) or self._known.get(key)
@@ -119,11 +119,11 @@ class Visits:
         if visit.dims is None:
             self._known[key] = dims
             if {place for place, _ in self._known} >= {place for place in self._places if place.side in _WATCHED}:
-                self._watching.close()  # all is known
+                self._watching.close()  # all layouts are known
         return found
 
     def visit(self, place: Place, x: Tensor, dims: Dims | None = None, groups: int = 1) -> Tensor | None:
-        """Look at a tensor, or at its codes; return what takes its place, or None."""
+        """Call the function on a tensor, or on its codes; return a replacement, or None."""
         number = self._calls[place] = self._calls.get(place, 0) + 1
         if place.call is not None and place.call != number and not in_backward():
             return None
@@ -148,7 +148,7 @@ class Visits:
 
 
 class _Hook:
-    """The hooks of one place that is what a module puts out or takes in."""
+    """The hooks of a place that is the output or the input of a module."""
 
     def __init__(self, visits: Visits, place: Place) -> None:
         self._visits, self._place = visits, place
@@ -160,7 +160,7 @@ class _Hook:
         return self._first(output)
 
     def _first(self, values: Any) -> Any:
-        """Visit the first floating point tensor; return the values with another one in its place, or None."""
+        """Visit the first floating point tensor; return the values with its replacement, or None."""
         done = False
 
         def visited(x: Tensor) -> Tensor:
@@ -176,7 +176,7 @@ class _Hook:
 
 
 class _Sides:
-    """The hooks of a module in which attention runs: the sides are looked at as long as it does."""
+    """The hooks of a module in which attention runs, whose sides are visited."""
 
     def __init__(self, visits: Visits, places: list[Place]) -> None:
         self._visits, self._places = visits, places
@@ -204,6 +204,6 @@ class _Sides:
         return found
 
     def close(self) -> None:
-        """End to look on where an interrupt passed the hooks by."""
+        """Stop watching where an interrupt has skipped the hooks."""
         while self._on:
             self._on.pop().stop()

@@ -29,7 +29,7 @@ class FeatureImages:
     Attributes:
         names: of the units.
         images: [units, channels, height, width], in the values that the model takes.
-        activations: of each unit on its image, as it is: [units].
+        activations: of each unit on its final image: [units].
         first: the same before the first step.
         limits: the lowest and highest value of a pixel, each [channels, 1, 1].
     """
@@ -139,7 +139,7 @@ def _ascend(
 
 
 def _slope(gain: Tensor, leaf: Tensor, names: list[str]) -> Tensor:
-    """Return the derivative of what is maximized by the parameters of the images."""
+    """Return the derivative of the objective with respect to the parameters of the images."""
     found = torch.autograd.grad(gain, leaf, allow_unused=True)[0] if gain.requires_grad else None
     if found is None:
         raise AttributionError(f"{names[0]} does not depend on the image")
@@ -180,7 +180,7 @@ class _Goal:
         met: dict[Place, list[Visit]] = {}
 
         def keep(visit: Visit) -> None:
-            visit.tensor = visit.tensor * 1  # what the model changes in place later stays as it is here
+            visit.tensor = visit.tensor * 1  # a copy, which the model does not change in place
             met.setdefault(visit.place, []).append(visit)
 
         with Visits(self._model, self._places, keep) as visits:

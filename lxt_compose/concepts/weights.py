@@ -1,4 +1,4 @@
-"""Relevance of weights, streamed over a data set; scores of what can be pruned, and masks that can be taken off."""
+"""Relevance of weights, streamed over a data set."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .passes import Caught, PlacesRun
 from .units import Place, Units
 
 AGGREGATES: dict[str, Callable[[Tensor], Tensor]] = {"sum": lambda x: x, "absolute": torch.abs, "norm": torch.square}
-"""What is done to weights, inputs and what flows back before they are multiplied and summed."""
+"""Functions that are applied to weights, inputs and slots before these are multiplied and summed."""
 
 
 @dataclass(frozen=True, eq=False)
 class WeightRelevance:
     """Relevance of weights over ``count`` samples, by the names of the parameters.
 
-    ``total`` is the sum over samples (or what ``aggregate`` names), in the parameters' shapes. ``passed`` is the
-    relevance that arrived at each layer's output, summed: less the share of the bias, sums add up to it.
+    ``total`` is the sum over samples (or the ``aggregate``), in the parameters' shapes. ``passed`` is the relevance
+    that arrived at each layer's output, summed: less the share of the bias, sums add up to it.
     """
 
     total: dict[str, Tensor]
@@ -67,7 +67,8 @@ def weight_relevance(
 
     A layer ``z_j = sum_i w_ij x_i + b_j`` has ``R_j = sum_i x_i w_ij g_j + b_j g_j`` with ``g_j = R_j / z_j``, so the
     relevance of a weight is ``R_w_ij = w_ij * sum x_i g_j`` over samples and places, and of all weights of a layer it
-    adds up to what the layer passes on. Only one tensor for each weight is kept, whatever the number of batches.
+    adds up to the relevance that the layer passes on. Only one tensor for each weight is kept, whatever the number of
+    batches.
 
     Args:
         model: any module.
@@ -76,9 +77,9 @@ def weight_relevance(
         target: what is explained of each sample.
         composite: a preset's name or a composite, in the gradient formulation. Under ``"relp"`` and ``"cp_lrp"``
             queries and keys have no relevance, and neither have the weights that make them.
-        aggregate: how contributions ``c = w_ij x_i g_j`` of all samples and places are put together: ``"sum"``, which
-            conserves, but in which what speaks for one class and against another cancels; ``"absolute"``,
-            ``sum |c|``; or ``"norm"``, ``sqrt(sum c^2)``.
+        aggregate: how contributions ``c = w_ij x_i g_j`` of all samples and places are combined: ``"sum"``, which
+            conserves, but in which contributions for and against classes cancel; ``"absolute"``, ``sum |c|``; or
+            ``"norm"``, ``sqrt(sum c^2)``.
 
     Raises:
         ValueError: the composite has another formulation, ``aggregate`` is unknown, or there are no batches.
@@ -111,7 +112,7 @@ def weight_relevance(
 
 
 def layers_with_weights(model: nn.Module, weights: Any) -> list[Layer]:
-    """Return the modules that are linear in a weight of their own, among those that keys stand for.
+    """Return the modules that are linear in a weight of their own, among those that match the keys.
 
     Raises:
         MatchError: there are none.
@@ -123,7 +124,7 @@ def layers_with_weights(model: nn.Module, weights: Any) -> list[Layer]:
 
 
 def _is_layer(module: nn.Module) -> bool:
-    """Return whether a module has a matrix of weights and no children, and is no table that is looked up."""
+    """Return whether a module has a matrix of weights and no children, and is no embedding."""
     weight = getattr(module, "weight", None)
     is_matrix = isinstance(weight, nn.Parameter) and weight.dim() > 1 and weight.is_floating_point()
     return (
@@ -146,7 +147,7 @@ class _WeightsRun(PlacesRun):
     def slots(
         self, outputs: Sequence[Tensor], seeds: Sequence[Tensor], leaves: Sequence[Tensor], *, keep: bool
     ) -> list[Tensor | None]:
-        """Return what arrives at the leaves; of what arrives at layers the relevance of their weights is made."""
+        """Return the slots of the leaves, and add up the relevance of weights from the slots of layers."""
         after = [place for place in self.places if not place.side]
         found = self.arrivals(outputs, seeds, leaves, after, keep=keep)
         self._check_rules()
