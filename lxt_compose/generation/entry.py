@@ -16,7 +16,8 @@ from .continuations import generate, read_continuations
 from .forced import LOGIT, QUANTITIES, Wanted
 from .grids import cells_of, seen
 from .likely import predictions_of
-from .passes import Ways, explain
+from .parts import explain_in_parts
+from .passes import Ways
 from .prompts import Prompt, read_prompts
 from .reading import check_causal, inputs_of, on_sources, sources_of
 from .result import GenerationAttribution
@@ -146,7 +147,15 @@ class _Job:
         for row, span in enumerate(spans):
             weights[row, span.start : span.stop] = 1
         wanted = Wanted(torch.arange(count) + before - 1, torch.tensor(ids), weights, self.quantity)
-        found = explain(self.model, self.composite, given, wanted, self.ways, cells_of(grids))
+        cells = cells_of(grids)
+        found = explain_in_parts(
+            self.model,
+            self.composite,
+            lambda stop: inputs_of(self.model, prompt, ids[:stop])[0],
+            wanted,
+            self.ways,
+            cells,
+        )
         relevance, aside = on_sources(found.scores, grids)
         check_causal(relevance, spans, len(sources) - count, type(self.model).__name__)
         return Answer(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..ledger import Recorder as Books
 from ..rules import RELEVANCE
 from .inside import Inside, Layers
 from .memory import rows_that_fit
+from .starts import Numbers, Start, Watch
 
 LOGIT, LOG_PROBABILITY = "logit", "log_probability"
 QUANTITIES = (LOGIT, LOG_PROBABILITY)
@@ -91,9 +92,8 @@ class Forced(Run):
             NotFiniteError: the output or the relevance is not finite.
             AttributionError: the model failed, or cannot be explained with such inputs.
         """
-        self._states: Tensor | None = None
         with (
-            self._looking_at_head(),
+            Watch(self.model) as watch,
             self.at_work(Goals((Goal(function=self._values),))) as registration,
             registration.ledger() if ledger else nullcontext() as books,
         ):
@@ -110,7 +110,7 @@ class Forced(Run):
             rows, ran = (
                 self._row_by_row(values, "a ledger reads one row at a time")
                 if ledger
-                else (self._batched(values, chunk))
+                else self._batched(watch, values, chunk)
             )
             registration.session.tally.forget_unreached(strict=self.composite.strict)
             report = registration.report()
@@ -152,24 +152,6 @@ class Forced(Run):
             return logits[0, places, tokens]
         return logits[0, places].log_softmax(-1)[torch.arange(len(tokens), device=logits.device), tokens]
 
-    @contextmanager
-    def _looking_at_head(self) -> Iterator[None]:
-        """Keep hold of what goes into the layer that makes logits: cotangents there are as short as features."""
-        head = getattr(self.model, "get_output_embeddings", lambda: None)()
-
-        def look(module: nn.Module, args: tuple[Any, ...]) -> None:
-            if len(args) == 1 and isinstance(args[0], Tensor) and args[0].dim() == 3:
-                self._states = args[0]
-
-        if not isinstance(head, nn.Module):
-            yield
-            return
-        handle = head.register_forward_pre_hook(look)
-        try:
-            yield
-        finally:
-            handle.remove()
-
     # ---- backward passes ---------------------------------------------------------------------------------------------
 
     def _starts(self, values: Tensor) -> Tensor:
@@ -183,10 +165,10 @@ class Forced(Run):
         for turn, start in enumerate(starts):
             if turn and isinstance(self.registration.session.observer, Books):
                 self.registration.session.observer.turn()
-            rows.append(self._scores(self._grads(values, start, batched=False)))
+            rows.append(self._scores(self._grads((values,), (start,), batched=False)))
         return rows, f"row by row: {why}"
 
-    def _batched(self, values: Tensor, chunk: int) -> tuple[list[dict[str, Tensor]], str]:
+    def _batched(self, watch: Watch, values: Tensor, chunk: int) -> tuple[list[dict[str, Tensor]], str]:
         """Return the scores of each row, from backward passes of several rows each.
 
         The first row is computed alone too, and compared: where the two differ, or where an operation cannot take
@@ -195,10 +177,10 @@ class Forced(Run):
         starts = self._starts(values)
         if len(starts) == 1 or chunk == 1:
             return self._row_by_row(values, "one row at a time was asked for" if len(starts) > 1 else "there is one")
-        alone, why = self._scores(self._grads(values, starts[0], batched=False)), ""
-        for source, seeds in self._sources(values, starts):
+        alone, why = self._scores(self._grads((values,), (starts[0],), batched=False)), ""
+        for begin in self._begin(watch, values, starts):
             try:
-                rows = self._in_chunks(source, seeds, chunk, alone)
+                rows = self._in_chunks(begin, chunk, alone)
             except RuntimeError as error:  # an operation without a batching rule
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
@@ -209,42 +191,30 @@ class Forced(Run):
             why = "several rows at a time gave other relevance"
         return self._row_by_row(values, why)
 
-    def _sources(self, values: Tensor, starts: Tensor) -> Iterator[tuple[Tensor, Callable[[slice], Tensor]]]:
-        """Yield where backward passes can begin, and what with: before the head, and at the numbers themselves."""
-        states = self._states
-        if (
-            self.wanted.pick is None
-            and states is not None
-            and states.requires_grad
-            and states.shape[:2] == (1, self._length)
-        ):
-            ones = self._starts_of_all(values)
-            (slot,) = torch.autograd.grad(values, states, ones, retain_graph=True, allow_unused=True)
-            if slot is not None:
-                at = starts.new_zeros(len(starts), self._length, dtype=slot.dtype)
-                at[:, self._places] = self.wanted.weights.to(at)
-                yield states, lambda part: at[part, None, :, None] * slot
-        yield values, lambda part: starts[part]
+    def _begin(self, watch: Watch, values: Tensor, starts: Tensor) -> Iterator[Start]:
+        """Yield where backward passes can begin: inside the last block, before the head, at the numbers themselves."""
+        if self.wanted.pick is None:
+            ones = values.detach() if self.composite.formulation == RELEVANCE else torch.ones_like(values)
+            numbers = Numbers(values, ones, self.wanted.weights.to(values))
+            if self.inside is None and not self.given.has_decoder:
+                yield from watch.in_last_block(numbers, self.wanted.positions.to(values.device))
+            yield from watch.at_head(numbers, self._places, self._length)
+        yield Start((values,), lambda part: (starts[part],))
 
-    def _starts_of_all(self, values: Tensor) -> Tensor:
-        return values.detach() if self.composite.formulation == RELEVANCE else torch.ones_like(values)
-
-    def _in_chunks(
-        self, source: Tensor, seeds: Callable[[slice], Tensor], chunk: int, alone: dict[str, Tensor]
-    ) -> list[dict[str, Tensor]] | None:
+    def _in_chunks(self, begin: Start, chunk: int, alone: dict[str, Tensor]) -> list[dict[str, Tensor]] | None:
         """Return the scores of all rows, a chunk at a time; None if the first is not as it is alone."""
         rows: list[dict[str, Tensor]] = []
         while len(rows) < len(self.wanted.weights):
             part = slice(len(rows), len(rows) + chunk)
             try:
-                grads = self._grads(source, seeds(part), batched=True)
+                grads = self._grads(begin.tensors, begin.seeds(part), batched=True)
             except torch.OutOfMemoryError:
                 if chunk == 1:
                     raise
                 chunk = (chunk + 1) // 2
                 continue
             rows += [self._scores(each) for each in zip(*grads, strict=True)]
-            if part.start == 0 and not all(_alike(rows[0][name], alone[name]) for name in alone):
+            if part.start == 0 and not all(alike(rows[0][name], alone[name]) for name in alone):
                 return None
         return rows
 
@@ -253,14 +223,14 @@ class Forced(Run):
         """The tensors that relevance is read at: carriers of the inputs, and those inside the model."""
         return [*self.taps.leaves, *(self.inside.tensors if self.inside is not None else ())]
 
-    def _grads(self, source: Tensor, seeds: Tensor, *, batched: bool) -> Sequence[Tensor]:
+    def _grads(self, at: Sequence[Tensor], seeds: Sequence[Tensor], *, batched: bool) -> Sequence[Tensor]:
         """Return what arrives at each leaf; of several rows at a time if batched."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*batching rule.*")
             found = torch.autograd.grad(
-                source, self._read_at, seeds, retain_graph=True, allow_unused=True, is_grads_batched=batched
+                at, self._read_at, seeds, retain_graph=True, allow_unused=True, is_grads_batched=batched
             )
-        count = (len(seeds),) if batched else ()
+        count = (len(seeds[0]),) if batched else ()
         self.reached |= any(slot is not None for slot in found)
         return [
             x.new_zeros(*count, *x.shape) if slot is None else slot
@@ -288,7 +258,7 @@ class Forced(Run):
         return (relevance if relevance.dim() == len(self.given.dims[name]) else relevance.sum(-1)).flatten()
 
 
-def _alike(a: Tensor, b: Tensor) -> bool:
+def alike(a: Tensor, b: Tensor) -> bool:
     """Return whether two ways to the same relevance agree, up to rounding."""
     scale = float(b.abs().max()) + float(b.abs().mean()) + 1e-30
     return bool((a - b).abs().max() <= torch.finfo(b.dtype).eps ** 0.5 * scale)

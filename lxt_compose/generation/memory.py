@@ -12,7 +12,7 @@ BUDGET = 2**27
 _LIVE = 6
 """How many tensors of the largest size are alive at one time in a backward pass, about: gates, their inputs, sums."""
 
-_AT_A_PLACE = 256
+AT_A_PLACE = 256
 """How many numbers of an image or a sound become one token, about: a small patch, or two steps of a spectrogram."""
 
 
@@ -38,14 +38,19 @@ def rows_that_fit(model: nn.Module, given: Inputs, values: Tensor, budget: int |
 def bytes_of_row(model: nn.Module, given: Inputs, values: Tensor) -> int:
     """Return about how many bytes the cotangents of one row take."""
     length = max(
-        *(x.shape[-1] for x in given.ids.values()), *(x.numel() // _AT_A_PLACE for x in given.carriers.values()), 1
+        *(x.shape[-1] for x in given.ids.values()), *(x.numel() // AT_A_PLACE for x in given.carriers.values()), 1
     )
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    tables = (module for module in model.modules() if module is not head and not isinstance(module, nn.Embedding))
-    widths = [max(p.shape) for module in tables for p in module.parameters(recurse=False) if p.dim() == 2]
+    widths = [max(p.shape) for p in weights_of(model)]
     config = getattr(model, "config", None)
     numbers = _LIVE * length * max(widths, default=1)
     if getattr(config, "_attn_implementation", "sdpa") == "eager":
         numbers += 3 * int(getattr(config, "num_attention_heads", 1) or 1) * length * length
     numbers += _LIVE * sum(x.numel() for x in given.carriers.values())
     return int(numbers * values.element_size())
+
+
+def weights_of(model: nn.Module) -> list[Tensor]:
+    """Return the matrices that tokens are multiplied by, without those of tables and of the layer that makes logits."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    layers = (module for module in model.modules() if module is not head and not isinstance(module, nn.Embedding))
+    return [p for module in layers for p in module.parameters(recurse=False) if p.dim() == 2]
