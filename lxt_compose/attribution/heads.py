@@ -29,6 +29,16 @@ def is_similarity(output: Any) -> bool:
     return isinstance(entries(output).get("logits_per_image"), Tensor) and "logits" not in entries(output)
 
 
+def is_masks(output: Any) -> bool:
+    """Return whether an output holds a class and a mask for each query: MaskFormer, Mask2Former, OneFormer."""
+    return {"class_queries_logits", "masks_queries_logits"} <= entries(output).keys()
+
+
+def is_depth(output: Any) -> bool:
+    """Return whether an output holds one number for each pixel, without classes."""
+    return isinstance(entries(output).get("predicted_depth"), Tensor)
+
+
 def is_embedding(output: Any) -> bool:
     """Return whether an output holds embeddings alone."""
     found = [name for name, value in entries(output).items() if isinstance(value, Tensor)]
@@ -81,6 +91,12 @@ def choices_of(output: Any) -> str:
             f"targets.similarity(image, text) for one of {images} images and {texts} texts, targets.similarity(text=0) "
             f"for each image with one text, or dims={{'input_ids': 'choice token'}} to take texts for classes of images"
         )
+    if is_masks(output):
+        queries, classes = entries(output)["class_queries_logits"].shape[1:]
+        return (
+            f"targets.mask(query) for the mask of one of {queries} queries, targets.query(query, label) for its class, "
+            f"one of {classes} with the last for no object; attribute_outputs() explains all that it finds"
+        )
     if is_embedding(output):
         return (
             "attribute_similarity(model, first, second) for what makes two inputs alike, or a function of the output, "
@@ -99,6 +115,8 @@ def choices_at(output: Any, logits: Tensor, model: nn.Module) -> str:
     """
     kind, shape = type(model).__name__, tuple(logits.shape)
     labels = _labels(model, shape)
+    if is_depth(output):
+        return f"targets.pixel(row, column) for one of {shape[-2]} x {shape[-1]} pixels"
     if "pred_boxes" in entries(output):
         return _places("query", shape, labels) + "; targets.box(3, 'center_x') for a side of its box"
     if len(shape) == 4:

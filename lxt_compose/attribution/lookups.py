@@ -19,7 +19,7 @@ from ..autograd.trees import PLAIN, map_tensors, tensors_in
 from ..ops import Effect, Integers, integers_of, mutates
 from ..runtime.decisions import written as changed_by
 from ..torch_internals import modes_off
-from .origins import UNKNOWN, Origins, after, index_in, on_origins, values_in, written
+from .origins import CHOSEN, UNKNOWN, Origins, after, index_in, on_origins, values_in, written
 
 _BAG = inspect.signature(F.embedding_bag)
 
@@ -121,12 +121,16 @@ class Following:
         """Tell the listener that integers become numbers of Python, if they come from an input."""
         with modes_off(), torch.no_grad():
             for x in given:
-                origins = self._origins.of(x)
-                content = (origins > 0) | (origins == UNKNOWN)
-                for start, stop in self._spans:
-                    content &= (origins < start) | (origins >= stop)
-                if bool((origins != 0).any()) and not self._origins.is_indicator(x):
-                    self._listener.left(func, content=bool(content.any()))
+                if bool((self._origins.of(x) != 0).any()) and not self._origins.is_indicator(x):
+                    self._listener.left(func, content=self._is_content(x))
+
+    def _is_content(self, x: Tensor) -> bool:
+        """Return whether a tensor was made of more than what says where or of what kind something is."""
+        origins = self._origins.of(x)
+        content = (origins > 0) | (origins == UNKNOWN)
+        for start, stop in self._spans:
+            content &= (origins < start) | (origins >= stop)
+        return bool(content.any())
 
     def _made(self, known: Integers | None, func: Callable[..., Any], args: Any, kwargs: Any, output: Any) -> Any:
         """Note the origins of the outputs of a function."""
@@ -159,7 +163,10 @@ class Following:
                 elif not (looks_up and not self._origins.among(values_in(known, args, kwargs))):  # type: ignore[arg-type]
                     self._listener.lost(func)
             elif x.dtype != torch.bool:
-                self._origins.put(x, torch.tensor(UNKNOWN) if origins is None else origins, indicator=indicator)
+                origins = torch.tensor(UNKNOWN) if origins is None else origins
+                if bool((origins == UNKNOWN).any()) and not any(map(self._is_content, given)):
+                    origins = torch.where(origins == UNKNOWN, CHOSEN, origins)  # sums of sizes, say
+                self._origins.put(x, origins, indicator=indicator)
             elif indicator and origins is not None:
                 self._origins.put(x, origins, indicator=True)
         return map_tensors(lambda x: exchanged.get(id(x), x), output) if exchanged else output

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ..attribution.axes import UNKNOWN, Dims
 from ..attribution.inputs import Inputs
 
-IMAGE, SOUND, OTHER = "image", "sound", "input"
+IMAGE, SOUND, FRAME, OTHER = "image", "sound", "frame", "input"
 _SIDE, _BANDS, _STEPS = 48, 16, 240
 """At most so many rows and columns of an image, bands of mel bins, and steps of time."""
 _HIGH, _WIDE = 96, 960
@@ -86,16 +86,19 @@ def _seen(model: nn.Module, x: Tensor, name: str, given: Inputs, processor: Any)
         patch = _patch_size(model)
         sizes = x.shape[dims.index("height")], x.shape[dims.index("width")]
         block = tuple(-(-size // (patch * _SIDE)) * patch for size in sizes)
-        return _in_blocks(x, lambda v: _images(v, dims).sum(1), block, [_color(one) for one in _images(x, dims)], IMAGE)
+        pictures = [_color(one) for one in _images(x, dims)]
+        called = FRAME if "frame" in dims and len(pictures) > 1 else IMAGE
+        return _in_blocks(x, lambda v: _images(v, dims).sum(1), block, pictures, (IMAGE, called))
     if UNKNOWN not in dims and "time" in dims:
         bins = x.shape[dims.index("mel")] if "mel" in dims else 1
         block = -(-bins // _BANDS), -(-x.shape[dims.index("time")] // _STEPS)
         one = _seconds(processor, spectrogram="mel" in dims)
         seconds = None if one is None else one * block[1]
-        return _in_blocks(x, lambda v: _sound(v, dims), block, [_gray(_sound(x, dims)[0])], SOUND, seconds)
-    counts = given.kwargs.get("image_grid_thw")
+        return _in_blocks(x, lambda v: _sound(v, dims), block, [_gray(_sound(x, dims)[0])], (SOUND,) * 2, seconds)
+    video = "video" in name
+    counts = given.kwargs.get("video_grid_thw" if video else "image_grid_thw")
     if dims == ("patch", "feature") and isinstance(counts, Tensor) and int(counts.prod(1).sum()) == len(x):
-        return _in_patches(x, counts.tolist(), _vision(model, "spatial_merge_size") or 1, model)
+        return _in_patches(x, counts.tolist(), _vision(model, "spatial_merge_size") or 1, model, video=video)
     return Seen((Grid(name, OTHER, 1, 1),), lambda v: v.sum().reshape(1))
 
 
@@ -104,10 +107,13 @@ def _in_blocks(
     planes: Callable[[Tensor], Tensor],
     block: tuple[int, ...],
     pictures: Sequence[Tensor],
-    kind: str,
+    called: tuple[str, str],
     seconds: float | None = None,
 ) -> Seen:
-    """Return a grid of blocks for each plane that an input has, [planes, height, width]."""
+    """Return a grid of blocks for each plane that an input has, [planes, height, width].
+
+    ``called`` are the kind of the grids, and what their names are made of.
+    """
 
     def cells(values: Tensor) -> Tensor:
         found = planes(values)
@@ -117,8 +123,8 @@ def _in_blocks(
 
     rows, columns = (-(-size // side) for size, side in zip(planes(x).shape[1:], block, strict=True))
     grids = [
-        Grid(name, kind, rows, columns, picture, seconds)
-        for name, picture in zip(_numbered(kind, len(pictures)), pictures, strict=True)
+        Grid(name, called[0], rows, columns, picture, seconds)
+        for name, picture in zip(_numbered(called[1], len(pictures)), pictures, strict=True)
     ]
     return Seen(tuple(grids), cells)
 
@@ -198,18 +204,20 @@ def _gray(sound: Tensor) -> Tensor:
 # ---- images that are given as rows of patches ------------------------------------------------------------------------
 
 
-def _in_patches(x: Tensor, sizes: Sequence[Sequence[int]], merge: int, model: nn.Module) -> Seen:
+def _in_patches(x: Tensor, sizes: Sequence[Sequence[int]], merge: int, model: nn.Module, *, video: bool) -> Seen:
     """Return the grids of images whose patches are rows, ``merge`` by ``merge`` neighbors one after the other.
 
-    That is how the processors of Qwen2-VL and its kin write images down.
+    That is how the processors of Qwen2-VL and its kin write images down. A patch of a video is that of several frames.
 
     Args:
         x: the patches, [patches, features].
         sizes: of each image, in time, height and width, counted in patches.
         merge: how many neighbors at each side become one token.
         model: the model, for the size of a patch.
+        video: whether these are videos.
     """
     grids, orders, first, side = list[Grid](), list[Tensor](), 0, _patch_size(model)
+    names = _frames([time for time, *_ in sizes], x.shape[-1] // (3 * side * side)) if video else []
     for time, height, width in sizes:
         count = height * width
         for _ in range(time):
@@ -221,10 +229,20 @@ def _in_patches(x: Tensor, sizes: Sequence[Sequence[int]], merge: int, model: nn
             first += count
     named = [
         Grid(name, one.kind, one.rows, one.columns, one.picture)
-        for name, one in zip(_numbered(IMAGE, len(grids)), grids, strict=True)
+        for name, one in zip(names or _numbered(IMAGE, len(grids)), grids, strict=True)
     ]
     where = torch.cat(orders)
     return Seen(tuple(named), lambda values: values.sum(-1)[where.to(values.device)])
+
+
+def _frames(times: Sequence[int], each: int) -> list[str]:
+    """Return names for the patches of videos in time, each of which is so many frames: "frames 1-2", "frames 3-4"."""
+    before = [f"video {number + 1}, " if len(times) > 1 else "" for number in range(len(times))]
+    return [
+        f"{video}frames {each * at + 1}-{each * (at + 1)}" if each > 1 else f"{video}frame {at + 1}"
+        for video, time in zip(before, times, strict=True)
+        for at in range(time)
+    ]
 
 
 def _joined(x: Tensor, order: Tensor, side: int) -> Tensor | None:

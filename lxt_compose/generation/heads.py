@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..attribution.heads import entries, is_span
+from ..attribution.heads import entries, is_depth, is_masks, is_span
 from ..attribution.inputs import Inputs
 from ..attribution.logits import logits_of
 from ..targets.answers import spans_of
@@ -57,21 +57,28 @@ def answers_of(model: nn.Module, output: Any, given: Inputs, tokenizer: Any, thr
     """
     if is_span(output):
         return _span(entries(output))
-    logits = logits_of(output)
     names = _labels(model)
+    if is_masks(output):
+        return _masks(model, entries(output), names, threshold)
+    logits = logits_of(output)
     if "pred_boxes" in entries(output):
-        return _detections(model, logits[0], entries(output)["pred_boxes"][0], names, threshold)
+        return _detections(model, logits[0], _corners(entries(output)["pred_boxes"][0]), names, threshold)
     if logits.dim() == 4:
         return _segments(logits[0], names)
     ids = given.ids.get("input_ids")
     if logits.dim() == 3 and ids is not None and ids.shape[1] == logits.shape[1]:
         classes = logits[0].argmax(-1)
         return Answers(_each(torch.arange(len(classes)), classes), tuple(classes.tolist()), names)
-    if logits.dim() == 3 and ids is None:
+    if logits.dim() == 3 and ids is None and not is_depth(output):
         return _emitted(model, logits[0], names, tokenizer)
     raise TypeError(
-        f"the output of {type(model).__name__} has shape {list(logits.shape)}: it does not answer at many places; "
-        f"explain it with attribute(), or with attribute_generation() if it writes texts"
+        f"the output of {type(model).__name__} has shape {list(logits.shape)}: "
+        + (
+            "a number for each pixel, too many to explain all; explain some with attribute() and targets.pixel()"
+            if is_depth(output)
+            else "it does not answer at many places; explain it with attribute(), or with attribute_generation() if it "
+            "writes texts"
+        )
     )
 
 
@@ -89,7 +96,8 @@ def _detections(
 ) -> Answers:
     """Return the things that are more likely than the threshold, the most likely first.
 
-    By a softmax if there is a class more than the model has labels, "no object", else by a sigmoid.
+    By a softmax if there is a class more than the model has labels, "no object", else by a sigmoid. ``boxes`` are the
+    left, top, right and bottom of what each query stands for.
     """
     labels = len(getattr(model.config, "id2label", None) or {}) or logits.shape[1]
     with_none = logits.shape[1] == labels + 1
@@ -102,11 +110,41 @@ def _detections(
             f"nothing is detected: the most likely thing, {names(int(classes[order[0]]))}, has "
             f"{float(best.max()):.3g}, and threshold= is {threshold}"
         )
-    x, y, width, height = boxes[kept].double().cpu().unbind(1)
-    corners = torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
     found = classes[kept].cpu()
     called = (lambda number: "no object" if number == labels else names(number)) if with_none else names
-    return Answers(_each(kept.cpu(), found), tuple(found.tolist()), called, corners)
+    return Answers(_each(kept.cpu(), found), tuple(found.tolist()), called, boxes[kept].double().cpu())
+
+
+def _corners(boxes: Tensor) -> Tensor:
+    """Return left, top, right and bottom of boxes that are given by center and size."""
+    x, y, width, height = boxes.unbind(1)
+    return torch.stack([x - width / 2, y - height / 2, x + width / 2, y + height / 2], 1)
+
+
+def _masks(model: nn.Module, output: dict[str, Tensor], names: Callable[[int], str], threshold: float) -> Answers:
+    """Return the things that have a class and a mask, with the box around the mask; explained is the class."""
+    found = _detections(
+        model, output["class_queries_logits"][0], _around(output["masks_queries_logits"][0] > 0), names, threshold
+    )
+    places, classes = found.wanted.positions, found.wanted.tokens
+
+    def pick(output: Any) -> tuple[Tensor, Tensor]:
+        logits = entries(output)["class_queries_logits"][0]
+        at = places.to(logits.device)
+        return logits[at, classes.to(logits.device)], logits[at]
+
+    return replace(found, wanted=replace(found.wanted, pick=pick))
+
+
+def _around(masks: Tensor) -> Tensor:
+    """Return the boxes around masks [queries, height, width], as shares of the image; all of it around an empty one."""
+    sides = []
+    for along in (masks.any(1), masks.any(2)):
+        along = torch.where(along.any(1, keepdim=True), along, True).double()
+        count = along.shape[1]
+        sides.append((along.argmax(1) / count, 1 - along.flip(1).argmax(1) / count))
+    (left, right), (top, bottom) = sides
+    return torch.stack([left, top, right, bottom], 1)
 
 
 def _emitted(model: nn.Module, logits: Tensor, names: Callable[[int], str], tokenizer: Any) -> Answers:

@@ -53,6 +53,17 @@ HEADS = {
         heads.llava, {"input_ids": heads.looked_at(1, 9), "pixel_values": numbers(1, 3, 28, 28)}, None,
     ),
     "a video": (heads.video, {"pixel_values": numbers(1, 4, 3, 28, 28)}, None),
+    "by time and place apart": (heads.timesformer, {"pixel_values": numbers(2, 4, 3, 28, 28)}, None),
+    "by tubes": (heads.vivit, {"pixel_values": numbers(1, 4, 3, 28, 28)}, 1),
+    "a mask": (heads.maskformer, {"pixel_values": numbers(1, 3, 64, 64)}, targets.mask(0)),
+    "a mask, by masked attention": (heads.mask2former, {"pixel_values": numbers(1, 3, 64, 64)}, targets.mask(1)),
+    "a mask's class, for a task": (
+        heads.oneformer, {"pixel_values": numbers(1, 3, 64, 64), "task_inputs": words(1, 8)}, targets.query(0, 2),
+    ),
+    "depth": (lambda: heads.dpt("DepthEstimation"), {"pixel_values": numbers(2, 3, 28, 28)}, targets.pixel(3, 4)),
+    "a pixel of DPT": (
+        lambda: heads.dpt("SemanticSegmentation"), {"pixel_values": numbers(1, 3, 28, 28)}, targets.pixel(3, 4, 1),
+    ),
 }  # fmt: skip
 
 
@@ -75,6 +86,8 @@ SIZES = {
     "a spectrogram": {"input_values": (2, 32)},
     "texts as classes": {"input_ids": (3, 4), "pixel_values": (2, 28, 28)},
     "a video": {"pixel_values": (1, 4, 28, 28)},
+    "by time and place apart": {"pixel_values": (2, 4, 28, 28)},
+    "depth": {"pixel_values": (2, 28, 28)},
     "a text about an image": {"input_ids": (1, 9), "pixel_values": (1, 28, 28)},
 }
 
@@ -129,6 +142,7 @@ MESSAGES = {
     "frames of speech": r"frame 3 of 39",
     "a detected class": r"query 3 of 5, .*; targets.box\(3, 'center_x'\) for a side of its box",
     "a segment": r"pixel\(row, column, label\) for one of 16 x 16 pixels \(labels 0: LABEL_0, .*region\(label\)",
+    "depth": r"pass target= .* targets.pixel\(row, column\) for one of 32 x 32 pixels$",
 }
 
 
@@ -138,6 +152,18 @@ def test_what_there_is_to_choose_from(case):
     for target in (None, 1):
         with pytest.raises(ValueError, match=MESSAGES[case]):
             attribute(make(), inputs, target=target)
+
+
+def test_classes_and_masks_of_queries():
+    message = r"no logits.*targets.mask\(query\) for the mask of one of 3 queries, targets.query\(query, label\)"
+    with pytest.raises(TypeError, match=message):
+        attribute(heads.maskformer(), numbers(1, 3, 64, 64))
+
+
+def test_a_video_has_frames_by_name():
+    for make in (heads.video, heads.timesformer, heads.vivit):
+        found = attribute(make(), {"pixel_values": numbers(1, 4, 3, 28, 28)})
+        assert found.dims["pixel_values"] == ("batch", "frame", "channel", "height", "width")
 
 
 def test_embeddings_are_no_answers():

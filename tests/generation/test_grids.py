@@ -9,6 +9,7 @@ from heads import numbers
 from torch.nn import functional as F
 
 from lxt_compose import attribute, attribute_generation
+from lxt_compose.generation.grids import _frames
 
 ANSWER = (13, 4, 14)
 EXACT = 1e-10
@@ -22,6 +23,26 @@ def qwen2_vl():
         "mm_token_type_ids": (ids == 59).long(), "attention_mask": torch.ones_like(ids),
     }  # fmt: skip
     return heads.qwen2_vl(), prompt
+
+
+def frames():
+    ids = torch.tensor([[5, *[58] * 20, 7, 8]])
+    return heads.video_llava(), {"input_ids": ids, "pixel_values_videos": numbers(1, 4, 3, 28, 28)}
+
+
+def frames_of_patches():
+    ids = torch.tensor([[5, 58, *[56] * 8, 57, 7, 8]])
+    prompt = {
+        "input_ids": ids, "pixel_values_videos": numbers(32, 3 * 2 * 16), "video_grid_thw": torch.tensor([[2, 4, 4]]),
+        "mm_token_type_ids": 2 * (ids == 56).long(), "attention_mask": torch.ones_like(ids),
+    }  # fmt: skip
+    return heads.qwen2_vl(), prompt
+
+
+def by_patches_of_seven():
+    ids = torch.tensor([[5, 57, *[59] * 4, 58, 7, 8]])
+    return heads.gemma3(), {"input_ids": ids, "pixel_values": numbers(1, 3, 28, 28),
+                            "token_type_ids": (ids == 59).long()}  # fmt: skip
 
 
 def two_images():
@@ -40,6 +61,9 @@ KINDS = {
     "an image": lambda: (heads.llava(), {"input_ids": heads.looked_at(1, 9), "pixel_values": numbers(1, 3, 28, 28)}),
     "two images": two_images,
     "patches": qwen2_vl,
+    "an image that looks both ways": by_patches_of_seven,
+    "a video": frames,
+    "a video of patches": frames_of_patches,
     "a spectrogram": lambda: (heads.whisper(), {"input_features": numbers(1, 8, 40)}),
     "a wave": lambda: (heads.moonshine(), {"input_values": numbers(1, 4000)}),
     "a sound and a text": sound_and_text,
@@ -55,7 +79,7 @@ def single(model, prompt, row):
         given["decoder_input_ids"] = torch.cat([start, before], 1)
     else:
         given["input_ids"] = torch.cat([prompt["input_ids"], before], 1)
-        for name, more in (("mm_token_type_ids", 0), ("attention_mask", 1)):
+        for name, more in (("mm_token_type_ids", 0), ("token_type_ids", 0), ("attention_mask", 1)):
             if name in prompt:
                 given[name] = F.pad(prompt[name], (0, row), value=more)
     return attribute(model, given, target=ANSWER[row])
@@ -65,10 +89,16 @@ def places_of(found, kind):
     """The relevance of the places of images and sounds, summed by hand."""
     if kind == "patches":
         return found.relevance["pixel_values"].sum(1)[ORDER]
-    if kind in ("an image", "two images"):
-        pixels = found.relevance["pixel_values"].sum(1)
-        return torch.stack([one[14 * a : 14 * a + 14, 14 * b : 14 * b + 14].sum() for one in pixels
-                            for a in range(2) for b in range(2)])  # fmt: skip
+    if kind == "a video of patches":  # four by four in each frame, written down two by two
+        where = [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]
+        found = found.relevance["pixel_values_videos"].sum(1)
+        return torch.cat([found[torch.tensor(where).flatten() + 16 * frame] for frame in range(2)])
+    if "image" in kind or kind == "a video":
+        pixels = found.relevance["pixel_values_videos"][0] if kind == "a video" else found.relevance["pixel_values"]
+        side = 7 if "both ways" in kind else 14
+        return torch.stack(
+            [part.sum() for one in pixels.sum(1) for row in one.split(side) for part in row.split(side, 1)]
+        )
     if kind == "a wave":
         return torch.stack([part.sum() for part in found.relevance["input_values"][0].split(17)])
     return found.relevance["input_features"][0].flip(0).flatten()
@@ -129,6 +159,20 @@ def test_sides_names_and_maps():
     assert sources.ids[:8] == (-1,) * 8
     assert torch.equal(answer.maps()["image 2"], answer.relevance[:, 4:8].reshape(3, 2, 2))
     assert [tuple(grid.picture.shape) for grid in sources.grids] == [(28, 28, 3)] * 2
+
+
+def test_frames_have_names():
+    for make, names in (
+        (frames, ["frame 1", "frame 2", "frame 3", "frame 4"]),
+        (frames_of_patches, ["frames 1-2", "frames 3-4"]),
+    ):
+        model, prompt = make()
+        (answer,) = attribute_generation(model, prompt, ANSWER)
+        assert [grid.name for grid in answer.sources.grids] == names
+        assert set(names) <= answer.sums().keys()
+        assert all(grid.kind == "image" and grid.picture is not None for grid in answer.sources.grids)
+        assert answer.report.complete
+    assert _frames([2, 1], 1) == ["video 1, frame 1", "video 1, frame 2", "video 2, frame 1"]
 
 
 def test_the_picture_is_what_the_model_saw():

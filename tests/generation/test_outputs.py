@@ -8,7 +8,7 @@ import torch
 from heads import numbers, words
 
 from lxt_compose import attribute, attribute_outputs, targets
-from lxt_compose.generation.heads import answers_of
+from lxt_compose.generation.heads import _around, answers_of
 
 EXACT = 1e-10
 
@@ -39,6 +39,7 @@ CASES = {
     "speech": (speech, {"processor": Letters()}),
     "frames": (lambda: (heads.wav2vec2("AudioFrameClassification"), {"input_values": numbers(1, 400)}), {}),
     "segments": (lambda: (heads.segformer(), {"pixel_values": numbers(1, 3, 64, 64)}), {}),
+    "masks": (lambda: (heads.maskformer(), {"pixel_values": numbers(1, 3, 64, 64)}), {"threshold": 0.2}),
     "a question": (lambda: (heads.bert("QuestionAnswering"), {"input_ids": words(1, 7)}), {}),
 }  # fmt: skip
 
@@ -47,8 +48,9 @@ def expected(model, inputs, kind, options):
     """A target for each row."""
     with torch.no_grad():
         output = model(**inputs)
-    if kind in ("detection", "by a sigmoid"):
-        shares = output.logits[0].softmax(-1)[:, :-1] if kind == "detection" else output.logits[0].sigmoid()
+    if kind in ("detection", "by a sigmoid", "masks"):
+        logits = output.class_queries_logits[0] if kind == "masks" else output.logits[0]
+        shares = logits.sigmoid() if kind == "by a sigmoid" else logits.softmax(-1)[:, :-1]
         best, classes = shares.max(-1)
         order = [int(q) for q in best.argsort(descending=True) if best[q] > options["threshold"]]
         return [targets.query(q, int(classes[q])) for q in order]
@@ -107,6 +109,23 @@ def test_boxes_and_probabilities_of_a_detector():
     assert answer.spans[0].name == f"LABEL_{int(classes[first])}"
 
 
+def test_boxes_are_around_masks():
+    model, inputs = CASES["masks"][0]()
+    (answer,) = attribute_outputs(model, inputs, threshold=0.2)
+    with torch.no_grad():
+        output = model(**inputs)
+    best = output.class_queries_logits[0].softmax(-1)[:, :-1].amax(-1)
+    masks = output.masks_queries_logits[0, best.argsort(descending=True)] > 0
+    assert len(answer.boxes) == len(masks) == 3
+    for box, mask in zip(answer.boxes, masks, strict=True):
+        rows, columns = (places.tolist() for places in mask.nonzero(as_tuple=True))
+        height, width = mask.shape
+        expected = [min(columns) / width, min(rows) / height, (max(columns) + 1) / width, (max(rows) + 1) / height]
+        assert box.tolist() == pytest.approx(expected)
+    empty = _around(torch.zeros(1, 4, 5, dtype=torch.bool))
+    assert empty.tolist() == [[0, 0, 1, 1]]
+
+
 def test_letters_make_a_text():
     model, inputs = speech()
     (answer,) = attribute_outputs(model, inputs, processor=Letters())
@@ -140,6 +159,8 @@ def test_probabilities_are_those_of_the_surest_frame():
     [
         (lambda: attribute_outputs(heads.bert("MultipleChoice"), {"input_ids": words(1, 3, 7)}), TypeError,
          r"has shape \[1, 3\]: it does not answer at many places; explain it with attribute\(\)"),
+        (lambda: attribute_outputs(heads.dpt("DepthEstimation"), {"pixel_values": numbers(1, 3, 28, 28)}), TypeError,
+         r"DPTForDepthEstimation has shape \[1, 32, 32\]: a number for each pixel, .*targets.pixel\(\)"),
         (lambda: attribute_outputs(heads.bert("TokenClassification"), {"input_ids": words(2, 7)}), ValueError,
          "explains one sample, got 2; take them one by one"),
         (lambda: attribute_outputs(heads.detr(), {"pixel_values": numbers(1, 3, 32, 32)}, threshold=0.99), ValueError,

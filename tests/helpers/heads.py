@@ -157,3 +157,70 @@ def looked_at(*shape):
 
 def video():
     return made(t.VideoMAEForVideoClassification, t.VideoMAEConfig(**IMAGE, num_frames=4))
+
+
+SWIN = {"image_size": 64, "embed_dim": 8, "depths": [1] * 4, "num_heads": [1] * 4, "window_size": 2,
+        "out_features": [f"stage{number}" for number in range(1, 5)]}  # fmt: skip
+
+
+def maskformer():
+    decoder = t.DetrConfig(**{**BOTH, "d_model": 32}, num_queries=3, use_timm_backbone=False, backbone=None,
+                           backbone_config=t.ResNetConfig(**BACKBONE))  # fmt: skip
+    config = t.MaskFormerConfig(
+        backbone_config=t.SwinConfig(**SWIN), decoder_config=decoder, fpn_feature_size=32, mask_feature_size=32,
+        num_labels=3,
+    )  # fmt: skip
+    return made(t.MaskFormerForInstanceSegmentation, config)
+
+
+def mask2former():
+    config = t.Mask2FormerConfig(
+        backbone_config=t.SwinConfig(**SWIN), feature_size=32, mask_feature_size=32, hidden_dim=32, num_queries=3,
+        encoder_feedforward_dim=16, dim_feedforward=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2,
+        num_labels=3,
+    )  # fmt: skip
+    return made(t.Mask2FormerForUniversalSegmentation, config)
+
+
+def oneformer():
+    text = {"width": 32, "context_length": 8, "vocab_size": 60, "num_layers": 1, "n_ctx": 2, "proj_layers": 1}
+    config = t.OneFormerConfig(
+        backbone_config=t.SwinConfig(**SWIN), hidden_dim=32, conv_dim=32, mask_dim=32, num_queries=5, task_seq_len=8,
+        encoder_feedforward_dim=16, dim_feedforward=16, encoder_layers=1, decoder_layers=2, num_attention_heads=2,
+        query_dec_layers=1, num_labels=3, num_classes=3, **{f"text_encoder_{name}": n for name, n in text.items()},
+    )  # fmt: skip
+    return made(t.OneFormerForUniversalSegmentation, config)
+
+
+def dpt(task):
+    config = t.DPTConfig(
+        **{**IMAGE, "num_hidden_layers": 4}, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[8] * 4,
+        fusion_hidden_size=8, num_labels=3,
+    )  # fmt: skip
+    return made(getattr(t, f"DPTFor{task}"), config)
+
+
+def timesformer():
+    return made(t.TimesformerForVideoClassification, t.TimesformerConfig(**IMAGE, num_frames=4))
+
+
+def vivit():
+    config = t.VivitConfig(**IMAGE, num_frames=4, tubelet_size=[2, 14, 14])
+    return made(t.VivitForVideoClassification, config)
+
+
+def video_llava():
+    config = t.VideoLlavaConfig(
+        vision_config=t.CLIPVisionConfig(**IMAGE), text_config=t.LlamaConfig(**TEXT), image_token_index=59,
+        video_token_index=58, image_seq_length=4, video_seq_length=16,
+    )  # fmt: skip
+    return made(t.VideoLlavaForConditionalGeneration, config)
+
+
+def gemma3():
+    text = {**TEXT, "num_key_value_heads": 1, "head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 8}
+    config = t.Gemma3Config(
+        text_config=text, vision_config=t.SiglipVisionConfig(**{**IMAGE, "patch_size": 7}).to_dict(),
+        mm_tokens_per_image=4, image_token_index=59, boi_token_index=57, eoi_token_index=58,
+    )  # fmt: skip
+    return made(t.Gemma3ForConditionalGeneration, config)
