@@ -1,16 +1,20 @@
 """Draw docs/pictures/generation.png: the steps of an answer, each explained directly, and handed on to the prompt.
 
-    PYTHONPATH=.:benchmarks python docs/draw_generation.py [--page answer.html]
+    PYTHONPATH=.:benchmarks:docs:tests/helpers python docs/draw_generation.py [--out folder]
 
-A small Llama learns to follow three facts, as in benchmarks/generation.py.
+A small Llama learns to follow three facts, as in benchmarks/generation.py. Its page is drawn too, as
+docs/pictures/generation_page.png; that needs Chromium.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 import torch
+from browser import Page
+from draw_pages import take_pictures
 from generation import ASK, FACTS, SYMBOLS, TASKS, chain, train
 
 from lxt_compose import attribute_generation
@@ -41,7 +45,7 @@ class Names:
 def main() -> None:
     """Train, explain, draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--page", type=Path)
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
     torch.set_num_threads(1)
     _, answers, steps = TASKS["chain of three"]
@@ -56,8 +60,11 @@ def main() -> None:
     figure.tight_layout()
     save_figure(figure, PICTURE, dpi=110)
     print(f"{PICTURE.name}: {FACTS} facts")
-    if options.page is not None:
-        print(result.page(options.page))
+    page = result.page(options.out / "generation_page.html")
+    with tempfile.TemporaryDirectory() as folder, Page(page, folder, (1120, 900)) as opened:
+        opened.run("document.querySelectorAll('input[name=way]')[1].click()")
+        take_pictures(opened, "generation_page", answers - 1, options.out)
+    print(page)
 
 
 if __name__ == "__main__":

@@ -240,11 +240,23 @@ def detecting() -> GenerationAttribution:
             output.pred_boxes[there], boxes[there]
         )
 
-    trained(model, loss, 1500, 2e-3)
+    trained(model, loss, 3000, 2e-3)
     return attribute_outputs(model, {"pixel_values": sample()[0][None]})
 
 
 KINDS = {"chat": (chatting, 0), "image": (seeing, 1), "sound": (hearing, 1), "boxes": (detecting, 0)}
+
+
+def take_pictures(opened: Page, name: str, token: int, out: Path) -> None:
+    """Take a picture with the pointer at a token of the answer for the docs; dark and narrow ones to look at."""
+    for width, ending in ((1120, ""), (420, "_narrow")):
+        for scheme in ("light", "dark"):
+            opened.prefer(scheme)
+            for _ in range(2):  # what is shown of a token makes the page higher
+                opened.fit(width)
+                opened.hover("#output .t", token)
+            for_docs = scheme == "light" and not ending
+            opened.screenshot((PICTURES if for_docs else out) / f"{name}{ending}{'_dark' * (scheme == 'dark')}.png")
 
 
 def main() -> None:
@@ -260,11 +272,7 @@ def main() -> None:
         page = found.page(options.out / f"page_{name}.html")
         print(page, found.text, found[0].sums())
         with tempfile.TemporaryDirectory() as folder, Page(page, folder, (1120, 900)) as opened:
-            for scheme in ("light", "dark"):
-                opened.prefer(scheme)
-                opened.hover("#output .t", token)
-                ending = "" if scheme == "light" else "_dark"
-                opened.screenshot((PICTURES if scheme == "light" else options.out) / f"page_{name}{ending}.png")
+            take_pictures(opened, f"page_{name}", token, options.out)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..heatmap.picture import number, visible
 from ..heatmap.tokens import Piece
 from .answer import OUTPUT, PROMPT, REST, START, Answer
-from .grids import IMAGE, SOUND
+from .grids import FRAME, IMAGE, SOUND
 from .page_grids import floats as _floats
 from .page_grids import folded, grid_data, packed_cells
 from .page_inside import inside_data
@@ -184,12 +184,18 @@ def verdict(answer: Answer) -> str:
     """
     names, uncovered = answer.sources.groups(), len(answer.report.uncovered)
     score, sums = float(answer.scores.sum()), {name: float(x.sum()) for name, x in answer.sums().items()}
-    parts = {_CALLED.get(name, name): sums[name] for name in names if name == PROMPT or sums[name]}
+    frames = {grid.name for grid in answer.sources.grids if FRAME in grid.name}
+    parts: dict[str, float] = {}
+    for name in names:
+        called = "the video" if name in frames else _CALLED.get(name, name)
+        if name == PROMPT or sums[name]:
+            parts[called] = parts.get(called, 0.0) + sums[name]
     parts["biases and the like"] = score - sum(parts.values())
     how = "complete" if answer.report.complete else f"NOT complete: {uncovered} operations have no rule"
     if score and all(part / score >= 0 for part in parts.values()):
         return f"{how}: of the score, " + ", ".join(f"{part / score:.0%} is on {name}" for name, part in parts.items())
-    return f"{how}: the score {number(score)} is " + ", ".join(f"{number(p)} on {name}" for name, p in parts.items())
+    amounts = ", ".join(f"{number(part)} on {name}" for name, part in parts.items())
+    return f"{how}: the score {number(score)} is {amounts}".replace(" -", " \u2212")
 
 
 _CALLED = {

@@ -53,7 +53,7 @@ class Page:
         self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log"):
             self.ask(f"{domain}.enable")
-        self.ask("Emulation.setDeviceMetricsOverride", width=size[0], height=size[1], deviceScaleFactor=1, mobile=False)
+        self.resize(*size)
         self.ask("Page.navigate", url=path.resolve().as_uri())
         self.wait_for("Page.loadEventFired")
 
@@ -65,6 +65,16 @@ class Page:
         self.process.wait(20)
         os.close(self.reading)
         os.close(self.writing)
+
+    def resize(self, width, height):
+        """Make the window of another size."""
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def fit(self, width, least=0):
+        """Make the window as high as the page is at a width."""
+        self.resize(width, 400)  # what depends on the height of the window settles in two turns
+        for _ in range(2):
+            self.resize(width, max(least, self.run("document.documentElement.scrollHeight")))
 
     def ask(self, method, **parameters):
         """The answer to one command."""
