@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from lxt_compose import torch_internals as internals
-from lxt_compose.torch_internals import backward_hooks, traces
+from lxt_compose.torch_internals import backward_hooks, checkpoints, traces
 from lxt_compose.torch_internals.attention import attention_body
 
 
@@ -170,7 +170,7 @@ def test_the_function_of_a_checkpoint_can_be_reached(reentrant):
 
 
 def test_checkpoints_are_found_on_the_stack_where_torch_does_not_tell(monkeypatch):
-    monkeypatch.setattr(internals, "_innermost_hooks", None)
+    monkeypatch.setattr(checkpoints, "_innermost_hooks", None)
     found = []
     checkpoint(lambda x: found.append(internals.checkpoint_hook()) or x * 2, leaf(), use_reentrant=False)
     assert hasattr(found[0], "recompute_fn")

@@ -1,4 +1,4 @@
-"""Other ways to explain, to compare with: each a one-liner that gives one score for each token, pixel or feature.
+"""Other methods of explanation, for comparison: functions that give one score for each token, pixel or feature.
 
     scores = baselines.integrated_gradients(model, inputs, target=3)
     evaluate.flip(model, inputs, scores, target=3).gain
@@ -215,7 +215,7 @@ def gradient_x_attention_rollout(
 
 
 def random(model: nn.Module, inputs: Any, *, seed: int = 0) -> Scores:
-    """Return scores drawn from a normal distribution: what any explanation must beat.
+    """Return scores drawn from a normal distribution, which any explanation must beat.
 
     Args:
         model: any module; it is not run.
@@ -250,8 +250,8 @@ def captum(
         inputs: what :func:`attribute` takes; token ids are explained by their embeddings.
         target: what :func:`attribute` takes; None is the arg-max.
         options: arguments of the class.
-        call: arguments of its ``attribute()``; what is given for each input, such as `baselines`, as a tuple in the
-            order of the inputs.
+        call: arguments of its ``attribute()``; those with a value for each input, such as `baselines`, as a tuple in
+            the order of the inputs.
 
     Returns:
         Scores [n, tokens], [n, height, width] or [n, features], on the CPU; for several inputs a dictionary of them.
@@ -261,8 +261,8 @@ def captum(
         ValueError: it has no such method.
 
     Note:
-        A model of one floating point tensor that returns logits [n, classes] is handed over as it is. Any other goes in
-        a module around it, which is called with the inputs one by one; methods that look into the model meet it there.
+        A model of one floating point tensor that returns logits [n, classes] is passed unchanged. Any other is wrapped
+        in a module that is called with the inputs one by one, and methods that look into the model see that.
     """
     try:
         from captum import attr

@@ -1,4 +1,4 @@
-"""Attention weights of any transformer, read off while it runs, whatever function computes them."""
+"""Attention weights of any transformer, read while it runs, whatever function computes them."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ class Watch(TorchFunctionMode):
                 scores = scores.masked_fill(~attn_mask, -torch.inf)
             else:
                 scores = scores + attn_mask
-        lost = (scores == -torch.inf).all(-1, keepdim=True)  # a row without any key: torch gives it zeros
+        lost = (scores == -torch.inf).all(-1, keepdim=True)  # rows without any key, to which torch gives zeros
         weights = torch.softmax(scores.masked_fill(lost, 0), -1).masked_fill(lost, 0)
         self._note(weights)
         return F.dropout(weights, dropout_p, training=dropout_p > 0) @ value
 
 
 def attention_maps(points: Points, *, gradients: bool) -> Iterator[tuple[Inputs, list[Map]]]:
-    """Yield the attention of each layer, for each batch: what was given, and the maps from the first layer to the last.
+    """Yield for each batch its inputs, and the attention maps from the first layer to the last.
 
     Raises:
         ValueError: there is no self-attention, it is not over all tokens at once, or no input is in all of it.
@@ -118,7 +118,7 @@ def attention_maps(points: Points, *, gradients: bool) -> Iterator[tuple[Inputs,
 
 
 def _share_an_input(leaves: Values, maps: list[Tensor]) -> bool:
-    """Return whether there is an input that every map depends on; of a single input that is taken for granted."""
+    """Return whether there is an input that every map depends on; a single input is taken as one."""
     names = {name for name, _ in leaves}
     if len(names) < 2:
         return True

@@ -1,4 +1,4 @@
-"""Gradients of the explained number at given points: at the input, beside it, or on the way to it."""
+"""Gradients of the explained number at given points: at the input, near it, or on a path to it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ..errors import AttributionError
 from ..evaluate.probe import Probe
 
 Key = tuple[str, int]
-"""The name of an input, and which of its embeddings it is: a model may have several for the same token ids."""
+"""The name of an input, and the number of its embedding: a model may have several for the same token ids."""
 Place = Callable[[Tensor, Key], Tensor]
-"""From values [m, ...] of an input (of the embeddings, for token ids) to the point where the gradient is wanted."""
+"""Maps values [m, ...] of an input (of the embeddings, for token ids) to the point where the gradient is wanted."""
 Values = dict[Key, Tensor]
 
 
@@ -64,7 +64,7 @@ class Points(Probe):
             for values in batches:
                 each = [summed(value, dims, name) for (owner, _), value in values.items() if owner == name]
                 parts.append(torch.stack(each).sum(0))
-            shared = place_of(dims, BATCH) is None  # what all samples share gets something from each of them
+            shared = place_of(dims, BATCH) is None  # an input that all samples share gets relevance from each
             found[name] = torch.stack(parts).sum(0) if shared else torch.cat(parts)
         return found if len(self.given.ids) + len(self.given.carriers) > 1 else next(iter(found.values()))
 
@@ -140,7 +140,7 @@ class Around(nn.Module):
         """Return [m] from the values of each input [m, ...], where m is a multiple of the number of samples."""
         points, count = self._points, self._points.given.count
         rows = max(len(x) for x in values)
-        samples = torch.arange(count).repeat(max(1, rows // count))  # what is expanded is expanded block by block
+        samples = torch.arange(count).repeat(max(1, rows // count))  # inputs are expanded block by block
         waiting = {name: [x for (owner, _), x in zip(self.keys, values, strict=True) if owner == name]
                    for name, _ in self.keys}  # fmt: skip
 

@@ -97,6 +97,6 @@ def texts_of(options: argparse.Namespace) -> tuple[str, ...]:
 
 
 def options_of(options: argparse.Namespace, **more: Any) -> AnswerOptions:
-    """Return what was asked for; `more` is what the command line reads in a way of its own."""
+    """Return the options; `more` are those that the command line reads separately."""
     same = {name: getattr(options, name) for name in _SAME} | {"layers": bool(options.layers)}
     return AnswerOptions(**same, texts=texts_of(options), **more)

@@ -1,4 +1,4 @@
-"""What the commands of `lxt-compose` are given on the command line."""
+"""The arguments of the commands of `lxt-compose`."""
 
 import argparse
 from importlib import metadata
@@ -29,7 +29,7 @@ def _shape(text: str) -> tuple[int, ...]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return what reads the arguments; ``options.command`` is the name of the command."""
+    """Return the parser of arguments; ``options.command`` is the name of the command."""
     parser = argparse.ArgumentParser(
         "lxt-compose", description="Layer-wise relevance propagation for PyTorch models.", epilog=_EXIT_CODES
     )

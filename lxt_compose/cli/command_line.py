@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of the pipe has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FINE
-    except Exception as error:  # whatever it is, the user gets one line, and the traceback on request
+    except Exception as error:  # the user gets one line, and the traceback on request
         if options.debug:
             traceback.print_exc()
         print(f"lxt-compose: error: {_told(error)}", file=sys.stderr)
@@ -71,7 +71,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    with redirect_stdout(sys.stderr):  # what the model's own code prints is no part of the answer
+    with redirect_stdout(sys.stderr):  # prints by the model's own code are no part of the answer
         answer = report(
             options.model,
             say=_say(options),

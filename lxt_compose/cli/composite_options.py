@@ -1,4 +1,4 @@
-"""The rules that the command line asks for: a preset by name, its arguments, and merged batch norms."""
+"""Options for rules on the command line: a preset by name, its arguments, and merged batch norms."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class CompositeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointOptions:
-    """What all commands that explain a checkpoint ask: by which rules, in which dtype, on which device."""
+    """The options of all commands that explain a checkpoint: rules, dtype, device."""
 
     rules: CompositeOptions = field(default_factory=CompositeOptions)
     dtype: torch.dtype = torch.float32
@@ -58,7 +58,7 @@ class CheckpointOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OneOptions(CheckpointOptions):
-    """What is asked where one answer is explained.
+    """The options of commands that explain one answer.
 
     ``ledger`` tells where the relevance went, ``words`` adds up the pieces of each word. ``out`` is a file. ``width``
     is that of the terminal.
@@ -71,7 +71,7 @@ class OneOptions(CheckpointOptions):
 
 
 def read_arguments(texts: Sequence[str]) -> dict[str, Any]:
-    """Return the arguments that texts ``name=value`` stand for.
+    """Return the arguments given as texts ``name=value``.
 
     A value is a number, true or false, numbers with commas between (one for each channel), or else the text itself.
 

@@ -55,7 +55,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def options_of(options: argparse.Namespace, **more: Any) -> ConceptOptions:
-    """Return what was asked for; `more` is what the command line reads in a way of its own.
+    """Return the options; `more` are those that the command line reads separately.
 
     Raises:
         ValueError: a number is below 1.

@@ -31,7 +31,7 @@ _FEW, _TOLD = 3, 10
 
 @dataclass(frozen=True, kw_only=True)
 class ConceptOptions(CheckpointOptions):
-    """What is collected, of which samples, and what is shown.
+    """The units and samples that are collected, and what is shown of them.
 
     ``units`` are names of units, see :func:`~lxt_compose.concepts.find_units`; ``data`` is ``module:name`` of a data
     set, for models of a function. ``show`` is how many units the gallery has, ``count`` how many samples of each.
@@ -76,7 +76,7 @@ class DataSet:
         return sample[0] if is_pair else sample
 
     def title(self, number: int) -> str:
-        """Return what a sample is called."""
+        """Return the name of a sample."""
         return f"sample {number}"
 
     @staticmethod
@@ -88,7 +88,7 @@ class DataSet:
 
 
 def collect_concepts(reference: str, options: ConceptOptions, *, say: Say) -> Answer:
-    """Collect reference samples of units, and write a gallery; goes on where an earlier call has stopped.
+    """Collect reference samples of units, and write a gallery; continues an earlier call.
 
     Args:
         reference: the checkpoint's folder, or ``module:factory`` with ``data``.
@@ -142,7 +142,7 @@ def _check_folder(reference: str, options: ConceptOptions) -> None:
     """Note the options in the folder, which is made if it is not there.
 
     Raises:
-        ValueError: there are others already.
+        ValueError: the folder has other options.
     """
     names = ("units", "texts", "field", "images", "data", "by", "k", "target", "against", "batch_size")
     mine = {"model": reference, "rules": str(options.rules), **{name: getattr(options, name) for name in names}}
@@ -160,7 +160,7 @@ def _check_folder(reference: str, options: ConceptOptions) -> None:
 
 
 def _row(row: dict[str, Any], stream: _Stream) -> dict[str, Any]:
-    """Return what is told of a unit."""
+    """Return the data of a unit."""
     best = [{"sample": stream.title(r.sample), "value": r.value, "place": list(r.place)} for r in row["best"]]
     place = row["units"].partition("[")[0].partition("@")[0]
     return {"unit": f"{place}[{row['number']}]", "mean": row["mean"], "best": best}
@@ -197,7 +197,7 @@ def _told(kept: References, told: dict[str, Any]) -> str:
 
 
 class _Stream:
-    """Batches of the samples that can be read, in order; those that cannot be are told and left out."""
+    """Batches of the samples that can be read, in order; others are reported and left out."""
 
     def __init__(self, data: Any, size: int, device: str) -> None:
         self._data, self._size, self._device = data, size, device
@@ -210,7 +210,7 @@ class _Stream:
         for number in range(len(self._data)):
             try:
                 group.append(self._data[number])
-            except Exception as error:  # of whatever reads the sample
+            except Exception as error:  # raised by the code that reads the sample
                 self.skipped.append(f"{self._data.title(number)}: {type(error).__name__}: {error}")
                 continue
             self.numbers.append(number)
@@ -221,11 +221,11 @@ class _Stream:
             yield self._batch(group)
 
     def one(self, place: int) -> Any:
-        """Return the inputs of the sample that was read as this one, as a batch."""
+        """Return the inputs of the sample that was read with this number, as a batch."""
         return self._batch([self._data[self.numbers[place]]])
 
     def title(self, place: int) -> str:
-        """Return what the sample that was read as this one is called."""
+        """Return the name of the sample that was read with this number."""
         called: str = self._data.title(self.numbers[place])
         return called
 

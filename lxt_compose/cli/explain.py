@@ -83,7 +83,7 @@ def _explained(task: Task, options: ExplainOptions, composite: Composite) -> Exp
 
 
 def is_causal(loaded: Loaded) -> bool:
-    """Return whether a checkpoint is a language model that goes on with a text."""
+    """Return whether a checkpoint is a language model that continues a text."""
     return any(word in loaded.name for word in _CAUSAL)
 
 
@@ -95,7 +95,7 @@ def moved(model: nn.Module, device: str) -> nn.Module:
     """
     try:
         return model.to(device)
-    except (RuntimeError, AssertionError) as error:  # what torch raises for a device that this build does not know
+    except (RuntimeError, AssertionError) as error:  # torch raises these for a device that this build does not have
         raise ValueError(f"--device {device} cannot be used: {error}") from error
 
 
@@ -103,7 +103,7 @@ def heatmap_suffix(out: Path) -> str:
     """Return the ending of the file to write.
 
     Raises:
-        ValueError: nothing of that kind is written.
+        ValueError: the ending is unknown.
     """
     if out.suffix.lower() not in (".html", ".htm", ".png", ".pdf", ".svg", ".pt"):
         raise ValueError(f"--out must end in .html, .png, .pdf, .svg or .pt, got {out.name!r}")
@@ -153,7 +153,7 @@ def _top(model: Any, inputs: dict[str, Tensor], task: Task) -> list[tuple[str, f
 
 
 def _title(task: Task, found: Attribution, aim: Wanted) -> str:
-    """Return what was explained, in words."""
+    """Return the title: what was explained, in words."""
     assert found.target is not None
     chosen = found.target.flatten().tolist()
     name = task.names.name(chosen[0])

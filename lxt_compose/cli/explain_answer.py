@@ -28,12 +28,12 @@ _STRONGEST = 3
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions(OneOptions):
-    """What is to be explained, and how.
+    """The options of an explained answer.
 
     ``text`` is the prompt, ``texts`` several of them, or ``chat`` a JSON file with its messages; ``image`` a file that
-    is seen beside the text. ``generate`` is how many tokens the model goes on with, ``continuation`` the answer if it
-    is given; ``contrast`` another answer to explain the difference to. ``layers`` keeps relevance inside the model for
-    the page. ``page`` and ``out`` are files: .html for a page, .png, .pdf or .svg for a figure.
+    goes with the text. ``generate`` is the number of tokens that the model generates, ``continuation`` a given answer;
+    ``contrast`` another answer to explain the difference to. ``layers`` keeps relevance inside the model for the page.
+    ``page`` and ``out`` are files: .html for a page, .png, .pdf or .svg for a figure.
     """
 
     text: str | None = None
@@ -116,7 +116,7 @@ def _files(options: AnswerOptions) -> list[Path]:
     """Return the files to write.
 
     Raises:
-        ValueError: nothing of such a kind is written, or its folder does not exist.
+        ValueError: an ending is unknown, or the folder does not exist.
     """
     if options.page is not None and options.page.suffix.lower() not in _PAGES:
         raise ValueError(f"--page must end in .html, got {options.page.name!r}")

@@ -14,7 +14,7 @@ from .targets import Labels, Vocabulary
 
 @dataclass(frozen=True)
 class Task:
-    """What is explained: a checkpoint, the inputs, the names of its outputs, and for text the tokens."""
+    """The question: a checkpoint, the inputs, the names of its outputs, and for text the tokens."""
 
     loaded: Loaded
     inputs: dict[str, Any]
@@ -41,13 +41,13 @@ class Explained:
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainOptions(OneOptions):
-    """What is to be explained, and how.
+    """The options of `explain`.
 
-    ``text`` is what a causal language model goes on from, or a classifier of texts reads; ``texts`` are several of
-    them, each explained; ``image`` is a file for a
-    classifier of images. ``target`` is a label, a token or a number, None what the model answers; ``against`` the same,
-    for the difference of the two ("others" is the mean of all others). ``out`` is a .html for a page, .png, .pdf or
-    .svg for the heatmap, .pt for the attribution. ``color`` allows escape sequences in the text printed.
+    ``text`` is the input of a causal language model or a classifier of texts; ``texts`` are several of them, each
+    explained; ``image`` is a file for a classifier of images. ``target`` is a label, a token or a number, None the
+    model's answer; ``against`` the same, for the difference of the two ("others" is the mean of all others). ``out`` is
+    a .html for a page, .png, .pdf or .svg for the heatmap, .pt for the attribution. ``color`` allows escape sequences
+    in the text printed.
     """
 
     text: str | None = None

@@ -1,4 +1,4 @@
-"""Images as a user has them: files, for models that see, alone or beside a text."""
+"""Image files for vision models, alone or beside a text."""
 
 from __future__ import annotations
 
@@ -27,16 +27,15 @@ def opened(path: Path | None) -> Any:
 
 
 def with_image(processor: Any, text: str, path: Path, say: Say) -> dict[str, Any]:
-    """Return a text and an image as a processor writes them down for its model.
+    """Return the inputs that a processor makes of a text and an image.
 
-    Where the text does not say where the image is, it is written as a chat if the processor has a template, else the
-    image comes first.
+    A text without a mark for the image becomes a chat if the processor has a template; else the image comes first.
 
     Args:
         processor: of transformers.
         text: the text.
         path: the file of the image.
-        say: is told what was made of the text.
+        say: takes the text as it was written for the model.
 
     Raises:
         ValueError: the image cannot be read.

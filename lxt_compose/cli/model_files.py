@@ -80,10 +80,10 @@ def _from_factory(module: str, name: str) -> Loaded:
 
 
 def load_object(reference: str) -> Any:
-    """Return what ``module:name`` stands for, such as a data set; of a function or class, what it returns.
+    """Return the object ``module:name``, such as a data set; for a function or class, what a call returns.
 
     Raises:
-        CheckpointError: there is no such thing, or it cannot be made without arguments.
+        CheckpointError: there is no such object, or it cannot be made without arguments.
     """
     module, colon, name = reference.partition(":")
     if not (colon and name and all(part.isidentifier() for part in module.split("."))):
@@ -119,7 +119,7 @@ def _made(module: str, name: str) -> Any:
 
 
 def _raised(error: Exception) -> str:
-    """Return an exception in words, with the line of code that it is from."""
+    """Return an exception in words, with the line of code that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     tells = isinstance(error, SyntaxError) or not frames
     at = "" if tells else f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
@@ -128,7 +128,7 @@ def _raised(error: Exception) -> str:
 
 @contextmanager
 def _working_directory_on_path() -> Iterator[None]:
-    """Have modules in the working directory found, also by the function that makes the model."""
+    """Put the working directory on the path, also for the function that makes the model."""
     here = os.getcwd()
     sys.path.insert(0, here)
     try:
@@ -151,7 +151,7 @@ def _from_folder(folder: Path, weights: bool, dtype: torch.dtype) -> Loaded:
             return Loaded(model.eval(), kind.__name__, folder, trained=False)
         try:
             model, info = kind.from_pretrained(folder, local_files_only=True, dtype=dtype, output_loading_info=True)
-        except Exception as error:  # a damaged file makes each format's reader raise errors of its own
+        except Exception as error:  # readers of formats raise various errors for a damaged file
             raise CheckpointError(f"the weights in {folder} cannot be loaded: {error}") from error
     missing = sorted(info["missing_keys"])
     if weights and missing:
@@ -184,7 +184,7 @@ def _class_of(transformers: Any, config: Any, folder: Path) -> Any:
 
 
 def load_beside(loaded: Loaded, what: str) -> Any:
-    """Return what a checkpoint has besides its model.
+    """Return the tokenizer or processor of a checkpoint.
 
     Args:
         loaded: the checkpoint.
@@ -207,7 +207,7 @@ def load_beside(loaded: Loaded, what: str) -> Any:
 
 @contextmanager
 def quiet_transformers() -> Iterator[Any]:
-    """Import transformers, quiet meanwhile: errors only, and no progress bars.
+    """Import transformers, and show only its errors and no progress bars in this context.
 
     Raises:
         CheckpointError: it is not installed.
@@ -236,7 +236,7 @@ def dummy_inputs(loaded: Loaded, shape: tuple[int, ...] | None = None) -> Any:
         shape: of one floating point tensor.
 
     Raises:
-        CheckpointError: the config does not tell, or a shape is given for a model that takes token ids.
+        CheckpointError: the config does not tell the shape, or a shape is given for a model that takes token ids.
     """
     generator = torch.Generator().manual_seed(0)
     if shape is not None:

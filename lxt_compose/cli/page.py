@@ -25,7 +25,7 @@ section+section{border-top:1px solid #8884;margin-top:2.5rem;padding-top:1rem}
 def write_page(explained: Sequence[tuple[Explained, Picture]], path: Path) -> None:
     """Write heatmap, the model's other answers, the trace through the layers, coverage and ledger.
 
-    Of several texts these are below each other, with an index on top.
+    Several texts are below each other, with an index on top.
     """
     sections = [f"<style>{_STYLE}</style>"]
     if len(explained) > 1:
@@ -41,7 +41,7 @@ def write_page(explained: Sequence[tuple[Explained, Picture]], path: Path) -> No
 
 
 def _sections(explained: Explained, picture: Picture) -> list[str]:
-    """Return what is shown of one text or image."""
+    """Return the sections of one text or image."""
     task, found = explained.task, explained.found
     name = _text(task.loaded.name)
     by = f"by the rules of {_text(explained.preset)}"

@@ -1,4 +1,4 @@
-"""The coverage of a model: which rule of a preset acts on which operation, and what none covers."""
+"""The coverage of a model under a preset."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def report(
     ledger: bool = False,
     width: int = 100,
 ) -> Answer:
-    """Run a model on random inputs under a preset, and return what was covered.
+    """Run a model on random inputs under a preset, and return the coverage report.
 
     Args:
         reference: a checkpoint folder (weights are not needed), or ``module:factory``.
         say: takes lines about the progress.
-        rules: which; None is AttnLRP.
+        rules: the rules; None is AttnLRP.
         shapes: one for each positional argument of the model, if it is not one of transformers.
         every_row: whether each module and operation has a line of its own.
-        ledger: whether to tell also where relevance went.
+        ledger: whether to add where relevance went.
         width: columns of the terminal.
 
     Raises:
@@ -66,7 +66,7 @@ def report(
 
 
 def _made_up(loaded: Loaded, shapes: Sequence[tuple[int, ...]]) -> Any:
-    """Return inputs of these shapes, no two of them with the same values: x - y should not be 0."""
+    """Return inputs of these shapes, no two with the same values: x - y should not be 0."""
     if not shapes:
         return dummy_inputs(loaded)
     sizes = [math.prod(shape) for shape in shapes]
@@ -75,7 +75,7 @@ def _made_up(loaded: Loaded, shapes: Sequence[tuple[int, ...]]) -> Any:
 
 
 def _everything(output: Any) -> Tensor:
-    """Return all outputs as one: relevance should pass through all of the model."""
+    """Return the sum of all outputs, so that relevance passes through all of the model."""
     first = next(tensor for tensor in tensors_in(output) if tensor.is_floating_point())
     return first.flatten(1).sum(1) if first.dim() > 1 else first
 

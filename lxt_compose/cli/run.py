@@ -17,7 +17,7 @@ from .targets import wanted
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(CheckpointOptions):
-    """What is to be explained, and where the results go.
+    """The options of `run`.
 
     ``texts`` is a file with a text on each line, or ``.jsonl`` with an object on each line, whose entry ``field`` is
     the text; ``images`` is a folder. ``target`` and ``against`` are as for one text or image.
@@ -35,7 +35,7 @@ class RunOptions(CheckpointOptions):
 
 
 def run(reference: str, options: RunOptions, *, say: Say) -> Answer:
-    """Explain what a checkpoint makes of each text or image; goes on where an earlier run has stopped.
+    """Explain a checkpoint's answer to each text or image; continues an earlier run.
 
     Args:
         reference: the checkpoint's folder.

@@ -1,4 +1,4 @@
-"""Texts of a file and images of a folder, as a checkpoint's tokenizer or image processor makes inputs of them."""
+"""Texts of a file and images of a folder, as inputs by a checkpoint's tokenizer or image processor."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
 class Texts:
-    """The texts of a file, each as a tokenizer takes it apart."""
+    """The texts of a file, as tokens."""
 
     def __init__(self, loaded: Loaded, path: Any, field: str) -> None:
         causal = is_causal(loaded)
@@ -42,7 +42,7 @@ class Texts:
 
     @property
     def tokens(self) -> Any:
-        """What turns token ids into texts."""
+        """The tokenizer, which turns token ids into texts."""
         return self._tokenizer
 
     def __getitem__(self, number: int) -> dict[str, Any]:
@@ -55,7 +55,7 @@ class Texts:
         return found
 
     def collate(self, samples: list[dict[str, Any]]) -> Mapping[str, Any]:
-        """Return the texts side by side, padded to the longest of them."""
+        """Return the texts as one batch, padded to the longest."""
         return dict(self._tokenizer.pad(samples, return_tensors="pt", padding_side="right"))
 
 
@@ -78,7 +78,7 @@ def _lines(path: Path, field: str) -> list[str]:
 
 
 class Images:
-    """The images of a folder, as an image processor makes them."""
+    """The images of a folder, as inputs by an image processor."""
 
     def __init__(self, loaded: Loaded, folder: Path) -> None:
         if IMAGES not in loaded.name:

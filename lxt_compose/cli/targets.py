@@ -1,4 +1,4 @@
-"""Targets as a user names them on the command line: a label, an index, or a token of the vocabulary."""
+"""Targets on the command line: a label, an index, or a token of the vocabulary."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class Wanted:
 
 
 def wanted(target: str | None, against: str | None, names: Any) -> Wanted:
-    """Return the target that the two options mean.
+    """Return the target of the two options.
 
     Args:
         target: a name or an index; None is the arg-max.
-        against: what it is compared with; ``"others"`` is the mean of all others.
+        against: the class or token that is subtracted; ``"others"`` is the mean of all others.
         names: turns a name into an index.
 
     Raises:
@@ -64,7 +64,7 @@ class Labels:
 
 
 class Vocabulary:
-    """The tokens that a language model may go on with, by text or, as ``#17``, by number."""
+    """The tokens of a language model, by text or, as ``#17``, by number."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -99,7 +99,7 @@ class Vocabulary:
         )
 
     def _unknown(self) -> str | None:
-        """Return the token that stands for whatever is not in the vocabulary, if there is one."""
+        """Return the unknown token, if there is one."""
         if self.tokenizer.unk_token is not None:
             return str(self.tokenizer.unk_token)
         # A tokenizer may lack the attribute, while its backend knows the token.

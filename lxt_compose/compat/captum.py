@@ -18,9 +18,9 @@ def captum_lrp(model: nn.Module, composite: str | Composite = "attnlrp") -> Any:
     """Return the composite's attribution of the model as a ``captum.attr.Attribution``.
 
     Its ``attribute(inputs, target=None, additional_forward_args=None, return_convergence_delta=False)`` takes what
-    Captum's own methods take, and returns relevance of the shape of the inputs; the delta of a sample is what its
-    output exceeds the sum of its relevance by (what biases and softmax took). ``report`` is the coverage report of the
-    last call. Additional arguments are constants. Integer ids carry nothing here: explain embeddings, or call
+    Captum's own methods take, and returns relevance of the shape of the inputs; the delta of a sample is its output
+    less the sum of its relevance (what biases and softmax absorbed). ``report`` is the coverage report of the last
+    call. Additional arguments are constants. Integer ids carry nothing here: explain embeddings, or call
     :func:`lxt_compose.attribute`.
 
     Args:
@@ -76,7 +76,7 @@ def _class() -> type:
 def relevance_of(
     model: nn.Module, composite: Composite, inputs: tuple[Tensor, ...], target: Any, more: Any
 ) -> tuple[tuple[Tensor, ...], Tensor, Any]:
-    """Return the relevance of each input, what is missing of each sample's output [n], and the coverage report.
+    """Return the relevance of each input, the delta of each sample [n], and the coverage report.
 
     Raises:
         TypeError: an input is no floating point tensor.

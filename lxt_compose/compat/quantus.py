@@ -1,4 +1,4 @@
-"""LRP as a function that Quantus calls to explain: for its metrics of faithfulness, robustness and complexity."""
+"""LRP as an explanation function for the metrics of Quantus."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def quantus_explain(composite: str | Composite = "attnlrp", **options: Any) -> C
     """Return an ``explain_func(model, inputs, targets, **kwargs)`` for the metrics of Quantus.
 
     It takes arrays, runs on the model's own device, and returns the relevance summed over channels: [n, 1, height,
-    width] for images [n, channels, height, width], [n, 1, time] for series, [n, features] for tables. What else Quantus
-    hands on is left aside.
+    width] for images [n, channels, height, width], [n, 1, time] for series, [n, features] for tables. Further arguments
+    from Quantus are ignored.
 
     Args:
         composite: the name of a preset, or a :class:`Composite`.

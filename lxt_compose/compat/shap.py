@@ -1,4 +1,4 @@
-"""Relevance as the explanation object that SHAP's plots take."""
+"""Relevance as an explanation object for SHAP's plots."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..attribution import Attribution
 def shap_explanation(result: Attribution, names: Any = None) -> Any:
     """Return the scores as a ``shap.Explanation``, for SHAP's plots of bars, waterfalls, bee swarms and texts.
 
-    ``values`` are the scores [n, ...], ``base_values`` [n] what they lack of the output (it went to biases, softmax and
-    what the report names), so that ``values.sum() + base_values`` is the output as everywhere in SHAP, and ``data``
-    what was explained.
+    ``values`` are the scores [n, ...], ``base_values`` [n] the output less their sum (absorbed by biases, softmax and
+    what the report names), so that ``values.sum() + base_values`` is the output as everywhere in SHAP, and ``data`` the
+    inputs.
 
     Args:
         result: what :func:`attribute` returned, for one input.

@@ -1,4 +1,4 @@
-"""Composites as Zennit writes them, for code that is moved here: change the import, keep the rest.
+"""Composites by Zennit's names, for code that moves here: change the import, keep the rest.
 
     from lxt_compose.compat.zennit import (
         Activation, AlphaBeta, Convolution, Epsilon, Gradient, LayerMapComposite, Linear, Pass
@@ -8,9 +8,9 @@
     with Gradient(model, composite) as attributor:
         output, relevance = attributor(x, torch.eye(1000)[[207]])
 
-Names and arguments are Zennit's (Anders et al. 2021); what comes back is a :class:`Composite` of this library, with
-its report. What no entry matches takes the table of defaults, where Zennit takes the plain gradient: give
-``defaults=False`` for that. Names in a map may be globs.
+Names and arguments are Zennit's (Anders et al. 2021); the result is a :class:`Composite` of this library, with its
+report. Modules and functions that no entry matches take the table of defaults, where Zennit takes the plain gradient:
+give ``defaults=False`` for that. Names in a map may be globs.
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ Map = Iterable[tuple[Any, Rule]]
 
 
 def _zero_bias(zero_params: Any) -> bool:
-    """Return whether parameters named in Zennit's way to leave some out are the bias.
+    """Return whether Zennit's `zero_params` names the bias.
 
     Raises:
-        ValueError: others are named.
+        ValueError: it names others.
     """
     names = [zero_params] if isinstance(zero_params, str) else list(zero_params or ())
     if set(names) - {"bias"}:
@@ -123,7 +123,7 @@ def Flat(stabilizer: Any = 1e-6, zero_params: Any = None) -> Rule:
 
 
 def Norm(stabilizer: Any = 1e-6) -> Rule:
-    """Return :class:`lxt_compose.Epsilon`: what Zennit calls Norm shares relevance in a sum or a mean."""
+    """Return :class:`lxt_compose.Epsilon`: Zennit's Norm shares relevance in a sum or a mean."""
     return rules.Epsilon(stabilizer)
 
 
@@ -144,13 +144,13 @@ class _Composite(Composite):
 
     @contextmanager
     def context(self, model: nn.Module) -> Iterator[nn.Module]:
-        """Register on a model for the length of a ``with`` block, which is given the model."""
+        """Register on a model in a ``with`` block, and yield the model."""
         with self.register(model):
             yield model
 
 
 def LayerMapComposite(layer_map: Map, canonizers: Any = None, **options: Any) -> _Composite:
-    """Return a composite of (types, rule) pairs; the first whose types a module has is taken."""
+    """Return a composite of (types, rule) pairs; the first pair that matches a module's type wins."""
     return _Composite(_by_type(layer_map), canonizers, **options)
 
 
@@ -194,7 +194,7 @@ def _by_name(name_map: Map) -> list[tuple[str, Rule]]:
 
 
 def SequentialMergeBatchNorm() -> merge_batch_norm.MergeBatchNorm:
-    """Return :class:`lxt_compose.MergeBatchNorm`: pairs are told by running order."""
+    """Return :class:`lxt_compose.MergeBatchNorm`, which finds pairs by running order."""
     return merge_batch_norm.MergeBatchNorm()
 
 
@@ -221,8 +221,8 @@ class Gradient:
     Args:
         model: any module.
         composite: a :class:`Composite`; None is the plain gradient.
-        attr_output: what a call starts with, of the shape of the output, or a function of the output that returns it;
-            None is the output itself.
+        attr_output: the start of the backward pass, of the shape of the output, or a function of the output that
+            returns it; None is the output itself.
     """
 
     def __init__(self, model: nn.Module, composite: Composite | None = None, attr_output: Any = None) -> None:

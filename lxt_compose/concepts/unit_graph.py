@@ -99,7 +99,7 @@ class UnitGraph:
         """Write a file by its name: ``.graphml``, or a picture ``.html``, ``.png``, ``.pdf``, ``.svg``.
 
         Args:
-            path: where to.
+            path: the file.
             options: of a picture, see :class:`~lxt_compose.heatmap.Picture`.
 
         Raises:

@@ -1,4 +1,4 @@
-"""A whole data set explained: streamed to disk, resumed after a crash, split among processes."""
+"""Attribution of whole data sets: streamed to disk, resumed after a crash, split among processes."""
 
 from .run import Explained, attribute_dataset
 

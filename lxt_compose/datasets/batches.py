@@ -1,4 +1,4 @@
-"""Batches of samples explained: a sample that fails stands for itself alone, with the reason."""
+"""Explaining batches of samples; a sample that fails gets a row of its own with the reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NO_SAMPLE_IS_TO_BLAME = (MatchError, RegistrationError, RuleError, TraceError, 
 
 @dataclass(frozen=True)
 class Batches:
-    """Explains groups of samples; those that fail by themselves, with the reason."""
+    """Explains groups of samples; the samples of a failed group one by one."""
 
     model: nn.Module
     samples: Samples
@@ -34,7 +34,7 @@ class Batches:
     options: dict[str, Any]
 
     def rows(self, group: list[Numbered], coverage: Coverage) -> list[Row]:
-        """Return the rows of some samples, in their order, and count what was covered."""
+        """Return the rows of some samples, in order, and add up coverage."""
         readable = [(number, sample) for number, sample in group if not isinstance(sample, Unreadable)]
         rows = [failed_row(number, x.reason) for number, x in group if isinstance(x, Unreadable)]
         if readable:

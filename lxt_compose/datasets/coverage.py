@@ -12,11 +12,11 @@ _Key = tuple[str, str, str, str, str]
 
 @dataclass
 class Coverage:
-    """What was covered by which rule: rows of reports, with their calls added up, and what the reports remark.
+    """Coverage of a data set: rows of reports, with their calls added up, and the remarks of the reports.
 
     Attributes:
         complete: whether every report is.
-        samples: how many samples the reports are of.
+        samples: the number of samples of the reports.
     """
 
     complete: bool = True
@@ -34,7 +34,7 @@ class Coverage:
             self.calls[key] = self.calls.get(key, 0) + row.calls
 
     def add(self, other: Coverage) -> None:
-        """Add another one."""
+        """Add another coverage."""
         self.complete &= other.complete
         self.samples += other.samples
         self.notes |= other.notes
@@ -42,13 +42,13 @@ class Coverage:
             self.calls[key] = self.calls.get(key, 0) + calls
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as numbers and texts."""
+        """Return the coverage as numbers and texts."""
         names = ("where", "what", "rule", "status", "note")
         rows = [{**dict(zip(names, key, strict=True)), "calls": calls} for key, calls in self.calls.items()]
         return {"complete": self.complete, "samples": self.samples, "rows": rows, "notes": list(self.notes)}
 
     @classmethod
     def from_dict(cls, kept: dict[str, Any]) -> Coverage:
-        """Return what :meth:`to_dict` was made of."""
+        """Return the coverage from the result of :meth:`to_dict`."""
         calls = {(r["where"], r["what"], r["rule"], r["status"], r["note"]): r["calls"] for r in kept["rows"]}
         return cls(kept["complete"], kept["samples"], calls, dict.fromkeys(kept["notes"]))

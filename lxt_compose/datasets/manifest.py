@@ -1,4 +1,4 @@
-"""The one file that says what a folder of results is: which model, rules, versions, coverage, how many samples."""
+"""The manifest of a folder of results: model, rules, versions, coverage, number of samples."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..composite import Composite
 from .shards import Shards, write_whole
 
 _NAME, _FORMAT, _VERSION = "_manifest.json", "lxt_compose data set", 1
-# Files whose names begin with "_" are not taken for data.
+# Readers of Parquet do not take files whose names begin with "_" for data.
 _MUST_AGREE = ("model", "composite", "settings")
 
 
 def described(model: nn.Module, composite: Composite, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return what is known before the first sample."""
+    """Return the entries that are known before the first sample."""
     versions = {name: _version_of(name) for name in ("lxt_compose", "torch", "transformers") if name in sys.modules}
     return {
         "format": _FORMAT,
@@ -39,7 +39,7 @@ def _count(model: nn.Module) -> int:
 
 
 def _digest(model: nn.Module) -> str:
-    """Return a digest of the names and shapes of parameters: of the architecture, not of the numbers in it."""
+    """Return a digest of the names and shapes of parameters, not of their values."""
     shapes = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
     return hashlib.sha256(json.dumps(shapes).encode()).hexdigest()[:16]
 
@@ -54,10 +54,10 @@ def _version_of(name: str) -> str:
 
 
 def begin(folder: Path, what: dict[str, Any]) -> None:
-    """Write the manifest of a run that begins, or check that one that was begun is of the same model and rules.
+    """Write the manifest of a new run, or check that an existing one is of the same model and rules.
 
     Raises:
-        ValueError: the folder holds results of something else.
+        ValueError: the folder holds results of another model or other rules.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / _NAME
@@ -74,12 +74,12 @@ def begin(folder: Path, what: dict[str, Any]) -> None:
 
 
 def finish(folder: Path, what: dict[str, Any], total: int | None) -> dict[str, Any]:
-    """Write what all processes have done so far into the manifest, and return it.
+    """Write the results of all processes so far into the manifest, and return it.
 
     Args:
         folder: with the files of all processes.
         what: the result of :func:`described`.
-        total: how many samples there are, if that is known.
+        total: the number of samples, if it is known.
     """
     shards = Shards(folder)
     done, failed = shards.done()

@@ -22,7 +22,7 @@ def rows_of(found: Attribution, numbers: list[int], keep: str) -> list[Row]:
         keep: "scores", one number per token, pixel, ...; or "relevance", with channels and features.
 
     Raises:
-        ValueError: an input has no dimension that counts samples, or it is not known what its dimensions are.
+        ValueError: an input has no dimension that counts samples, or unknown dimensions.
     """
     turns = max(1, len(found.target_names))
     rows: list[Row] = [_head(found, row, numbers[row // turns], turns) for row in range(len(found))]

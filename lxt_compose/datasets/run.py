@@ -1,4 +1,4 @@
-"""Attribution of a data set: what :func:`lxt_compose.attribute` finds for each sample, as files of rows."""
+"""Attribution of a data set: the results of :func:`lxt_compose.attribute` for each sample, as files of rows."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Writing:
     Attributes:
         rank: the number of this process; by default from ``torch.distributed``, ``torchrun`` or ``accelerate launch``.
         world_size: how many processes there are; the samples are dealt out among them.
-        shard_size: a file is written after so many samples,
-        every: or after so many seconds.
+        shard_size: a file is written after this number of samples,
+        every: or after this number of seconds.
     """
 
     rank: int | None = None
@@ -49,7 +49,7 @@ class Writing:
         """Return the number of this process and how many there are.
 
         Raises:
-            ValueError: there is no process of this number.
+            ValueError: the number is out of range.
         """
         rank, size = place_among_processes()
         rank, size = rank if self.rank is None else self.rank, size if self.world_size is None else self.world_size
@@ -64,13 +64,13 @@ WRITING = {field.name for field in fields(Writing)}
 
 @dataclass(frozen=True)
 class Explained:
-    """What :func:`attribute_dataset` has done.
+    """The result of :func:`attribute_dataset`.
 
     Attributes:
         out: the folder; ``pandas.read_parquet(out)`` reads the rows, of all processes that are done.
-        manifest: what ``_manifest.json`` in it says.
+        manifest: the content of ``_manifest.json`` in the folder.
         samples: how many samples this process has explained in this run.
-        seconds: the time that took.
+        seconds: the time of that.
     """
 
     out: Path
@@ -80,7 +80,7 @@ class Explained:
 
     @property
     def failed(self) -> int:
-        """How many samples of all could not be explained; their rows say why, in the column ``error``."""
+        """The number of samples that could not be explained; their rows say why, in the column ``error``."""
         return int(self.manifest["samples"]["failed"])
 
     @property
@@ -111,16 +111,16 @@ def attribute_dataset(
 ) -> Explained:
     """Explain each sample of a data set, and write the results to disk as they come: ``pandas.read_parquet(out)``.
 
-    A row for each sample and target. Called again with the same folder, it goes on with the samples that have no row.
+    There is a row for each sample and target. A call with the same folder continues with the samples that have no row.
 
     Args:
         model: any module, in ``eval()`` mode.
         data: a data set (``len()`` and ``[i]``, or an iterable), or a loader, whose data set, batch size,
             ``collate_fn`` and workers are used, in the order of the data set.
-        out: a folder, which is made if it is not there.
-        inputs: makes of a batch what :func:`attribute` takes; needed where it is a list: ``lambda batch: batch[0]``.
+        out: a folder, which is made if it does not exist.
+        inputs: a function from a batch to inputs for :func:`attribute`; needed for lists: ``lambda batch: batch[0]``.
         target: what is explained, as for :func:`attribute`.
-        target_of: makes the target of a batch instead.
+        target_of: a function from a batch to its target instead.
         composite: the name of a preset, or a :class:`Composite`.
         keep: "scores", one number per token, pixel, ...; or "relevance", with channels and features.
         batch_size: how many samples to run at a time; by default the loader's, or 1.
@@ -176,11 +176,11 @@ def _check_spread(model: nn.Module, count: int) -> None:
 
 
 def _told(value: Any) -> str:
-    """Return what a setting was, as the same text in every run."""
+    """Return a setting as a text, the same in every run."""
     if isinstance(value, Tensor):
         return repr(value.tolist())
     name = getattr(value, "__qualname__", None)
-    return repr(value) if name is None else str(name)  # without its module, which is __main__ in some runs
+    return repr(value) if name is None else str(name)  # without the module, which may be __main__
 
 
 class _Run:
@@ -217,7 +217,7 @@ class _Run:
                 bar.close()
 
     def _write(self, before: float) -> float:
-        """Write the rows that there are; return when they were written last."""
+        """Write the rows so far; return the time of the last write."""
         if not self._rows or not self._explained:
             return before
         self._shards.write(self._rows, self._coverage)
@@ -225,7 +225,7 @@ class _Run:
         return time.monotonic()
 
     def _check_hope(self) -> None:
-        """Raise if nothing could be explained so far: it is not the samples then."""
+        """Raise if no sample could be explained so far, so that the samples are not the reason."""
         if self._explained:
             return
         self._explained = any(row["error"] is None for row in self._rows)

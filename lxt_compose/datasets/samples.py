@@ -1,4 +1,4 @@
-"""Samples of a data set by their numbers: which are this process's, and those that cannot be read."""
+"""Samples of a data set by number: those of this process, and those that cannot be read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Numbered = tuple[int, Any]
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A sample that the data set failed to give, and why."""
+    """A sample that could not be read, and why."""
 
     reason: str
 
@@ -33,7 +33,7 @@ class Samples:
         collate: makes a batch of a list of samples.
         batch_size: how many samples make a batch.
         workers: how many processes read samples.
-        count: how many samples there are; None if only reading them tells.
+        count: the number of samples; None if it is unknown before they are read.
     """
 
     dataset: Any
@@ -62,7 +62,7 @@ class Samples:
 
 
 class _Chosen:
-    """Some samples of a data set with their numbers; an error is told instead of the sample that raised it."""
+    """Some samples of a data set with their numbers; :class:`Unreadable` where reading raised an error."""
 
     def __init__(self, dataset: Any, wanted: list[int]) -> None:
         self._dataset, self._wanted = dataset, wanted
@@ -74,7 +74,7 @@ class _Chosen:
         number = self._wanted[place]
         try:
             return number, self._dataset[number]
-        except Exception as error:  # of whatever reads the sample
+        except Exception as error:  # raised by the code that reads the sample
             return number, Unreadable(f"{type(error).__name__}: {error}")
 
 
@@ -88,7 +88,7 @@ def read_samples(source: Any, batch_size: int | None, collate: Callable[[list[An
         collate: makes a batch of a list of samples; by default the loader's, or torch's.
 
     Raises:
-        TypeError: it is neither, or a loader of batches that it does not make itself of samples.
+        TypeError: it is neither, or a loader without a batch size.
     """
     if isinstance(source, DataLoader):
         if source.batch_sampler is None and source.batch_size is None:
@@ -111,7 +111,7 @@ def read_samples(source: Any, batch_size: int | None, collate: Callable[[list[An
 def place_among_processes() -> tuple[int, int]:
     """Return the number of this process and how many there are.
 
-    From torch.distributed, or from what ``torchrun`` and ``accelerate launch`` put into the environment.
+    From torch.distributed, or from the environment variables of ``torchrun`` and ``accelerate launch``.
     """
     if is_distributed():
         return distributed.get_rank(), distributed.get_world_size()

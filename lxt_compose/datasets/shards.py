@@ -1,4 +1,4 @@
-"""Rows in Parquet files: a file appears when it is whole, and each tells what was covered for its own rows."""
+"""Rows in Parquet files, which appear when they are complete, each with the coverage of its rows."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def arrow() -> Any:
 
 
 def write_whole(path: Path, write: Any) -> None:
-    """Write a file that is there as a whole or not at all, whatever happens meanwhile.
+    """Write a file such that it exists as a whole or not at all.
 
     Args:
-        path: where it is to be.
-        write: is given the path of another file, and writes that.
+        path: the file.
+        write: writes a file at the path that it is given.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     write(part)
@@ -53,7 +53,7 @@ class Shards:
         self._schema: Any = None
 
     def files(self) -> list[Path]:
-        """Return the files that are whole, by the number of their first sample."""
+        """Return the complete files, by the number of their first sample."""
         return sorted(self.folder.glob(_PATTERN))
 
     def done(self) -> tuple[set[int], int]:
@@ -68,7 +68,7 @@ class Shards:
         return found, len(failed)
 
     def coverage(self) -> Coverage:
-        """Return what was covered by which rule, over all files."""
+        """Return the coverage of all files."""
         total = Coverage()
         for path in self.files():
             kept = (arrow().parquet.read_schema(path).metadata or {}).get(_KEY)
@@ -77,7 +77,7 @@ class Shards:
         return total
 
     def write(self, rows: list[Row], coverage: Coverage) -> None:
-        """Write rows as a file of their own, called by the number of the first sample."""
+        """Write rows as a file, named by the number of the first sample."""
         pa = arrow()
         schema = self._schema_of(rows, pa).with_metadata({_KEY: json.dumps(coverage.to_dict()).encode()})
         columns = {name: pa.array([row.get(name) for row in rows], schema.field(name).type) for name in schema.names}
@@ -88,7 +88,7 @@ class Shards:
     def _schema_of(self, rows: list[Row], pa: Any) -> Any:
         """Return the columns, which are the same in all files as soon as one sample was explained."""
         if self._schema is None:
-            for path in self.files():  # those of the run that this one goes on with
+            for path in self.files():  # files of the run that this one continues
                 schema = pa.parquet.read_schema(path)
                 if len(schema.names) > len(_HEAD):
                     self._schema = schema

@@ -1,4 +1,4 @@
-"""The explanation of the two networks, and what is measured of it."""
+"""Explanations of the two networks, and their sums."""
 
 from dataclasses import dataclass
 
@@ -44,7 +44,7 @@ class Explained:
         return (self.relevance.sum((1, 2, 3)) - self.logits).abs() / self.logits.abs()
 
     def shares(self) -> dict[str, float]:
-        """Of all logits together: the share that ends in the pixels, and in each place elsewhere."""
+        """Return the shares of all logits together that end in the pixels, and in each place elsewhere."""
         ends = {"pixels": self.relevance, **self.elsewhere}
         return {name: (relevance.sum() / self.logits.sum()).item() for name, relevance in ends.items()}
 
@@ -63,7 +63,7 @@ def explain(composite: Composite, model: nn.Module, images: Tensor) -> Explained
 
 
 def relevance_of(composite: Composite, model: nn.Module, images: Tensor) -> tuple[Tensor, CoverageReport]:
-    """Return the relevance of each pixel for the largest logit, and what the composite covered."""
+    """Return the relevance of each pixel for the largest logit, and the coverage report."""
     x = images.clone().requires_grad_()
     with composite.register(model) as registration:
         y = model(x).amax(1)
@@ -78,7 +78,7 @@ def relevance_of(composite: Composite, model: nn.Module, images: Tensor) -> tupl
 def token_relevance(composite: Composite, model: SmallViT, images: Tensor) -> Tensor:
     """Return the relevance [n] that ends in what the ViT adds to its patches: the class token and the positions.
 
-    In the gradient form the relevance of any tensor is the tensor times what arrives at it.
+    In the gradient formulation the relevance of any tensor is the tensor times its slot.
     """
     tokens: list[Tensor] = []
     x = images.clone().requires_grad_()

@@ -1,4 +1,4 @@
-"""A grid of pictures with titles: what was explained, and its relevance."""
+"""A grid of pictures with titles: inputs and their relevance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ CELL, LEFT, TOP, BOTTOM = 1.25, 1.15, 0.95, 0.72  # inches: one picture, and the
 class Row:
     """One row of pictures, each [height, width]: relevance, drawn red for and blue against, or scans, drawn in gray.
 
-    A picture [height, width, 3] is a photograph, wherever it stands.
+    A picture [height, width, 3] is a photograph in either kind of row.
     """
 
     title: str

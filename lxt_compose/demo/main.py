@@ -20,7 +20,7 @@ MEASURED = 200
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo found; `str()` is the text that the command prints."""
+    """The result of the demo; `str()` is the text that the command prints."""
 
     text: str
     figures: tuple[Path, ...] = ()

@@ -1,4 +1,4 @@
-"""Two small networks in plain PyTorch: nothing in them refers to relevance."""
+"""Two small networks in plain PyTorch, without anything for relevance."""
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class SmallViT(nn.Module):
     def __init__(self, width: int = 64, heads: int = 4, layers: int = 2, dropout: float = 0.05) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, width, kernel_size=2, stride=2)
-        # Of the size of the patches' own values: sixteen patches this plain are told apart mostly by where they are.
+        # As large as the patches' values: sixteen patches this plain differ mostly in their positions.
         self.class_token = nn.Parameter(0.5 * torch.randn(1, 1, width))
         self.positions = nn.Parameter(0.5 * torch.randn(1, 1 + 16, width))
         layer = nn.TransformerEncoderLayer(

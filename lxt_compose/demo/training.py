@@ -1,4 +1,4 @@
-"""Training with a fixed seed, done once: the weights are kept in a cache on disk."""
+"""Training with a fixed seed; the weights are cached on disk."""
 
 import hashlib
 import os
@@ -48,7 +48,7 @@ def trained(
     retrain: bool = False,
     progress: bool = False,
 ) -> Trained:
-    """Return the model that `build` makes, trained, out of the cache where it is there and sound.
+    """Return the model that `build` makes, trained, from the cache if a valid file is there.
 
     The file's name carries a hash of all that the weights depend on, so that what was trained otherwise is another
     file. The global random state is left as it was.
@@ -68,7 +68,7 @@ def trained(
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute in one thread: the threads of layers this small mostly wait for each other."""
+    """Compute in one thread: threads on layers this small mostly wait for one another."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -115,7 +115,7 @@ def _load(model: nn.Module, path: Path) -> bool:
     try:
         state: Any = torch.load(path, map_location="cpu", weights_only=True)
         model.load_state_dict(state)
-    except Exception:  # what a damaged file raises depends on where the damage is; each means the same here
+    except Exception:  # a damaged file may raise any error
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Measures of an explanation: removing what it names, randomizing the model, leaving parts out one by one; tuning."""
+"""Evaluation of explanations: removal of parts of the input, randomization of the model, occlusion; tuning."""
 
 from .candidates import Candidate, Grid
 from .flipping import Flip, flip

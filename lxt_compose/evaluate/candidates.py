@@ -1,4 +1,4 @@
-"""What is tried when rules are tuned: composites by name, and grids of a preset's arguments."""
+"""Candidates of tuning: composites by name, and grids of a preset's arguments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..ops.module_types import BATCH_NORMS, CONVOLUTIONS
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A composite that is tried: its name, the name of what built it, and the arguments it was built with."""
+    """A composite that is tried: its name, the name of the preset or function that built it, and the arguments."""
 
     name: str
     composite: Composite
@@ -37,7 +37,7 @@ class Grid:
 
     Args:
         build: the name of a preset, or a function that returns a composite.
-        values: its arguments: a list holds what is tried, anything else is the same in all combinations.
+        values: its arguments: a list holds the values to try, anything else is the same in all combinations.
 
     Raises:
         TypeError: `build` is of a wrong kind, or returns no composite.
@@ -56,7 +56,7 @@ class Grid:
 
     @property
     def builder(self) -> str:
-        """The name of what builds the composites."""
+        """The name of the preset or function that builds the composites."""
         return self.build if isinstance(self.build, str) else str(getattr(self.build, "__name__", "build"))
 
     def __len__(self) -> int:
@@ -99,16 +99,16 @@ def _shown(value: Any) -> str:
 
 
 def read_candidates(model: nn.Module, given: Any) -> list[Candidate]:
-    """Return what is tried.
+    """Return the candidates.
 
     Args:
-        model: the model, for what is tried by default.
+        model: the model, for the default candidates.
         given: None, a preset's name, a composite, a :class:`Grid`, several of these in a list, or composites and
             presets by names of the user's own.
 
     Raises:
-        TypeError: it is something else.
-        ValueError: nothing is tried, or two candidates have the same name.
+        TypeError: the candidates are something else.
+        ValueError: there are no candidates, or two have the same name.
     """
     if given is None:
         given = usual_candidates(model)
@@ -153,9 +153,9 @@ def _wrong(value: Any) -> TypeError:
 
 
 def usual_candidates(model: nn.Module) -> list[str | Candidate | Grid]:
-    """Return what is tried if nothing is said: presets, and gamma for each kind of layer that the model has.
+    """Return the default candidates: presets, and gamma for each kind of layer that the model has.
 
-    Batch norms are merged into layers in presets for CNNs, as these want it.
+    Presets for CNNs merge batch norms into layers.
     """
     found: list[str | Candidate | Grid] = ["attnlrp", "cp_lrp", "res_lrp"]
     if any(isinstance(module, (nn.RNNBase, nn.RNNCellBase)) for module in model.modules()):

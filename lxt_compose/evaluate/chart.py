@@ -16,7 +16,7 @@ def chart(fractions: Tensor, curves: Mapping[str, Tensor]) -> str:
 
     Args:
         fractions: [steps + 1], from 0 to 1.
-        curves: at most two of [steps + 1], by name; what is not finite is left out.
+        curves: at most two of [steps + 1], by name; values that are not finite are left out.
     """
     values = [float(value) for curve in curves.values() for value in curve if value.isfinite()]
     low, high = min(values, default=0.0), max(values, default=1.0)

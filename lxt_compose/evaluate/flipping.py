@@ -1,4 +1,4 @@
-"""Flipping: what an explanation calls important is removed step by step, and the model is asked each time."""
+"""Flipping: parts of the input are removed step by step in the order of their scores, and the model runs each time."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Flip:
         """The symmetric relevance gain: the mean over samples of ``LeRF area - MoRF area``.
 
         It is the gain over a random order when the most relevant goes first, ``random - MoRF``, plus that when the
-        least relevant does, ``LeRF - random``: what a random order gives, and with it most of what the baseline does
-        to the model, cancels.
+        least relevant does, ``LeRF - random``. The random order cancels, and with it most of the effect of the baseline
+        on the model.
 
         Source: Bluecher et al. 2024 (symmetric relevance gain).
         """
@@ -87,7 +87,7 @@ def flip(
             the ``scores`` of an :class:`Attribution`, or one itself. Pixel scores are summed over
             patches. Ties are broken by the order of the units.
         target: what :func:`attribute` takes; None is the arg-max of the unchanged input.
-        baseline: what takes the place of the removed: "zero"; "mean" (of an image each channel's mean, of a sequence
+        baseline: the replacement of removed parts: "zero"; "mean" (of an image each channel's mean, of a sequence
             the mean of its tokens, of a table the mean over samples); "blur" (images); a number; a tensor that
             broadcasts to the input. For token ids an integer is the id of a mask token, and all else is put in the
             place of embeddings.
@@ -126,7 +126,7 @@ def curve_of(probe: Probe, removal: Removal, scores: Tensor, steps: int) -> Tens
 
     Args:
         probe: the model and its inputs.
-        removal: the units, and what takes their place.
+        removal: the units, and their replacement.
         scores: of the units, [n, units].
         steps: how many from nothing to everything.
     """
@@ -135,7 +135,7 @@ def curve_of(probe: Probe, removal: Removal, scores: Tensor, steps: int) -> Tens
 
 
 def order(scores: Tensor, real: Tensor) -> Tensor:
-    """Return the rank of each unit when the lowest scores go first, [n, units]; what is not real comes last."""
+    """Return the rank of each unit when the lowest scores go first, [n, units]; padding comes last."""
     places = scores.masked_fill(~real, torch.inf).sort(dim=1, stable=True).indices
     ranks = torch.empty_like(places)
     return ranks.scatter_(1, places, torch.arange(scores.shape[1]).expand_as(places))

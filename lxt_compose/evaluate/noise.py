@@ -1,4 +1,4 @@
-"""Means of several methods over the same samples: intervals, and which of them may be the best."""
+"""Means of several methods over the same samples: intervals, and the methods that may be the best."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 _AT_A_TIME = 1 << 22
-"""How many drawn samples are held at once."""
+"""The number of drawn samples held at once."""
 
 
 class Resampled:

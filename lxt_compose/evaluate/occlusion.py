@@ -1,4 +1,4 @@
-"""Leaving out one part at a time: the contribution of each, by the model itself."""
+"""Occlusion: the contribution of each part, measured by leaving it out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def leave_one_out(
         model: any module, in ``eval()`` mode.
         inputs: what :func:`attribute` takes.
         target: what :func:`attribute` takes; None is the arg-max of the unchanged input.
-        baseline: what takes the place of the removed; see :func:`flip`.
+        baseline: the replacement of removed parts; see :func:`flip`.
         patch: size of patches in pixels, one number or (height, width); of series one number, of volumes and videos
             one number or as many as there are dimensions; None for single pixels or points.
         batch_size: how many forward passes to run at a time; results do not depend on it.

@@ -17,7 +17,7 @@ from ..attribution.lookups import Following, FollowingMode
 from ..attribution.targets import Chosen
 
 Change = Callable[[Tensor, Tensor], Tensor]
-"""From values [m, ...] and the indices [m] of what was asked for to other values of the same shape."""
+"""Maps values [m, ...] and the indices [m] of passes to other values of the same shape."""
 
 
 class Probe:
@@ -25,9 +25,8 @@ class Probe:
 
     Args:
         model: any module.
-        inputs: what :func:`attribute` takes, or that as it was read; the first input that can carry relevance is the
-            one that is changed.
-        target: what :func:`attribute` takes, or that as it was read; the arg-max is that of the unchanged inputs.
+        inputs: what :func:`attribute` takes, or inputs read before; the first that can carry relevance is changed.
+        target: what :func:`attribute` takes, or goals read before; the arg-max is that of the unchanged inputs.
         batch_size: how many forward passes to run at a time; None: as many as there are samples.
         dims: the names of the inputs' dimensions; see :func:`attribute`.
         input: the name of the input that is changed.
@@ -84,9 +83,9 @@ class Probe:
         """Return the explained number of changed samples: [m], on the CPU.
 
         Args:
-            samples: which sample each of the m passes starts from.
-            change: what is done to the input, for a group of passes, given their numbers among the m.
-            embedded: what is done to the embeddings of token ids.
+            samples: the sample that each of the m passes starts from.
+            change: changes the input for a group of passes, given their numbers among the m.
+            embedded: changes the embeddings of token ids.
         """
         found = []
         for group in self.groups(len(samples)):
@@ -131,7 +130,7 @@ class Probe:
         return choose_rows(self.goals, samples, output, self.model, given)[0]
 
     def embed(self, stack: ExitStack, given: Inputs, changes: Mapping[str, Change], group: Tensor) -> None:
-        """Have all that is looked up by token ids changed, input by input, until the stack is closed."""
+        """Change all values that are looked up by token ids, input by input, until the stack is closed."""
         ids = {name: given.ids[name] for name in changes}
         listener = _Exchange(self.model, ids, changes, group)
         listener.following = Following(ids, (), listener)
@@ -153,7 +152,7 @@ class Probe:
 
 
 class _Exchange:
-    """Puts other values in the place of what is looked up; see :class:`~lxt_compose.attribution.lookups.Listener`."""
+    """Replaces values that are looked up; see :class:`~lxt_compose.attribution.lookups.Listener`."""
 
     following: Following
 
@@ -180,7 +179,7 @@ class _Exchange:
         return values
 
     def carries(self, x: Tensor) -> bool:
-        """Return whether a tensor was made of others than parameters that require grad."""
+        """Return whether a tensor depends on tensors that require grad and are no parameters."""
         if x.grad_fn is None:
             return x.requires_grad and id(x) not in self._weights
         pending: list[Any] = [x.grad_fn]
@@ -202,7 +201,7 @@ class _Exchange:
 
 
 def _turns(places: Tensor) -> Tensor:
-    """Return for each of some places how often the same place came before it."""
+    """Return for each entry how often the same value occurred before it."""
     order = places.argsort(stable=True)
     ordered = places[order]
     numbers = torch.arange(len(places), device=places.device)
@@ -211,7 +210,7 @@ def _turns(places: Tensor) -> Tensor:
 
 
 def check_count(name: str, value: Any) -> None:
-    """Raise if a value is no whole number from 1 on.
+    """Raise if a value is not a whole number from 1 on.
 
     Raises:
         ValueError: it is not.

@@ -1,4 +1,4 @@
-"""Randomizing a model, layer by layer from the output on: an explanation of the model must change with it."""
+"""Randomizing a model layer by layer from the output on, with which an explanation must change."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Randomization:
 
     ``layers`` [k] are the modules in the order in which they were randomized, each with all before it; ``signed``
     [k, n] is the Spearman correlation of the scores with those of the intact model, ``absolute`` [k, n] the same of
-    their sizes. Near 1 means that the explanation does not depend on what was randomized.
+    their absolute values. Near 1 means that the explanation does not depend on the randomized layers.
     """
 
     layers: tuple[str, ...]
@@ -57,9 +57,9 @@ def randomization(
 ) -> Randomization:
     """Randomize a model in a cascade: layers get random weights, one after the other from output to input.
 
-    A parameter is drawn anew from a normal distribution with its own mean and standard deviation, so that activations
-    keep their scale; one whose values are all the same stays. Afterwards the model is as before, bit for bit, also
-    after an error.
+    A parameter is drawn from a normal distribution with its own mean and standard deviation, so that activations keep
+    their scale; one whose values are all the same stays. Afterwards the model is as before, bit for bit, also after an
+    error.
 
     Args:
         model: any module, in ``eval()`` mode.
@@ -111,7 +111,7 @@ def _explainer(explain: str | Composite | Explain, batch_size: int | None) -> Ex
 
 
 def _scores(found: Any, shape: tuple[int, ...]) -> Tensor:
-    """Return the scores that `explain` gave, [n, units]; `shape` is what they must begin with."""
+    """Return the scores that `explain` gave, [n, units]; `shape` is how theirs must begin."""
     scores = getattr(found, "scores", found)
     if not isinstance(scores, Tensor):
         raise TypeError(f"explain must return a tensor or an Attribution of one input, got {type(scores).__name__}")

@@ -31,7 +31,7 @@ def correlation(a: Any, b: Any, *, kind: str = "spearman", mask: Tensor | None =
         a: scores [n, ...], or an :class:`Attribution`.
         b: scores of the same shape.
         kind: "spearman" or "pearson".
-        mask: [n, ...]; what is 0 there (padding) is left out.
+        mask: [n, ...]; places where it is 0 (padding) are left out.
 
     Raises:
         TypeError: an attribution has several inputs.

@@ -1,4 +1,4 @@
-"""The parts of an input that can be removed (tokens, pixels, patches, features), and what replaces them."""
+"""Removal of parts of an input (tokens, pixels, patches, features), and their replacement."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BASELINES = ("zero", "mean", "blur")
 
 
 class Removal:
-    """How parts of an input are removed: which parts there are, and what takes their place.
+    """How parts of an input are removed: the units, and their replacement.
 
     Args:
         probe: the model and its inputs.
@@ -140,7 +140,7 @@ class Removal:
         def exchanged(values: Tensor, group: Tensor) -> Tensor:
             gone, start = removed[group.cpu()].to(values.device), samples[group.cpu()]
             if self.probe.is_ids and values.shape[:-1] != (len(gone), *self.shape):
-                return values  # an embedding of something else
+                return values  # the embedding of another input
             return torch.where(self._spread(gone), self._stand_in(values, start), values)
 
         def masked(ids: Tensor, group: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The score of an explanation of some samples: one number for each, of which more is better."""
+"""Scores of explanations: one number for each sample; more is better."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .rank import correlation
 from .removal import Removal
 
 Score = Callable[[Attribution, Tensor], Any]
-"""From an explanation of some samples and their numbers [n] to a value for each, [n]; more is better."""
+"""Maps an explanation of some samples and their numbers [n] to a value for each, [n]; more is better."""
 SCORES: dict[str, str] = {
     "gain": "the symmetric relevance gain, LeRF area less MoRF area (Bluecher et al. 2024)",
     "insertion": "the area under the curve when the most relevant is put in first, the LeRF area (Petsiuk et al. 2018)",
@@ -57,7 +57,7 @@ class Asked:
 
     @property
     def name(self) -> str:
-        """What the score is called."""
+        """The name of the score."""
         return self.score if isinstance(self.score, str) else str(getattr(self.score, "__name__", "score"))
 
 
@@ -99,7 +99,7 @@ class Judge:
         """Return the score of each sample, [n]: the mean over its targets, and over inputs if there are several.
 
         Raises:
-            ValueError: the user's function returns something else than a finite number for each.
+            ValueError: the user's function does not return a finite number for each.
         """
         rows = self._asked(found) if callable(self.asked.score) else self._of_parts(found)
         return rows.reshape(self.given.count, self.turns).mean(1)

@@ -1,4 +1,4 @@
-"""What tuning found: the scores of all candidates, which is the best, and which differences are noise."""
+"""The result of tuning: the scores of all candidates, the best one, and the differences that are noise."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ class Tuning:
 
     @cached_property
     def within_noise(self) -> tuple[Candidate, ...]:
-        """The candidates, the best first, that cannot be told from the best by these samples.
+        """The candidates, the best first, that these samples do not distinguish from the best.
 
-        The one whose true mean is the largest is among them with the confidence asked for, though the best was chosen
-        by the same samples; see :meth:`Resampled.may_be_best`.
+        The one with the largest true mean is among them with the given confidence, although the same samples chose the
+        best; see :meth:`Resampled.may_be_best`.
         """
         kept = self._resampled.may_be_best(self.confidence).tolist()
         places = [place for place, is_kept in zip(self._worked.tolist(), kept, strict=True) if is_kept]
@@ -88,9 +88,9 @@ class Tuning:
         return tuple(self.candidates[place] for place in places)
 
     def over(self, name: str) -> tuple[float, float, float]:
-        """Return by how much the held-out scores are above those of one candidate: mean, and ends of its interval.
+        """Return the difference of the held-out scores to those of one candidate: mean, and ends of its interval.
 
-        What tuning is worth, as compared with a candidate that needed none (``"attnlrp"``); not above 0 if nothing.
+        This is the gain by tuning over a candidate that needs none (``"attnlrp"``); without gain it is not above 0.
 
         Raises:
             KeyError: there is no such candidate, or it failed.
@@ -104,7 +104,7 @@ class Tuning:
         return float(drawn.means), float(low), float(high)
 
     def verdict(self) -> str:
-        """Return in words which is the best, what to expect of it, and which differences are noise."""
+        """Return a text: the best candidate, its expected score, and the differences that are noise."""
         drawn = Resampled(self.held_out[None], seed=self.seed)
         low, high = (float(end) for end in drawn.interval(self.confidence))
         counts = Counter(candidate.name for candidate in self.chosen)
@@ -173,7 +173,8 @@ class Tuning:
     def to_dataframe(self) -> DataFrame:
         """Return one row for each candidate, the best first; a column for each argument. Needs pandas.
 
-        ``score`` is the mean, ``low`` and ``high`` the ends of its interval, ``folds`` how many folds chose it.
+        ``score`` is the mean, ``low`` and ``high`` the ends of its interval, ``folds`` the number of folds that chose
+        it.
 
         Raises:
             ImportError: pandas is not installed.

@@ -1,4 +1,4 @@
-"""Tuning: which preset, which gamma? Candidates are scored on a user's own samples, and chosen by cross-validation."""
+"""Tuning: candidates (presets, values of gamma) are scored on a user's samples, and chosen by cross-validation."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def tune(
     progress: bool = False,
     **removing: Any,
 ) -> Tuning:
-    """Find the composite whose explanations of a model are the most faithful on samples of yours.
+    """Find the composite whose explanations of a model are the most faithful on your samples.
 
-    Every candidate gets a score for each sample; the best has the largest mean. What to expect of it elsewhere is told
-    by cross-validation: each fold of the samples is scored with the candidate that is the best on the others.
+    Every candidate gets a score for each sample; the best has the largest mean. Its expected score on other samples
+    comes from cross-validation: each fold of the samples is scored with the candidate that is the best on the others.
 
     Args:
         model: any module in ``eval()`` mode, which is left as it was; or a pipeline of transformers.
@@ -53,16 +53,16 @@ def tune(
             your own. None: presets, and gamma for each kind of layer that the model has.
         target: what :func:`attribute` takes; for an iterator of batches also an iterator of targets.
         score: of :data:`SCORES`; or a function of an :class:`Attribution` and the numbers [n] of its samples that
-            returns a value for each, more is better: how often the known reason is on top, say.
+            returns a value for each; more is better.
         folds: how many parts the samples are cut into, from 2 to their number.
         trials: how many candidates are tried, drawn at random; None: all.
         seed: of folds, trials and intervals.
-        confidence: of intervals, and of what is called noise; between 0 and 1.
+        confidence: of intervals, and of differences that are noise; between 0 and 1.
         batch_size: how many samples are explained, and how many forward passes run, at a time.
         dims: what :func:`attribute` takes.
         progress: whether to show a bar on stderr. Needs tqdm.
-        removing: ``baseline``, ``patch``, ``steps`` and ``input`` as for :func:`flip`, but that there are 32 steps at
-            most if nothing is said, and that without ``input`` each is changed in turn: the mean is the score.
+        removing: ``baseline``, ``patch``, ``steps`` and ``input`` as for :func:`flip`, but with at most 32 steps by
+            default; without ``input`` each input is changed in turn, and the mean is the score.
 
     Raises:
         TypeError: model, inputs, target or candidates are of a wrong kind, or there is no such argument.
@@ -83,7 +83,7 @@ def tune(
 
 
 def check_folds(folds: int, count: int) -> None:
-    """Raise unless so many samples can be parted into so many folds.
+    """Raise unless there are at least two folds, and as many samples as folds.
 
     Raises:
         ValueError: there are fewer samples than folds, or fewer than two folds.
@@ -95,7 +95,7 @@ def check_folds(folds: int, count: int) -> None:
 
 
 def folds_of(count: int, folds: int, seed: int) -> Tensor:
-    """Return the fold of each sample, [count]: as many in each, give or take one."""
+    """Return the fold of each sample, [count]; sizes of folds differ by at most one."""
     check_folds(folds, count)
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     found = torch.empty(count, dtype=torch.long)
@@ -114,7 +114,7 @@ def _drawn(candidates: list[Candidate], trials: int | None, seed: int) -> list[C
 def _batches(
     model: Any, inputs: Any, target: Any, dims: Any, size: int, folds: int
 ) -> tuple[nn.Module, Iterator[tuple[Inputs, Goals, int]]]:
-    """Return the model, and groups of at most `size` samples: inputs, targets, and how many samples are known of."""
+    """Return the model, and groups of at most `size` samples: inputs, targets, and the known number of samples."""
     several = isinstance(inputs, Iterable) and not (
         isinstance(inputs, (Tensor, tuple, list, str, Mapping)) or hasattr(inputs, "__array__")
     )
@@ -200,7 +200,7 @@ class _Search:
             ) from error
 
     def result(self, folds: int, confidence: float, seed: int) -> Tuning:
-        """Return what was found; a candidate that failed anywhere has NaN alone.
+        """Return the result; a candidate that failed anywhere has only NaN.
 
         Raises:
             ValueError: there are fewer samples than folds.
@@ -216,7 +216,7 @@ class _Search:
 
 
 def explanation(model: nn.Module, composite: Composite, given: Inputs, goals: Goals) -> Attribution:
-    """Return what :func:`attribute` finds for inputs and targets that were read already."""
+    """Return the attribution of inputs and targets that were read before."""
     run = Run(model, composite, given, [])
     parts = run.batches(goals, None, progress=False, ledger=False)
     return Attribution(**joined(parts, given, run.report, goals.names))

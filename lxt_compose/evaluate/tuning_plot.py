@@ -90,7 +90,7 @@ def _curves(
         points = sorted(points, key=lambda row: row[over])
         x, y = [row[over] for row in points], [row["score"] for row in points]
         (line,) = ax.plot(x, y, marker="o", markersize=4, label=label)
-        if place == 0:  # samples are shared, so bands of several lines would hide how alike their noise is
+        if place == 0:  # lines share samples and noise, which several bands would hide
             low, high = ([row[end] for row in points] for end in ("low", "high"))
             ax.fill_between(x, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
     for row in flat[: max(0, _MOST_LINES - len(lines))]:

@@ -1,4 +1,4 @@
-"""From a model and a prompt to the reasons for its whole answer."""
+"""Attribution of whole answers: the relevance of prompt and earlier tokens for each token."""
 
 from .answer import Answer, Contrast, Predictions, Sources
 from .entry import attribute_generation

@@ -1,4 +1,4 @@
-"""One answer of a model, and what each part of it comes from: data."""
+"""The data of one explained answer: relevance of its sources for each of its parts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .spans import Span, written
 
 PROMPT, START, OUTPUT = "prompt", "start", "output"
 REST, UNACCOUNTED = "biases and the like", "unaccounted"
-"""What of a score is on no token: biases, what softmax and stabilizers absorb, constants such as position tables.
+"""The part of a score on no token: biases, absorption by softmax and stabilizers, constants such as position tables.
 
 A ledger names these by kind; what is then left over is unaccounted: 0 to rounding, or an operation was not seen.
 """
@@ -28,7 +28,7 @@ A ledger names these by kind; what is then left over is unaccounted: 0 to roundi
 
 @dataclass(frozen=True)
 class Sources:
-    """What relevance can be on, in order: places of images and sounds, prompt, decoder start, answer.
+    """The sources of relevance, in order: places of images and sounds, prompt, decoder start, answer.
 
     Places of ``grids`` come first, row by row, under their names; their ids are -1. ``roles`` are those of a chat,
     empty without one; ``special`` tells tokens that stand for no text.
@@ -46,7 +46,7 @@ class Sources:
         return len(self.ids)
 
     def places(self, side: str) -> range:
-        """Return which are on a side: "prompt", "start" or "output", or the name of an image or a sound."""
+        """Return which sources are on a side: "prompt", "start" or "output", or the name of an image or a sound."""
         first = self.sides.index(side) if side in self.sides else 0
         return range(first, first + self.sides.count(side))
 
@@ -63,7 +63,7 @@ class Sources:
         return {name: torch.tensor([each == name for each in names]) for name in dict.fromkeys(names)}
 
     def pieces(self, side: str) -> list[Piece]:
-        """Return one side as it reads; the numbers of its tokens begin at 0."""
+        """Return the pieces of text of one side; its tokens count from 0."""
         places = self.places(side)
         tokens = [self.tokens[place] for place in places]
         special = [self.tokens[place] for place in places if self.special[place]]
@@ -72,9 +72,9 @@ class Sources:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the model held likely at each place of the answer, for T tokens.
+    """The model's predictions at each place of an answer of T tokens.
 
-    ``logits``, ``probabilities`` and ``ranks`` (0 is the first) [T] are those of the token that came, named in
+    ``logits``, ``probabilities`` and ``ranks`` (0 is the first) [T] are those of the answer's token, named in
     ``tokens``; ``top_ids`` and ``top_probabilities`` [T, k] those of the most likely ones, named in ``top_tokens``.
     """
 
@@ -106,11 +106,12 @@ class Contrast:
 class Answer:
     """One sequence: relevance [rows, tokens] of each token for each span, in the unit of ``scores`` [rows].
 
-    ``quantity`` is what is explained: the logit or the log-probability of each token of a span, added up. What of a
-    score is on no token is its rest; with a ledger, ``absorbed`` names it by kind, [rows] each. ``other`` is the answer
-    that it is contrasted with. ``ran`` says how. ``through`` [rows, T] is what each token of the answer has handed on
-    (see :meth:`handed_on`); None where nothing was. ``boxes`` [T, 4] are where detected things are: left, top, right
-    and bottom, as shares of the image; None but for detectors. ``layers`` is relevance inside the model, if asked for.
+    ``quantity`` is what is explained: the logit or the log-probability of each token of a span, added up. The part of a
+    score on no token is its rest; with a ledger, ``absorbed`` gives it by kind, [rows] each. ``other`` is the answer
+    that it is contrasted with. ``ran`` says how the passes ran. ``through`` [rows, T] is the relevance that each token
+    of the answer has handed on (see :meth:`handed_on`); None if none was. ``boxes`` [T, 4] are the boxes of detected
+    things, left, top, right and bottom, as shares of the image; None but for detectors. ``layers`` is relevance inside
+    the model, if asked for.
     """
 
     sources: Sources
@@ -130,12 +131,12 @@ class Answer:
 
     @property
     def length(self) -> int:
-        """How many tokens the answer has."""
+        """The number of tokens of the answer."""
         return len(self.sources.places(OUTPUT))
 
     @cached_property
     def text(self) -> str:
-        """The answer as it reads."""
+        """The text of the answer."""
         return written(self.sources.pieces(OUTPUT))
 
     def maps(self) -> dict[str, Tensor]:
@@ -146,15 +147,15 @@ class Answer:
         }
 
     def sums(self) -> dict[str, Tensor]:
-        """Return where each score is, [rows] by name: groups of tokens, and the rest; they add up to the scores.
+        """Return the parts of each score, [rows] by name: groups of tokens, and the rest; they add up to the scores.
 
-        The rest is apart by kinds if there is a ledger.
+        With a ledger the rest is split by kind.
         """
         found = {name: self.relevance[:, place].sum(1) for name, place in self.sources.groups().items()}
         return {**found, **self._rest()}
 
     def _rest(self) -> dict[str, Tensor]:
-        """Return what of each score is on no token, by kind."""
+        """Return the part of each score on no token, by kind."""
         rest = self.scores - self.relevance.sum(1)
         found = {kind: amount.to(rest) for kind, amount in self.absorbed.items()}
         for amount in found.values():
@@ -166,7 +167,7 @@ class Answer:
         return [(span.start, span.stop) for span in self.spans] == [(n, n + 1) for n in range(self.length)]
 
     def covers(self) -> bool:
-        """Return whether each token of the answer is in one span, so that all rows together are the whole answer."""
+        """Return whether each token of the answer is in exactly one span, so that all rows make up the answer."""
         return sorted(place for span in self.spans for place in range(span.start, span.stop)) == list(
             range(self.length)
         )
@@ -205,19 +206,19 @@ class Answer:
         return self.relevance[start:stop].sum(0), self.scores[start:stop].sum()
 
     def handed_on(self, hops: int | None = None, *, shares: str = POSITIVE) -> Answer:
-        """Return the answer with the relevance of its own tokens handed on to what made those, down to the prompt.
+        """Return the answer with the relevance of its own tokens handed on to their sources, down to the prompt.
 
-        For answers in several steps: what a step comes from, and not only that the last one read it. The scores stay
-        the same, and so does what they add up to; see :func:`hand_on` for the equations.
+        For answers in several steps, this shows the sources of a step, and not only that a later step read it. Scores
+        and their sums stay the same; see :func:`hand_on` for the equations.
 
         Args:
-            hops: how many times relevance is handed on; None until none is left on the answer.
-            shares: ``"positive"``: to what spoke for a token; bounded. ``"signed"``: to all, as the linear rules would;
-                not bounded where a score is small beside its parts, and ``ran`` tells by how much it grew.
+            hops: how many times relevance is handed on; None: until none is left on the answer.
+            shares: ``"positive"``: to sources that speak for a token; bounded. ``"signed"``: to all, as the linear
+                rules would; not bounded where a score is small beside its parts, and ``ran`` says by how much it grew.
 
         Raises:
             TypeError: hops is no whole number.
-            ValueError: the tokens were not explained one by one, or an argument is not one of those there are.
+            ValueError: the tokens were not explained one by one, or an argument has an unknown value.
         """
         if not self.complete():
             raise ValueError("only spans were explained; leave targets= out, and take the spans with row()")

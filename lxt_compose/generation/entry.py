@@ -1,4 +1,4 @@
-"""From a model and a prompt to the reasons for each token of its answer."""
+"""The function `attribute_generation`: from a model and a prompt to the relevance for each token of the answer."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def attribute_generation(
             returns, for one sample: images or sounds, with ids beside them or, for an encoder of sounds, without.
         continuation: the answer, as a text or ids; for several samples one each. None: the model generates it.
         tokenizer: makes tokens of texts, and names them; or a processor that has one, which knows how long sounds are.
-        contrast: another answer, in the same way: what speaks for this one rather than for that is explained.
+        contrast: another answer, in the same form: what speaks for the answer rather than for this one is explained.
         targets: ``"tokens"``, ``"words"``, ``"sentences"``, ``"all"``, or a list of spans of the answer: the number of
             a token, a pair (start, stop), or a text that occurs in it. A span has the sum of its tokens.
         of: ``"logit"`` or ``"log_probability"`` of each token.
         composite: the name of a preset, or a :class:`Composite`; one whose picture is relevance.
-        ledger: whether to name where relevance went that is on no token; it takes a backward pass for each row.
+        ledger: whether to record where relevance went that is on no token; it takes a backward pass for each row.
         traced: whether to run as one graph (:meth:`Composite.trace`), a copy of the sequence for each token.
         layers: whether to keep the relevance after each block and of each head, too; see :class:`Layers`.
         chunk_size: how many rows to run at a time; None is as many as fit. Results do not depend on it.
@@ -95,11 +95,11 @@ class _Job:
     top: int
 
     def check(self) -> None:
-        """Check what no sequence is needed for.
+        """Check the settings, before any sequence.
 
         Raises:
             TypeError: the model is no module.
-            ValueError: a setting is not one of those there are, or two do not go together.
+            ValueError: a setting has an unknown value, or two do not fit together.
         """
         if not isinstance(self.model, nn.Module):
             raise TypeError(f"attribute_generation() takes a torch.nn.Module, got {type(self.model).__name__}")

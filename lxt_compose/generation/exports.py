@@ -1,4 +1,4 @@
-"""Explained answers as tables, arrays with named dimensions, plain data, and a figure."""
+"""Exports of explained answers: tables, arrays with named dimensions, plain data, and a figure."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def plot(answer: Answer, ax: Any) -> Any:
 
 
 def _labels(answer: Answer) -> list[str]:
-    """Return what each token is called: as the piece that it is a part of."""
+    """Return the label of each token: the piece that it is a part of."""
     found = list(answer.sources.tokens)
     for side in dict.fromkeys(answer.sources.sides):
         first = answer.sources.places(side).start

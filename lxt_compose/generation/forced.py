@@ -1,4 +1,4 @@
-"""One teacher-forced pass of a sequence, and the relevance of its tokens for many numbers of the output at once."""
+"""Teacher-forced passes of a sequence, and the relevance of its tokens for many numbers of the output at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ QUANTITIES = (LOGIT, LOG_PROBABILITY)
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is explained of one sequence.
+    """The numbers of one sequence that are explained.
 
     There is one number for each of K places: the logit or the log-probability of ``tokens[k]`` at ``positions[k]``,
     all different. ``weights`` [rows, K] say what is explained in each row: a sum of these numbers. Where they are no
@@ -48,9 +48,10 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Found:
-    """What one pass found. ``scores`` holds [rows, tokens] by the names of the inputs, on the CPU.
+    """The results of one pass. ``scores`` holds [rows, tokens] by the names of the inputs, on the CPU.
 
-    ``values`` [K] are the numbers, ``logits`` [K, classes] those of all tokens at the same places. ``ran`` says how.
+    ``values`` [K] are the numbers, ``logits`` [K, classes] those of all tokens at the same places. ``ran`` says how the
+    passes ran.
     """
 
     scores: dict[str, Tensor]
@@ -86,7 +87,7 @@ class Forced(Run):
         Args:
             chunk: how many rows to run at a time; None is as many as fit into the budget.
             budget: bytes that the cotangents of a chunk may take; None is what :func:`rows_that_fit` takes.
-            ledger: whether to keep books; row by row then.
+            ledger: whether to record a ledger; then rows run one by one.
 
         Raises:
             NotFiniteError: the output or the relevance is not finite.
@@ -131,7 +132,7 @@ class Forced(Run):
     # ---- the numbers -------------------------------------------------------------------------------------------------
 
     def _ask(self, function: Callable[[Any], Tensor], output: Any) -> Tensor:
-        """Return what the function makes of the output: several numbers, for the one sample."""
+        """Return the function's values for the output: several numbers, for the one sample."""
         return function(output)
 
     def _values(self, output: Any) -> Tensor:
@@ -155,7 +156,7 @@ class Forced(Run):
     # ---- backward passes ---------------------------------------------------------------------------------------------
 
     def _starts(self, values: Tensor) -> Tensor:
-        """Return what each row starts with at the numbers, [rows, K]."""
+        """Return the slots that each row starts with at the numbers, [rows, K]."""
         weights = self.wanted.weights.to(values)
         return weights * values.detach() if self.composite.formulation == RELEVANCE else weights
 
@@ -171,8 +172,8 @@ class Forced(Run):
     def _batched(self, watch: Watch, values: Tensor, chunk: int) -> tuple[list[dict[str, Tensor]], str]:
         """Return the scores of each row, from backward passes of several rows each.
 
-        The first row is computed alone too, and compared: where the two differ, or where an operation cannot take
-        several cotangents, another way is taken.
+        The first row is also computed alone. If the two differ, or an operation cannot take several cotangents, rows
+        run in another way.
         """
         starts = self._starts(values)
         if len(starts) == 1 or chunk == 1:
@@ -202,7 +203,7 @@ class Forced(Run):
         yield Start((values,), lambda part: (starts[part],))
 
     def _in_chunks(self, begin: Start, chunk: int, alone: dict[str, Tensor]) -> list[dict[str, Tensor]] | None:
-        """Return the scores of all rows, a chunk at a time; None if the first is not as it is alone."""
+        """Return the scores of all rows, a chunk at a time; None if the first row differs from it alone."""
         rows: list[dict[str, Tensor]] = []
         while len(rows) < len(self.wanted.weights):
             part = slice(len(rows), len(rows) + chunk)
@@ -220,11 +221,11 @@ class Forced(Run):
 
     @property
     def _read_at(self) -> list[Tensor]:
-        """The tensors that relevance is read at: carriers of the inputs, and those inside the model."""
+        """The tensors at which relevance is read: carriers of the inputs, and tensors inside the model."""
         return [*self.taps.leaves, *(self.inside.tensors if self.inside is not None else ())]
 
     def _grads(self, at: Sequence[Tensor], seeds: Sequence[Tensor], *, batched: bool) -> Sequence[Tensor]:
-        """Return what arrives at each leaf; of several rows at a time if batched."""
+        """Return the slot of each leaf; for several rows at a time if batched."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*batching rule.*")
             found = torch.autograd.grad(
@@ -259,7 +260,7 @@ class Forced(Run):
 
 
 def alike(a: Tensor, b: Tensor) -> bool:
-    """Return whether two ways to the same relevance agree, up to rounding."""
+    """Return whether two computations of the same relevance agree, up to rounding."""
     scale = float(b.abs().max()) + float(b.abs().mean()) + 1e-30
     return bool((a - b).abs().max() <= torch.finfo(b.dtype).eps ** 0.5 * scale)
 

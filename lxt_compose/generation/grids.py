@@ -1,4 +1,4 @@
-"""Images and sounds that an answer comes from: grids of places, the relevance of each, and the picture below it."""
+"""Images and sounds among the sources of an answer: grids of places, their relevance, and the picture below it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..attribution.inputs import Inputs
 
 IMAGE, SOUND, FRAME, OTHER = "image", "sound", "frame", "input"
 _SIDE, _BANDS, _STEPS = 48, 16, 240
-"""At most so many rows and columns of an image, bands of mel bins, and steps of time."""
+"""The largest numbers of rows and columns of an image, of bands of mel bins, and of steps of time."""
 _HIGH, _WIDE = 96, 960
 
 
@@ -23,10 +23,10 @@ _HIGH, _WIDE = 96, 960
 class Grid:
     """Places of an image, a frame of a video, or a sound: ``rows`` times ``columns``, row by row, from the top.
 
-    ``name`` is the side that the sources are on. The rows of a spectrogram are bands of mel bins, the highest first;
-    a wave has one row. ``picture`` is what was explained, uint8 [height, width, 3] or [height, width], its values
-    stretched from the least to the largest; None if there is none. ``seconds`` is how long a column of a sound is,
-    None if that is not known or it is no sound.
+    ``name`` is that of its side of the sources. The rows of a spectrogram are bands of mel bins, the highest first; a
+    wave has one row. ``picture`` shows the input, uint8 [height, width, 3] or [height, width], its values stretched
+    from the least to the largest; None if there is none. ``seconds`` is the duration of a column of a sound, None if it
+    is unknown or there is no sound.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Seen:
-    """The grids of one input, and what makes the relevance of their places, [places], of that of the input."""
+    """The grids of one input, and the function from the input's relevance to that of the places, [places]."""
 
     grids: tuple[Grid, ...]
     cells: Callable[[Tensor], Tensor]
@@ -75,7 +75,7 @@ def seen(model: nn.Module, given: Inputs, processor: Any) -> dict[str, Seen]:
     Args:
         model: the model.
         given: its inputs, of one sample.
-        processor: a processor of transformers, or what else knows the sampling rate; may be None.
+        processor: a processor of transformers, or another object with a sampling rate; may be None.
     """
     return {name: _seen(model, x.detach(), name, given, processor) for name, x in given.carriers.items()}
 
@@ -134,7 +134,7 @@ def _numbered(kind: str, count: int) -> list[str]:
 
 
 def _vision(model: nn.Module, name: str) -> int | None:
-    """Return a number of the configuration of what sees images."""
+    """Return a number from the configuration of the model's vision part."""
     config = getattr(model, "config", None)
     for place in (getattr(config, "vision_config", None), config):
         found = getattr(place, name, None)
@@ -150,7 +150,7 @@ def _patch_size(model: nn.Module) -> int:
 
 
 def _seconds(processor: Any, *, spectrogram: bool) -> float | None:
-    """Return how long one step of a sound is, if the processor knows."""
+    """Return the duration of one step of a sound, if the processor tells it."""
     reader = getattr(processor, "feature_extractor", processor)
     rate, hop = getattr(reader, "sampling_rate", None), getattr(reader, "hop_length", None)
     if not rate or (spectrogram and not hop):
@@ -189,7 +189,7 @@ def _stretched(values: Tensor) -> Tensor:
 
 
 def _gray(sound: Tensor) -> Tensor:
-    """Return a spectrogram in gray, or a wave as the range that it has at each step."""
+    """Return a spectrogram in gray, or a wave as its range at each step."""
     wide = min(_WIDE, sound.shape[1])
     parts = sound.double().tensor_split(wide, 1)
     if len(sound) > 1:
@@ -255,5 +255,5 @@ def _joined(x: Tensor, order: Tensor, side: int) -> Tensor | None:
 
 
 def cells_of(found: Mapping[str, Seen]) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Return what makes the relevance of places, by the names of inputs."""
+    """Return the functions to the relevance of places, by the names of inputs."""
     return {name: one.cells for name, one in found.items()}

@@ -1,4 +1,4 @@
-"""Relevance of an answer's own tokens, handed on to what made them: down to the prompt, with nothing lost."""
+"""Handing the relevance of an answer's own tokens on to their sources, down to the prompt, with nothing lost."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHARES = (POSITIVE, SIGNED)
 
 @dataclass(frozen=True)
 class HandedOn:
-    """Relevance [rows, sources] and what is on no token, [rows] by kind, after it was handed on.
+    """Relevance [rows, sources], and that on no token, [rows] by kind, after it was handed on.
 
     ``through`` [rows, T] is the relevance that each token of the answer has handed on, in all hops together; ``gain``
     the most relevance, in absolute terms, that one unit became at a single token: 1 for positive shares.
@@ -37,19 +37,19 @@ def hand_on(
 ) -> HandedOn:
     """Hand relevance of the answer's tokens on to the sources of those tokens.
 
-    With R_u the row of token u, in which b_u is on no token, what a row has at u goes to source j by the share
+    With R_u the row of token u, of which b_u is on no token, the relevance of a row at u goes to source j by the share
 
         ``p_uj = max(R_uj, 0) / (sum_k max(R_uk, 0) + max(b_u, 0))``   (positive), or
         ``p_uj = R_uj / (sum_k R_uk + b_u)``                           (signed; the sum is the score of u),
 
-    and to what is on no token by b's share. Shares add up to 1, so nothing is lost. Positive shares are never negative,
-    so nothing grows; signed ones are what linear propagation would do, and grow where a score is small beside its
-    parts. Tokens come from earlier ones only, so that all hops together are one triangular system: the relevance
+    and to the part on no token by b's share. Shares add up to 1, so nothing is lost. Positive shares are never
+    negative, so nothing grows; signed ones are what linear propagation would do, and grow where a score is small beside
+    its parts. Tokens come from earlier ones only, so that all hops together are one triangular system: the relevance
     handed on, X, is that of the answer, V, solved for ``X = V + X P``. A token without any share keeps what it has.
 
     Args:
         relevance: V, of the rows that are asked for, [rows, S + T]: S sources, then the T tokens of the answer.
-        rest: what of these rows is on no token, [rows], by kind.
+        rest: the part of these rows on no token, [rows], by kind.
         each: R, a row for each token of the answer, [T, S + T].
         each_rest: b, [T], by the same kinds.
         hops: how many times relevance is handed on; None until none is left on the answer.
@@ -74,7 +74,7 @@ def hand_on(
 
 
 def _beside(relevance: Tensor, rest: Mapping[str, Tensor]) -> Tensor:
-    """Return relevance with a column more for each kind of what is on no token."""
+    """Return relevance with a further column for each kind of relevance on no token."""
     return torch.cat([relevance, *(amount.to(relevance)[:, None] for amount in rest.values())], 1).double()
 
 
@@ -86,12 +86,12 @@ def shares_of(table: Tensor, shares: str) -> tuple[Tensor, Tensor]:
 
 
 def _moved(on_answer: Tensor, among: Tensor, keeps: Tensor, hops: int | None) -> tuple[Tensor, Tensor]:
-    """Return what each token of the answer hands on, in all hops together, and what is left on it.
+    """Return the relevance that each token of the answer hands on, in all hops together, and what is left on it.
 
     Args:
-        on_answer: what it has, [rows, T].
-        among: the shares of the answer's tokens in each other, [T, T].
-        keeps: which of them hand nothing on.
+        on_answer: the relevance of the answer's tokens, [rows, T].
+        among: the shares of the answer's tokens in one another, [T, T].
+        keeps: the tokens that hand nothing on.
         hops: how many times; None until none is left.
     """
     if hops is None:

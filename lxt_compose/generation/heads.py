@@ -1,4 +1,4 @@
-"""Heads that answer at many places, with all of their answers: detectors, taggers, speech, segmentation, questions."""
+"""All answers of heads that answer at many places: detectors, taggers, speech, segmentation, questions."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from ..targets.speech import Emission, emissions
 from .forced import Wanted
 
 _SMALL = 0.005
-"""The share of an image from which on a segment is an answer of its own."""
+"""The least share of an image for a segment that is an answer."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """What a head answers: which numbers are explained, one row each, and what they are called.
+    """The answers of a head: the explained numbers, one row each, and their names.
 
-    ``classes`` [rows] are their numbers, ``names`` tells what numbers mean, ``called`` what rows are called if not so,
-    ``boxes`` [rows, 4] where detected things are. ``letters`` says that the names are pieces of one text.
+    ``classes`` [rows] are the numbers of their classes, ``names`` gives names of classes, ``called`` other names of
+    rows, ``boxes`` [rows, 4] the boxes of detected things. ``letters`` says that the names are pieces of one text.
     """
 
     wanted: Wanted
@@ -37,12 +37,12 @@ class Answers:
 
     @property
     def rows(self) -> list[str]:
-        """What each row is called."""
+        """The name of each row."""
         return list(self.called) or [self.names(number) for number in self.classes]
 
 
 def answers_of(model: nn.Module, output: Any, given: Inputs, tokenizer: Any, threshold: float) -> Answers:
-    """Return what a head answers to one sample.
+    """Return the answers of a head to one sample.
 
     Args:
         model: the model.
@@ -148,7 +148,7 @@ def _around(masks: Tensor) -> Tensor:
 
 
 def _emitted(model: nn.Module, logits: Tensor, names: Callable[[int], str], tokenizer: Any) -> Answers:
-    """Return what speech recognition emits, or runs of frames with one label; a row is the sum over its frames."""
+    """Return the emissions of speech recognition, or runs of frames with one label; rows are sums over frames."""
     ctc = "CTC" in type(model).__name__
     blank = getattr(model.config, "pad_token_id", None) if ctc else -1
     if ctc and not isinstance(blank, int):
@@ -195,7 +195,7 @@ def _segments(logits: Tensor, names: Callable[[int], str]) -> Answers:
 
 
 def _span(known: dict[str, Tensor]) -> Answers:
-    """Return where the best span begins, and where it ends."""
+    """Return the first and the last token of the best span."""
     first, last = (int(x) for x in spans_of(known["start_logits"], known["end_logits"]))
 
     def pick(output: Any) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Relevance inside the model: of the tokens after each block, and of the values that each head of attention moves."""
+"""Relevance inside the model: of tokens after each block, and of the values that each attention head moves."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Layers:
 
     ``tokens`` [rows, layers, tokens] is that of the tokens after each block, ``heads`` [rows, layers, heads, tokens]
     that of the values that each head of attention takes from them; None if the layers have different numbers of heads,
-    or their attention was not met. Tokens are those that the blocks read: all but the last of the answer.
+    or their attention was not seen. Tokens are those that the blocks read: all but the last of the answer.
     """
 
     names: tuple[str, ...]
@@ -33,7 +33,7 @@ class Layers:
 
 
 class Inside:
-    """Keeps the tensors inside a model that relevance is read at, in its next forward pass; a context manager.
+    """Keeps tensors inside a model, at which relevance is read, in its next forward pass; a context manager.
 
     Args:
         model: the model; its repeated blocks are the layers.
@@ -73,7 +73,7 @@ class Inside:
         """Return the relevance of tokens, [tokens] or [heads, tokens], by the names of places.
 
         Args:
-            slots: what arrived at each of the tensors.
+            slots: the slot of each of the tensors.
             times_value: whether relevance is the slot times the tensor.
         """
         pairs = zip(self._found.items(), slots, strict=True)

@@ -1,4 +1,4 @@
-"""What a model held likely at each place of an answer."""
+"""The model's predictions at each place of an answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .answer import Predictions
 
 
 def predictions_of(logits: Tensor, ids: Tensor, top: int, tokenizer: Any) -> Predictions:
-    """Return what the model held likely, from logits [T, classes]."""
+    """Return the predictions of logits [T, classes]."""
     shares = logits.double().softmax(-1)
     best = shares.topk(min(top, shares.shape[1]))
     own = logits.gather(1, ids[:, None])
@@ -28,7 +28,7 @@ def predictions_of(logits: Tensor, ids: Tensor, top: int, tokenizer: Any) -> Pre
 
 
 def _named(token: int, tokenizer: Any) -> str:
-    """Return what a token adds to a text, or its bytes where they are but a part of a character."""
+    """Return the text of a token, or its bytes where they are only a part of a character."""
     if tokenizer is None:
         return str(token)
     text = str(tokenizer.decode([token]))

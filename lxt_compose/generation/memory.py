@@ -1,4 +1,4 @@
-"""How many rows of cotangents fit into the memory that there is."""
+"""How many rows of cotangents fit into memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..attribution.inputs import Inputs
 BUDGET = 2**27
 """Bytes on a CPU, where rows that leave its caches cost more each; on a GPU it is half of what is free."""
 _LIVE = 6
-"""How many tensors of the largest size are alive at one time in a backward pass, about: gates, their inputs, sums."""
+"""About how many tensors of the largest size are alive at once in a backward pass: gates, their inputs, sums."""
 
 AT_A_PLACE = 256
-"""How many numbers of an image or a sound become one token, about: a small patch, or two steps of a spectrogram."""
+"""About how many numbers of an image or a sound become one token: a small patch, or two steps of a spectrogram."""
 
 
 def rows_that_fit(model: nn.Module, given: Inputs, values: Tensor, budget: int | None = None) -> int:

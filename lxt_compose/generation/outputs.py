@@ -1,4 +1,4 @@
-"""From a model that answers at many places to the reasons for each of its answers."""
+"""The function `attribute_outputs`: from a model that answers at many places to the relevance for each answer."""
 
 from __future__ import annotations
 
@@ -42,17 +42,18 @@ def attribute_outputs(
     Args:
         model: the model, in ``eval()`` mode.
         inputs: what :func:`attribute` takes, of one sample.
-        processor: a tokenizer or a processor of transformers: names tokens and symbols, knows how long sounds are.
+        processor: a tokenizer or a processor of transformers, which names tokens and symbols, and gives the rate of
+            sounds.
         threshold: how likely a detected thing must be.
         composite: the name of a preset, or a :class:`Composite`; one whose picture is relevance.
-        ledger: whether to name where relevance went that is on no place; it takes a backward pass for each row.
+        ledger: whether to record where relevance went that is on no place; it takes a backward pass for each row.
         chunk_size: how many rows to run at a time; None is as many as fit. Results do not depend on it.
         memory: bytes that a chunk may take, about; see :func:`attribute_generation`.
         top: how many of the most likely classes to keep for each answer.
 
     Raises:
         TypeError: the model has one answer for each sample.
-        ValueError: there are several samples, or nothing is answered.
+        ValueError: there are several samples, or no answers.
         AttributionError: the model failed, or cannot be explained with such inputs.
         NotFiniteError: the forward or the backward pass gave NaN or infinite values.
     """
@@ -74,7 +75,7 @@ def attribute_outputs(
 
 
 def _answer(answers: Answers, found: Found, given: Inputs, tokenizer: Any, grids: dict[str, Seen], top: int) -> Answer:
-    """Return what was found as an answer of which each part is one of a head."""
+    """Return the results as an answer, each part of which is one of the head's."""
     names = answers.rows
     relevance, aside = on_sources(found.scores, grids)
     weights = answers.wanted.weights.to(found.values)
@@ -117,7 +118,7 @@ def _sources(given: Inputs, names: list[str], tokenizer: Any, grids: dict[str, S
 
 
 def _predictions(answers: Answers, logits: Tensor, top: int) -> Predictions:
-    """Return what the model held likely for each answer; for several frames, in the one that is most sure."""
+    """Return the predictions for each answer; of several frames those of the most certain one."""
     weights = answers.wanted.weights
     tokens = answers.wanted.tokens
     shares = logits.double().softmax(-1)

@@ -1,4 +1,4 @@
-"""A page to read an answer on: one file that needs no network, for light and dark, pointer and keyboard, and paper."""
+"""The page of an answer: one file that needs no network, for light and dark, pointer and keyboard, and paper."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SCRIPTS = ("page_grids.js", "page_inside.js", "page.js")
 def page_of(result: Iterable[Answer], *, title: str = TITLE, sources: int = 64) -> str:
     """Return a whole HTML document.
 
-    Its one script is named in the policy by its hash, so nothing else can run, whatever a token says.
+    The content policy allows its one script by hash, so nothing else can run, whatever a token contains.
 
     Args:
         result: the answers; several are listed at the top.
@@ -63,7 +63,7 @@ def frame_of(result: Iterable[Answer]) -> str:
 
 
 def _tables(answer: Answer, safe: Any) -> dict[str, Any]:
-    """Return what the tab for coverage shows of one answer."""
+    """Return the content of the coverage tab of one answer."""
     return {
         "ran": visible(answer.ran),
         "report": safe(answer.report._repr_html_()),

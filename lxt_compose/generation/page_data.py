@@ -1,4 +1,4 @@
-"""What a page shows of an answer, as plain data: pieces of text, the strongest sources of each, and what was likely."""
+"""The plain data of a page: pieces of text, the strongest sources of each, and predictions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WHOLE = 256
 
 
 def data_of(answer: Answer, *, sources: int = 64) -> dict[str, Any]:
-    """Return all that a page needs to know of an answer.
+    """Return the data of an answer for a page.
 
     Args:
         answer: the answer.
@@ -52,13 +52,13 @@ def data_of(answer: Answer, *, sources: int = 64) -> dict[str, Any]:
     if answer.complete() and answer.boxes is None:
         data["handed"] = _matrix(answer.handed_on(), sides, groups, sources)
     if answer.other is not None and answer.covers():
-        data["other"] = {**data_of(answer.other, sources=sources), "grids": []}  # they see the same
+        data["other"] = {**data_of(answer.other, sources=sources), "grids": []}  # their images are the same
         data["contrast"] = _contrast(answer, answer.other)
     return data
 
 
 def sides_of(answer: Answer) -> dict[str, list[Piece]]:
-    """Return the pieces of prompt, decoder start and answer; what stands for the places of an image is one."""
+    """Return the pieces of prompt, decoder start and answer; the tokens of an image are one piece."""
     return {
         PROMPT: folded(answer.sources.pieces(PROMPT)),
         START: answer.sources.pieces(START),
@@ -67,7 +67,7 @@ def sides_of(answer: Answer) -> dict[str, list[Piece]]:
 
 
 def _rows(answer: Answer, pieces: Sequence[Piece]) -> tuple[list[tuple[int, int, str]], Tensor]:
-    """Return the rows of a page: first and last piece, name; and which rows of the answer each adds up."""
+    """Return the rows of a page, with first and last piece and name, and the rows of the answer that each adds up."""
     if answer.complete():
         groups = torch.zeros(len(pieces), answer.length, dtype=torch.float64)
         for place, piece in enumerate(pieces):
@@ -79,7 +79,7 @@ def _rows(answer: Answer, pieces: Sequence[Piece]) -> tuple[list[tuple[int, int,
 
 
 def _pieces(answer: Answer, sides: dict[str, list[Piece]]) -> list[dict[str, Any]]:
-    """Return the pieces of all sides, in order; what is the usual is left out."""
+    """Return the pieces of all sides, in order, without entries that have the usual value."""
     found = []
     for side, pieces in sides.items():
         first = answer.sources.places(side).start
@@ -178,7 +178,7 @@ def _contrast(answer: Answer, other: Answer) -> dict[str, Any]:
 
 
 def verdict(answer: Answer) -> str:
-    """Return in a sentence whether all was covered, and where the scores of all rows are.
+    """Return a sentence on whether all was covered, and on the parts of the scores of all rows.
 
     In percent where all parts have the sign of the whole, else as amounts.
     """

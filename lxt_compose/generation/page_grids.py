@@ -1,4 +1,4 @@
-"""What a page shows of images and sounds: their pictures, and the relevance of each place, in two bytes."""
+"""Images and sounds on a page: their pictures, and the relevance of each place in two bytes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _png(grid: Grid) -> str:
 
 
 def packed_cells(rows: Tensor) -> dict[str, Any]:
-    """Return the relevance of places, [rows, places], in 32767 steps to each side of 0, and what the last is.
+    """Return the relevance of places, [rows, places], in 32767 steps to each side of 0, and the value of the last.
 
     Empty if there are no places.
     """
@@ -70,7 +70,7 @@ def floats(values: Tensor) -> str:
 
 
 def folded(pieces: Sequence[Piece]) -> list[Piece]:
-    """Return pieces with many equal ones in a row as one: what stands for the places of an image."""
+    """Return pieces with many equal ones in a row, such as those for an image, joined to one."""
     found, at = list[Piece](), 0
     while at < len(pieces):
         piece, stop = pieces[at], at + 1

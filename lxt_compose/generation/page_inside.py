@@ -1,4 +1,4 @@
-"""What a page shows of the inside of a model: tokens by layer, heads by layer, the strongest of each row."""
+"""The inside of a model on a page: tokens by layer and heads by layer, the strongest of each row."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .inside import Layers
 from .page_grids import floats
 
 _TOKENS, _HEADS = 400_000, 300_000
-"""About how many numbers of tokens, and of tokens by heads, a page holds."""
+"""About the most numbers of tokens, and of tokens by heads, on a page."""
 _FEW, _OF_HEADS = 4, 6
 
 
 def inside_data(layers: Layers, owner: Tensor, groups: Tensor) -> dict[str, Any]:
-    """Return the relevance of pieces in each layer, and what each head has and from which pieces.
+    """Return the relevance of pieces in each layer, and of each head by pieces.
 
-    Of each layer of a row the strongest pieces are kept, of each head the strongest few.
+    The strongest pieces of each layer of a row are kept, and the strongest few of each head.
 
     Args:
         layers: the relevance of tokens.

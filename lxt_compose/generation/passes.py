@@ -1,4 +1,4 @@
-"""The ways to explain many numbers of one sequence: many cotangents at a time, or copies of it through one graph."""
+"""Explaining many numbers of one sequence: many cotangents at a time, or copies of the sequence through one graph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .inside import Inside, length_of
 
 @dataclass(frozen=True)
 class Ways:
-    """How to run: rows at a time, bytes for them, with a ledger, as one graph, with relevance inside the model."""
+    """Settings of a run: rows at a time, their bytes, with a ledger, as one graph, with relevance inside the model."""
 
     chunk: int | None = None
     memory: int | None = None
@@ -35,14 +35,14 @@ def explain(
     ways: Ways,
     cells: Mapping[str, Callable[[Tensor], Tensor]],
 ) -> Found:
-    """Return the relevance of each token and place of one sequence for the numbers that are wanted.
+    """Return the relevance of each token and place of one sequence for the wanted numbers.
 
     Args:
         model: the model.
         composite: the composite.
         given: ``input_ids`` [1, tokens], for a model with an encoder ``decoder_input_ids`` too; images, sounds.
         wanted: which numbers of the output.
-        ways: how to run.
+        ways: the settings.
         cells: what makes the relevance of places of that of an image or a sound, by its name.
 
     Raises:
@@ -59,7 +59,7 @@ def explain(
 
 
 _COPIES = 16
-"""How many copies of a sequence run at a time, if nothing else is asked for."""
+"""The default number of copies of a sequence that run at a time."""
 
 
 def _through_one_graph(

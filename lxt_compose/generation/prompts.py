@@ -1,4 +1,4 @@
-"""What a model is asked: texts, chats and ids, one sequence of tokens for each sample, without padding."""
+"""Prompts: texts, chats and ids, as one sequence of tokens for each sample, without padding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 TEMPLATE = "template"
-"""The role of what a chat template adds around the messages."""
+"""The role of tokens that a chat template adds around the messages."""
 _CACHES = ("past_key_values", "past_key_value", "cache_params", "encoder_outputs", "past_buckets_states", "mems")
 _TOKENS = ("input_ids", "attention_mask", "decoder_input_ids")
 _IGNORED = ("token_type_ids",)
@@ -20,10 +20,10 @@ _UNREAD = ("labels", "decoder_attention_mask", "return_dict", "use_cache")
 
 @dataclass(frozen=True)
 class Prompt:
-    """One sample. ``roles`` names for each token of a chat who said it, or ``"template"``; empty without a chat.
+    """One sample. ``roles`` gives the role of each token of a chat, or ``"template"``; empty without a chat.
 
-    ``start`` is what the decoder of a model with an encoder begins with; ``given`` the other inputs: images, sounds,
-    and what tells the model how to read them. Where a sound is all that an encoder is given, there are no ids.
+    ``start`` are the first ids of the decoder of a model with an encoder; ``given`` the other inputs: images, sounds,
+    and inputs that say how to read them. Where a sound is the only input of an encoder, there are no ids.
     """
 
     ids: tuple[int, ...]
@@ -37,7 +37,7 @@ def read_prompts(model: nn.Module, prompt: Any, tokenizer: Any) -> list[Prompt]:
     """Return the samples that a prompt stands for.
 
     Args:
-        model: the model, which tells whether it has an encoder.
+        model: the model, with or without an encoder.
         prompt: a text, a chat (a list of messages with ``role`` and ``content``), ids, what a tokenizer returns, or
             several of them.
         tokenizer: makes ids of texts; None where ids are given.
@@ -134,7 +134,7 @@ def _of_mapping(prompt: Mapping[str, Any]) -> list[Prompt]:
 
 
 def _with_others(ids: Tensor | None, mask: Tensor | None, others: Mapping[str, Tensor]) -> Prompt:
-    """Return the one sample of a prompt with images or sounds; what is said of each token keeps to the real ones."""
+    """Return the one sample of a prompt with images or sounds; inputs for each token are cut to the real ones."""
     if ids is None:
         return Prompt((), given=others if mask is None else {**others, "attention_mask": mask})
     ids = ids[None] if ids.dim() == 1 else ids
@@ -149,7 +149,7 @@ def _with_others(ids: Tensor | None, mask: Tensor | None, others: Mapping[str, T
 
 
 def of_tokens(x: Tensor, count: int) -> bool:
-    """Return whether a tensor says something of each of so many tokens."""
+    """Return whether a tensor has an entry for each of this number of tokens."""
     return x.dim() == 2 and x.shape == (1, count) and not x.is_floating_point()
 
 
@@ -161,7 +161,7 @@ def _tensor(value: Any) -> Any:
 
 
 def refuse_caches(given: Mapping[str, Any]) -> None:
-    """Raise if there is a cache among what is given.
+    """Raise if there is a cache among the inputs.
 
     Raises:
         ValueError: there is one.
@@ -175,10 +175,10 @@ def refuse_caches(given: Mapping[str, Any]) -> None:
 
 
 def _decoder_start(model: nn.Module) -> tuple[int, ...]:
-    """Return what a decoder begins with; empty for a model without an encoder.
+    """Return the first ids of a decoder; empty for a model without an encoder.
 
     Raises:
-        ValueError: the model does not say.
+        ValueError: the configuration does not give them.
     """
     config = getattr(model, "config", None)
     if not getattr(config, "is_encoder_decoder", False):
@@ -213,7 +213,7 @@ def _of_chat(messages: Sequence[Mapping[str, Any]], tokenizer: Any) -> Prompt:
 
 
 def _said(text: str, messages: Sequence[Mapping[str, Any]]) -> list[tuple[int, int, str]]:
-    """Return where in a chat as it is written down each message stands: from, to, role."""
+    """Return the position of each message in the text of a chat: from, to, role."""
     spans, at = [], 0
     for message in messages:
         content = str(message["content"]).strip()

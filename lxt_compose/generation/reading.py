@@ -1,4 +1,4 @@
-"""What the model reads, and which of its inputs relevance is on: images and sounds, prompt, decoder start, answer."""
+"""The inputs of a model for prompt and answer, and the sources of relevance among them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _READ = ("input_ids", "decoder_input_ids")
 
 
 def inputs_of(model: nn.Module, prompt: Prompt, ids: tuple[int, ...]) -> tuple[Inputs, int]:
-    """Return what the model is given for a prompt and its answer, and where in what it reads the answer begins.
+    """Return the inputs of the model for a prompt and its answer, and the position in them where the answer begins.
 
     Args:
         model: the model.
@@ -45,7 +45,7 @@ def inputs_of(model: nn.Module, prompt: Prompt, ids: tuple[int, ...]) -> tuple[I
     else:
         before = len(prompt.ids)
         texts = {"input_ids": tensor((*prompt.ids, *ids[:-1]))}
-        # what is said of each token of the prompt is said of the answer too: that it is text
+        # inputs for each token of the prompt are extended to the answer, as text
         more = {n: F.pad(x, (0, len(ids) - 1)) if of_tokens(x, before) else x for n, x in more.items()}
         if _accepts(model, "logits_to_keep"):
             more["logits_to_keep"] = len(ids)
@@ -55,7 +55,7 @@ def inputs_of(model: nn.Module, prompt: Prompt, ids: tuple[int, ...]) -> tuple[I
 
 
 def _check_taken(model: nn.Module, prompt: Prompt) -> None:
-    """Raise if the model would pass by an image or a sound without a word, as keyword arguments that nobody reads."""
+    """Raise if the model would ignore an image or a sound, as a keyword argument that it does not read."""
     for name, x in prompt.given.items():
         if x.is_floating_point() and _accepts(model, "input_ids") and not _accepts(model, name):
             raise ValueError(f"{type(model).__name__}.forward() takes no {name}, so the prompt cannot have it")
@@ -102,7 +102,7 @@ def on_sources(scores: Mapping[str, Tensor], grids: Mapping[str, Seen]) -> tuple
 
 
 def check_causal(relevance: Tensor, spans: Sequence[Any], before: int, name: str) -> None:
-    """Raise if a token has relevance for one that comes before it.
+    """Raise if a token has relevance for an earlier one.
 
     Raises:
         AttributionError: it has.

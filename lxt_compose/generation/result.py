@@ -1,4 +1,4 @@
-"""What explains whole answers: immutable, on the CPU, free of any graph."""
+"""The result of an attribution of answers: immutable, on the CPU, free of any graph."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class GenerationAttribution:
-    """The answers of a model, an :class:`Answer` for each sample, with where each token of it comes from.
+    """The explained answers of a model, an :class:`Answer` for each sample.
 
     Made by :func:`attribute_generation`. ``result[i]`` is one answer; ``relevance``, ``scores`` and ``text`` are those
     of the only one, if there is one.
@@ -58,12 +58,12 @@ class GenerationAttribution:
 
     @property
     def scores(self) -> Tensor:
-        """What is explained in the one answer, [rows]."""
+        """The explained numbers of the one answer, [rows]."""
         return self._only.scores
 
     @property
     def text(self) -> str:
-        """The one answer as it reads."""
+        """The text of the one answer."""
         return self._only.text
 
     @property
@@ -116,7 +116,7 @@ class GenerationAttribution:
         """Write a page to read the answers on, as one file that needs no network; returns its path.
 
         Args:
-            path: where to.
+            path: the file.
             title: of the page.
             sources: how many of the strongest sources are kept for each piece of an answer that has more than 256.
 

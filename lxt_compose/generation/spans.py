@@ -1,4 +1,4 @@
-"""What is explained of an answer: tokens, words, sentences, or spans of it, found in the tokens or in the text."""
+"""Spans of an answer: tokens, words, sentences, or spans found in the tokens or in the text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HELP = (
 
 @dataclass(frozen=True)
 class Span:
-    """Tokens ``start`` to ``stop`` (not included) of an answer, and what they are called."""
+    """Tokens ``start`` to ``stop`` (not included) of an answer, and their name."""
 
     start: int
     stop: int
@@ -40,8 +40,8 @@ def read_spans(targets: Any, pieces: Sequence[Piece], count: int) -> list[Span]:
 
     Args:
         targets: a kind of spans, or a list of them.
-        pieces: the answer as it reads.
-        count: how many tokens it has.
+        pieces: the pieces of text of the answer.
+        count: its number of tokens.
 
     Raises:
         TypeError: a span is of a wrong kind.
@@ -116,7 +116,7 @@ def _whole_number(value: Any) -> int:
 
 
 def _of_text(text: str, pieces: Sequence[Piece]) -> Span:
-    """Return the tokens of the first place where a text stands in the answer."""
+    """Return the tokens of the first occurrence of a text in the answer."""
     places: list[Piece] = []
     whole = ""
     for piece in pieces:

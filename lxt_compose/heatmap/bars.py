@@ -1,4 +1,4 @@
-"""Relevance of things that have names and no order: bars, the most relevant first."""
+"""Bars of relevance for things with names and without an order, the most relevant first."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def bars(
     """Return bars of relevance for things with names, such as features or nodes: red for the target, blue against it.
 
     Args:
-        names: what they are called.
+        names: their names.
         scores: [names], or [n, names] for several samples; any unit.
         titles: one for each sample.
         most: how many are shown of each sample, the most relevant first; the rest is added up.

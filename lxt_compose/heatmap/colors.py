@@ -1,4 +1,4 @@
-"""Colors: one diverging map, centered at 0 and symmetric, legible on light and on dark backgrounds."""
+"""Colors: one diverging map, symmetric around 0, legible on light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ AGAINST: Color = (38, 102, 207)
 _FULL_FOR: tuple[Color, Color] = ((110, 6, 18), (255, 158, 138))
 _FULL_AGAINST: tuple[Color, Color] = ((10, 44, 110), (140, 190, 255))
 STRONGEST = 0.72
-"""How much of the color covers the background at full relevance, so that text on it can be read."""
+"""The opacity of the color at full relevance, at which text on it can be read."""
 
 
 def scale_of(values: Iterable[float], limit: float | None = None) -> float:
@@ -63,8 +63,7 @@ def contrast(a: Color, b: Color) -> float:
 def color_map(background: Color, *, dark: bool, deep: bool = True) -> Any:
     """Return a map of matplotlib: from blue through the background in the middle to red.
 
-    Lightness falls (on dark: rises) to both sides alike. ``deep`` goes on to a deeper shade at the ends, so that
-    there is more to tell apart.
+    Lightness falls (on dark: rises) equally to both sides. ``deep`` adds a deeper shade at the ends, for more contrast.
     """
     from matplotlib.colors import LinearSegmentedColormap
 

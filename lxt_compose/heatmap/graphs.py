@@ -1,4 +1,4 @@
-"""Graphs in columns: nodes with their relevance, and edges between them, as wide as what passes there."""
+"""Graphs in columns: nodes with their relevance, and edges as wide as the relevance that passes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WIDEST = 6.0
 
 
 class GraphNode(NamedTuple):
-    """A node: its name, the column that it stands in, what is written on it, and its relevance."""
+    """A node: its name, its column, its label, and its relevance."""
 
     name: str
     column: str

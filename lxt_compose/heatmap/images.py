@@ -51,7 +51,7 @@ def image(
         relevance: [height, width], [n, height, width] or [n, channels, height, width], channels are summed; any unit.
             Three dimensions that begin with 1, 3 or 4 are one image's channels, unless there are as many images or
             titles.
-        image: what was explained, drawn in gray under the relevance, its values stretched from the least to the
+        image: the explained image, drawn in gray under the relevance, its values stretched from the least to the
             largest. Its size may be another, if relevance is that of patches: the smaller one is enlarged.
         titles: one for each image.
         columns: of the grid; by default as many as make it about square.
@@ -89,7 +89,7 @@ def image(
 def _maps(values: Any, what: str, *, mean: bool = False, count: int = 1) -> Tensor:
     """Return [n, height, width] of whatever was given; channels are added up, or averaged for images to look at.
 
-    ``count`` is how many images there should be: it tells n maps from one of n channels.
+    ``count`` is the expected number of images, which tells n maps from one of n channels.
     """
     found = numbers_of(values, what)
     if found.dim() == 2 or (found.dim() == 3 and found.shape[0] in (1, 3, 4) and found.shape[0] != count):
@@ -115,7 +115,7 @@ def _enlarged(*pictures: Tensor) -> list[Tensor]:
 
 
 def title_lines(title: str, width: float) -> list[str]:
-    """Return the lines of a title that fit into this width; what takes more than a few lines ends in an ellipsis."""
+    """Return the lines of a title that fit into this width; after a few lines it ends in an ellipsis."""
     lines: list[str] = []
     for given in title.split("\n") if title else ():
         line = ""

@@ -1,4 +1,4 @@
-"""What all pictures have in common: an HTML fragment, a whole page, a figure, a file."""
+"""The base of all pictures: an HTML fragment, a whole page, a figure, a file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LIGHT, DARK = ((255, 255, 255), (28, 28, 30)), ((24, 26, 29), (236, 236, 236))
 _TIP = 120
 _FIGURES = {".png", ".pdf", ".svg"}
 _FONTS = ("DejaVu Sans", "Noto Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "Arial Unicode MS", "Noto Color Emoji")
-# No scripts and nothing from elsewhere, even if something should get past the escaping.
+# No scripts and no other sources, even if something should get past the escaping.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 _PAGE_STYLE = """
 :root{color-scheme:light dark}
@@ -77,7 +77,7 @@ class Picture:
         """Write a file: ``.html``, ``.png``, ``.pdf`` or ``.svg`` by its name.
 
         Args:
-            path: where to.
+            path: the file.
             dark: whether a figure is drawn on dark (a page follows the reader's own setting).
             dpi: dots per inch of a PNG.
 
@@ -125,7 +125,7 @@ def page(title: str, sections: Iterable[str]) -> str:
 
 
 def visible(text: str) -> str:
-    """Return the text with control characters, lone surrogates and marks that turn the direction written as escapes."""
+    """Return the text with control characters, lone surrogates and marks of direction as escapes."""
     return "".join(char if _harmless(char) else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
@@ -154,7 +154,7 @@ def headings(titles: str | Sequence[str] | None, count: int) -> list[str]:
 
     Raises:
         TypeError: a title is no text.
-        ValueError: there are more or less.
+        ValueError: there are more or fewer.
     """
     given = [titles] if isinstance(titles, str) else [""] * count if titles is None else titles
     if not isinstance(given, Iterable) or not all(isinstance(title, str) for title in given):
@@ -201,9 +201,9 @@ def color_bar(
     """Draw a bar that shows the meaning of the colors, at (left, bottom, width, height) in shares of the figure.
 
     Args:
-        figure: where to.
+        figure: the figure.
         box: the place.
-        scale: what full color means; None where that differs from part to part.
+        scale: the value of full color; None where that differs from part to part.
         dark: whether the figure is dark.
         deep: see :func:`color_map`.
     """

@@ -33,7 +33,7 @@ def series(
 
     Args:
         relevance: [time], or [n, time] for several; any unit.
-        signal: what was explained, [n, time] or [n, channels, time], drawn as lines.
+        signal: the explained signal, [n, time] or [n, channels, time], drawn as lines.
         titles: one for each series.
         limit: the relevance of full color; by default the largest absolute one of each series.
         shared: whether all series share one scale.

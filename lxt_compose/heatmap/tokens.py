@@ -15,9 +15,9 @@ _NO_SPACE_AFTER = frozenset("([{‘“'’-–—/")
 
 @dataclass(frozen=True)
 class Piece:
-    """One token as it is shown.
+    """One token of a text, with its text and spaces.
 
-    ``text`` is what it adds to the text, without spaces at its ends (unless it is nothing else) and line breaks;
+    ``text`` is its own text, without spaces at the ends (unless it has nothing else) and line breaks;
     ``tokens`` are the numbers of the tokens it stands for (several, if only together they are a character or if words
     are wanted); ``space`` says whether a space, and ``lines`` how many line breaks, come before it; ``special`` marks
     tokens that stand for no text, such as ``[CLS]``.
@@ -36,7 +36,7 @@ class Piece:
 
     @property
     def label(self) -> str:
-        """What it is called where it does not stand in a text."""
+        """Its name outside of the text."""
         return "\u2423" * len(self.text) if self.blank else self.text
 
 
@@ -92,7 +92,7 @@ def guess_scheme(tokens: Sequence[str]) -> str:
 
 
 def scheme_of(tokenizer: Any) -> str | None:
-    """Return how the word pieces of a tokenizer are marked; None if it does not tell, and it has to be guessed.
+    """Return how the word pieces of a tokenizer are marked; None if that is unknown and has to be guessed.
 
     Args:
         tokenizer: a tokenizer of transformers or of tokenizers.
@@ -115,7 +115,7 @@ def scheme_of(tokenizer: Any) -> str | None:
 
 
 def pieces_of(tokens: Sequence[str], *, scheme: str | None = None, special: Sequence[str] = ()) -> list[Piece]:
-    """Return the tokens as they read in the text.
+    """Return the pieces of text of tokens.
 
     Args:
         tokens: as the tokenizer names them, or plain words.

@@ -1,4 +1,4 @@
-"""Layer by token: where the relevance of a text is in each layer."""
+"""Pictures of layers by tokens: where the relevance of a text is in each layer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def trace(
 
     A long text is drawn in several parts below each other.
 
-    Each layer sums to the output less what was absorbed behind it, so all share one scale, symmetric around 0.
+    Each layer sums to the output less what was absorbed above it, so all share one scale, symmetric around 0.
 
     Args:
         layers: their names.

@@ -1,4 +1,4 @@
-"""How a drop-in runs: a function under a rule that it brings itself, alone or inside a registered model."""
+"""Drop-ins: functions with a rule of their own, which run alone or inside a registered model."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from ..rules.norm import Norm
 SMALL = DefaultEpsilon(1e-8)
 """The default of LXT where two tensors are added or multiplied."""
 _ANYTHING = (None,)
-"""An argument that no class overrides functions for, so that only a function mode can take a call over."""
+"""An argument whose class overrides no functions, so that only a function mode handles the call."""
 
 
 def under(rule: Rule, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Run ``function(*args, **kwargs)`` under a rule: the gradient of each carrier is then its relevance.
+    """Run ``function(*args, **kwargs)`` under a rule, such that the gradient of each carrier is its relevance.
 
-    A function mode sees the call as one function, as it sees those of torch. So a registered model takes it for an
-    operation that has its rule already, and applies that in the formulation of its composite.
+    A function mode sees the call as one function, like those of torch. So in a registered model it is an operation with
+    a given rule, which is applied in the formulation of the composite.
 
     Args:
         rule: how relevance passes.
         name: the name of the drop-in, for reports and errors.
-        function: what is computed. It does not change its arguments in place.
+        function: the function, which does not change its arguments in place.
         args: arguments of the function.
         kwargs: arguments of the function by keyword.
     """
     if op_of(function) is None and not find_carriers(args, kwargs):
-        return map_tensors(Tensor.detach, function(*args, **kwargs))  # what it holds itself is constant
+        return map_tensors(Tensor.detach, function(*args, **kwargs))  # parameters of the function itself are constants
     if has_torch_function(_ANYTHING):
         return handle_torch_function(under, _ANYTHING, rule, name, function, *args, **kwargs)
     return _run(rule, RELEVANCE, name, function, args, kwargs)
@@ -69,8 +69,8 @@ class DropIns(TorchFunctionMode):
     """Run the drop-ins in this context in another formulation, or as the plain functions that they compute.
 
     Args:
-        formulation: what slots carry; None where a rule takes all that runs here as one function, whose gradient it
-            needs.
+        formulation: that of the slots; None where a rule takes everything in the context as one function, and needs its
+            gradient.
     """
 
     def __init__(self, formulation: str | None) -> None:
@@ -103,7 +103,7 @@ def in_formulation(formulation: str, function: Callable[..., Any]) -> Callable[.
 
 @dataclass(frozen=True)
 class BlockEpsilon(Epsilon):
-    """:class:`Epsilon` for a function as a whole; what the function holds itself, such as parameters, is constant.
+    """:class:`Epsilon` for a function as a whole; its own tensors, such as parameters, are constants.
 
     ``R_x = x * J^T (R / (z + epsilon * sign(z)))`` for each carrier x; several outputs z add up.
 

@@ -1,10 +1,10 @@
-"""Drop-in functions: what they compute is what torch computes, and what flows back is relevance.
+"""Drop-in functions, which compute what torch's functions do, and whose gradients are relevance.
 
-They stand alone: put one in the place of a torch function in a model of your own, and start backward with the relevance
-of the output; the gradient of an input is then its relevance. Names and arguments are those of LXT. As values in a
-composite they stand for the rules of the same equations, which know every alias of the function. Tensors that do not
-require grad, and all weights and biases, are constants. ``inplace`` is taken and changes nothing: relevance is never
-written over somebody's tensor. Results must not be changed in place themselves; PyTorch raises if they are.
+They need no composite: put one in the place of a torch function in your own model, and start backward with the
+relevance of the output; the gradient of an input is then its relevance. Names and arguments are those of LXT. As values
+in a composite they stand for the rules of the same equations, which apply to every alias of the function. Tensors that
+do not require grad, and all weights and biases, are constants. ``inplace`` is accepted and has no effect: relevance is
+never written over another tensor. Results must not be changed in place; PyTorch raises if they are.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def layer_norm(
 ) -> Tensor:
     """Return ``F.layer_norm`` with the standard deviation held constant.
 
-    What remains is linear, and gets the epsilon rule.
+    With that it is linear, and gets the epsilon rule.
 
     ``z = (x - mean(x)) / sigma * w + b``; with ``s = w / sigma * R / z``, z stabilized by the resolution of its dtype,
     it is ``R_x = x * (s - mean(s))``; the bias keeps its share.
@@ -231,7 +231,7 @@ def normalize(
     ``R_x = R_z``, since with the norm held constant each output comes from one input.
 
     Raises:
-        ValueError: `out` is given, into which nothing can be written that relevance flows back from.
+        ValueError: `out` is given, through which no relevance could flow.
 
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.4.
     """
@@ -247,8 +247,8 @@ def normalize(
 def epsilon_lrp(fn: Callable[..., Any], epsilon: float, *inputs: Any) -> Any:
     """Return ``fn(*inputs)``, any differentiable function or module, under the epsilon rule.
 
-    ``R_x = x * J^T (R / (z + epsilon * sign(z)))`` for each carrier x; several outputs z add up. What `fn` holds
-    itself, such as parameters, is constant: nothing reaches its ``.grad``.
+    ``R_x = x * J^T (R / (z + epsilon * sign(z)))`` for each carrier x; several outputs z add up. Tensors of `fn`
+    itself, such as parameters, are constants: nothing reaches their ``.grad``.
 
     Source: Bach et al. 2015, eq. 58; for whole blocks: Achtibat et al. 2024 (AttnLRP), eq. 5.
     """

@@ -1,8 +1,8 @@
-"""Drop-in modules: what they compute is what torch's compute, and what flows back is relevance.
+"""Drop-in modules, which compute what torch's modules do, and whose gradients are relevance.
 
-Each is built with ``from_torch`` from the module that it stands for, whose parameters it shares. They stand alone, as
-the functions in :mod:`lxt_compose.functional` do; as values in a composite (``nn.Linear: LinearEpsilon``) they stand
-for the rules of the same equations, and the model keeps its own modules. Names and arguments are those of LXT.
+Each is built with ``from_torch`` from a module of torch, whose parameters it shares. They need no composite, as the
+functions in :mod:`lxt_compose.functional`; as values in a composite (``nn.Linear: LinearEpsilon``) they stand for the
+rules of the same equations, and the model keeps its own modules. Names and arguments are those of LXT.
 """
 
 from __future__ import annotations
@@ -261,7 +261,7 @@ class MultiheadAttentionCP(nn.MultiheadAttention):
         if query.dim() == 3 and self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
         separate = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
-        # Whether a weight is trained decides which kernel torch takes, so all are constant here.
+        # torch chooses the kernel by whether a weight requires grad, so all are constants here.
         weights = {name: _detached(getattr(self, name)) for name in (*separate, "in_proj_weight", "in_proj_bias")}
         return F.multi_head_attention_forward(
             query, key, value, self.embed_dim, self.num_heads, weights.pop("in_proj_weight"),
@@ -292,4 +292,4 @@ class MultiheadAttentionCP(nn.MultiheadAttention):
 
 
 MultiheadAttention_CP = MultiheadAttentionCP
-"""The name that LXT has for it."""
+"""LXT's name."""

@@ -1,4 +1,4 @@
-"""Drop-ins as values of a composite: the rules that they stand for, and LXT's names for rules."""
+"""Drop-ins as values of a composite: the rules of the same equations, and LXT's names for rules."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def TaylorDecompositionRule(
 
     Args:
         ref: the reference point, or one for each input; None is the input itself.
-        bias: whether what the bias explains is distributed.
+        bias: whether the bias's part is distributed.
         distribute_bias: how (see :class:`TaylorDecomposition`); by default evenly.
     """
     return TaylorDecomposition(ref, distribute_bias if bias and distribute_bias is not None else bias)
@@ -107,7 +107,7 @@ _RULES: dict[Any, Callable[..., Rule]] = {
 
 
 def rule_of(value: Any) -> Any:
-    """Return the rule that a value of a composite stands for, if it is a drop-in; any other value as it is.
+    """Return the rule of a drop-in that is a value in a composite; any other value unchanged.
 
     A drop-in can be given options by ``functools.partial(add2, epsilon=1e-3)``. A class of modules with ``from_torch``
     that is not of this library becomes a :class:`DropIn`.
@@ -180,7 +180,7 @@ class DropIn(Rule):
         assert call.module is not None
         if [x._version for x in call.carriers] != call.versions:
             raise RuleError(f"{self} runs {call.where} once more, but it has changed its input in place")
-        # What the drop-in calls is no operation of the model.
+        # The drop-in's calls are no operations of the model.
         with modes_off():
             result = self.build(call.module)(*call.args, **call.kwargs)
         found = list({id(t): t for t in tensors_in(result) if t.is_floating_point() or t.is_complex()}.values())

@@ -1,11 +1,11 @@
 """Presets for image models: rules of the literature for convolutions, dense layers and the first layer.
 
-What they do not name (activations, pooling, residual sums, batch norms, attention) follows the table of defaults.
-Batch norms that follow a layer are best merged into it, ``epsilon_plus(canonizers=[MergeBatchNorm()])``, or relevance
-is let through them, ``epsilon_plus({nn.BatchNorm2d: Pass()})``. Where they go before the layers (DenseNet) and the rule
-is AlphaBeta, ``canonizers=[MergeBatchNorm(), MergeBatchNormForward()]`` keeps what inputs get within bounds. The first
-layer is the one that the input reaches first in a forward pass. All take the relevance formulation, in which ``x.grad``
-is the relevance of the input, where they do not say otherwise.
+Other operations (activations, pooling, residual sums, batch norms, attention) follow the table of defaults. Batch norms
+after a layer are best merged into it, ``epsilon_plus(canonizers=[MergeBatchNorm()])``, or passed,
+``epsilon_plus({nn.BatchNorm2d: Pass()})``. Where they come before the layers (DenseNet) and the rule is AlphaBeta,
+``canonizers=[MergeBatchNorm(), MergeBatchNormForward()]`` keeps the relevance of inputs within bounds. The first layer
+is the one that the input reaches first in a forward pass. All take the relevance formulation, in which ``x.grad`` is
+the relevance of the input, where they do not say otherwise.
 """
 
 from __future__ import annotations

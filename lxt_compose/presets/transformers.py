@@ -1,6 +1,6 @@
 """Presets for transformers and state-space models: the default table, with two or three of its entries changed.
 
-They know no architecture: what they change is the rule of a family of operations. All take the gradient formulation,
+They hold for any architecture: they change rules of families of operations. All take the gradient formulation,
 in which the relevance of any tensor is ``t * t.grad``; linear operations then cost nothing. In the relevance
 formulation the numbers are the same, up to the stabilizers (the resolution of the dtype) that a division by outputs
 needs there.
@@ -43,11 +43,11 @@ def attnlrp(rules: Rules = (), *, formulation: str = GRADIENT, **options: Any) -
 
 
 def cp_lrp(rules: Rules = (), *, formulation: str = GRADIENT, **options: Any) -> Composite:
-    """CP-LRP: no relevance through attention weights and gates, so that what arrives adds up to what was explained.
+    """CP-LRP: no relevance through attention weights and gates, so that relevance adds up to the explained number.
 
     As :func:`attnlrp`, but softmax is a constant (:class:`Stop`), attention hands all relevance to its values
     (:class:`ValueAttention`), and a gated product to its signal (:class:`SignalTakesAll`). The logit is then the sum of
-    the relevance of the inputs and of all else that is added somewhere: biases, tables of positions, class tokens.
+    the relevance of the inputs and of all added constants: biases, tables of positions, class tokens.
 
     Args:
         rules: keys and rules of your own (see :class:`Composite`), which go before the table.

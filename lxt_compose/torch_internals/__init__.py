@@ -6,14 +6,12 @@ each: when a new version of torch breaks one, that test names it.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
 import torch
-import torch.utils.checkpoint
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, _SingleLevelFunction
 from torch.autograd.grad_mode import _unsafe_preserve_version_counter
@@ -22,6 +20,10 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from ..errors import RegistrationError
 from .backward_hooks import HOOKED
+from .checkpoints import checkpoint_function_holder as checkpoint_function_holder
+from .checkpoints import checkpoint_hook as checkpoint_hook
+from .checkpoints import packs_saved_tensors as packs_saved_tensors
+from .checkpoints import reentrant_function_holder as reentrant_function_holder
 from .modules import buffers_of as buffers_of
 from .modules import clear_hooks as clear_hooks
 from .modules import eager as eager
@@ -34,7 +36,7 @@ from .modules import run_with_weight as run_with_weight
 # ---- function modes --------------------------------------------------------------------------------------------------
 
 modes_off = torch._C.DisableTorchFunction
-"""A context in which no function mode sees what runs: what rules compute themselves is not the model's.
+"""A context in which no function mode sees what runs, for computations of rules.
 
 Unnecessary once `torch.overrides` has a public context that switches off all function modes.
 """
@@ -71,7 +73,7 @@ def _exchange_for_callback() -> Any:
 is_compiled_code: Callable[[], Any] = getattr(
     torch._C._dynamo.eval_frame, "get_eval_frame_callback", _exchange_for_callback
 )
-"""What tells whether this is called from code that torch.compile runs; nothing in Python stands between."""
+"""Whether this is called from code that torch.compile runs; called directly, without Python in between."""
 
 
 def refuse_compiled(what: str) -> None:
@@ -95,12 +97,10 @@ def refuse_compiled(what: str) -> None:
 # a `finally` clause.
 
 _MODULE_CALL = nn.Module._call_impl.__code__
-_CHECKPOINT = inspect.unwrap(torch.utils.checkpoint.checkpoint).__code__
-_REENTRANT = CheckpointFunction.forward.__code__
 
 
 def module_call() -> FrameType | None:
-    """Return the Python frame of the innermost module call, for a hook of it: the caller is not looked at."""
+    """Return the Python frame of the innermost module call, for a hook of that module."""
     python: FrameType | None = sys._getframe(2)
     while python is not None and python.f_code is not _MODULE_CALL:
         python = python.f_back
@@ -113,7 +113,7 @@ def this_call() -> FrameType:
 
 
 class Depth:
-    """How deep in Python's call stack something was found last: where to look for it first."""
+    """The depth in Python's call stack at which a frame was found last, where it is looked for first."""
 
     __slots__ = ("depth",)
 
@@ -124,11 +124,11 @@ class Depth:
 def innermost(calls: list[Any], last: Depth) -> Any:
     """Return the last of these calls whose Python frame is still running in this thread; None if there is none.
 
-    Those after it are dropped: an interrupt ended them. Each operation asks this, so nothing is called here.
+    Those after it were ended by an interrupt, and are dropped. Every operation runs this, so it calls no functions.
 
     Args:
         calls: each has its Python frame as `python`.
-        last: where the frame was found last by the same asker; a hint, from which nothing but time depends.
+        last: where the same caller found the frame last; a hint that saves time.
     """
     while calls:
         wanted = calls[-1].python
@@ -148,67 +148,16 @@ def innermost(calls: list[Any], last: Depth) -> Any:
 
 
 def custom_function() -> FunctionCtx | None:
-    """Return the context of the autograd function whose forward runs here; its steps are not recorded.
+    """Return the context of the autograd function, or reentrant checkpoint, whose forward runs here unrecorded.
 
-    The context is the node of the call, if autograd records that.
-
-    What a reentrant checkpoint runs does too. Unnecessary once `torch.autograd.Function` tells a function mode.
+    The context is the node of the call, if autograd records that. Unnecessary once function modes see
+    `torch.autograd.Function`.
     """
     python: FrameType | None = sys._getframe(1)
     while python is not None:
         first = python.f_code.co_varnames[:1] if python.f_code.co_argcount else ()
         if first and isinstance(context := python.f_locals.get(first[0]), FunctionCtx):
             return context
-        python = python.f_back
-    return None
-
-
-# ---- activation checkpointing ----------------------------------------------------------------------------------------
-# torch keeps the function of a checkpoint in places of its own. It is exchanged for one that enters the module again
-# before it recomputes. Unnecessary once checkpoints can be told which contexts to recompute in from outside.
-
-_innermost_hooks: Callable[[bool], Any] | None = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-
-
-def packs_saved_tensors() -> bool:
-    """Return whether hooks pack what is saved for backward, or may do: older versions of torch do not tell."""
-    return _innermost_hooks is None or _innermost_hooks(True) is not None
-
-
-def checkpoint_hook() -> Any:
-    """Return an object that identifies the innermost non-reentrant checkpoint that records now; None outside of any."""
-    if _innermost_hooks is None:
-        return _checkpoint_on_stack()
-    hooks = _innermost_hooks(True)
-    if hooks is None:
-        return None
-    return hooks[0] if getattr(hooks[0], "__module__", "") == "torch.utils.checkpoint" else None
-
-
-def _checkpoint_on_stack() -> Any:
-    """Return the same for versions of torch that have no function for it, from the Python frames that are running."""
-    python: FrameType | None = sys._getframe(1)
-    while python is not None:
-        if python.f_code is _CHECKPOINT and (recording := python.f_locals.get("gen")) is not None:
-            return recording.gi_frame and recording.gi_frame.f_locals.get("new_frame")
-        if python.f_code.co_name == "unpack_hook" and python.f_globals is torch.utils.checkpoint.__dict__:
-            return python  # it is recomputed
-        python = python.f_back
-    return None
-
-
-def checkpoint_function_holder(hook: Any) -> tuple[Any, str]:
-    """Return the object in which a non-reentrant checkpoint keeps its function, and the name of the attribute."""
-    cells = (cell.cell_contents for cell in getattr(hook, "__closure__", None) or ())
-    return next((each for each in (hook, *cells) if hasattr(each, "recompute_fn")), None), "recompute_fn"
-
-
-def reentrant_function_holder(stop: FrameType | None) -> tuple[Any, str] | None:
-    """Return the same for a reentrant checkpoint that the module call `stop` is in the middle of; None if it is not."""
-    python: FrameType | None = sys._getframe(1)
-    while python is not None and python is not stop:
-        if python.f_code is _REENTRANT:
-            return python.f_locals.get("ctx"), "run_function"
         python = python.f_back
     return None
 
@@ -228,16 +177,16 @@ Unnecessary once function modes see calls of autograd functions.
 """
 
 TRANSPARENT = (HOOKED, CheckpointFunction)
-"""torch's autograd functions that are identities, or whose content is seen when it is recomputed."""
+"""torch's autograd functions that are identities, or whose operations are seen when they are recomputed."""
 
 next_node_number: Callable[[], int] = torch._C._autograd._get_sequence_nr
 """The number that the next autograd node of this thread gets. Numbers grow in the order in which nodes are made.
 
-Unnecessary once nodes tell publicly when they were made.
+Unnecessary once nodes have a public number.
 """
 
 preserve_version = _unsafe_preserve_version_counter
-"""A context in which changes of a tensor are not counted, for those that leave its values the same in the end."""
+"""A context in which changes of a tensor do not count, for changes that restore its values in the end."""
 
 _NO_BACKWARD = -1
 
@@ -249,7 +198,7 @@ def node_number(node: Any) -> int:
 
 
 def in_backward() -> bool:
-    """Return whether a backward pass is under way in this thread: what runs now is recomputed by a checkpoint."""
+    """Return whether a backward pass runs in this thread, so that operations are recomputed by a checkpoint."""
     return bool(torch._C._current_graph_task_id() != _NO_BACKWARD)
 
 
@@ -279,7 +228,7 @@ def storage_of(tensor: Tensor) -> int:
         return id(tensor)
     try:
         return tensor.untyped_storage()._cdata
-    except NotImplementedError:  # it stands for many tensors inside of vmap; nobody saves it
+    except NotImplementedError:  # inside of vmap it stands for many tensors, and is not saved
         return id(tensor)
 
 
@@ -287,9 +236,10 @@ def storage_of(tensor: Tensor) -> int:
 
 
 in_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
-"""What tells whether a transform of torch.func (grad, vmap, ...) is under way, where autograd functions need more.
+"""Whether a transform of torch.func (grad, vmap, ...) is under way, in which autograd functions need more.
 
-Nothing in Python stands between, since each operation asks. Unnecessary once torch has a public function for it.
+Called directly, without Python in between, since every operation calls it. Unnecessary once torch has a public function
+for it.
 """
 
 

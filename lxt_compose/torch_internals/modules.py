@@ -51,14 +51,14 @@ def is_compiled(module: nn.Module) -> bool:
 def eager(module: nn.Module) -> nn.Module:
     """Return the module behind ``torch.compile(module)``; any other module itself.
 
-    Unnecessary once what `torch.compile` makes has a public way to the original.
+    Unnecessary once compiled modules tell their original publicly.
     """
     original = getattr(module, "_orig_mod", None)
     return original if isinstance(original, nn.Module) else module
 
 
 def run_with_weight(module: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
-    """Return what the forward of a layer makes of an input with another weight, which may require grad.
+    """Run the forward of a layer on an input with another weight, which may require grad.
 
     No hook of the layer runs. `torch.func.functional_call` is the public form, and runs them.
     """
@@ -69,6 +69,6 @@ def run_with_weight(module: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
 
 
 def buffers_of(module: nn.Module) -> Iterator[dict[str, Tensor | None]]:
-    """Yield the tables of buffers of a module and of those inside it: what runs may put other tensors there."""
+    """Yield the tables of buffers of a module and of those inside it, into which a forward may put other tensors."""
     for part in module.modules():
         yield part._buffers

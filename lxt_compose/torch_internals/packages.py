@@ -36,6 +36,6 @@ def is_package(path: str | Path) -> bool:
 
 
 def from_package(path: str | Path) -> tuple[Callable[..., Any], dict[str, str]]:
-    """Return what a package computes, and the texts in it."""
+    """Return the function of a package, and the texts in it."""
     found = torch._inductor.aoti_load_package(str(path))
     return found, dict(found.get_metadata())

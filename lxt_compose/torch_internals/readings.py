@@ -1,8 +1,7 @@
-"""Values that are read while a graph is written down: computed outside of it, and noted, since it holds them.
+"""Values that are read during a trace, which are computed outside of it and recorded, since the graph depends on them.
 
-A graph has what depends on its inputs as operations. What decides which operations these are (where an activation is
-expanded, whether an exponent is positive) is read from numbers, parameters and buffers while it is written down, and is
-a constant of it.
+A graph holds operations on its inputs. Which operations these are (where an activation is expanded, whether an exponent
+is positive) is decided during the trace by numbers, parameters and buffers, whose values are constants of the graph.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from ..errors import TraceError
 from .traces import is_fake, is_traced, proxy_of, untraced
 
 _LARGEST = 4096
-"""Elements of a tensor whose values are kept, to tell whether others were written there."""
+"""The most elements of a tensor of which the values are kept, to detect a change."""
 
 
 class Reading:
-    """A tensor whose values were read, and these."""
+    """A tensor whose values were read, and the values."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor
@@ -33,7 +32,7 @@ class Reading:
         self._value = tensor.detach().clone() if tensor.numel() <= _LARGEST else None
 
     def holds(self) -> bool:
-        """Return whether the tensor has the same values; of a large one, whether nothing was written to it."""
+        """Return whether the tensor has the same values; for a large one, whether nothing was written to it."""
         if self._stamp == (now := _stamp(self.tensor)):
             return True
         if self._value is None or not torch.equal(self._value, self.tensor):
@@ -51,7 +50,7 @@ _noted: ContextVar[dict[int, Reading] | None] = ContextVar("readings", default=N
 
 @contextmanager
 def noting_readings() -> Iterator[dict[int, Reading]]:
-    """Note the tensors whose values are read in this context, by their identity."""
+    """Record the tensors whose values are read in this context, by identity."""
     noted: dict[int, Reading] = {}
     token = _noted.set(noted)
     try:
@@ -61,7 +60,7 @@ def noting_readings() -> Iterator[dict[int, Reading]]:
 
 
 class WatchingModels(TorchDispatchMode):
-    """Notes what a model reads by itself, such as ``weight.item()``."""
+    """Records values that a model reads itself, such as by ``weight.item()``."""
 
     supports_higher_order_operators = True
 
@@ -73,7 +72,7 @@ class WatchingModels(TorchDispatchMode):
 
 
 def note_readings(tensors: Sequence[Tensor]) -> None:
-    """Note that values of these tensors, parameters or buffers, decide what a graph is, if one is written down.
+    """Record that a trace, if there is one, depends on the values of these tensors, parameters or buffers.
 
     Raises:
         TraceError: the graph computes one of them from its inputs, so it has no value yet.
@@ -89,7 +88,7 @@ def note_readings(tensors: Sequence[Tensor]) -> None:
 
 
 def _read_for(tensor: Tensor) -> list[Tensor]:
-    """Return the tensors that tell the value of another one: itself, or the weights that it is computed of.
+    """Return the tensors on which the value of another one depends: itself, or the weights that it is computed from.
 
     Raises:
         TraceError: inputs of the graph are among them, or it has no values.
@@ -124,7 +123,7 @@ _SAME = (_ATEN.view.default, _ATEN.expand.default, _ATEN.detach.default, _ATEN.s
 
 
 def filled_with(node: Any) -> float | None:
-    """Return the number that all elements of a tensor have that a graph makes of that; None if it is no such tensor."""
+    """Return the number with which the node of a graph fills a tensor; None for other nodes."""
     while node.target in _SAME and isinstance(node.args[0], Node):
         node = node.args[0]
     value = 0 if node.target in _ZEROS else 1 if node.target in _ONES else None
@@ -134,10 +133,10 @@ def filled_with(node: Any) -> float | None:
 
 
 def values_of(*tensors: Tensor) -> AbstractContextManager[None]:
-    """Return a context that computes with values, outside of a graph that may be being written down.
+    """Return a context that computes with values, outside of a trace.
 
     Args:
-        *tensors: those whose values are read.
+        *tensors: the tensors whose values are read.
 
     Raises:
         TraceError: the graph computes one of them.
@@ -149,15 +148,15 @@ def values_of(*tensors: Tensor) -> AbstractContextManager[None]:
 
 
 def number_in(tensor: Tensor) -> Any:
-    """Return the number that all elements of a tensor are, of which it has one or more.
+    """Return the number that all elements of a tensor have.
 
     Raises:
-        TraceError: a graph is written down, and computes it.
+        TraceError: a graph computes it from its inputs.
     """
     proxy = proxy_of(tensor) if is_traced() else None
     if proxy is not None:
         constant = getattr(proxy, "constant", None)
-        number = None if tensor._version else filled_with(proxy.proxy.node)  # else something was written into it
+        number = None if tensor._version else filled_with(proxy.proxy.node)  # else something was written to it
         if constant is not None or number is not None:
             return number if constant is None else constant.flatten()[0].item()
     with values_of(tensor):

@@ -1,4 +1,4 @@
-"""Private parts of torch for graphs, as `make_fx` traces them; dispatch modes and trees, which its own tests use so."""
+"""Private parts of torch for graphs that `make_fx` traces: traces, schemas, dispatch modes, trees."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PROXY = torch._C._TorchDispatchModeKey.PROXY
 
 
 def is_traced() -> bool:
-    """Return whether a graph is being traced (`make_fx`), so that the values of tensors cannot be asked for.
+    """Return whether a graph is being traced (`make_fx`), so that tensors have no values.
 
     `torch.fx.experimental.proxy_tensor.get_proxy_mode()` says the same, but takes a second to import. Unnecessary once
     `torch.compiler.is_compiling()` is true under `make_fx` too.
@@ -27,7 +27,7 @@ def is_traced() -> bool:
 
 
 def proxy_of(tensor: Tensor) -> Any:
-    """Return what stands for a tensor in the graph that is being traced; None if it is no part of that.
+    """Return the proxy of a tensor in the graph that is being traced; None if it is no part of that.
 
     `torch.fx.experimental.proxy_tensor.get_proxy_slot` says the same, with the tracer of `get_proxy_mode()`.
     """
@@ -46,17 +46,17 @@ def on_cpu(x: Tensor) -> Tensor:
 
 
 def has_symbolic_shape(tensor: Tensor) -> bool:
-    """Return whether the shape of a tensor is a formula: a graph for all shapes is being written down.
+    """Return whether the shape of a tensor is symbolic: a graph for all shapes is being traced.
 
-    Unnecessary once tensors tell it publicly.
+    Unnecessary once tensors have a public way to tell.
     """
     return bool(tensor._has_symbolic_sizes_strides)
 
 
 def example_shape(tensor: Tensor) -> torch.Size:
-    """Return the shape of a tensor in numbers; of formulas those that they have for the example.
+    """Return the shape of a tensor in numbers; symbolic sizes have those of the example.
 
-    Unnecessary once formulas tell it publicly without becoming constants.
+    Unnecessary once symbolic sizes tell them publicly without becoming constants.
     """
     sizes: list[Any] = list(tensor.shape)
     return torch.Size([size.node.hint if isinstance(size, torch.SymInt) else size for size in sizes])
@@ -88,7 +88,7 @@ NN_FUNCTIONS: Any = torch._C._nn
 def tables_of(module: nn.Module) -> list[tuple[str, dict[Any, Any]]]:
     """Return the tables of what a module owns, each with a word for it.
 
-    They say within microseconds whether a model of many modules is what it was; the public iterators take milliseconds.
+    A comparison of these takes microseconds for a model of many modules; the public iterators take milliseconds.
     """
     return [
         ("modules", module._modules),
@@ -116,9 +116,9 @@ def graph_of(function: Callable[..., Any], inputs: Sequence[Tensor]) -> GraphMod
 
 
 def differentiable_graph_of(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
-    """Return a graph such that autograd's derivatives of it are right: with nothing changed in place, and norms apart.
+    """Return a graph whose derivatives by autograd are right: without changes in place, and with norms taken apart.
 
-    Of the statistics that norms put out and take back in, torch's own formulas for derivatives know nothing.
+    torch's own formulas for derivatives ignore the statistics that norms put out and take in.
     Unnecessary once `torch.native_layer_norm` and its kin pass on the gradient of all their outputs.
     """
     from torch._decomp import get_decompositions
@@ -141,9 +141,9 @@ _WITH_STATISTICS = """
 def symbolic_graph_of(
     function: Callable[..., Any], inputs: Sequence[Tensor], names: Sequence[Names]
 ) -> tuple[GraphModule, Callable[[Mapping[str, int]], bool]]:
-    """Return the same for all sizes of the dimensions that have a name, and what says whether it holds for some sizes.
+    """Return the graph for all sizes of the named dimensions, and a function that says whether it holds for some.
 
-    Unnecessary once `torch.export` writes down functions that have a backward pass of their own.
+    Unnecessary once `torch.export` traces functions that run a backward pass.
     """
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -173,10 +173,10 @@ def compiled(
 ) -> Callable[..., Sequence[Tensor]]:
     """Return a graph of ATen's operations as inductor compiles it.
 
-    For one shape without the checks of `torch.compile`, which look at each weight in each call; whoever calls it has
-    made sure that shapes and dtypes are those of the inputs. For any shape by way of `torch.compile`.
+    For one shape without the checks of `torch.compile`, which look at each weight in each call; the caller has checked
+    that shapes and dtypes are those of the inputs. For any shape by `torch.compile`.
 
-    Unnecessary once `torch.compile` can be told that its inputs have been checked.
+    Unnecessary once `torch.compile` has an option for inputs that were checked.
     """
     if any(node.target is torch.ops.higher_order.cond for node in graph.graph.nodes):
         options = {"layout_optimization": False, **options}  # branches expect the layout that they were written with
@@ -190,7 +190,7 @@ def compiled(
 
 @contextmanager
 def untraced() -> Iterator[None]:
-    """Keep what runs in this context out of the trace: it computes with values."""
+    """Keep this context out of the trace, so that it computes with values."""
     from torch.utils._python_dispatch import _disable_current_modes
 
     with _disable_current_modes():
@@ -199,7 +199,7 @@ def untraced() -> Iterator[None]:
 
 @contextmanager
 def as_compilers_see() -> Iterator[None]:
-    """Make `torch.compiler.is_compiling()` true here, so that models do not ask for the values of tensors.
+    """Make `torch.compiler.is_compiling()` true in this context, so that models do not read values of tensors.
 
     Unnecessary once `make_fx` says so itself.
     """
