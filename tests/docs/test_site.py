@@ -54,4 +54,5 @@ def test_each_page_has_a_place_and_each_place_a_page():
     pages = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} - {
         str(page.relative_to(DOCS)) for page in (DOCS / "reports").glob("*.md")
     }
-    assert set(re.findall(r"[\w/-]+\.md", NAV)) == pages
+    notebooks = {f"examples/{path.stem}.md" for path in (ROOT / "examples").glob("*.ipynb")}
+    assert set(re.findall(r"[\w/-]+\.md", NAV)) == pages | notebooks
