@@ -33,20 +33,40 @@ class _Binding(Interpreter):
     def __init__(self, module: GraphModule) -> None:
         super().__init__(module)
         self.found: dict[Node, Callable[..., Any]] = {}
+        self._known: dict[Any, Callable[..., Any] | None] = {}
+        """What was found for an operation with arguments of these kinds: the layers of a model are alike."""
 
     def run_node(self, n: Node) -> Any:
         """See :meth:`torch.fx.Interpreter.run_node`."""
-        schema = schema_of(n.target)
-        if n.op == "call_function" and schema is not None:
-            given = self.fetch_args_kwargs_from_env(n)
-            if schema.is_mutable:  # it is called on copies
-                given = tree_map_only(Tensor, Tensor.clone, given)
-            name = schema.name.partition("::")[2]
-            candidates = (getattr(place, name, None) for place in _PLACES)
-            for each in candidates:
-                if each is not None and _calls(each, n.target, *given):
-                    self.found[n] = each
+        if n.op == "call_function" and schema_of(n.target) is not None:
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            key = (n.target, _kind(args), _kind(kwargs))
+            if key not in self._known:
+                self._known[key] = _function_for(n.target, args, kwargs)
+            if (function := self._known[key]) is not None:
+                self.found[n] = function
         return super().run_node(n)
+
+
+def _kind(value: Any) -> Any:
+    """Return arguments with shapes and dtypes for tensors, as something to look up by."""
+    if isinstance(value, Tensor):
+        return (value.dtype, value.device, value.shape, value.stride())
+    if isinstance(value, (list, tuple)):
+        return (type(value).__name__, *map(_kind, value))
+    if isinstance(value, dict):
+        return tuple((key, _kind(item)) for key, item in value.items())
+    return (type(value).__name__, repr(value))
+
+
+def _function_for(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
+    """Return torch's function that runs an operation alone, with these arguments; None if there is none."""
+    schema: Any = schema_of(target)
+    if schema.is_mutable:  # it is called on copies
+        args, kwargs = tree_map_only(Tensor, Tensor.clone, (args, kwargs))
+    name = schema.name.partition("::")[2]
+    candidates = (getattr(place, name, None) for place in reversed(_PLACES))
+    return next((one for one in candidates if one is not None and _calls(one, target, args, kwargs)), None)
 
 
 def _calls(function: Callable[..., Any], target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

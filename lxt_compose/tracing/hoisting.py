@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from .passes import attribute, in_place, is_pure, returned
+
+_VERSION = attrgetter("_version")
 
 
 class Prologue:
@@ -19,12 +22,12 @@ class Prologue:
 
     def __init__(self, module: GraphModule, constants: Sequence[Tensor]) -> None:
         self._module, self._constants = module, list(constants)
-        self._stamp: list[tuple[int, int]] | None = None
+        self._stamp: list[int] | None = None
         self._values: tuple[Tensor, ...] = ()
 
     def values(self) -> tuple[Tensor, ...]:
         """Return the values that the rest of the graph needs."""
-        stamp = [(tensor._version, tensor.data_ptr()) for tensor in self._constants]
+        stamp = [*map(_VERSION, self._constants), *map(Tensor.data_ptr, self._constants)]
         if stamp != self._stamp:
             with torch.no_grad():
                 self._values = self._module()

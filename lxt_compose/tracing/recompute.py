@@ -32,8 +32,9 @@ def recompute(module: GraphModule, least: int = LARGE) -> None:
         module: the graph; changed.
         least: the smallest peak, in bytes, that is worth it.
     """
+    graph = module.graph
     for _ in range(_ROUNDS):
-        lifetimes = Lifetimes(module.graph)
+        lifetimes = Lifetimes(graph)
         held = lifetimes.held()
         peak = max(held)
         if peak < least:
@@ -41,11 +42,12 @@ def recompute(module: GraphModule, least: int = LARGE) -> None:
         kept, step = _best(lifetimes, held.index(peak), peak)
         if not kept:
             break
-        trial = GraphModule(module, _copied(lifetimes.nodes, step, kept))
-        if max(Lifetimes(trial.graph).held()) >= 0.98 * peak:
+        trial = _copied(lifetimes.nodes, step, kept)
+        if max(Lifetimes(trial).held()) >= 0.98 * peak:
             break
-        module.graph = trial.graph
-    module.recompile()
+        graph = trial
+    if graph is not module.graph:
+        module.graph = graph
 
 
 def _best(lifetimes: Lifetimes, step: int, peak: int) -> tuple[set[Node], int]:

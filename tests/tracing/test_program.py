@@ -6,7 +6,7 @@ from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 
-from lxt_compose.tracing import ByModel, Kept, ModelState, Program
+from lxt_compose.tracing import ByModel, Kept, ModelState, Program, bindings
 from lxt_compose.tracing.hoisting import split
 from lxt_compose.tracing.passes import simplify
 
@@ -70,6 +70,24 @@ def test_operations_are_called_by_torchs_own_functions():
     assert "view" in names(rest)
     assert "add_" in names(rest)
     assert not any(name.startswith("aten") for name in names(rest))
+
+
+def test_operations_that_are_alike_are_tried_once(monkeypatch):
+    tried, really = [], bindings._calls
+    monkeypatch.setattr(bindings, "_calls", lambda *given: tried.append(given[1]) or really(*given))
+
+    def deep(x, layers):
+        for _ in range(layers):
+            x = torch.tanh(x) * 2
+        return x.sum(0) * 2  # of another shape: tried by itself
+
+    counts = []
+    for layers in (2, 9):
+        x, before = torch.randn(2, 3), len(tried)
+        assert torch.equal(Program(lambda x, n=layers: deep(x, n), [x])(x), deep(x, layers))
+        counts.append(len(tried) - before)
+    assert counts[0] == counts[1] > 0
+    assert [target.overloadpacket for target in tried].count(torch.ops.aten.mul) == 2 * 2
 
 
 def test_a_program_for_all_sizes_knows_for_which_it_holds():
@@ -148,6 +166,16 @@ def test_a_change_of_a_model_is_told(said):
     CHANGES[said](model)
     assert said in state.change()
     assert ModelState.key(model) != key
+
+
+def test_the_order_of_parameters_is_no_change_and_their_names_are():
+    model = net()
+    state, table = ModelState(model), next(m for m in model.modules() if len(m._parameters) > 1)._parameters
+    first = next(iter(table))
+    table[first] = table.pop(first)
+    assert state.change() == ""
+    table["other"] = table.pop(first)
+    assert "parameters" in state.change()
 
 
 def test_what_is_kept_for_a_model_is_limited_and_goes_with_it():
