@@ -1,6 +1,7 @@
 """Decisions about operations, made from the call, the module it runs in, and the composite.
 
-:func:`decide` reads alone; of a decision that is counted it opens the row of the report, with no calls yet. Its result is kept at the call site, in its `Context`, so that the next pass costs a look-up.
+:func:`decide` only reads, but that it opens the row of the report for what will be counted, with no calls yet. Its
+result is kept at the call site, in its `Context`, so that the next pass costs a look-up.
 """
 
 from __future__ import annotations

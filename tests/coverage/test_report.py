@@ -1,5 +1,4 @@
 import dataclasses
-import itertools
 import json
 import re
 import unicodedata
@@ -8,10 +7,10 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patterns import NUMBERED, expand
 
 from lxt_compose.coverage.report import CoverageReport
 from lxt_compose.coverage.rows import Row, Status, fold
-from lxt_compose.text.folding import fold_names, ranges, shorten_list
 
 EPSILON = "Epsilon(epsilon=1e-06)"
 
@@ -30,23 +29,6 @@ def foo(path, target="F.foo"):
 
 def report(*rows, executed=True, **more):
     return CoverageReport(rows, executed=executed, **more)
-
-
-def expand(pattern):
-    """The names of a pattern, written from the notation alone: {a,b..c,d..e..step} takes each number in turn."""
-    choices = []
-    for index, part in enumerate(re.split(r"\{([^{}]*)\}", pattern)):
-        if index % 2 == 0:
-            choices.append([part])
-            continue
-        numbers = []
-        for item in part.split(","):
-            first, *rest = map(int, item.split(".."))
-            last, step = (rest + [first, 1][len(rest) :])[:2]
-            numbers += range(first, last + 1, step)
-        assert len(numbers) > 1, f"{pattern}: braces around one number"
-        choices.append([str(number) for number in numbers])
-    return ["".join(choice) for choice in itertools.product(*choices)]
 
 
 def unfolded(lines):
@@ -96,28 +78,6 @@ def test_layers_fold_into_one_line():
     assert (line.path, line.places, line.calls) == ("layers.{0..31}.mlp.act_fn", 32, 64)
     text = str(report(*(module(f"layers.{i}.mlp.act_fn", "SiLU", calls=2) for i in range(32))))
     assert re.search(r"^layers\.\{0\.\.31\}\.mlp\.act_fn +x32 +SiLU .* 64 +ruled$", text, re.MULTILINE)
-
-
-@pytest.mark.parametrize(
-    ("numbers", "expected"),
-    [
-        ([3], "3"),
-        ([3, 4], "{3,4}"),
-        ([0, 2, 5, 6, 7], "{0,2,5..7}"),
-        ([0, 2, 4], "{0,2,4}"),
-        ([0, 2, 4, 6], "{0..6..2}"),
-        ([5, 11, 17, 23, 24, 25, 26], "{5..23..6,24..26}"),
-        ([9, 10, 11], "{9..11}"),
-    ],
-)
-def test_ranges(numbers, expected):
-    assert ranges(numbers) == expected
-    assert expand(expected) == [str(number) for number in numbers]
-
-
-@given(st.sets(st.integers(0, 60), min_size=1))
-def test_ranges_hold_the_numbers(numbers):
-    assert expand(ranges(sorted(numbers))) == [str(number) for number in sorted(numbers)]
 
 
 def test_gaps_show():
@@ -211,10 +171,6 @@ def test_lines_are_in_the_order_of_first_occurrence():
     assert [line.path for line in fold(rows)] == ["stem", "layers.{0..2}.b", "layers.{0..2}.a", "head"]
 
 
-NUMBERED = st.lists(
-    st.one_of(st.integers(0, 4).map(str), st.sampled_from(["a", "mlp", "conv1", "conv2", "x03", "x", "07", ""])),
-    max_size=5,
-).map(".".join)
 ROWS = st.lists(
     st.builds(
         Row,
@@ -242,11 +198,6 @@ def test_folded_lines_stand_for_exactly_the_rows(rows):
     for status in Status:
         of_status = [line for line in lines if line.status is status]
         assert unfolded(of_status) == Counter((row.path, row.target) for row in rows if row.status is status)
-
-
-@given(st.lists(NUMBERED))
-def test_folded_names_are_the_names(names):
-    assert Counter(name for pattern in fold_names(names) for name in expand(pattern)) == Counter(set(names))
 
 
 @given(st.sets(st.tuples(st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)), min_size=1))
@@ -409,19 +360,6 @@ def test_a_shortened_path_keeps_both_ends():
     path = "backbone." + "x" * 150 + ".head"
     line = next(line for line in str(report(module(path))).splitlines() if "…" in line)
     assert re.match(r"backbone\.x+…x+\.head ", line)
-
-
-@pytest.mark.parametrize(
-    ("width", "expected"),
-    [
-        (27, "view, transpose, contiguous"),
-        (26, "view, transpose, +1 more"),
-        (13, "view, +2 more"),
-        (12, "vi…, +2 more"),
-    ],
-)
-def test_a_shortened_list_says_how_many_more(width, expected):
-    assert shorten_list(["view", "transpose", "contiguous"], width) == expected
 
 
 LONG = st.one_of(
