@@ -1,8 +1,8 @@
-"""A planted artefact is found and taken out, a neuron is switched on, a data set is streamed.
+"""A planted artifact is found and taken out, a neuron is switched on, a data set is streamed.
 
-    python benchmarks/concepts.py [--epochs 20] [--seeds 2] [--parts artefact prototypes steering streaming]
+    python benchmarks/concepts.py [--epochs 20] [--seeds 2] [--parts artifact prototypes steering streaming]
 
-*Artefact*: the demo's CNN and ViT are trained on digits of which those of one class carry a watermark (two bright
+*Artifact*: the demo's CNN and ViT are trained on digits of which those of one class carry a watermark (two bright
 pixels in a corner), so that marked test scans of other digits are taken for that class. Nodes are channels of the
 CNN's last convolution at each place, and principal directions of the ViT's last block at the class token. They are
 scored by RelP (the watermark is what differs between clean and corrupted inputs), by relevance and by activation;
@@ -12,10 +12,10 @@ as many (of 1, 2, 4, ..., 64) as are best on half of the marked scans; accuracy 
 those of the same nodes together with others nearer to the input.
 
 *Steering*: a GPT learns to name the other one of two names. Neurons of its last MLP, and features of a sparse
-autoencoder of its last stream, are labelled on 2,000 prompts: by the answer of their reference samples (RelMax), where
-18 of 20 agree; by the answer that they have most relevance for; or by both, where they are the same. What is labelled
+autoencoder of its last stream, are labeled on 2,000 prompts: by the answer of their reference samples (RelMax), where
+18 of 20 agree; by the answer that they have most relevance for; or by both, where they are the same. What is labeled
 is then switched on: a multiple of its largest activation is added, the least of a few that makes the model answer the
-labels in 95 % of the labelling prompts. How often is the label what the model answers to new prompts? Beside it, all
+labels in 95 % of the labeling prompts. How often is the label what the model answers to new prompts? Beside it, all
 neurons of a label at once, and the direction from the mean of the stream to that of an answer's prompts.
 
 *Prototypes*: where two digits are one class, do its two prototypes tell them apart? Are scans turned by 90 degrees
@@ -116,7 +116,7 @@ def of_nodes(measured: Measured, nodes: Sequence[Node]) -> Tensor:
     return torch.stack([mean[(node.unit or 0, *(node.at or ()))] for node in nodes])
 
 
-def artefact(name: str, digits: Digits, epochs: int, seed: int) -> tuple[list[object], list[list[object]]]:
+def artifact(name: str, digits: Digits, epochs: int, seed: int) -> tuple[list[object], list[list[object]]]:
     """A row of scores, and rows of accuracies."""
     build, units_of, at, more_of = NETS[name]
     model = trained_on_marks(build, digits, epochs, seed)
@@ -221,7 +221,7 @@ STRENGTHS = (1, 2, 10, 30, 100, 300, 1000, 3000)
 
 
 def steered(model: nn.Module, prompts: Tensor, groups: Sequence[tuple[object, Tensor, int]]) -> tuple[int, Tensor]:
-    """The least strength at which the labels are answered on labelling prompts, or the best; the share on new ones.
+    """The least strength at which the labels are answered on labeling prompts, or the best; the share on new ones.
 
     A group is units, what is added to each of them at strength 1, and their label.
     """
@@ -376,13 +376,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--nets", nargs="*", default=list(NETS))
-    parser.add_argument("--parts", nargs="*", default=["artefact", "prototypes", "steering", "streaming"])
+    parser.add_argument("--parts", nargs="*", default=["artifact", "prototypes", "steering", "streaming"])
     options = parser.parse_args()
     with one_thread():
-        if "artefact" in options.parts:
+        if "artifact" in options.parts:
             digits = load_digits()
             found = [
-                artefact(name, digits, options.epochs, seed) for name in options.nets for seed in range(options.seeds)
+                artifact(name, digits, options.epochs, seed) for name in options.nets for seed in range(options.seeds)
             ]
             heads = ["net", "seed", "nodes", "carry it", "AUROC RelP", "relevance", "activation", "Pearson"]
             heads += ["references marked"]
@@ -407,7 +407,7 @@ def main() -> None:
             print("\n" + tabulate(ways, heads, tablefmt="github", floatfmt=".3f"))
         if "steering" in options.parts:
             steps = [row for seed in range(options.seeds) for row in steering(options.steps, seed)]
-            heads = ["seed", "switched on", "labelled", "x largest", "answers as labelled", "of them in at least 95 %"]
+            heads = ["seed", "switched on", "labeled", "x largest", "answers as labeled", "of them in at least 95 %"]
             print("\n" + tabulate(steps, heads, tablefmt="github", floatfmt=".3f"))
         if "streaming" in options.parts:
             heads = ["samples", "units", "samples a second", "MiB more", "resumed: the same"]

@@ -121,7 +121,7 @@ def pixel(row: int, column: int, label: int | None = None) -> Target:
         logits = named(output, _LOGITS, "pixel", dims=(3, 4))
         height, width = logits.shape[-2:]
         there = logits[..., inside(at[0], height, "row"), inside(at[1], width, "column")]
-        return _labelled(there, number) if logits.dim() == 4 else _unlabelled(there, number, "pixel")
+        return _labeled(there, number) if logits.dim() == 4 else _unlabeled(there, number, "pixel")
 
     return called(target, f"pixel {at[0]}, {at[1]}" + _of(number))
 
@@ -182,7 +182,7 @@ def _at(kind: str, place: int, label: int | None) -> Target:
     def target(output: Any) -> Tensor:
         logits = named(output, _LOGITS, kind, dims=(2, 3))
         there = logits[:, inside(number, logits.shape[1], kind)]
-        return _labelled(there, wanted) if logits.dim() == 3 else _unlabelled(there, wanted, kind)
+        return _labeled(there, wanted) if logits.dim() == 3 else _unlabeled(there, wanted, kind)
 
     return called(target, f"{kind} {number}{_of(wanted)}")
 
@@ -191,14 +191,14 @@ def _of(label: int | None) -> str:
     return "" if label is None else f", label {label}"
 
 
-def _labelled(logits: Tensor, label: int | None) -> Tensor:
+def _labeled(logits: Tensor, label: int | None) -> Tensor:
     """Return the logit of a label, or of the arg-max, from [n, labels]."""
     if label is not None:
         return logits[:, inside(label, logits.shape[1], "label")]
     return logits.gather(1, logits.detach().argmax(1)[:, None])[:, 0]
 
 
-def _unlabelled(numbers: Tensor, label: int | None, what: str) -> Tensor:
+def _unlabeled(numbers: Tensor, label: int | None, what: str) -> Tensor:
     if label is not None:
         raise ValueError(
             f"targets.{what}() was given the label {label}, but the model has one number for each place, no labels"

@@ -88,7 +88,7 @@ def test_scaled_dot_product_attention(form, formulation):
 
 @pytest.mark.parametrize("formulation", FORMULATIONS)
 def test_a_mask_that_carries_relevance_gets_its_share_of_the_scores(formulation):
-    """Position biases that are learnt, or made of what carries: scores = q k scale + mask, each by what it adds."""
+    """Position biases that are learned, or made of what carries: scores = q k scale + mask, each by what it adds."""
     q, k, v = qkv()
     mask, r = tensor(BATCH, HEADS, QUERIES, KEYS, seed=5), tensor(BATCH, HEADS, QUERIES, WIDTH, seed=4)
     leaves = [x.clone().requires_grad_() for x in (q, k, v, mask)]

@@ -97,7 +97,7 @@ def test_attention_over_constants(part, formulation):
 
 
 class Biased(nn.Module):
-    """Attention with a table of positions that is learnt, handed on as it is or computed from."""
+    """Attention with a table of positions that is learned, handed on as it is or computed from."""
 
     def __init__(self, made):
         super().__init__()
