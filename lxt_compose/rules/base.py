@@ -207,6 +207,7 @@ class Rule:
     """
 
     formulations: ClassVar[tuple[str, ...]] = FORMULATIONS
+    """The formulations in which the rule works; the first is named in the error for another one."""
     knows_complex: ClassVar[bool] = False
     families: ClassVar[frozenset[Family]] = frozenset()
     """The families of operations that the rule serves; empty if all. On a module it acts on such operations inside."""
