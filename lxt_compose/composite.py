@@ -77,7 +77,7 @@ class Composite:
             model: any module; nothing of it is replaced, and nothing is left behind on removal.
 
         Raises:
-            MatchError: a name matches no module; the closest names are told.
+            MatchError: a name matches no module; the error names the closest.
             RuleError: a rule does not fit the module it is bound to.
             RegistrationError: the model is compiled, or has a registration already.
         """

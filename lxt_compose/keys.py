@@ -205,7 +205,7 @@ def match(
     """Return the bindings, and the keys that match no module; the first key in the order written wins.
 
     Raises:
-        MatchError: a name matches no module; the closest names are told.
+        MatchError: a name matches no module; the error names the closest.
     """
     bindings: dict[nn.Module, Binding] = {}
     unmatched = []

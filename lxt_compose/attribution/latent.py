@@ -122,7 +122,7 @@ def find_layers(model: nn.Module, keys: Any) -> list[Layer]:
 
     Raises:
         TypeError: a key is of a wrong kind.
-        MatchError: a name matches no module, and the closest are told; or there is no module of a class.
+        MatchError: a name matches no module (the error names the closest), or there is no module of a class.
     """
     several = isinstance(keys, Iterable) and not isinstance(keys, (str, type))
     if isinstance(keys, tuple) and keys and all(isinstance(kind, type) for kind in keys):

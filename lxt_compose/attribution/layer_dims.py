@@ -59,7 +59,7 @@ class LayerDims:
         self._asked[name] = self.met(module, tensor)
 
     def met(self, module: nn.Module, tensor: Tensor) -> Met:
-        """Return the record of a tensor that a module puts out or takes in now, for :meth:`of`."""
+        """Return a record of the output or input of a module at this moment, for :meth:`of`."""
         return len(self._events), tensor.shape, dimensions_of_module(module, tensor)
 
     def found(self) -> dict[str, Dims]:

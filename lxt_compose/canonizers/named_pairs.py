@@ -132,7 +132,7 @@ def submodule(model: nn.Module, name: str) -> nn.Module:
     """Return the module of this name.
 
     Raises:
-        MatchError: there is none; the closest names are told.
+        MatchError: there is none; the error names the closest.
     """
     try:
         return model.get_submodule(name)

@@ -51,7 +51,7 @@ def attribute_nodes(
     Raises:
         ValueError: there are several targets for each sample, ``per`` is unknown, shapes differ, or the method has
             another formulation.
-        AttributionError: a place was not met, or ran several times and no call was named.
+        AttributionError: a place was not reached, or ran several times and no call was named.
 
     Source: Jafari et al. 2025 (RelP), section 3; Nanda 2023 (attribution patching).
     """

@@ -57,7 +57,7 @@ def concept_graph(
 
     Raises:
         ValueError: not one unit or place was given where one is needed, or ``keep`` is below 1.
-        AttributionError: a place was not met once, or nothing of the unit's relevance comes to a layer.
+        AttributionError: a place was not passed exactly once, or no relevance of the unit reaches a layer.
 
     Source: Achtibat et al. 2023 (CRP), section "Hierarchical composition of relevance" and figure 4.
     """

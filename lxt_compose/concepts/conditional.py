@@ -102,7 +102,7 @@ def conditional(
         ValueError: there are several targets for each sample, or an input has no dimension that counts samples.
         MatchError: a name matches no module.
         IndexError: there is no such unit or place.
-        AttributionError: a place was not met, is inside of a module with a rule, or ran several times and no call of it
+        AttributionError: a place was not reached, is inside of a module with a rule, or ran several times and no call
             was named (``only=True``).
 
     Source: Achtibat et al. 2023 (CRP), equations 3 to 5; ``only=True`` starts anew at the units, as one would by hand.

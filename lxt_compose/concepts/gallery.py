@@ -38,7 +38,7 @@ def gallery(
     Args:
         model: the model.
         references: what :func:`find_references` returned.
-        units: the units that it was asked for, one name; see :func:`find_units`.
+        units: the units, by one of the names in the references; see :func:`find_units`.
         number: the number of the unit.
         sample: gives the inputs of one sample, a batch of one, by its number in the data set.
         count: how many samples to show.

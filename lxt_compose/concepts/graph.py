@@ -70,7 +70,7 @@ def edges(
 
     Raises:
         ValueError: there are several targets for each sample.
-        AttributionError: a place was not met, or ran several times and no call was named.
+        AttributionError: a place was not reached, or ran several times and no call was named.
 
     Source: Achtibat et al. 2023 (CRP), section "Hierarchical composition of relevance".
     """

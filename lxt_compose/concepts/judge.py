@@ -48,7 +48,7 @@ class Judge:
         """Return the nodes.
 
         Raises:
-            AttributionError: a place was not met.
+            AttributionError: a place was not reached.
         """
         for place in self.places:
             if place not in self.layouts:

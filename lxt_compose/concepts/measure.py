@@ -75,7 +75,7 @@ def activations(model: nn.Module, inputs: Any, units: Any) -> list[Measured]:
         units: see :func:`find_units`. That of a head is the length of its vector.
 
     Raises:
-        AttributionError: a place was not met, or ran several times and no call was named.
+        AttributionError: a place was not reached, or ran several times and no call was named.
     """
     found, given = find_units(model, units), read_inputs(model, inputs)
     met: list[Visit] = []
@@ -117,7 +117,7 @@ def relevances(
 
     Raises:
         ValueError: there are several targets for each sample.
-        AttributionError: a place was not met, ran several times and no call was named, or has no relevance.
+        AttributionError: a place was not reached, ran several times and no call was named, or has no relevance.
     """
     found = find_units(model, units)
     with torch.inference_mode(False), torch.enable_grad(), statistics_kept(model):

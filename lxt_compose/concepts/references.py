@@ -64,7 +64,7 @@ class References:
     """Reference samples of units, made by :func:`find_references`; all tensors are on the CPU.
 
     ``by`` is ``"relevance"`` or ``"activation"``, ``k`` how many samples are kept for each unit, ``count`` how many
-    were seen. ``tops`` holds the samples by the names of the units that were asked for.
+    were seen. ``tops`` holds the samples by the names of the units.
     """
 
     by: str
@@ -80,7 +80,7 @@ class References:
             number: the number of the unit.
 
         Raises:
-            KeyError: it was not asked for.
+            KeyError: the name is not in ``tops``.
         """
         if units not in self.tops:
             raise KeyError(f"no references of {units!r} were collected; there are {', '.join(self.tops)}")

@@ -92,7 +92,7 @@ def visualize(
 
     Raises:
         ValueError: the model is in train mode, or the shape or the limits are wrong.
-        AttributionError: a place was not met, or met several times with no call named, or it does not depend on the
+        AttributionError: a place was not reached, or several times with no call named, or it does not depend on the
             image.
 
     Source: Olah et al. 2017 (objectives, transformation robustness, frequencies); Mordvintsev et al. 2018 (sigmoid and

@@ -134,7 +134,7 @@ def attribute_dataset(
     Raises:
         ValueError: the folder holds results of another model or composite, or an argument has no such value.
         TypeError: data, model or what a batch is are of a wrong kind.
-        AttributionError: none of the first samples can be explained; the first error is told.
+        AttributionError: none of the first samples can be explained; the first error is in the message.
         ImportError: pyarrow is not installed.
     """
     writing = Writing(**{name: options.pop(name) for name in WRITING & options.keys()})

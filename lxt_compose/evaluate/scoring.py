@@ -83,7 +83,7 @@ class Judge:
         given: the inputs of the batch.
         goals: the targets of the batch.
         numbers: of the samples, among all, [n].
-        asked: how.
+        asked: the settings.
     """
 
     def __init__(self, model: nn.Module, given: Inputs, goals: Goals, numbers: Tensor, asked: Asked) -> None:

@@ -67,7 +67,7 @@ def tune(
     Raises:
         TypeError: model, inputs, target or candidates are of a wrong kind, or there is no such argument.
         ValueError: a number is out of its range, there are fewer samples than folds, or scores do not fit the inputs.
-        AttributionError: no candidate can explain the model; the reasons are told.
+        AttributionError: no candidate can explain the model; the reasons are in the message.
 
     Source: Stone 1974 (cross-validation of a choice); Bergstra and Bengio 2012 (random trials); scores: :data:`SCORES`.
     """

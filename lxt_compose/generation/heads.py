@@ -122,7 +122,7 @@ def _corners(boxes: Tensor) -> Tensor:
 
 
 def _masks(model: nn.Module, output: dict[str, Tensor], names: Callable[[int], str], threshold: float) -> Answers:
-    """Return the things that have a class and a mask, with the box around the mask; explained is the class."""
+    """Return the things with a class and a mask, with the box around the mask; the class is explained."""
     found = _detections(
         model, output["class_queries_logits"][0], _around(output["masks_queries_logits"][0] > 0), names, threshold
     )

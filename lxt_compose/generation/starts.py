@@ -85,7 +85,7 @@ class Watch:
     # ---- where to begin ----------------------------------------------------------------------------------------------
 
     def at_head(self, numbers: Numbers, places: Tensor, length: int) -> Iterator[Start]:
-        """Yield the start before the layer that makes logits, if it was met: slots are as long as features there.
+        """Yield the start before the layer that makes logits, if it was reached: slots there have the size of features.
 
         Args:
             numbers: what is explained.

@@ -46,7 +46,7 @@ class Edge:
         return row
 
     def _row(self, slot: Tensor) -> Row:
-        """Return a slot of 0 has no relevance, also at masked scores of -inf."""
+        """Return the row of a slot; a slot of 0 has no relevance, also at masked scores of -inf."""
         if self.value is None:
             return row_of(_real(slot), self.layout, self.samples)
         slot, value = _alike(slot, self.value.value)

@@ -47,7 +47,7 @@ def _wide(relevance: Tensor) -> torch.dtype:
 
 
 def _sums(relevance: Tensor, layout: Layout | None, samples: int) -> Tensor:
-    """Return the sums over each sample, with or without what is left; or, without dimensions, the sum of all."""
+    """Return the sums over each sample, with or without the rest; without dimensions, the sum of all."""
     small = relevance.numel() < _SMALL  # a cast costs nothing; torch's pairwise sums of larger ones are exact enough
     dtype = _wide(relevance) if small else torch.promote_types(relevance.dtype, torch.float32)
     if samples == 1 or layout is None or layout.owner.numel() != relevance.shape[layout.dim]:

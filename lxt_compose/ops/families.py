@@ -135,14 +135,14 @@ CONTRACTION = """
     matmul mm bmm mv dot vdot inner outer einsum tensordot kron chain_matmul multi_dot vecdot cross grouped_mm
 """
 
-DIVISION = "div rdiv reciprocal"  # div with a rounding_mode is piecewise constant: only the call says so
+DIVISION = "div rdiv reciprocal"  # div with a rounding_mode, a matter of the call, is piecewise constant
 
 HOMOGENEOUS = """
     hypot var std cov norm vector_norm matrix_norm nuclear_norm frobenius_norm norm_except_dim
     dist pairwise_distance cdist pdist
 """
 
-# Powers are statistics where the exponent is negative: by its traits, or only the call says so.
+# Powers are statistics where the exponent is negative, by their traits or by the call.
 STATISTIC = """
     rsqrt pow rpow float_power sqrt square
     floor ceil round trunc sign sgn heaviside floor_divide rfloor_divide

@@ -61,7 +61,7 @@ def find(name: str) -> Callable[..., Composite]:
     """Return the function behind the name of a preset.
 
     Raises:
-        ValueError: there is no such preset; the closest names are told.
+        ValueError: there is no such preset; the error names the closest.
     """
     if name not in _PRESETS:
         closest = difflib.get_close_matches(str(name), available(), n=3, cutoff=0.0)

@@ -98,7 +98,7 @@ def log_softmax_of(x: Tensor, total: Total, value: Tensor) -> Tensor:
 
 
 def log_of(s: Tensor, total: Total, value: Tensor) -> Tensor:
-    """Return `value`, the logarithm of a softmax s, as a function of s; what is 0 has nothing to pass on."""
+    """Return `value`, the logarithm of a softmax s, as a function of s; elements where s is 0 pass nothing on."""
     if not s.requires_grad:
         return value
     zero = s.detach() == 0

@@ -170,7 +170,7 @@ class _Call(NamedTuple):
     how: How
 
     def keep(self, base: Base | None) -> Base | None:
-        """Have the output keep its base and its origin; return the base as it is before the call."""
+        """Keep the base and the origin of the output; return the base from before the call."""
         origins = [(chain.origin(x), x) for chain, x in zip(self.chains, self.carriers, strict=True)]
         costs_nothing = self._saves_input()
         free = (known for known, x in origins if known is not None and (costs_nothing or known.tensor is not x))

@@ -200,7 +200,7 @@ def source_of(x: Tensor, checkpoint: Any) -> Edge:
 
 
 def mark(output: Any, chain: Chain) -> None:
-    """Write down what is known of an output.
+    """Mark an output with its chain.
 
     An output that is the source itself, which a copy may return, gets none: a node that holds itself is never freed.
     """
@@ -210,7 +210,7 @@ def mark(output: Any, chain: Chain) -> None:
 
 
 def mark_of(x: Any) -> Chain | None:
-    """Return what is known of a tensor by its mark."""
+    """Return the chain in the mark of a tensor."""
     node: Any = x.grad_fn if isinstance(x, Tensor) else None
     place = 0 if node is None else x.output_nr
     if type(node) is HOOKED_NODE:
@@ -219,11 +219,11 @@ def mark_of(x: Any) -> Chain | None:
 
 
 def known_chain(x: Tensor, checkpoint: Any) -> Chain | None:
-    """Return what is known of a tensor; None if nothing is, or if another checkpoint recorded it."""
+    """Return the chain of a tensor; None if it has none, or if another checkpoint recorded it."""
     found = mark_of(x)
     return found if found is not None and found.checkpoint is checkpoint else None
 
 
 def chain_of(x: Tensor, checkpoint: Any) -> Chain:
-    """Return what is known of a tensor; by default it is a source."""
+    """Return the chain of a tensor; by default that of a source."""
     return known_chain(x, checkpoint) or Chain(origin_of(x), POINTS, checkpoint)
