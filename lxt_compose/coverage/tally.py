@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import UncoveredError, place
 from ..keys import Assignment
-from ..ops import Family, NormKind, Op, forward_name, op_named
+from ..ops import Family, NormKind, forward_name, op_named
 from ..rules import Epsilon, Norm, Rule, Stop
 from ..text.folding import fold_names
 from .rows import Row, Status
@@ -149,11 +149,10 @@ class Tally:
     def remedy_for_stops(self) -> str:
         """Return where the default rules stopped relevance, and the keys that let it pass; empty if none did."""
         keys = [count.key for count in self.counted() if isinstance(count.key.rule, Stop) and count.key.key is None]
-        ops = [op_named(key.name) for key in keys]
         if not keys:
             return ""
         places = ", ".join(fold_names(dict.fromkeys(f"{key.name} in {key.path or '(model)'}" for key in keys)))
-        written = ", ".join(dict.fromkeys(_key_for(op) for op in ops if op is not None))
+        written = ", ".join(dict.fromkeys(_key_for(key.name) for key in keys))
         return f"by default that is {places}; to let it pass, give it a rule: {{{written}}}"
 
     def uncovered(self, path: str, name: str, note: str = "", outputs: Iterable[Tensor] = ()) -> None:
@@ -205,8 +204,11 @@ def _is_batch_norm(name: str) -> bool:
     return op is not None and op.traits.norm is NormKind.BATCH
 
 
-def _key_for(op: Op) -> str:
-    """Return a key, and a rule that passes relevance through the operation."""
+def _key_for(shown: str) -> str:
+    """Return a key for the operation that the report calls so, and a rule that passes relevance through it."""
+    op = op_named(shown)
+    if op is None:  # one that a user has registered
+        return f"{shown.removesuffix('.apply')}: Epsilon()"
     name = forward_name(op)
     rule = "Identity()" if op.family in (Family.STATISTIC, Family.DIVISION) else "Epsilon()"
     return f"{'torch' if hasattr(torch, name) else 'F'}.{name}: {rule}"

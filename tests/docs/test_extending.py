@@ -126,3 +126,28 @@ def test_a_registered_operation_is_a_key_and_has_the_familys_default():
         (row,) = registration.report().rows
     assert row.rule == "Epsilon(epsilon=0.5)"
     torch.testing.assert_close(x.grad, x.detach() * 2 * y.detach() / (y.detach() + 0.5 * y.detach().sign()))
+
+
+def test_a_second_registration_of_a_function_replaces_the_first():
+    class Twice(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, slot):
+            return slot * 2
+
+    class Net(nn.Module):
+        def forward(self, x):
+            return Twice.apply(x)
+
+    def rules_of(family):
+        register_operation(Twice, family)
+        with Composite().register(Net()) as registration:
+            registration.model(torch.ones(2, requires_grad=True))
+            return [row.rule for row in registration.report().rows]
+
+    assert rules_of(Family.LINEAR) == ["Epsilon(epsilon=1e-06)"]
+    with pytest.warns(UserWarning, match=r"that is Twice\.apply in \(model\); .* give it a rule: {Twice: Epsilon\(\)}"):
+        assert rules_of(Family.STATISTIC) == ["Stop()"]
