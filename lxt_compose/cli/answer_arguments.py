@@ -9,11 +9,12 @@ from typing import Any
 
 from .explain_answer import AnswerOptions
 
-_OTHERS = ("target", "against")
+_OTHERS = ("target", "against", "at")
 _OWN = ("chat", "contrast", "page", "layers")
+_OF_TEXTS = ("chat", "contrast", "layers")
 _SAME = (
-    "text", "image", "chat", "generate", "continuation", "contrast", "device", "ledger", "layers", "words", "page",
-    "out",
+    "text", "image", "chat", "generate", "continuation", "contrast", "device", "ledger", "words", "page", "out",
+    "text_pair",
 )  # fmt: skip
 
 
@@ -34,6 +35,19 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--generate", type=int, metavar="N", help="explain what the model goes on with, N tokens at most"
     )
     whole.add_argument("--continuation", metavar="TEXT", help="explain each token of this answer")
+    whole.add_argument(
+        "--outputs", action="store_true", default=None,
+        help="explain all that a tagger, a detector, a segmentation or question answering answers",
+    )  # fmt: skip
+    parser.add_argument(
+        "--text-pair", metavar="TEXT", help="the text that goes with --text, such as what it asks about"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="with --outputs: how likely a detected thing must be (default: 0.5)",
+    )
     parser.add_argument("--contrast", metavar="TEXT", help="another answer to compare with")
     parser.add_argument(
         "--layers", action="store_true", default=None, help="tell layers and heads of the model too, on the page"
@@ -47,19 +61,26 @@ def is_asked(options: argparse.Namespace) -> bool:
     Raises:
         ValueError: options do not go together.
     """
-    asked = options.generate is not None or options.continuation is not None
-    _check_sources(options, asked)
+    written = options.generate is not None or options.continuation is not None
+    asked = written or bool(options.outputs)
+    _check_sources(options, written)
     for name in _OTHERS if asked else _OWN:
         if getattr(options, name) is not None:
             raise ValueError(
-                f"--{name} does not go with --generate and --continuation, which explain a whole answer"
+                f"--{name} does not go with --generate, --continuation and --outputs, which explain a whole answer"
                 if asked
                 else f"--{name} is for answers: give --generate N or --continuation TEXT too"
             )
+    if options.threshold is not None and not options.outputs:
+        raise ValueError("--threshold is for --outputs")
+    for name in _OF_TEXTS if options.outputs else ("text_pair",) if written else ():
+        if getattr(options, name) is not None:
+            which = "--outputs" if options.outputs else "--generate and --continuation"
+            raise ValueError(f"--{name.replace('_', '-')} does not go with {which}")
     return asked
 
 
-def _check_sources(options: argparse.Namespace, asked: bool) -> None:
+def _check_sources(options: argparse.Namespace, written: bool) -> None:
     """Raise unless there is one thing to explain.
 
     Raises:
@@ -68,9 +89,11 @@ def _check_sources(options: argparse.Namespace, asked: bool) -> None:
     given = [name for name in ("text", "texts", "image", "chat") if getattr(options, name) is not None]
     if not given:
         raise ValueError("nothing to explain: give --text, --texts, --image or --chat")
-    if len(given) == 1 and not (asked and given == ["image"]):
+    if options.text_pair is not None and given not in (["text"], ["texts"]):
+        raise ValueError("--text-pair goes with --text")
+    if len(given) == 1 and not (written and given == ["image"]):
         return
-    if given == ["text", "image"] and not asked:
+    if given == ["text", "image"] and not (written or options.outputs):
         raise ValueError("--image with --text is for models that write: give --generate N or --continuation TEXT too")
     if given == ["image"]:
         raise ValueError("--generate and --continuation need a prompt: give --text beside --image")
@@ -99,4 +122,5 @@ def texts_of(options: argparse.Namespace) -> tuple[str, ...]:
 def options_of(options: argparse.Namespace, **more: Any) -> AnswerOptions:
     """Return the options; `more` are those that the command line reads separately."""
     same = {name: getattr(options, name) for name in _SAME} | {"layers": bool(options.layers)}
+    same |= {"outputs": bool(options.outputs)} | ({} if options.threshold is None else {"threshold": options.threshold})
     return AnswerOptions(**same, texts=texts_of(options), **more)

@@ -5,7 +5,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ..similarity import MEASURES, POOLINGS
 from . import answer_arguments, concept_arguments
+from .heads import FORMS
 
 _EXIT_CODES = "exit codes: 0 all is well, 1 the report has uncovered operations, 2 an error, 130 interrupted"
 _DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -54,6 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         "or a class of a classifier of texts or images.",
         epilog=_EXIT_CODES,
     ))  # fmt: skip
+    _add_similarity(commands)
     _add_run(commands.add_parser(
         "run",
         help="explain a file of texts or a folder of images",
@@ -130,11 +133,41 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 def _add_explain(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="checkpoint folder with its tokenizer or image processor")
     answer_arguments.add(parser)
+    parser.add_argument("--at", metavar="PLACE", help=f"which place of many the model answers at: {FORMS}")
     _add_target(parser)
     _add_rules(parser)
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write a page (.html), a picture (.png, .pdf, .svg), or .pt"
     )
+    parser.add_argument("--words", action="store_true", help="add up the pieces of each word")
+    parser.add_argument("--ledger", action="store_true", help="tell also where the relevance went")
+    _add_place(parser)
+    _add_common(parser)
+
+
+def _add_similarity(commands: Any) -> None:
+    parser = commands.add_parser(
+        "similarity",
+        help="explain what makes two texts or two images alike",
+        description="Explain the similarity of two inputs to a local transformers checkpoint that embeds them: what in "
+        "each makes them alike, and with --pairs which goes together with which.",
+        epilog=_EXIT_CODES,
+    )
+    parser.add_argument("model", metavar="MODEL", help="checkpoint folder with its tokenizer or image processor")
+    parser.add_argument("--first", metavar="TEXT", help="a text")
+    parser.add_argument("--second", metavar="TEXT", help="the text that it is compared with")
+    parser.add_argument(
+        "--file", metavar="FILE", help="two texts with a tab between them on each line; - is standard input"
+    )
+    parser.add_argument("--images", type=Path, nargs=2, metavar="FILE", help="two images")
+    parser.add_argument("--pairs", action="store_true", help="explain which place of the first goes with which")
+    parser.add_argument(
+        "--pooling", default="mean", choices=tuple(POOLINGS),
+        help="how the output becomes an embedding (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--measure", default="cosine", choices=MEASURES, help="(default: %(default)s)")
+    _add_rules(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write a page (.html) or a figure (.png, .pdf, .svg)")
     parser.add_argument("--words", action="store_true", help="add up the pieces of each word")
     parser.add_argument("--ledger", action="store_true", help="tell also where the relevance went")
     _add_place(parser)

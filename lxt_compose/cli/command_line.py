@@ -1,6 +1,8 @@
-"""The command line, `lxt-compose`: demo, report, explain, run, concepts, presets, rules. The only place that prints.
+"""The command line, `lxt-compose`: demo, report, explain, similarity, run, concepts, presets, rules.
 
-Answers go to stdout, progress and errors to stderr. Exit codes: 0 all is well; 1 the report has uncovered operations;
+It is the only place that prints. Answers go to stdout, progress and errors to stderr.
+
+Exit codes: 0 all is well; 1 the report has uncovered operations;
 2 an error, told in one line; 130 interrupted.
 """
 
@@ -23,11 +25,14 @@ from .commands import (
     CompositeOptions,
     ExplainOptions,
     RunOptions,
+    SimilarityOptions,
     collect_concepts,
     explain,
     explain_answer,
+    explain_similarity,
     list_presets,
     list_rules,
+    pairs_of,
     report,
     run,
 )
@@ -98,6 +103,8 @@ def _explain(options: argparse.Namespace) -> int:
         text=options.text,
         texts=answer_arguments.texts_of(options),
         image=options.image,
+        at=options.at,
+        text_pair=options.text_pair,
         target=options.target,
         against=options.against,
         rules=_rules_wanted(options),
@@ -119,6 +126,29 @@ def _explained(answer: Answer, options: argparse.Namespace) -> int:
     if not answer.complete:
         _say(options)(f"warning: some operations have no rule: see lxt-compose report {options.model}")
     return FINE
+
+
+def _similarity(options: argparse.Namespace) -> int:
+    import torch
+
+    wishes = SimilarityOptions(
+        texts=pairs_of(options.first, options.second, options.file),
+        images=None if options.images is None else (options.images[0], options.images[1]),
+        pairs=options.pairs,
+        pooling=options.pooling,
+        measure=options.measure,
+        lines=options.file is not None,
+        rules=_rules_wanted(options),
+        dtype=getattr(torch, options.dtype),
+        device=options.device,
+        ledger=options.ledger,
+        words=options.words,
+        out=options.out,
+        width=_width(),
+    )
+    with redirect_stdout(sys.stderr):
+        answer = explain_similarity(options.model, wishes, say=_say(options))
+    return _explained(answer, options)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -198,6 +228,7 @@ _COMMANDS = {
     "demo": _demo,
     "report": _report,
     "explain": _explain,
+    "similarity": _similarity,
     "run": _run,
     "concepts": _concepts,
     "presets": _presets,

@@ -9,6 +9,7 @@ from .explanation import ExplainOptions
 from .listing import list_presets, list_rules
 from .report import report
 from .run import RunOptions, run
+from .similarity import SimilarityOptions, explain_similarity, pairs_of
 
 __all__ = [
     "Answer",
@@ -17,11 +18,14 @@ __all__ = [
     "ConceptOptions",
     "ExplainOptions",
     "RunOptions",
+    "SimilarityOptions",
     "collect_concepts",
     "explain",
     "explain_answer",
+    "explain_similarity",
     "list_presets",
     "list_rules",
+    "pairs_of",
     "report",
     "run",
 ]

@@ -16,6 +16,7 @@ from ..composite import Composite
 from ..heatmap.picture import visible
 from .answer import Answer, Say
 from .explanation import Explained, ExplainOptions, Task
+from .heads import given_to, target_at
 from .images import opened
 from .model_files import CheckpointError, Loaded, load_beside, load_model
 from .page import write_page
@@ -49,7 +50,10 @@ def explain(reference: str, options: ExplainOptions, *, say: Say) -> Answer:
         raise ValueError(f"--out of several texts must end in .html, got {out.name!r}")
     say(f"loading {reference}")
     loaded = load_model(reference, dtype=options.dtype)
-    tasks = [_of_text(loaded, text) for text in texts] or [_of_image(loaded, options.image)]
+    if options.at is not None:
+        tasks = [_at_place(loaded, text, options) for text in texts or (None,)]
+    else:
+        tasks = [_of_text(loaded, text, options.text_pair) for text in texts] or [_of_image(loaded, options.image)]
     say(f"explaining {loaded.name} with {options.rules}")
     found = [_explained(task, options, composite) for task in tasks]
     if out is not None:
@@ -72,14 +76,28 @@ def _headed(explained: Explained, options: ExplainOptions, count: int) -> str:
 def _explained(task: Task, options: ExplainOptions, composite: Composite) -> Explained:
     """Explain one text or image."""
     out = options.out
-    aim = wanted(options.target, options.against, task.names)
+    aim = _aim(options, task)
     model = moved(task.loaded.model, options.device)
     inputs = {name: value.to(options.device) for name, value in task.inputs.items()}
     traced = out is not None and out.suffix in (".html", ".htm", ".pt") and task.tokens is not None
     layers = blocks(model) if traced else ()
     found = attribute(model, inputs, target=aim.target, composite=composite, layers=layers, ledger=options.ledger)
     title, is_relevance = _title(task, found, aim), composite.picture == "relevance"
-    return Explained(task, found, str(options.rules), title, _top(model, inputs, task), is_relevance)
+    top = _top(model, inputs, task) if options.at is None else []
+    return Explained(task, found, str(options.rules), title, top, is_relevance)
+
+
+def _aim(options: ExplainOptions, task: Task) -> Wanted:
+    """Return what is to be explained: a class, a difference of two, or a place of many.
+
+    Raises:
+        ValueError: there is no such class or place, or options do not go together.
+    """
+    if options.at is None:
+        return wanted(options.target, options.against, task.names)
+    if options.against is not None:
+        raise ValueError("--against does not go with --at")
+    return Wanted(target_at(options.at, None if options.target is None else task.names(options.target)))
 
 
 def is_causal(loaded: Loaded) -> bool:
@@ -112,12 +130,26 @@ def heatmap_suffix(out: Path) -> str:
     return out.suffix.lower()
 
 
-def _of_text(loaded: Loaded, text: str) -> Task:
+def _at_place(loaded: Loaded, text: str | None, options: ExplainOptions) -> Task:
+    """Return what is explained of a head that answers at many places."""
+    inputs, processor = given_to(loaded, text, options.text_pair, options.image)
+    accepted = inspect.signature(loaded.model.forward).parameters
+    inputs = {name: x for name, x in inputs.items() if name in accepted}
+    has_words = options.image is None
+    many = "ForMaskedLM" in loaded.name and has_words
+    names = Vocabulary(processor) if many else Labels(loaded.model.config)
+    ids = inputs["input_ids"][0].tolist() if has_words else []
+    tokens = [str(token) for token in processor.convert_ids_to_tokens(ids)] if has_words else None
+    scheme = heatmap.scheme_of(processor) if has_words else None
+    return Task(loaded, inputs, names, text or str(options.image), tokens, scheme, picture=options.image)
+
+
+def _of_text(loaded: Loaded, text: str, pair: str | None) -> Task:
     causal = is_causal(loaded)
     if not causal and SEQUENCES not in loaded.name:
         raise CheckpointError(f"{loaded.name} is neither a causal language model nor a classifier of texts")
     tokenizer = load_beside(loaded, "AutoTokenizer")
-    inputs = dict(tokenizer(text, return_tensors="pt"))
+    inputs = dict(tokenizer(text, *([pair] if pair is not None else []), return_tensors="pt"))
     accepted = inspect.signature(loaded.model.forward).parameters
     # A language model takes one text only, and GPT-2 would take token types for tokens.
     inputs = {k: v for k, v in inputs.items() if k in accepted and not (causal and k == "token_type_ids")}
@@ -154,6 +186,10 @@ def _top(model: Any, inputs: dict[str, Tensor], task: Task) -> list[tuple[str, f
 
 def _title(task: Task, found: Attribution, aim: Wanted) -> str:
     """Return the title: what was explained, in words."""
+    if callable(aim.target):
+        place, _, label = aim.target.__name__.partition(", label ")
+        name = f"{task.names.name(int(label))} at {place}" if label else place
+        return f"{name}: {float(found.output[0]):+.4g}"
     assert found.target is not None
     chosen = found.target.flatten().tolist()
     name = task.names.name(chosen[0])

@@ -45,9 +45,10 @@ class ExplainOptions(OneOptions):
 
     ``text`` is the input of a causal language model or a classifier of texts; ``texts`` are several of them, each
     explained; ``image`` is a file for a classifier of images. ``target`` is a label, a token or a number, None the
-    model's answer; ``against`` the same, for the difference of the two ("others" is the mean of all others). ``out`` is
-    a .html for a page, .png, .pdf or .svg for the heatmap, .pt for the attribution. ``color`` allows escape sequences
-    in the text printed.
+    model's answer; ``against`` the same, for the difference of the two ("others" is the mean of all others). ``at`` is
+    a place of a head that answers at many, such as "token 3", ``text_pair`` the other text of a pair. ``out`` is a
+    .html for a page, .png, .pdf or .svg for the heatmap, .pt for the attribution. ``color`` allows escape sequences in
+    the text printed.
     """
 
     text: str | None = None
@@ -55,4 +56,6 @@ class ExplainOptions(OneOptions):
     image: Path | None = None
     target: str | None = None
     against: str | None = None
+    at: str | None = None
+    text_pair: str | None = None
     color: bool = False

@@ -50,9 +50,9 @@ def _sections(explained: Explained, picture: Picture) -> list[str]:
         f"<h1>{_text(explained.title)}</h1>",
         f'<p class="lxt-dim">{what} in {name}, {by}.</p>',
         f'<div class="lxt-pair">{_scan(task.picture)}{picture.html()}</div>',
-        "<h2>What the model answers</h2>",
-        _top(explained),
     ]
+    if explained.top:
+        sections += ["<h2>What the model answers</h2>", _top(explained)]
     if task.tokens is not None and found.latent:
         names, scores = found.trace(0)
         real = found.real(0)

@@ -38,11 +38,16 @@ def text_of(explained: Explained, options: ExplainOptions) -> str:
         hint = " (--out picture.png draws every pixel)" if options.out is None else ""
         parts.append(_table(regions(scores[0]), hint))
     parts.append(_reached(float(scores.sum()), float(found.output[0])) if explained.is_relevance else NO_RELEVANCE)
-    answers = [f"{share:7.1%}  {logit:+9.4g}  {visible(name)}" for name, logit, share in explained.top]
-    parts.append("\n".join(["what the model answers (probability, logit):", *answers]))
+    if explained.top:
+        parts.append(_answers(explained))
     if found.ledger is not None:
         parts.append(found.ledger.to_string(width=options.width))
     return "\n\n".join(parts)
+
+
+def _answers(explained: Explained) -> str:
+    answers = [f"{share:7.1%}  {logit:+9.4g}  {visible(name)}" for name, logit, share in explained.top]
+    return "\n".join(["what the model answers (probability, logit):", *answers])
 
 
 def _reached(reached: float, whole: float) -> str:
@@ -70,12 +75,11 @@ def data_of(explained: Explained, out: Path | None) -> dict[str, Any]:
     """Return the answer as data; the scores are ``relevance`` or not."""
     task, found = explained.task, explained.found
     assert isinstance(found.scores, Tensor)
-    assert found.target is not None
     data: dict[str, Any] = {
         "model": task.loaded.name,
         "preset": explained.preset,
         "source": task.source,
-        "target": found.target.flatten().tolist(),
+        "target": [] if found.target is None else found.target.flatten().tolist(),
         "title": explained.title,
         "output": float(found.output[0]),
         "relevance": explained.is_relevance,

@@ -75,7 +75,8 @@ def plain(answer: Answer) -> dict[str, Any]:
     """Return an answer as dictionaries, lists, texts and numbers, ready for JSON.
 
     ``source`` and ``target`` are the tokens of prompt and answer, ``source_attributions`` [rows][source] and
-    ``target_attributions`` [rows][target] the relevance on them, in the order of ``rows``.
+    ``target_attributions`` [rows][target] the relevance on them, in the order of ``rows``. ``boxes`` [rows] are those
+    of detected things: left, top, right and bottom, as shares of the image.
     """
     sources, known = answer.sources, answer.predictions
     split = len(sources) - answer.length
@@ -103,6 +104,8 @@ def plain(answer: Answer) -> dict[str, Any]:
         "complete": answer.report.complete,
         "ran": answer.ran,
     }
+    if answer.boxes is not None:
+        data["boxes"] = answer.boxes.tolist()
     if answer.other is not None:
         data["contrast"] = plain(answer.other)
     return data

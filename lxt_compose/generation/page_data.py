@@ -41,7 +41,7 @@ def data_of(answer: Answer, *, sources: int = 64) -> dict[str, Any]:
         "scores": _floats(groups @ answer.scores.double()),
         "direct": _matrix(answer, sides, groups, sources),
         "likely": _likely(answer, sides[OUTPUT]),
-        "verdict": verdict(answer),
+        "verdict": verdict(answer).replace(" -", " \u2212"),
         "grids": [grid_data(grid) for grid in answer.sources.grids],
     }
     if answer.layers is not None:
@@ -195,7 +195,7 @@ def verdict(answer: Answer) -> str:
     if score and all(part / score >= 0 for part in parts.values()):
         return f"{how}: of the score, " + ", ".join(f"{part / score:.0%} is on {name}" for name, part in parts.items())
     amounts = ", ".join(f"{number(part)} on {name}" for name, part in parts.items())
-    return f"{how}: the score {number(score)} is {amounts}".replace(" -", " \u2212")
+    return f"{how}: the score {number(score)} is {amounts}"
 
 
 _CALLED = {

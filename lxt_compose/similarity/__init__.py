@@ -1,8 +1,8 @@
 """The relevance of places of two inputs, and of pairs of places, for their similarity."""
 
 from .entry import attribute_similarity
-from .pair import POOLINGS
+from .pair import MEASURES, POOLINGS
 from .result import SimilarityAttribution
 from .second_order import Pairs
 
-__all__ = ["POOLINGS", "Pairs", "SimilarityAttribution", "attribute_similarity"]
+__all__ = ["MEASURES", "POOLINGS", "Pairs", "SimilarityAttribution", "attribute_similarity"]

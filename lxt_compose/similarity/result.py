@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -10,8 +12,9 @@ from torch import Tensor
 from ..coverage.report import CoverageReport
 from ..heatmap import TextHeatmap, text
 from ..heatmap.colors import color_map
-from ..heatmap.picture import LIGHT, fonts, new_figure, visible
+from ..heatmap.picture import LIGHT, fonts, new_figure, visible, writable
 from ..ledger import Ledger
+from .exports import TITLE, dataset, page_of, plain
 from .second_order import Pairs
 
 if TYPE_CHECKING:
@@ -119,6 +122,32 @@ class SimilarityAttribution:
             for side, tokens, scores in sides
             for place, (token, score) in enumerate(zip(tokens, scores.tolist(), strict=True))
         )
+
+    def to_xarray(self) -> Any:
+        """Return a Dataset of xarray: ``first_score`` [first], ``second_score`` [second], ``pair`` [first, second].
+
+        Raises:
+            ImportError: xarray is not installed.
+        """
+        return dataset(self)
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Return everything but the reports as JSON; see :func:`plain`."""
+        return json.dumps(plain(self), indent=indent, ensure_ascii=False)
+
+    def page(self, path: str | Path, *, title: str = TITLE) -> Path:
+        """Write a page: both texts, pairs if they were asked for, the account and the coverage; returns its path.
+
+        Args:
+            path: where to.
+            title: of the page.
+
+        Raises:
+            FileNotFoundError: the folder does not exist.
+        """
+        place = writable(path)
+        place.write_text(page_of([self], title=title), encoding="utf-8")
+        return place
 
     def __repr__(self) -> str:
         sizes = " x ".join(str(len(one)) for one in self.tokens)

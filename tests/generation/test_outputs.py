@@ -1,5 +1,6 @@
 """Each answer of a head that answers at many places: as attribute() explains it, and adding up to its score."""
 
+import json
 from types import SimpleNamespace
 
 import heads
@@ -124,6 +125,24 @@ def test_boxes_are_around_masks():
         assert box.tolist() == pytest.approx(expected)
     empty = _around(torch.zeros(1, 4, 5, dtype=torch.bool))
     assert empty.tolist() == [[0, 0, 1, 1]]
+
+
+def test_tables_arrays_and_figures_of_a_detector():
+    model, inputs = CASES["detection"][0]()
+    found = attribute_outputs(model, inputs, threshold=0.2)
+    (answer,) = found
+    (data,) = json.loads(found.to_json())
+    assert data["boxes"] == answer.boxes.tolist()
+    assert data["target"] == [span.name for span in answer.spans]
+    assert torch.tensor(data["source_attributions"]).shape == (len(answer.spans), sum(map(len, answer.sources.grids)))
+    assert found.plot().images[0].get_array().shape[0] == len(answer.spans)
+    table = found.to_dataframe()
+    assert table["relevance"].sum() == pytest.approx(float(answer.relevance.sum()))
+    assert set(table["target"]) == {span.name for span in answer.spans}
+    pytest.importorskip("xarray")
+    arrays = found.to_xarray()
+    assert dict(arrays.sizes)["target"] == len(answer.spans)
+    assert float(arrays["sums"].sum()) == pytest.approx(float(answer.scores.sum()))
 
 
 def test_letters_make_a_text():

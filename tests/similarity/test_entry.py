@@ -1,5 +1,8 @@
 """Similarity of two inputs: both explained together, adding up; poolings; errors."""
 
+import json
+import re
+
 import pytest
 import torch
 from heads import words
@@ -97,6 +100,41 @@ def test_tables_and_figures():
     assert list(plain.to_dataframe()["input"].value_counts()) == [6, 5]
     with pytest.raises(ValueError, match=r"pairs were not asked for: attribute_similarity\(\.\.\., pairs=True\)"):
         plain.strongest()
+
+
+def test_arrays_with_named_dimensions():
+    pytest.importorskip("xarray")
+    found = attribute_similarity(bert(), FIRST, SECOND, pairs=True)
+    data = found.to_xarray()
+    assert dict(data.sizes) == {"first": 6, "second": 5}
+    assert data["first_token"].values.tolist() == list(found.tokens[0])
+    total = float(data["first_score"].sum() + data["second_score"].sum()) + data.attrs["rest"]
+    assert total == pytest.approx(data.attrs["similarity"])
+    assert float(data["pair"].sel(first=2, second=3)) == float(found.pairs.both[2, 3])
+    assert "pair" not in attribute_similarity(bert(), FIRST, SECOND).to_xarray()
+
+
+def test_json_says_all():
+    found = attribute_similarity(bert(), FIRST, SECOND, pairs=True)
+    data = json.loads(found.to_json())
+    assert data["first"] == {"tokens": list(found.tokens[0]), "scores": found.scores[0].tolist()}
+    assert data["pairs"] == found.pairs.both.tolist()
+    assert data["strongest"][0] == dict(zip(("first", "second", "relevance"), found.strongest(1)[0], strict=True))
+    assert (data["rest"], data["complete"]) == (found.rest, True)
+    assert "pairs" not in json.loads(attribute_similarity(bert(), FIRST, SECOND).to_json(indent=1))
+
+
+def test_a_page(tmp_path):
+    found = attribute_similarity(bert(), FIRST, SECOND, pairs=True, ledger=True)
+    page = found.page(tmp_path / "page.html", title="a < b").read_text("utf-8")
+    assert "<h1>a &lt; b</h1>" in page
+    assert "<script" not in page
+    for part in ("Where the similarity is", "Which goes with which", "Where the relevance went", "Which rules were at"):
+        assert f"<h2>{part}" in page
+    cells = re.findall(r'data-tip="([^"]*)"', page[page.index("Which goes with which") :])
+    assert len(cells) >= 30
+    a, b, value = found.strongest(1)[0]
+    assert any(cell.startswith(f"{a}  {b}") and f"{value:+.4g}"[:5] in cell for cell in cells)
 
 
 @pytest.mark.parametrize(
