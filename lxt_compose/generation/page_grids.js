@@ -67,6 +67,7 @@ const gridsOf = ({ $, element, number, over, hold }) => {
       first += grid.rows * grid.columns;
     }
     box.hidden = $("cover-label").hidden = !panes.length;
+    box.classList.toggle("many", panes.length > 2);
     box.append(...panes.map((one) => one.frame.parentNode));
   }
   function colors() {

@@ -70,11 +70,13 @@ class Page:
         """Make the window of another size."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
-    def fit(self, width, least=0):
-        """Make the window as high as the page is at a width."""
-        self.resize(width, 400)  # what depends on the height of the window settles in two turns
-        for _ in range(2):
-            self.resize(width, max(least, self.run("document.documentElement.scrollHeight")))
+    def fit(self, width):
+        """Make the window as high as the page is at a width, which may depend on the height of the window."""
+        height = 400
+        self.resize(width, height)
+        while (wanted := self.run("document.documentElement.scrollHeight")) > height:
+            height = wanted
+            self.resize(width, height)
 
     def ask(self, method, **parameters):
         """The answer to one command."""
