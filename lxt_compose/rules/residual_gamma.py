@@ -99,24 +99,33 @@ def _factors(call: Call) -> tuple[float, float]:
     return (second, first) if swapped else (first, second)
 
 
+def _positive(x: Tensor) -> Tensor:
+    """Return 1 where x >= 0, and 0 elsewhere, as numbers: a product with them costs a fraction of `torch.where`."""
+    return x.detach().clone().ge_(0)
+
+
 def _measured(factors: tuple[float, float], a: Tensor, b: Tensor) -> tuple[Tensor, ...]:
-    """Return the operands as they are added, whether each has the sign of c, the sum s of those, and t = c / s."""
+    """Return the operands as they are added, whether each has the sign of c, the sum s of those, and t = c / s.
+
+    The last is where both operands are 0: there s is 1, and t too.
+    """
     a, b = (x if factor == 1 else x * factor for x, factor in zip((a, b), factors, strict=True))
     c = a + b
-    positive = c >= 0
-    same_a, same_b = (a >= 0) == positive, (b >= 0) == positive
-    s = torch.where(same_a, torch.where(same_b, c, a), b)
-    return a, b, same_a, same_b, s, torch.where(s == 0, 1.0, c / s)
+    a, b = (x if x.shape == c.shape else x.expand_as(c) for x in (a, b))
+    positive = _positive(c)
+    same_a, same_b = _positive(a).eq_(positive), _positive(b).eq_(positive)
+    s = a * same_a + b * same_b
+    nothing = s.detach().clone().eq_(0)
+    s = s + nothing
+    return a, b, same_a, same_b, s, (c + nothing) / s, nothing
 
 
 def _shares(gamma: float, factors: tuple[float, float], slot: Tensor, a: Tensor, b: Tensor) -> Slots:
     shapes = a.shape, b.shape
-    a, b, same_a, same_b, s, t = _measured(factors, a, b)
+    a, b, same_a, same_b, s, t, nothing = _measured(factors, a, b)
     slot = slot / (t + gamma)
-    heavy, nothing = slot * (1 + gamma), s == 0
-    half = heavy / 2  # at a = b = 0 t is 1: this makes it half of the relevance
-    share_a, share_b = (
-        sum_to(torch.where(nothing, half, torch.where(same, heavy, slot) * (x / s)), shape)
+    share_a, share_b = (  # at a = b = 0 half of the relevance each
+        sum_to(torch.addcmul(slot, slot, same, value=gamma) * (torch.add(x, nothing, alpha=0.5) / s), shape)
         for same, x, shape in ((same_a, a, shapes[0]), (same_b, b, shapes[1]))
     )
     return share_a, share_b
@@ -124,11 +133,11 @@ def _shares(gamma: float, factors: tuple[float, float], slot: Tensor, a: Tensor,
 
 def _slopes(gamma: float, factors: tuple[float, float], slot: Tensor, a: Tensor, b: Tensor) -> Slots:
     shapes = a.shape, b.shape
-    _, _, same_a, same_b, _, t = _measured(factors, a, b)
+    _, _, same_a, same_b, _, t, _ = _measured(factors, a, b)
     slot = slot * (t / (t + gamma))
-    heavy = slot * (1 + gamma)
     found = (
-        sum_to(torch.where(same, heavy, slot), shape) for same, shape in zip((same_a, same_b), shapes, strict=True)
+        sum_to(torch.addcmul(slot, slot, same, value=gamma), shape)
+        for same, shape in zip((same_a, same_b), shapes, strict=True)
     )
     slot_a, slot_b = (g if factor == 1 else g * factor for g, factor in zip(found, factors, strict=True))
     return slot_a, slot_b
