@@ -16,8 +16,8 @@ ROWS = [line.split("|")[2] for line in PAGE.read_text().splitlines() if re.match
 CODE = sorted({code for row in ROWS for code in re.findall(r"`([^`]+)`", row)})
 # Words that are no expressions: an argument, a method, what is made by register().
 WORDS = {
-    "epsilon", "from_torch", "apply(model)", "registration.report()", "ledger=True", 'layers=["name"]', "contrast=", "captum.attr",
-    'targets="words"', 'of="log_probability"',
+    "epsilon", "from_torch", "apply(model)", "registration.report()", "ledger=True", 'layers=["name"]', "contrast=",
+    "captum.attr", 'targets="words"', 'of="log_probability"',
 }  # fmt: skip
 
 

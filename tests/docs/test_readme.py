@@ -13,10 +13,12 @@ from lxt_compose import attribute, presets
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-README, ARCHITECTURES = (
+FOUND, ARCHITECTURES = (
     re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text("utf-8"), flags=re.M | re.S)
     for name in ("README.md", "docs/architectures.md")
 )
+MARKS = ("y = model(x.requires_grad_())", "get_input_embeddings", "attribute(model, tokenizer(text", "traced.save(")
+README = [next(block for block in FOUND if mark in block) for mark in MARKS]
 
 
 def images(folder):
