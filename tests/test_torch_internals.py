@@ -13,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from lxt_compose import torch_internals as internals
-from lxt_compose.torch_internals import backward_hooks, checkpoints, traces
+from lxt_compose.errors import TraceError
+from lxt_compose.torch_internals import backward_hooks, checkpoints, readings, traces
 from lxt_compose.torch_internals.attention import attention_body
 
 
@@ -456,3 +457,95 @@ def test_the_body_of_attention_runs_under_a_function_mode_and_shows_what_is_insi
     assert torch.equal(output, expected)
     assert "multi_head_attention_forward" not in mode.names
     assert "linear" in mode.names
+
+
+def test_an_active_function_mode_is_known_unless_it_is_off():
+    assert not internals.is_mode_on()
+    with Seen():
+        assert internals.is_mode_on()
+        with internals.modes_off():
+            assert not internals.is_mode_on()
+
+
+def test_operations_of_a_plain_subclass_give_plain_tensors():
+    class Own(torch.Tensor):
+        __torch_function__ = internals.plain_torch_function
+
+    assert type(torch.ones(2).as_subclass(Own) + 1) is torch.Tensor
+
+
+def test_all_hooks_of_a_module_are_listed():
+    module, before, after = nn.Linear(2, 2), lambda *_: None, lambda *_: None
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after)
+    assert internals.hooks_of(module) == [before, after]
+
+
+def test_the_edge_behind_a_full_backward_hook_is_found():
+    first, second = nn.Linear(2, 2), nn.Linear(2, 2)
+    second.register_full_backward_hook(lambda *_: None)
+    given = []
+    second.register_forward_hook(lambda module, args, output: given.append((args[0].grad_fn, output.grad_fn)))
+    x = first(torch.ones(1, 2))
+    second(x)
+    hooked, own = given[0]
+    assert type(hooked) is backward_hooks.HOOKED_NODE
+    assert backward_hooks.behind_hook((hooked, 0))[0] is x.grad_fn
+    assert backward_hooks.behind_hook((own, 0)) is None
+
+
+def test_tensors_in_a_trace_have_proxies_and_fills_are_known_by_their_nodes():
+    found = []
+
+    def function(x):
+        filled = torch.full_like(x, 3.0).view(-1)
+        found.append([traces.proxy_of(t) for t in (x, filled, constant)])
+        found.append([readings.filled_with(proxy.proxy.node) for proxy in found[0][:2]])
+        found.append(readings.number_in(filled))
+        return x + filled.sum()
+
+    constant = torch.ones(2)
+    make_fx(function)(torch.ones(2))
+    assert found[0][2] is None
+    assert found[1:] == [[None, 3.0], 3.0]
+    assert traces.proxy_of(constant) is None
+
+
+def test_a_graph_for_any_size_knows_sizes_by_name_and_of_the_example():
+    seen = []
+
+    def function(x):
+        seen.append((traces.is_fake(x), traces.has_symbolic_shape(x), traces.example_shape(x)))
+        return x.sum(0) if x.shape[0] > 2 else x[0]
+
+    graph, holds = traces.symbolic_graph_of(function, [torch.ones(4, 3)], [("batch", None)])
+    assert seen == [(True, True, torch.Size([4, 3]))]
+    assert graph(torch.ones(7, 3)).tolist() == [7.0] * 3
+    assert holds({"batch": 5})
+    assert not holds({"batch": 2})
+    assert not traces.is_fake(torch.ones(1))
+
+
+def test_values_that_a_trace_reads_are_recorded_until_they_change():
+    weight, scale = torch.tensor([2.0]), torch.tensor([3.0])
+
+    def function(x):
+        with readings.values_of(scale):
+            number = float(scale.sum())
+        with readings.WatchingModels():
+            return x * weight.item() * number
+
+    with readings.noting_readings() as noted:
+        graph = make_fx(function)(torch.ones(2))
+    assert graph(torch.ones(2)).tolist() == [6.0, 6.0]
+    assert {id(reading.tensor) for reading in noted.values()} == {id(weight), id(scale)}
+    assert all(reading.holds() for reading in noted.values())
+    weight.fill_(2.0)
+    assert noted[id(weight)].holds()
+    weight.fill_(5.0)
+    assert not noted[id(weight)].holds()
+
+
+def test_a_value_that_the_graph_computes_cannot_be_read():
+    with pytest.raises(TraceError, match=r"the value of a tensor of shape \[2\] decides .* make it a number"):
+        make_fx(lambda x: x * readings.number_in(x + 1))(torch.ones(2))
