@@ -1,9 +1,10 @@
-"""Draw one photograph under each rule for layers: the pictures of docs/rules/. Needs the packages of pretrained.txt.
+"""Draw a photograph, or two sentences, under a rule: the pictures of docs/rules/. Needs the packages of pretrained.txt.
 
 python docs/draw_rules.py
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from lxt_compose import (
     ZBox,
     ZPlus,
     attribute,
+    attribute_similarity,
     first_layer,
     heatmap,
     kinds,
@@ -30,6 +32,9 @@ OUT = Path(__file__).resolve().parent / "pictures" / "rules"
 PHOTOGRAPH = "china"
 EVERYWHERE = {"Epsilon": Epsilon(), "Gamma": Gamma(0.25), "AlphaBeta": AlphaBeta(2, 1), "ZPlus": ZPlus()}
 FIRST = {"Flat": Flat(), "WSquare": WSquare(), "ZBox": ZBox(photographs.LOW, photographs.HIGH)}
+
+SENTENCES = ("The bank raised its interest rates again.", "We walked along the bank of the river.")
+PRESETS = {"Attention": "attnlrp", "ValueAttention": "cp_lrp", "ResidualGamma": "res_lrp"}
 
 
 def composite_of(name: str) -> Composite:
@@ -47,6 +52,12 @@ def draw(name: str, model: nn.Module, x: Tensor, pixels: Tensor) -> Path:
     return picture.save(OUT / f"{name.lower()}.png", dpi=110)
 
 
+def draw_sentences(name: str, model: nn.Module, tokenizer: Any) -> Path:
+    """Write the similarity of the two sentences, by the preset that has the rule."""
+    found = attribute_similarity(model, *SENTENCES, tokenizer=tokenizer, composite=PRESETS[name])
+    return found.heatmap().save(OUT / f"{name.lower()}.png", dpi=110)
+
+
 def main() -> None:
     """Draw them all."""
     torch.manual_seed(0)
@@ -55,6 +66,8 @@ def main() -> None:
     one = next(one for one in photographs.load_photographs() if one.name == PHOTOGRAPH)
     for name in (*EVERYWHERE, *FIRST):
         print(draw(name, model, photographs.as_input([one]), one.pixels))
+    for name in PRESETS:
+        print(draw_sentences(name, *pretrained.load_sentence_encoder()))
 
 
 if __name__ == "__main__":
