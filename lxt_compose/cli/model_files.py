@@ -146,11 +146,12 @@ def _from_folder(folder: Path, weights: bool, dtype: torch.dtype) -> Loaded:
     with quiet_transformers() as transformers:
         config = _config(transformers, folder)
         kind = _class_of(transformers, config, folder)
+        typed = {"dtype" if hasattr(config, "dtype") else "torch_dtype": dtype}  # its name before transformers 4.56
         if not has_weights:
-            model = kind._from_config(config, dtype=dtype)
+            model = kind._from_config(config, **typed)
             return Loaded(model.eval(), kind.__name__, folder, trained=False)
         try:
-            model, info = kind.from_pretrained(folder, local_files_only=True, dtype=dtype, output_loading_info=True)
+            model, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **typed)
         except Exception as error:  # readers of formats raise various errors for a damaged file
             raise CheckpointError(f"the weights in {folder} cannot be loaded: {error}") from error
     missing = sorted(info["missing_keys"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import SkipTest
 
 import torch
 import transformers
@@ -155,14 +156,34 @@ def build(
     """A tiny model in eval mode with random weights; `attention` is "eager", "sdpa" or the architecture's default.
 
     Experts run one by one unless told otherwise: torch's grouped product knows no float64.
+
+    Raises:
+        SkipTest: this version of transformers does not have the architecture, or not this way to run it.
     """
-    config = transformers.AutoConfig.for_model(architecture.name, **architecture.config)
+    config = configured(architecture.name, architecture.config)
+    head = HEADS[architecture.kind]
     options = {} if attention is None else {"attn_implementation": attention}
-    options |= {} if experts is None else {"experts_implementation": experts}
+    if attention == "sdpa" and not head._model_mapping[type(config)]._supports_sdpa:
+        raise lacks(f"{architecture.name} with fused attention")
+    if hasattr(transformers.PreTrainedModel, "set_experts_implementation"):
+        options |= {} if experts is None else {"experts_implementation": experts}
+    elif experts not in (None, "eager"):
+        raise lacks(f"experts as {experts}")
     torch.manual_seed(seed)
-    model = HEADS[architecture.kind].from_config(config, **options)
+    model = head.from_config(config, **options)
     randomize(model, seed)
     return model.to(dtype).eval()
+
+
+def configured(name: str, settings: dict[str, Any]) -> Any:
+    """The configuration of an architecture; SkipTest if this version of transformers does not have it."""
+    if name not in transformers.CONFIG_MAPPING:
+        raise lacks(name)
+    return transformers.AutoConfig.for_model(name, **settings)
+
+
+def lacks(what: str) -> SkipTest:
+    return SkipTest(f"transformers {transformers.__version__} has no {what}")
 
 
 def randomize(model: nn.Module, seed: int, scale: float = 0.1) -> None:

@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 import transformers
-from architectures import randomize
+from architectures import configured, lacks, randomize
 from closing import KeepDouble
 from torch.nn import functional as F
 
@@ -32,7 +32,7 @@ CONFIGS = {
 
 
 def build(name):
-    config = transformers.AutoConfig.for_model(name, **CONFIGS[name])
+    config = configured(name, CONFIGS[name])
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config)
     randomize(model, 7)
@@ -107,6 +107,8 @@ def convolution(hidden_states, weight, bias, activation=None, **_):
 def recipe(monkeypatch, model):
     """Make the model's own file compute what the paper's recipe computes: the same values, other gradients."""
     module = sys.modules[type(model).__module__]
+    if not {"mamba_selective_scan", "mamba2_chunk_scan"} & vars(module).keys():
+        raise lacks("scan of its own to replace")
     if hasattr(module, "mamba_selective_scan"):
         monkeypatch.setattr(module, "mamba_selective_scan", mamba_scan)
     if hasattr(module, "mamba2_chunk_scan"):
