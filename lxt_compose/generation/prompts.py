@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,7 +15,7 @@ TEMPLATE = "template"
 _CACHES = ("past_key_values", "past_key_value", "cache_params", "encoder_outputs", "past_buckets_states", "mems")
 _TOKENS = ("input_ids", "attention_mask", "decoder_input_ids")
 _IGNORED = ("token_type_ids",)
-"""Left out where there is text alone."""
+"""Left out where there is text alone, and where the model does not take them."""
 _UNREAD = ("labels", "decoder_attention_mask", "return_dict", "use_cache")
 
 
@@ -55,7 +56,13 @@ def read_prompts(model: nn.Module, prompt: Any, tokenizer: Any) -> list[Prompt]:
     start = _decoder_start(model)
     if not start and not all(one.ids for one in found):
         raise ValueError(f"{type(model).__name__} has no encoder, so its prompt needs input_ids")
-    return [replace(one, start=one.start or start) for one in found]
+    taken = inspect.signature(model.forward).parameters
+    return [replace(one, start=one.start or start, given=_taken(one.given, taken)) for one in found]
+
+
+def _taken(given: Mapping[str, Tensor], taken: Container[str]) -> dict[str, Tensor]:
+    """Return the inputs without those that a model may do without, if it does not take them."""
+    return {name: x for name, x in given.items() if name not in _IGNORED or name in taken}
 
 
 def _read(prompt: Any, tokenizer: Any) -> list[Prompt]:

@@ -37,7 +37,7 @@ def save_llava(folder):
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**sizes, image_size=28, patch_size=14),
         text_config=LlamaConfig(**{**SMALL, "vocab_size": len(tokenizer)}, bos_token_id=0, eos_token_id=0),
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"), image_seq_length=4,
     )  # fmt: skip
     images = CLIPImageProcessor(size={"height": 28, "width": 28}, crop_size={"height": 28, "width": 28})
     processor = LlavaProcessor(

@@ -16,6 +16,8 @@ def test_embedding_bag_shares_by_contribution_to_its_sum():
     bag = nn.EmbeddingBag(6, 3, mode="sum").double()
     ids = torch.tensor([[0, 1, 2], [3, 4, 5]])
     weights = torch.rand(2, 3, dtype=torch.float64).requires_grad_()
+    if torch.__version__ < (2, 6):
+        pytest.skip("before torch 2.6, a bag of a table that is frozen has no gradient for weights per sample")
     with Composite().register(bag) as registration:
         z = bag(ids, per_sample_weights=weights)
         z.backward(z.detach())

@@ -17,7 +17,7 @@ def llama(attention="eager"):
     config = transformers.LlamaConfig(
         hidden_size=WIDTH, intermediate_size=36, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
         num_key_value_heads=GROUPS, vocab_size=11, rms_norm_eps=1e-5, max_position_embeddings=32,
-        rope_parameters={"rope_type": "default", "rope_theta": 100.0}, attn_implementation=attention,
+        rope_theta=100.0, attn_implementation=attention,
         attention_bias=True, mlp_bias=True,
     )  # fmt: skip
     torch.manual_seed(0)
