@@ -71,6 +71,8 @@ def is_asked(options: argparse.Namespace) -> bool:
                 if asked
                 else f"--{name} is for answers: give --generate N or --continuation TEXT too"
             )
+    if options.outputs and options.words:
+        raise ValueError("--words does not go with --outputs")
     if options.threshold is not None and not options.outputs:
         raise ValueError("--threshold is for --outputs")
     for name in _OF_TEXTS if options.outputs else ("text_pair",) if written else ():

@@ -68,6 +68,8 @@ def answers_of(model: nn.Module, output: Any, given: Inputs, tokenizer: Any, thr
     ids = given.ids.get("input_ids")
     if logits.dim() == 3 and ids is not None and ids.shape[1] == logits.shape[1]:
         classes = logits[0].argmax(-1)
+        if tokenizer is not None and logits.shape[2] != len(getattr(model.config, "id2label", None) or {}):
+            names = lambda number: str(tokenizer.convert_ids_to_tokens([number])[0])  # noqa: E731 - a vocabulary
         return Answers(_each(torch.arange(len(classes)), classes), tuple(classes.tolist()), names)
     if logits.dim() == 3 and ids is None and not is_depth(output):
         return _emitted(model, logits[0], names, tokenizer)

@@ -176,6 +176,7 @@ def test_two_images(image, capsys, tmp_path):
     [
         (["--text", "a", "--outputs", "--layers"], "--layers does not go with --outputs"),
         (["--text", "a", "--outputs", "--target", "b"], "--target does not go with --generate, --continuation and"),
+        (["--text", "a", "--outputs", "--words"], "--words does not go with --outputs"),
         (["--text", "a", "--threshold", "0.2"], "--threshold is for --outputs"),
         (["--text", "a", "--text-pair", "b", "--generate", "2"], "--text-pair does not go with --generate"),
         (["--image", "a", "--text-pair", "b", "--outputs"], "--text-pair goes with --text"),

@@ -156,6 +156,20 @@ def test_letters_make_a_text():
     assert timed.sources.grids[0].seconds == pytest.approx(2 / 16000)
 
 
+def test_words_of_a_masked_language_model_have_their_names():
+    class Numbered:
+        all_special_ids = ()
+
+        def convert_ids_to_tokens(self, ids):
+            return [f"w{number}" for number in ids]
+
+    model, inputs = heads.bert("MaskedLM"), {"input_ids": words(1, 7)}
+    (answer,) = attribute_outputs(model, inputs, processor=Numbered())
+    best = model(**inputs).logits[0].argmax(-1).tolist()
+    assert [span.name for span in answer.spans] == [f"w{number}" for number in best]
+    assert answer.predictions.top_tokens[0][0] == f"w{best[0]}"
+
+
 def test_the_answers_of_a_question():
     (answer,) = attribute_outputs(*CASES["a question"][0]())
     assert [span.name.rpartition(" ")[0] for span in answer.spans] == ["start at token", "end at token"]
