@@ -45,7 +45,13 @@ def begun(monkeypatch):
             found.append(start)
             yield start
 
+    def at_head(self, *given):
+        found.append("before the head")
+        yield from at_the_head(self, *given)
+
+    at_the_head = Watch.at_head
     monkeypatch.setattr(Watch, "in_last_block", in_last_block)
+    monkeypatch.setattr(Watch, "at_head", at_head)
     return found
 
 
@@ -99,7 +105,7 @@ def test_where_the_last_block_mixes_tokens_twice_rows_begin_before_the_head(begu
     model = Model().double()
     (answer,) = attribute_generation(model, PROMPT, ANSWER)
     assert_rows(answer, model)
-    assert not begun
+    assert begun == ["before the head"]
     assert answer.ran == "12 rows at a time"
 
 
@@ -152,7 +158,8 @@ def test_parts_of_a_decoder_and_its_encoder(free_passes):
         assert (answer.relevance[row, 5 : 6 + row] - found.scores["decoder_input_ids"][0]).abs().max() < EXACT
 
 
-def test_a_model_that_looks_ahead_is_refused_in_parts_too(free_passes):
+@pytest.mark.parametrize("ahead", [slice(None), slice(9, 10)], ids=["everywhere", "at the end of a part"])
+def test_a_model_that_looks_ahead_is_refused_in_parts_too(ahead, free_passes):
     class Ahead(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -160,9 +167,12 @@ def test_a_model_that_looks_ahead_is_refused_in_parts_too(free_passes):
 
         def forward(self, input_ids):
             x = self.table(input_ids)
-            return self.head(x + x.mean(1, keepdim=True))
+            looks = torch.zeros(1, x.shape[1], 1, dtype=x.dtype)
+            looks[:, ahead] = 1
+            return self.head(x + looks * x.mean(1, keepdim=True))
 
-    with pytest.raises(AttributionError, match="Ahead looks ahead: token 0 of the answer"):
+    token = 0 if ahead.start is None else 5  # the first part has six tokens, the first of them is made at place 4
+    with pytest.raises(AttributionError, match=f"Ahead looks ahead: token {token} of the answer"):
         attribute_generation(Ahead().double(), PROMPT, ANSWER)
 
 
