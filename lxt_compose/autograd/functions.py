@@ -4,7 +4,7 @@ The *slot* is what autograd passes back at a tensor: relevance R in the relevanc
 gradient formulation. Outputs share the memory of their inputs, so they cost nothing in the forward pass.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -167,7 +167,7 @@ class Bypass(RelevanceFunction):
         return None, None, *ctx.slots(slot, *ctx.saved_tensors)
 
 
-def bypass(backward: Callable[..., Slots], z: Tensor, saved: tuple[Tensor, ...], carriers: list[Tensor]) -> Tensor:
+def bypass(backward: Callable[..., Slots], z: Tensor, saved: Sequence[Tensor], carriers: Sequence[Tensor]) -> Tensor:
     """Return the output z, whose only path back to the carriers is `backward` (see :class:`Bypass`)."""
     plain = [t.detach() if t.requires_grad else t for t in saved]
     result: Tensor = Bypass.apply(backward, (z, *plain), *carriers)  # tensors in a tuple are no inputs to autograd

@@ -16,7 +16,6 @@ from ..autograd.numerics import (
     over_positive,
 )
 from ..torch_internals import is_batched
-from .base import QUIET
 from .linear_layers.branches import (
     Condition,
     both,
@@ -29,6 +28,7 @@ from .linear_layers.branches import (
 )
 from .linear_layers.layer import Layer
 from .linear_layers.weight_parts import absolute, negative, positive, whole
+from .spelling import QUIET
 from .split import Split, Term, unless
 
 _PARTS = (whole, absolute, positive, negative)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..ops import Family
 from .absorption import BIAS, SOFTMAX, left_over
 from .base import Amount, Call
-from .scaling import Scaling, places_of
+from .scaling import Scaling, again_by_shares, places_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Attention(Scaling):
 
     Source: Achtibat et al. 2024 (AttnLRP), propositions 3.1 and 3.3.
     """
+
+    again = again_by_shares
 
     families: ClassVar[frozenset[Family]] = frozenset({Family.ATTENTION})
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from operator import is_
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
@@ -14,12 +14,22 @@ from ..autograd.trees import PLAIN, map_tensors, tensors_in
 from ..errors import RuleError, place
 from ..ops import Family, Op
 from .linear_layers.weight_parts import Parts
+from .spelling import written
 
 RELEVANCE = "relevance"
 GRADIENT = "gradient"
 Amount = Callable[[Tensor], Tensor]
 """From the slot of an output to an amount of its relevance, in the same shape."""
 FORMULATIONS = (RELEVANCE, GRADIENT)
+
+
+class Again(NamedTuple):
+    """What a rule does to calls that are alike."""
+
+    leave: Callable[[Sequence[Tensor], Tensor, Sequence[Any], Mapping[str, Any]], Tensor]
+    """From the carriers, the output, the arguments and the keyword arguments to what the model goes on with."""
+    as_they_are: bool = False
+    """Whether the operation is given the carriers themselves; else the only one of them, detached."""
 
 
 @dataclass(slots=True)
@@ -179,25 +189,6 @@ register_alone: list[Callable[[Rule, nn.Module, str], Any]] = []
 them."""
 
 
-QUIET: Mapping[str, Any] = {"quiet": True}
-"""Metadata of a rule's argument that is printed only where it differs from its default."""
-
-
-def _is_shown(declared: Field[Any], value: Any) -> bool:
-    return not declared.metadata.get("quiet") or value != declared.default
-
-
-def _written(value: Any) -> str:
-    """Return a rule, or an argument of one, as one would write it."""
-    if isinstance(value, Tensor):
-        return f"tensor{tuple(value.shape)}"
-    if is_dataclass(value) and not isinstance(value, type):
-        given = [(declared, getattr(value, declared.name)) for declared in fields(value)]
-        shown = [f"{declared.name}={_written(part)}" for declared, part in given if _is_shown(declared, part)]
-        return f"{type(value).__name__}({', '.join(shown)})"
-    return getattr(value, "__name__", None) or repr(value)
-
-
 @dataclass(frozen=True)
 class Rule:
     """Base of all rules: a frozen dataclass, comparable and printable; the state of one call is in its :class:`OpCall`.
@@ -277,11 +268,22 @@ class Rule:
 
         Arguments that are seldom given are left out at their defaults.
         """
-        return _written(self)
+        return written(self)
 
     def idle(self, call: Call) -> bool:
         """Return whether the rule gives the operation's own gradient, so that nothing has to be done."""
         return False
+
+    def again(self, call: Call, output: Tensor) -> Again | None:
+        """Return what the rule does to all calls of this form, on carriers of which the same is known.
+
+        None, the default, if :meth:`enter` and :meth:`leave` have to be asked each time. It is not inherited.
+
+        Args:
+            call: such a call, which has run.
+            output: its output, as :meth:`leave` gave it.
+        """
+        return None
 
 
 def only_output(rule: Rule, call: Call, outputs: list[Tensor]) -> Tensor:

@@ -10,13 +10,14 @@ from ..autograd.functions import Slots, bypass
 from ..autograd.numerics import Stabilizing, check_flag, epsilon_in, narrowed, over_stabilized, stabilize
 from ..errors import RuleError
 from .absorption import BIAS, STABILIZER, constant_part, kind_of_constant
-from .base import QUIET, Amount, Call
+from .base import Amount, Call
 from .linear_layers.branches import without_bias
 from .linear_layers.layer import Layer, in_pieces, without_autocast
 from .linear_layers.offset import offset_of
 from .linear_layers.recognize import plain_layer
 from .linear_layers.weight_parts import whole
 from .scaling import Scaling
+from .spelling import QUIET
 
 
 @dataclass(frozen=True)

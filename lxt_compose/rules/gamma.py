@@ -16,7 +16,6 @@ from ..autograd.numerics import (
     over_positive,
     over_stabilized,
 )
-from .base import QUIET
 from .linear_layers.branches import (
     Condition,
     both,
@@ -28,6 +27,7 @@ from .linear_layers.branches import (
 )
 from .linear_layers.layer import Layer
 from .linear_layers.weight_parts import Part, absolute, whole
+from .spelling import QUIET
 from .split import Emphasis, Split, Term, unless
 
 

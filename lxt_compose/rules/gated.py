@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from ..autograd.marks import Gate
 from .base import Call, Rule
-from .scaling import Scaling, addends_of, shares_among
+from .scaling import Scaling, addends_of, again_by_shares, shares_among
 from .uniform import Uniform
 from .uniform_epsilon import UniformEpsilon
 
@@ -42,6 +42,8 @@ class SignalTakesAll(Scaling):
     Source: Arras et al. 2017, section 3.2 (the gates of an LSTM): all relevance to the signal, none to the gate.
     """
 
+    again = again_by_shares
+
     knows_complex: ClassVar[bool] = True
     kinds: ClassVar[tuple[Gate, ...]] = (Gate.ACTIVATION, Gate.BOUNDED, Gate.OPENS)
     """The kinds of gates, in order; the next one counts where all carriers are of the one before."""
@@ -67,6 +69,8 @@ class GatedEpsilon(SignalTakesAll):
     Source: as for :class:`Gated`.
     """
 
+    again = again_by_shares
+
     kinds: ClassVar[tuple[Gate, ...]] = (Gate.OPENS,)
 
 
@@ -91,6 +95,7 @@ class Gated(Uniform):
     """
 
     as_scaling: ClassVar[Scaling] = GatedEpsilon(0.0)
+    again = Uniform.again
 
 
 def gated_form(rule: Rule | None) -> Rule | None:

@@ -9,8 +9,9 @@ from ..autograd.functions import FiniteAtZero, Share, TimesInput
 from ..autograd.numerics import Stabilizing, check_number
 from ..ops import Argument
 from .absorption import CONSTANT, left_over
-from .base import QUIET, Amount, OpCall
+from .base import Amount, OpCall
 from .scaling import Scaling
+from .spelling import QUIET
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """The identity rule for elementwise functions, and its form as a ratio."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,8 +12,9 @@ from ..autograd.functions import Slots, bypass
 from ..autograd.numerics import check_flag, may_write_over, narrowed, stabilize
 from ..errors import RuleError
 from .absorption import BIAS, STABILIZER
-from .base import QUIET, Amount, Call, Rule, only_output
+from .base import Again, Amount, Call, Rule, only_output
 from .slopes import Slope, curve_called, slope_of
+from .spelling import QUIET
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,22 @@ class Identity(ElementwiseRule):
     def rest(self, call: Call) -> str:
         """See :meth:`Rule.rest`: f(0)."""
         return STABILIZER if self.zero_bias else BIAS
+
+    def again(self, call: Call, output: Tensor) -> Again | None:
+        """See :meth:`Rule.again`: where the slope is a function of the carrier alone."""
+        if call.relevance:
+            return Again(_pass_whole) if self.passes_whole(call) else None
+        slope = self.slope(call, call.values[0], output)
+        alone = len(slope.saved) == 1 and slope.saved[0] is call.values[0]
+        return Again(partial(_with_slope, slope.factor)) if alone else None
+
+
+def _pass_whole(carriers: Sequence[Tensor], z: Tensor, *_: Any) -> Tensor:
+    return bypass(partial(_passed_on, carriers[0].shape), z, (), carriers)
+
+
+def _with_slope(slope: Callable[..., Tensor], carriers: Sequence[Tensor], z: Tensor, *_: Any) -> Tensor:
+    return bypass(partial(through_slope, slope), z, carriers, carriers)
 
 
 def _passed_on(shape: torch.Size, slot: Tensor) -> Slots:

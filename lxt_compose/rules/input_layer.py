@@ -16,10 +16,11 @@ from ..autograd.numerics import (
     over_stabilized,
 )
 from ..errors import RuleError
-from .base import QUIET, RELEVANCE, Call
+from .base import RELEVANCE, Call
 from .linear_layers.branches import without_bias
 from .linear_layers.layer import Layer
 from .linear_layers.weight_parts import negative, positive, square
+from .spelling import QUIET
 from .split import Split, Term
 
 

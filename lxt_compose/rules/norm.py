@@ -1,6 +1,6 @@
 """The rule for layers that divide by a statistic of their own input."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
@@ -8,14 +8,15 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from ..autograd.functions import Slots, bypass
+from ..autograd.functions import Slots, backward_of, bypass
 from ..autograd.numerics import over_stabilized, sum_to
 from ..autograd.saved_values import Kept, keep
 from ..errors import RuleError
-from ..ops import Argument, Family, NormKind
-from ..torch_internals import layer_norm_rstd, packs_saved_tensors
+from ..ops import Argument, Family, NormKind, Op
+from ..torch_internals import packs_saved_tensors
 from .absorption import BIAS, NORM, STABILIZER, bias_of_norm, constant_part
-from .base import Amount, Call, Rule
+from .base import GRADIENT, Again, Amount, Call, Rule
+from .layer_norm import layer_norm_backward, layer_norm_step, of_layer_norm
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Norm(Rule):
         if call.op.family in (Family.STATISTIC, Family.HOMOGENEOUS):
             return [z.detach() for z in outputs]
         (z,) = outputs
-        if call.kept and (quick := _of_layer_norm(call, z)) is not None:
+        if call.kept and (quick := of_layer_norm(call.carriers, z, call.args, call.kwargs)) is not None:
             return [quick]
         kind = None if call.op.family is Family.UNCOVERED else call.op.traits.norm
         form_of = None if kind is None else _FORMS[kind]
@@ -65,6 +66,21 @@ class Norm(Rule):
         shapes = tuple(carrier.shape for carrier in call.carriers)
         step = _Step(call.relevance, roles, shapes, tuple(form.shape), form.dims, form.affine, tuple(saved))
         return [bypass(step, z, tuple(saved.values()), call.carriers)]
+
+    def again(self, call: Call, output: Tensor) -> Again | None:
+        """See :meth:`Rule.again`: of a layer norm whose input alone is a carrier."""
+        if not call.kept or getattr(backward_of(output), "func", None) is not layer_norm_step:
+            return None
+        return Again(partial(self._again, call.op), as_they_are=True)
+
+    def _again(
+        self, op: Op | None, carriers: Sequence[Tensor], z: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Tensor:
+        found = of_layer_norm(carriers, z, args, kwargs)
+        if found is not None:
+            return found
+        call = Call(GRADIENT, "", tuple(args), dict(kwargs), op, carriers=list(carriers), values=list(carriers))
+        return self.leave(call, [z])[0]
 
     def absorbed(self, call: Call) -> dict[str, Amount]:
         """See :meth:`Rule.absorbed`: as for Epsilon, of what is linear with the statistics held constant."""
@@ -89,21 +105,6 @@ def _takes_input_alone(call: Call) -> bool:
         return False  # reading what the layer has saved would unpack it, and recompute a checkpoint
     x = call.carriers[0]
     return x is _argument(call, 0, "input") and x.dtype in (torch.float32, torch.float64)
-
-
-def _of_layer_norm(call: Call, z: Tensor) -> Tensor | None:
-    """Return the output of a layer norm in the gradient formulation; the statistic is that of torch's kernel."""
-    rstd = layer_norm_rstd(z)
-    if rstd is None:
-        return None
-    weight, size = _argument(call, 2, "weight"), tuple(_argument(call, 1, "normalized_shape"))
-    saved = (rstd,) if weight is None else (rstd, weight)
-    return bypass(partial(_layer_norm_step, size), z, saved, call.carriers)
-
-
-def _layer_norm_step(size: tuple[int, ...], slot: Tensor, rstd: Tensor, weight: Tensor | None = None) -> Slots:
-    """Return the slot of the input of a layer norm of this size from that of its output."""
-    return (_layer_norm_backward(slot, size, rstd, weight),)
 
 
 def _in_bias(relevance: bool, z: Kept, constant: Callable[[], Tensor], slot: Tensor) -> Tensor:
@@ -152,7 +153,7 @@ class _Step:
     def _input(self, seen: Tensor, given: dict[str, Tensor]) -> Tensor:
         size = self.view[self.dims[0] :] if self.dims else ()
         if size and size == self.affine and seen.dtype in (torch.float32, torch.float64):
-            part = _layer_norm_backward(seen, size, given["scale"], given.get("weight"))
+            part = layer_norm_backward(seen, size, given["scale"], given.get("weight"))
         else:
             weighted = seen * given["weight"].reshape(self.affine) if "weight" in given else seen
             part = self._centered(weighted * given["scale"])
@@ -188,18 +189,6 @@ def _argument(call: Call, place: int, name: str, default: Any = None) -> Any:
     if name in call.kwargs:
         return call.kwargs[name]
     return call.args[place] if len(call.args) > place else default
-
-
-def _layer_norm_backward(slot: Tensor, size: tuple[int, ...], rstd: Tensor, weight: Tensor | None) -> Tensor:
-    """Return ``rstd * (weight * slot - mean(weight * slot))`` over the last dimensions, of this size, in one pass.
-
-    By torch's own backward of layer norm. Its derivative of sigma is proportional to the input less the mean: for a
-    zero input with mean 0 there is none.
-    """
-    zero, mean = torch.zeros_like(slot), torch.zeros_like(rstd)
-    backward = torch.ops.aten.native_layer_norm_backward
-    result: Tensor = backward(slot.contiguous(), zero, size, mean, rstd, weight, None, [True, False, False])[0]
-    return result
 
 
 def _wide(x: Tensor) -> Tensor:

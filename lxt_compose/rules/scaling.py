@@ -25,7 +25,7 @@ from .absorption import (
     is_block,
     kind_of_constant,
 )
-from .base import Amount, Call, Rule
+from .base import Again, Amount, Call, Rule
 
 _HALF = 0.5
 
@@ -103,6 +103,21 @@ class Scaling(Rule):
             return False
         shares = self.shares_of(call)
         return shares.count(1) == len(shares)
+
+
+def again_by_shares(rule: Scaling, call: Call, output: Tensor) -> Again | None:
+    """See :meth:`Rule.again`, for rules whose shares depend on the form of a call and on what is known of carriers."""
+    shares = rule.shares_of(call)
+    if call.relevance or rule.epsilon or 0 in shares or not call.edges:
+        return None
+    if shares.count(_HALF) == len(shares) and not (call.op and call.op.addends):
+        return Again(lambda carriers, z, args, kwargs: Share.apply(z, _HALF), as_they_are=True)
+    return Again(partial(_scaled, shares), as_they_are=True)
+
+
+def _scaled(shares: Sequence[float], carriers: Sequence[Tensor], z: Tensor, *_: Any) -> Tensor:
+    scale_edges([z], dict(zip(map(edge_of, carriers), shares, strict=True)))
+    return z
 
 
 def places_of(call: Call) -> list[int | str]:

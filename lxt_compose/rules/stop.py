@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Call, Rule
+from .base import Again, Call, Rule
 
 
 @dataclass(frozen=True)
@@ -24,3 +24,7 @@ class Stop(Rule):
     def leave(self, call: Call, outputs: list[Tensor]) -> list[Tensor]:
         """See :meth:`Rule.leave`."""
         return [z.detach() for z in outputs]
+
+    def again(self, call: Call, output: Tensor) -> Again | None:
+        """See :meth:`Rule.again`: a constant."""
+        return Again(lambda carriers, z, args, kwargs: z.detach()) if len(call.carriers) == 1 else None

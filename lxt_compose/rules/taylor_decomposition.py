@@ -14,8 +14,9 @@ from ..autograd.trees import map_tensors
 from ..errors import RuleError
 from ..torch_internals import modes_off
 from .absorption import BIAS, HIGHER_ORDERS, STABILIZER, kind_of_constant, linear_part
-from .base import GRADIENT, QUIET, Amount, Call, Rule, only_output
+from .base import GRADIENT, Amount, Call, Rule, only_output
 from .linear_layers.trial import without_effect
+from .spelling import QUIET
 
 Reference = float | Tensor | Callable[[Tensor], Tensor] | None
 Distribution = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]

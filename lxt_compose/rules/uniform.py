@@ -11,8 +11,8 @@ from ..autograd.numerics import broadcasts_to
 from ..autograd.trees import tensors_in
 from ..errors import RuleError, place
 from .absorption import STABILIZER
-from .base import GRADIENT, Amount, Call, Rule, only_output
-from .scaling import Scaling
+from .base import GRADIENT, Again, Amount, Call, Rule, only_output
+from .scaling import Scaling, again_by_shares
 from .uniform_epsilon import UniformEpsilon
 
 
@@ -74,6 +74,10 @@ class Uniform(Rule):
     def rest(self, call: Call) -> str:
         """See :meth:`Rule.rest`."""
         return STABILIZER
+
+    def again(self, call: Call, output: Tensor) -> Again | None:
+        """See :meth:`Rule.again`."""
+        return None if call.relevance else again_by_shares(self.as_scaling, call, output)
 
     def idle(self, call: Call) -> bool:
         """See :meth:`Rule.idle`: a product with one carrier is linear in it."""

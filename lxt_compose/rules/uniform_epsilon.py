@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .base import Call
-from .scaling import Scaling, shares_among
+from .scaling import Scaling, again_by_shares, shares_among
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class UniformEpsilon(Scaling):
 
     Source: Achtibat et al. 2024 (AttnLRP), proposition 3.3.
     """
+
+    again = again_by_shares
 
     def shares(self, call: Call) -> list[float]:
         """Return 1/n for each of the n factors, 1 for what is added."""

@@ -86,7 +86,7 @@ class Context:
         shadowed_by: the bound module whose rule takes it as one unit, so that nothing inside is touched.
     """
 
-    __slots__ = ("decisions", "inside", "keys_inside", "path", "scope", "scoped", "shadowed_by", "site")
+    __slots__ = ("decisions", "inside", "kept", "keys_inside", "path", "scope", "scoped", "shadowed_by", "site")
 
     def __init__(self, site: Site, inside: str | None, scope: Rule | None, keys_inside: bool) -> None:
         self.site, self.path = site, site.path
@@ -95,6 +95,8 @@ class Context:
         self.shadowed_by = inside if scope is None else None
         self.decisions: dict[CallSite, Decision] = {}
         """What was decided for a call, where nothing else matters."""
+        self.kept: dict[Any, dict[Any, Any]] = {}
+        """By function and form, what calls came to that come to the same again (`kept_calls.py`)."""
 
     def keep(self, site: CallSite, made: Decision) -> None:
         """Keep a decision while there is room: numbers among the arguments may differ in each call."""
@@ -127,20 +129,16 @@ class Frame:
         seen: the operation that an observer was shown, if there is one and the module is taken as one unit.
     """
 
-    __slots__ = (
-        "alone", "call", "checkpoint", "context", "in_force", "late", "others", "owner", "part_of", "python", "seen",
-        "served", "unit", "whole",
-    )  # fmt: skip
+    alone = in_force = served = others = False
+    late: dict[str, Any] | None = None
+    call: OpCall | None = None
+    whole: OpCall | None = None
+    unit: Unit | None = None
+    part_of: Unit | None = None
+    seen: Seen | None = None
 
     def __init__(self, context: Context, python: FrameType | None, checkpoint: Any, *, owner: bool = False) -> None:
         self.context, self.python, self.checkpoint, self.owner = context, python, checkpoint, owner
-        self.alone = self.in_force = self.served = self.others = False
-        self.late: dict[str, Any] | None = None
-        self.call: OpCall | None = None
-        self.whole: OpCall | None = None
-        self.unit: Unit | None = None
-        self.part_of: Unit | None = None
-        self.seen: Seen | None = None
 
     @property
     def site(self) -> Site:

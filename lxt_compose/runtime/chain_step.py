@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..autograd.marks import Gate, History, gate_of
+from ..autograd.nodes import origin_of
+from ..ops import Family, Op
+from ..ops.slopes import curve_of
 from ..rules import Epsilon, Identity, OpCall, Rule
 from ..rules.chained import Anchor, Chained
 from ..rules.gated import gates_among
 from ..torch_internals.readings import number_in
-from .chains import Chain, Conditions, source_of
-from .curves import Curve
+from .chains import Base, Chain, Conditions, source_of
+from .curves import POINTS, Curve, Function
 
 _IDENTITY = Identity()
 SUM = Epsilon(0.0)
@@ -124,3 +128,36 @@ class How(NamedTuple):
         if tensor.dtype is torch.bool:
             return self.conditions.find(tensor, source_of(x, checkpoint), checkpoint)
         return number_in(tensor) if self.conditions.is_number(tensor) else None
+
+
+def ends(function: Function, before: Curve | None) -> bool:
+    """Return whether a function of one carrier makes no chain of one with this curve, or of a source."""
+    if before is None or before is POINTS:
+        after = function.alone
+    elif function.divides and before.is_line:
+        return True  # A number over a tensor. Over a variance and an epsilon it is a statistic, which is held constant.
+    else:
+        after = function([before])
+    return after is None or not isfinite(after.at_zero)
+
+
+def begun(op: Op, curve: Curve, before: Chain | None, x: Tensor, checkpoint: Any, how: How) -> Chain:
+    """Return the chain of a function of a source.
+
+    Args:
+        op: the operation that computes it.
+        curve: the function.
+        before: the chain of the source, if it has one.
+        x: the source.
+        checkpoint: the activation checkpoint that records now.
+        how: what else matters.
+    """
+    source = origin_of(x) if before is None else before.source
+    after = Chain(source, curve, checkpoint, active=op.family in (Family.ACTIVATION, Family.MOVEMENT))
+    if curve.ratio is None and (how.relevance or not curve_of(op).own_slope):
+        if how.relevance or how.target is not None:
+            base = Base(x, 1.0).kept(relevance=how.relevance, changes=True)
+            after.keep(base, base)
+        else:
+            after.keep_source(x)
+    return after

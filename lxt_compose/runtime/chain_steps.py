@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..autograd.nodes import Edge, origin_of
 from ..autograd.trees import tensors_in
 from ..ops import Elements, Elementwise, Family, Op
 from ..ops.slopes import curve_of
 from ..rules import Gated
 from ..rules.chained import Anchor, Chained
 from ..torch_internals import checkpoint_hook, in_transform, storage_of
-from .chain_step import SUM, How, Step
+from .chain_step import SUM, How, Step, begun, ends
 from .chains import Base, Chain, chain_of, known_chain, source_of
 from .curves import POINTS, Followed, Function, expansion_of
 from .forms import Form
@@ -86,14 +85,11 @@ def _of_function(op: Op, function: Function, carriers: Sequence[Tensor], checkpo
     chooses = function.conditional or op.family is Family.MOVEMENT
     if len(carriers) == 1 and not function.conditional:
         before = known_chain(first, checkpoint)
+        if ends(function, None if before is None else before.curve):
+            return None
         if before is None or before.curve is POINTS:
-            source = origin_of(first) if before is None else before.source
-            step = _first(op, function, source, first, checkpoint, how)
-            return step and step._replace(chooses=chooses) if chooses else step
+            return _first(op, function, before, first, checkpoint, how)._replace(chooses=chooses)
     chains = [chain_of(x, checkpoint) for x in carriers]
-    if len(chains) == 1 and function.divides and not function.conditional and chains[0].curve.is_line:
-        # A number over a tensor. Over a variance and an epsilon it is a statistic, which is held constant.
-        return None
     curve = function([chain.curve for chain in chains])
     if curve is None or not isfinite(curve.at_zero):
         return None
@@ -127,20 +123,13 @@ def _share_source(carriers: Sequence[Tensor], checkpoint: Any) -> bool:
     return all(x.shape == first.shape and source_of(x, checkpoint) == source for x in others)
 
 
-def _first(op: Op, function: Function, source: Edge, x: Tensor, checkpoint: Any, how: How) -> Step | None:
+def _first(op: Op, function: Function, before: Chain | None, x: Tensor, checkpoint: Any, how: How) -> Step:
     """Return a function of a source, under its default rule."""
     curve = function.alone
-    if curve is None or not isfinite(curve.at_zero):
-        return None
-    after = Chain(source, curve, checkpoint, active=op.family in (Family.ACTIVATION, Family.MOVEMENT))
+    assert curve is not None
     scales = curve.ratio is not None
-    if not scales and (how.relevance or not curve_of(op).own_slope):
-        if how.relevance or how.target is not None:
-            base = Base(x, 1.0).kept(relevance=how.relevance, changes=True)
-            after.keep(base, base)
-        else:
-            after.keep_source(x)
-    return Step(after, SUM if scales and how.stabilized and _adds(op) else None, first=True)
+    rule = SUM if scales and how.stabilized and _adds(op) else None
+    return Step(begun(op, curve, before, x, checkpoint, how), rule, first=True)
 
 
 def note_comparison(

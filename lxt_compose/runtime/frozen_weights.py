@@ -6,10 +6,10 @@ mask that requires grad. So freezing the parameters alone would change the last 
 kernel is that for weights that are trained, be they parameters that were frozen or what was computed from them.
 """
 
+import weakref
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
-from weakref import WeakValueDictionary
 
 from torch import Tensor, nn
 
@@ -26,7 +26,7 @@ class Frozen:
 
     def __init__(self) -> None:
         self._parameters: dict[int, Tensor] = {}
-        self._computed: WeakValueDictionary[int, Tensor] = WeakValueDictionary()
+        self._computed: dict[int, weakref.ref[Tensor]] = {}
 
     def add(self, parameter: Tensor) -> None:
         """Note a parameter that was frozen."""
@@ -34,20 +34,23 @@ class Frozen:
 
     def note(self, x: Tensor) -> None:
         """Note a tensor that was computed from parameters before they were frozen."""
-        self._computed[id(x)] = x
+        key = id(x)
+        self._computed[key] = weakref.ref(x, lambda _: self._computed.pop(key, None))
 
     def follow(self, given: Iterable[Tensor], made: Iterable[Tensor]) -> None:
         """Note that an operation without carriers has run: its output would require grad if an input would."""
         if self._parameters and any(x in self for x in given):
             for x in made:
                 if x.is_floating_point():
-                    self._computed[id(x)] = x
+                    self.note(x)
 
     def __contains__(self, x: Tensor) -> bool:
         if x.requires_grad:
             return False
-        known = (x,) if x._base is None else (x, x._base)
-        return any(id(each) in self._parameters or id(each) in self._computed for each in known)
+        return self._knows(x) or (x._base is not None and self._knows(x._base))
+
+    def _knows(self, x: Tensor) -> bool:
+        return id(x) in self._parameters or id(x) in self._computed
 
 
 def as_trained(function: Callable[..., Any], op: Op | None, frozen: Frozen) -> Callable[..., Any]:

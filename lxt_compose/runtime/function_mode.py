@@ -28,6 +28,7 @@ from .elementwise_histories import joined
 from .forms import read
 from .histories import taking_part
 from .in_place import before_change, changes
+from .kept_calls import keep, run_kept
 from .observer import watch
 from .operations import is_cut, note_cut, record, run, run_body, run_unrecorded
 from .plain_calls import MISSED, run_constant, run_plain
@@ -75,9 +76,15 @@ class FunctionMode(TorchFunctionMode):
             if info is None:
                 with self:
                     return args[2](*args[3:], **kwargs)
-        elif info.signals is not None and recorded and frame.part_of is None and not stack.notes.active:
-            output = run_plain(self.session, stack, self._how, frame, info, args, kwargs)
+        elif recorded and not stack.notes.active:
+            output = MISSED
+            if func in frame.context.kept:
+                output = run_kept(self.session, stack, self._how, frame, info, args, kwargs)
+            if output is MISSED and info.signals is not None and frame.part_of is None:
+                output = run_plain(self.session, stack, self._how, frame, info, args, kwargs)
             if output is not MISSED:
+                if frame.part_of is not None:
+                    frame.part_of.see(info.op, args, kwargs, output, drop_in=False)
                 return output
         if info.ignored:
             return func(*args, **kwargs)
@@ -174,7 +181,7 @@ class FunctionMode(TorchFunctionMode):
         stack.carriers_met = True
         if (known := known_of(carriers, frame, session)) is None:
             return self._run_seen(info, frame, *without_strangers(session, carriers, frame, args, kwargs))
-        now = Recorded(info, frame, args, kwargs, carriers, form, known)
+        now = Recorded(info, frame, args, kwargs, carriers, form, known, known)
         said: Any = None
         if info.varies:  # :func:`decide` reads nothing else of the call
             told = info.told_by_form and form is not None
@@ -209,6 +216,7 @@ class FunctionMode(TorchFunctionMode):
             node.metadata[MARK] = now.history(self._is_learned)
             if now.step is not None:
                 mark_chain(output, now.step.chain)
+            keep(self.session, self._how, now, made, None, output)
         return output
 
     def _step(self, now: Recorded) -> Step | None:
@@ -278,6 +286,7 @@ class FunctionMode(TorchFunctionMode):
         else:
             output = watch(session.observer, stack, call, lambda: run(session, frame, made, call))
         now.known = taking_part(now.known, call.shares)
+        keep(session, self._how, now, made, call, output)
         return output
 
     def _is_first(self, frame: Frame, info: FunctionInfo) -> bool:

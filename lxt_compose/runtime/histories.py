@@ -64,6 +64,16 @@ def effect_of(op: Op | None) -> Effect | None:
     return _OF_FAMILIES.get(op.family)
 
 
+def told_by_form(effect: Effect | None) -> bool:
+    """Return whether an effect depends on the form of a call and what is known of its carriers, and on nothing else."""
+    return effect not in _BY_TENSOR
+
+
+def told_without_constants(effect: Effect | None, known: Sequence[History]) -> bool:
+    """Return whether constant tensors do not matter for what an effect makes of carriers."""
+    return effect is None or effect is _attended or (effect in _MIX and all(history.degree == 1 for history in known))
+
+
 class Signals(NamedTuple):
     """What an effect makes of signals.
 
@@ -72,18 +82,32 @@ class Signals(NamedTuple):
         scaled: one signal and a constant tensor make one.
         together: several signals make one.
         moves: a single carrier of any history keeps it.
+        mixes: a single carrier of any history is made what :func:`mixed` says.
     """
 
     alone: bool
     scaled: bool
     together: bool
     moves: bool
+    mixes: bool
 
 
 def signals_under(effect: Effect | None) -> Signals:
     """Return what an effect makes of signals: the result of :func:`after`, without the call."""
     alone = effect is None or effect is _moved or effect in _JOIN or effect in _MIX
-    return Signals(alone, alone or effect in _SHIFT, effect is None or effect in _KEEP, effect is _moved)
+    together = effect is None or effect in _KEEP
+    return Signals(alone, alone or effect in _SHIFT, together, effect is _moved, effect in _MIX)
+
+
+def mixed(known: History, given: Any, is_learned: Callable[[Tensor], bool]) -> History:
+    """Return what sums and layers make of one carrier: with a parameter of the model, a new signal.
+
+    Args:
+        known: what is known of the carrier.
+        given: the arguments.
+        is_learned: whether a constant is a parameter of the model.
+    """
+    return SIGNAL if known.degree == 1 or any(map(is_learned, tensors_in(given))) else signal(known.degree)
 
 
 class Followed(Protocol):
@@ -123,8 +147,8 @@ def after(
     if len(known) == 1:
         if effect is _moved or (first is SIGNAL and (effect in _JOIN or (effect in _SHIFT and _by_tensor(args)))):
             return first
-        if effect in _MIX and first.degree == 1:
-            return SIGNAL
+        if effect in _MIX:
+            return mixed(first, (args, kwargs), is_learned)
     elif effect in _KEEP and known.count(SIGNAL) == len(known):
         return SIGNAL
     assert info.op is not None

@@ -27,8 +27,9 @@ from .chains import MARK as CHAIN
 from .chains import Conditions
 from .chains import mark as mark_chain
 from .decisions import Action, Decision, decide, written
+from .elementwise_histories import joined
 from .forms import read
-from .histories import Signals, after
+from .histories import Signals, after, mixed
 from .operations import is_cut, note_cut, run_body
 from .policy import FunctionInfo
 from .session import Session
@@ -53,22 +54,20 @@ def run_plain(
         args: what it is called with.
         kwargs: the same by keyword.
     """
-    signals = info.signals
-    carriers, constant = _given(args, kwargs)
+    signals, form, constant = info.signals, None, None
+    if info.forms is None:
+        carriers, constant = _given(args, kwargs)
+    else:
+        carriers, form = read(args, kwargs)
+        if form not in info.forms:
+            return MISSED
     if signals is None or not carriers or session.observer is not None:
         return MISSED
-    if info.forms is None:
-        made = frame.context.decisions.get((info.function, len(carriers), None))
-    else:
-        made = _decided_by_form(info, frame, carriers, args, kwargs)
+    made = frame.context.decisions.get((info.function, len(carriers), form if info.varies else None))
     if made is None or made.action is not _RUN:
         return MISSED
     source: Any = carriers[-1].grad_fn
-    known = SIGNAL if source is None else source.metadata.get(MARK)
-    if len(carriers) > 1:
-        known = _of_several(info, signals, carriers)
-    elif known is not SIGNAL or info.chains or not signals.alone:
-        known = _of_one(info, signals, known, constant, args, stack.conditions)
+    known = plain_history(session, stack, info, signals, carriers, constant, args)
     if known is None:
         return MISSED
     stack.carriers_met = True
@@ -84,6 +83,25 @@ def run_plain(
         if info.copies:
             _mark_copy(stack, how, info, carriers, args, kwargs, output)
     return output
+
+
+def plain_history(
+    session: Session,
+    stack: CallStack,
+    info: FunctionInfo,
+    signals: Signals,
+    carriers: list[Tensor],
+    constant: Tensor | None,
+    args: Any,
+) -> History | None:
+    """Return what is known of the output of a call that is plain; None if it is not."""
+    if len(carriers) > 1:
+        return _of_several(info, signals, carriers)
+    source: Any = carriers[0].grad_fn
+    known: History | None = SIGNAL if source is None else source.metadata.get(MARK)
+    if known is not SIGNAL or info.chains or not signals.alone:
+        return _of_one(session, info, signals, known, constant, args, stack.conditions)
+    return known
 
 
 def _end_without_node(session: Session, frame: Frame, made: Decision, args: Any, kwargs: Any, output: Any) -> None:
@@ -104,16 +122,6 @@ def _mark_copy(
             stack.chains.append(weakref.ref(step.chain))
         mark((output,), step.history(history_of(output), 1))
         mark_chain(output, step.chain)
-
-
-def _decided_by_form(
-    info: FunctionInfo, frame: Frame, carriers: list[Tensor], args: Any, kwargs: Any
-) -> Decision | None:
-    """Return the decision for calls of this form, if there is one and such calls neither change nor drop anything."""
-    form = read(args, kwargs)[1] if info.forms else None
-    if form is None or info.forms is None or form not in info.forms:
-        return None
-    return frame.context.decisions.get((info.function, len(carriers), form if info.varies else None))
 
 
 def _given(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Tensor], Tensor | None]:
@@ -150,6 +158,7 @@ def _is_harmless(kwargs: Mapping[str, Any]) -> bool:
 
 
 def _of_one(
+    session: Session,
     info: FunctionInfo,
     signals: Signals,
     known: History | None,
@@ -161,6 +170,8 @@ def _of_one(
     if info.copies:
         return None if conditions else known
     if known is not SIGNAL:
+        if signals.mixes and known is not None and not info.chains:
+            return mixed(known, args, session.policy.is_learned)
         return known if signals.moves and not info.chains else None
     if not info.chains:
         return None
@@ -173,15 +184,19 @@ def _of_several(info: FunctionInfo, signals: Signals, carriers: Sequence[Tensor]
     """Return the same for a call with several carriers: not if they may be functions of one tensor."""
     if not signals.together:
         return None
-    nodes = set()
+    nodes, found = set(), []
     for x in carriers:
         node: Any = x.grad_fn
         if node is None:
             return None
         known = node.metadata
         if known.get(MARK) is not SIGNAL or (info.chains and CHAIN in known):
-            return None
+            if not signals.moves or info.chains or MARK not in known:
+                return None
+            found.append(known[MARK])
         nodes.add(node)
+    if found and joined(found + [SIGNAL] * (len(carriers) > len(found))) is not SIGNAL:
+        return None
     return SIGNAL if len(nodes) == len(carriers) or not info.chains else None
 
 
@@ -198,11 +213,12 @@ def run_constant(session: Session, info: FunctionInfo, frame: Frame, args: Any, 
     if session.stack.constants:
         _follow(session, info, args, kwargs, output)
     if info.op is not None:
+        given = list(tensors_in((args, kwargs)))
         result = list(written(args, kwargs) if output is None and info.can_mutate else tensors_in(output))
         for followed in (session.policy.frozen, session.policy.fixed):
-            followed.follow(tensors_in((args, kwargs)), result)
+            followed.follow(given, result)
         if session.observer is not None:
-            session.observer.constant(tensors_in((args, kwargs)), result)
+            session.observer.constant(given, result)
     return output
 
 

@@ -30,7 +30,8 @@ class Recorded:
         kwargs: its keyword arguments.
         carriers: the carriers among them.
         form: the form of the call, if it has one.
-        known: what is known of the carriers as gates.
+        given: what was known of the carriers as gates before it ran.
+        known: the same, with what the rule makes of it.
         step: what it does to a function of one tensor, if it is a step of one.
     """
 
@@ -40,6 +41,7 @@ class Recorded:
     kwargs: dict[str, Any]
     carriers: list[Tensor]
     form: Form | None
+    given: list[History]
     known: list[History]
     step: Step | None = None
 
