@@ -191,12 +191,17 @@ def taking_part(known: list[History], shares: list[float] | None) -> list[Histor
 
 def _free(step: Step) -> Step:
     """Return a step without the carriers that are held constant (divisors) or give only a shape, if others are left."""
-    if not step.op.held and step.op.traits.like is None:
+    if takes_all(step.op):
         return step
     like = step.op.traits.like
     held = given(step, step.op.held | ({like.position, like.keyword} if like is not None else set()))
     free = [place for place, x in enumerate(step.carriers) if all(x is not value for value in held)]
     return _only(step, free or range(len(step.carriers)))
+
+
+def takes_all(op: Op | None) -> bool:
+    """Return whether no argument of an operation is held constant or gives a shape alone."""
+    return op is not None and not op.held and op.traits.like is None
 
 
 def _only(step: Step, places: Sequence[int]) -> Step:

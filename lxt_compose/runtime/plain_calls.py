@@ -29,7 +29,7 @@ from .chains import mark as mark_chain
 from .decisions import Action, Decision, decide, written
 from .elementwise_histories import joined
 from .forms import read
-from .histories import Signals, after, mixed
+from .histories import Signals, after, mixed, takes_all
 from .operations import is_cut, note_cut, run_body
 from .policy import FunctionInfo
 from .session import Session
@@ -191,7 +191,7 @@ def _of_several(info: FunctionInfo, signals: Signals, carriers: Sequence[Tensor]
             return None
         known = node.metadata
         if known.get(MARK) is not SIGNAL or (info.chains and CHAIN in known):
-            if not signals.moves or info.chains or MARK not in known:
+            if not signals.moves or not takes_all(info.op) or info.chains or MARK not in known:
                 return None
             found.append(known[MARK])
         nodes.add(node)

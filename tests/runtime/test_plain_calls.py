@@ -71,6 +71,9 @@ CLOSE_TO = {
     "a drop of elements": lambda x: F.dropout(x, 0.5, True),
     "another output": lambda x: torch.mul(x @ W, W[:3], out=None),
     "a mask": lambda x: torch.where(x > 0, x, 0.0),
+    "a shape alone": lambda x: torch.sigmoid(x)[:1].expand_as(x @ W) * x,
+    "gates that are joined": lambda x: torch.cat([torch.sigmoid(x), x @ W]) * torch.cat([x, x]),
+    "a layer of products": lambda x: F.linear((x @ W) * (x @ W.t()), W) * x.tanh(),
 }
 
 
