@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import is_
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -13,6 +13,7 @@ from ..autograd.marks import History, history_of
 from ..autograd.trees import PLAIN, map_tensors, tensors_in
 from ..errors import RuleError, place
 from ..ops import Family, Op
+from .again import Again
 from .linear_layers.weight_parts import Parts
 from .spelling import written
 
@@ -21,15 +22,6 @@ GRADIENT = "gradient"
 Amount = Callable[[Tensor], Tensor]
 """From the slot of an output to an amount of its relevance, in the same shape."""
 FORMULATIONS = (RELEVANCE, GRADIENT)
-
-
-class Again(NamedTuple):
-    """What a rule does to calls that are alike."""
-
-    leave: Callable[[Sequence[Tensor], Tensor, Sequence[Any], Mapping[str, Any]], Tensor]
-    """From the carriers, the output, the arguments and the keyword arguments to what the model goes on with."""
-    as_they_are: bool = False
-    """Whether the operation is given the carriers themselves; else the only one of them, detached."""
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ from ..autograd.functions import Slots, bypass
 from ..autograd.numerics import check_flag, may_write_over, narrowed, stabilize
 from ..errors import RuleError
 from .absorption import BIAS, STABILIZER
-from .base import Again, Amount, Call, Rule, only_output
+from .again import Again
+from .base import Amount, Call, Rule, only_output
 from .slopes import Slope, curve_called, slope_of
 from .spelling import QUIET
 

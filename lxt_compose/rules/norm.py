@@ -15,7 +15,8 @@ from ..errors import RuleError
 from ..ops import Argument, Family, NormKind, Op
 from ..torch_internals import packs_saved_tensors
 from .absorption import BIAS, NORM, STABILIZER, bias_of_norm, constant_part
-from .base import GRADIENT, Again, Amount, Call, Rule
+from .again import Again
+from .base import GRADIENT, Amount, Call, Rule
 from .layer_norm import layer_norm_backward, layer_norm_step, of_layer_norm
 
 

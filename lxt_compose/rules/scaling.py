@@ -25,7 +25,8 @@ from .absorption import (
     is_block,
     kind_of_constant,
 )
-from .base import Again, Amount, Call, Rule
+from .again import Again
+from .base import Amount, Call, Rule
 
 _HALF = 0.5
 

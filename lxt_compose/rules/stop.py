@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from .base import Again, Call, Rule
+from .again import Again
+from .base import Call, Rule
 
 
 @dataclass(frozen=True)

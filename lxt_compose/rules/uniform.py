@@ -11,7 +11,8 @@ from ..autograd.numerics import broadcasts_to
 from ..autograd.trees import tensors_in
 from ..errors import RuleError, place
 from .absorption import STABILIZER
-from .base import GRADIENT, Again, Amount, Call, Rule, only_output
+from .again import Again
+from .base import GRADIENT, Amount, Call, Rule, only_output
 from .scaling import Scaling, again_by_shares
 from .uniform_epsilon import UniformEpsilon
 

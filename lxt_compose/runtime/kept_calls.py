@@ -17,7 +17,7 @@ from ..autograd.marks import MARK, SIGNAL, History
 from ..autograd.trees import PLAIN
 from ..ops import Argument
 from ..rules import OpCall, Rule, Stop, is_carrier
-from ..rules.base import Again
+from ..rules.again import Again
 from ..rules.defaults import drops
 from ..torch_internals import in_transform, packs_saved_tensors
 from .call_stack import CallStack, Frame
