@@ -111,7 +111,7 @@ class Composite:
                 whether what comes out can be differentiated, by inputs and parameters.
 
         Returns:
-            The :class:`TracedAttribution`, with the coverage report of the example.
+            The `TracedAttribution`, with the coverage report of the example.
 
         Raises:
             TraceError: the model cannot be written down as one graph.

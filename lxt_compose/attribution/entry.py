@@ -60,7 +60,7 @@ def attribute(
             second of similar calls on, where possible; ``result.ran`` says which. True: at once, or raise.
 
     Returns:
-        The :class:`Attribution`; its tensors are on the CPU, whatever the device of the model.
+        The `Attribution`; its tensors are on the CPU, whatever the device of the model.
 
     Raises:
         TypeError: model, inputs, target or layers are of a wrong kind.

@@ -50,7 +50,7 @@ def gallery(
         title: what stands over a sample; by default its number and value.
 
     Returns:
-        A picture: images in a grid, or texts; it shows itself in a notebook and has ``save``.
+        A picture, of images in a grid or of texts, which displays itself in a notebook and has ``save``.
 
     Raises:
         KeyError: the unit was not asked for.

@@ -211,7 +211,7 @@ def find_references(
         every: how many batches to run between two writes.
 
     Returns:
-        The :class:`References`.
+        The `References`.
 
     Raises:
         ValueError: ``by`` or ``k`` is wrong; or the file is of other units, or does not end between two batches.

@@ -138,7 +138,7 @@ def check_conservation(
         rtol: tolerance relative to the sum of ``|R|`` that arrived.
 
     Yields:
-        The :class:`ConservationCheck`, whose rows and violations can be read at any time.
+        The `ConservationCheck`, whose rows and violations can be read at any time.
 
     Raises:
         ConservationError: relevance was lost or created somewhere.

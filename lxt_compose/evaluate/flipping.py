@@ -99,7 +99,7 @@ def flip(
         input: the name of the input that parts are removed from; None is the first.
 
     Returns:
-        The curves, as a :class:`Flip`.
+        The curves, as a `Flip`.
 
     Raises:
         ValueError: shapes do not fit, scores are not finite, or the baseline is unknown.

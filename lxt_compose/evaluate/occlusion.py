@@ -39,7 +39,7 @@ def leave_one_out(
         input: the name of the input that parts are removed from; None is the first.
 
     Returns:
-        A tensor in the units of the explained number: [n, tokens], [n, height, width] or [n, features], as ``scores``
+        A tensor in the units of the explained number, [n, tokens], [n, height, width] or [n, features], as ``scores``
         of an :class:`Attribution` are.
 
     Raises:

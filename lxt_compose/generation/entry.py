@@ -68,7 +68,7 @@ def attribute_generation(
         **options: of the model's ``generate``: ``max_new_tokens``, ``do_sample``, ``num_beams``, ``stop_strings``, ...
 
     Returns:
-        The :class:`GenerationAttribution`, an answer for each sample; on the CPU, whatever the device of the model.
+        The `GenerationAttribution`, an answer for each sample; on the CPU, whatever the device of the model.
 
     Raises:
         TypeError, ValueError: an argument is of a wrong kind, a cache, empty, or not in the answer.

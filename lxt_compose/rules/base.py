@@ -243,7 +243,7 @@ class Rule:
             formulation: see :class:`Composite`.
 
         Returns:
-            The :class:`Registration`: a context manager and a handle with ``remove()`` and ``report()``.
+            The `Registration`, a context manager and a handle with ``remove()`` and ``report()``.
         """
         return register_alone[0](self, module, formulation)
 

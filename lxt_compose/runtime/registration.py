@@ -140,7 +140,7 @@ class Registration:
         graph. Values and relevance are the same as without.
 
         Yields:
-            The :class:`~lxt_compose.ledger.Ledger`.
+            The `Ledger`.
 
         Raises:
             RegistrationError: another one is being kept.
