@@ -266,13 +266,20 @@ def dataframe(found: AttributionData, tokens: Any) -> DataFrame:
         columns.update({_column(dims, i): places[:, 1 + i].numpy() for i in range(len(dims))})
         ids = found.inputs.get(name)
         if ids is not None and not ids.is_floating_point() and ids.shape == scores.shape:
-            row = ids.flatten().tolist()
-            columns["token"] = tokens.convert_ids_to_tokens(row) if is_tokenizer else row
+            columns["token"] = _labels(ids, tokens) if is_tokenizer else ids.flatten().tolist()
         if tokens is not None and not is_tokenizer:
             columns["name"] = _named(tokens, name, scores, places)
         columns["score"] = scores.double().flatten().numpy()
         frames.append(pandas.DataFrame(columns))
     return pandas.concat(frames, ignore_index=True)
+
+
+def _labels(ids: Tensor, tokenizer: Any) -> list[str]:
+    """Return the text of each id; ids that only together are a character all have it."""
+    from ..heatmap.tokens import labels_of, scheme_of
+
+    texts = map(tokenizer.convert_ids_to_tokens, ids.reshape(-1, ids.shape[-1]).tolist())
+    return [label for text in texts for label in labels_of(text, scheme=scheme_of(tokenizer))]
 
 
 def _column(dims: Dims, place: int) -> str:

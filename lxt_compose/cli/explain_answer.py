@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from tabulate import tabulate
 
 from ..composite import Composite
@@ -169,20 +170,17 @@ def _write(found: GenerationAttribution, path: Path, name: str) -> None:
 
 def _text_of(answer: Explained, options: AnswerOptions) -> str:
     """Return a line for each part of the answer: score, probability and the strongest sources; and the account."""
-    rows = []
+    rows, parts = [], answer.sources.parts
     for row, span in enumerate(answer.spans):
-        strongest = answer.relevance[row].abs().topk(min(_STRONGEST, len(answer.sources) - 1)).indices.tolist()
-        names = [
-            f"{visible(answer.sources.tokens[place])} {number(float(answer.relevance[row, place]))}"
-            for place in strongest
-            if answer.relevance[row, place] != 0
-        ]
+        each = torch.stack([answer.relevance[row, list(places)].sum() for _, places in parts])
+        strongest = each.abs().topk(min(_STRONGEST, len(parts) - 1)).indices.tolist()
+        names = [f"{visible(parts[at][0])} {number(float(each[at]))}" for at in strongest if each[at] != 0]
         share = float(answer.predictions.probabilities[span.start : span.stop].prod())
         rows.append([visible(span.name), number(float(answer.scores[row])), f"{share:.1%}", ", ".join(names)])
     table = tabulate(rows, ["of the answer", answer.quantity, "probability", "comes from"], disable_numparse=True)
     sums = [[name, number(float(amount.sum()))] for name, amount in answer.sums().items()]
     account = tabulate(sums, ["all together", ""], disable_numparse=True, tablefmt="plain")
-    parts = [visible(answer.text), table, account, verdict(answer)]
+    shown = [visible(answer.text), table, account, verdict(answer)]
     if answer.ledger is not None:
-        parts.append(answer.ledger.to_string(width=options.width))
-    return "\n\n".join(parts)
+        shown.append(answer.ledger.to_string(width=options.width))
+    return "\n\n".join(shown)

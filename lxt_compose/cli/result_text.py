@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..heatmap.picture import number, visible
+from ..heatmap.tokens import labels_of
 from ..ledger.table import percent
 from .explanation import Explained, ExplainOptions
 
@@ -92,7 +93,8 @@ def data_of(explained: Explained, out: Path | None) -> dict[str, Any]:
     if task.tokens is not None:
         ids = task.inputs["input_ids"][0].tolist()
         data["tokens"] = [
-            {"token": token, "id": i, "score": s} for token, i, s in zip(task.tokens, ids, scores, strict=True)
+            {"token": token, "id": i, "score": s}
+            for token, i, s in zip(labels_of(task.tokens, scheme=task.scheme), ids, scores, strict=True)
         ]
     else:
         data["scores"] = scores

@@ -46,7 +46,10 @@ class Texts:
         return self._tokenizer
 
     def __getitem__(self, number: int) -> dict[str, Any]:
-        found = {k: v for k, v in self._tokenizer(self._texts[number]).items() if k in self._accepted}
+        text = self._texts[number]
+        if not text.strip():
+            raise ValueError("the text is blank")
+        found = {k: v for k, v in self._tokenizer(text).items() if k in self._accepted}
         length = len(found["input_ids"])
         if not length:
             raise ValueError("the text has no tokens")
@@ -60,21 +63,36 @@ class Texts:
 
 
 def _lines(path: Path, field: str) -> list[str]:
-    """Return the texts of a file.
+    """Return the text of each line of a file; that of a blank line is blank.
 
     Raises:
         ValueError: there is none, or a line has no such entry.
     """
-    lines = [line for line in path.read_text("utf-8").splitlines() if line.strip()]
-    if not lines:
+    with path.open(encoding="utf-8") as file:  # str.splitlines() would split at more than line breaks
+        lines = [line.rstrip("\n") for line in file]
+    if not any(line.strip() for line in lines):
         raise ValueError(f"{path} has no texts")
     if path.suffix != ".jsonl":
         return lines
-    found = [json.loads(line) for line in lines]
-    for number, one in enumerate(found, 1):
-        if not isinstance(one, dict) or not isinstance(one.get(field), str):
-            raise ValueError(f"line {number} of {path} has no text called {field!r}; say which entry it is: --field")
-    return [one[field] for one in found]
+    return [_entry(line, field, f"line {number} of {path}") for number, line in enumerate(lines, 1)]
+
+
+def _entry(line: str, field: str, where: str) -> str:
+    """Return the text of one line of JSON.
+
+    Raises:
+        ValueError: it is no JSON, or has no such entry.
+    """
+    if not line.strip():
+        return ""
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is no JSON: {error}") from error
+    if not isinstance(found, dict) or not isinstance(found.get(field), str):
+        raise ValueError(f"{where} has no text called {field!r}; say which entry it is: --field")
+    text: str = found[field]
+    return text
 
 
 class Images:

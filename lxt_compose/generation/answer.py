@@ -30,8 +30,9 @@ A ledger names these by kind; what is then left over is unaccounted: 0 to roundi
 class Sources:
     """The sources of relevance, in order: places of images and sounds, prompt, decoder start, answer.
 
-    Places of ``grids`` come first, row by row, under their names; their ids are -1. ``roles`` are those of a chat,
-    empty without one; ``special`` tells tokens that stand for no text.
+    Places of ``grids`` come first, row by row, under their names; their ids are -1. ``tokens`` are as the tokenizer names
+    them, ``labels`` their texts. ``roles`` are those of a chat, empty without one; ``special`` tells tokens that stand
+    for no text.
     """
 
     ids: tuple[int, ...]
@@ -68,6 +69,24 @@ class Sources:
         tokens = [self.tokens[place] for place in places]
         special = [self.tokens[place] for place in places if self.special[place]]
         return pieces_of(tokens, scheme=self.scheme, special=special)
+
+    @cached_property
+    def parts(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        """The text of each piece and the sources that it stands for, several if only together they are a character."""
+        found = []
+        for side in dict.fromkeys(self.sides):
+            first = self.places(side).start
+            found += [(piece.label, tuple(first + token for token in piece.tokens)) for piece in self.pieces(side)]
+        return tuple(found)
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The text of each source: that of the piece it belongs to."""
+        found = list(self.tokens)
+        for label, places in self.parts:
+            for place in places:
+                found[place] = label
+        return tuple(found)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def records(answer: Answer, sample: int) -> Iterator[dict[str, Any]]:
             yield {
                 "sample": sample, "target": span.name, "start": span.start, "stop": span.stop, "position": place,
                 "side": sources.sides[place], "role": sources.roles[place] if sources.roles else "",
-                "special": sources.special[place], "token": sources.tokens[place], "relevance": scores[place],
+                "special": sources.special[place], "token": sources.labels[place], "relevance": scores[place],
             }  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def dataset(answer: Answer) -> Any:
             "target": [span.name for span in answer.spans],
             "start": ("target", [span.start for span in answer.spans]),
             "stop": ("target", [span.stop for span in answer.spans]),
-            "token": ("source", list(sources.tokens)),
+            "token": ("source", list(sources.labels)),
             "side": ("source", list(sources.sides)),
             "role": ("source", list(sources.roles or [""] * len(sources))),
             "group": list(sums),
@@ -74,9 +74,10 @@ def dataset(answer: Answer) -> Any:
 def plain(answer: Answer) -> dict[str, Any]:
     """Return an answer as dictionaries, lists, texts and numbers, ready for JSON.
 
-    ``source`` and ``target`` are the tokens of prompt and answer, ``source_attributions`` [rows][source] and
-    ``target_attributions`` [rows][target] the relevance on them, in the order of ``rows``. ``boxes`` [rows] are those
-    of detected things: left, top, right and bottom, as shares of the image.
+    ``source`` and ``target`` are the texts of the tokens of prompt and answer (tokens that only together are a character
+    all have it), ``source_attributions`` [rows][source] and ``target_attributions`` [rows][target] the relevance on
+    them, in the order of ``rows``. ``boxes`` [rows] are those of detected things: left, top, right and bottom, as
+    shares of the image.
     """
     sources, known = answer.sources, answer.predictions
     split = len(sources) - answer.length
@@ -84,10 +85,10 @@ def plain(answer: Answer) -> dict[str, Any]:
     data: dict[str, Any] = {
         "text": answer.text,
         "quantity": answer.quantity,
-        "source": list(sources.tokens[:split]),
+        "source": list(sources.labels[:split]),
         "source_sides": list(sources.sides[:split]),
         "source_roles": list(sources.roles[:split]),
-        "target": list(sources.tokens[split:]),
+        "target": list(sources.labels[split:]),
         "source_ids": list(sources.ids[:split]),
         "target_ids": list(sources.ids[split:]),
         "rows": [{"name": span.name, "start": span.start, "stop": span.stop} for span in answer.spans],
@@ -132,7 +133,7 @@ def plot(answer: Answer, ax: Any) -> Any:
     values = answer.relevance[:, :columns].float()
     limit = float(values.abs().max()) or 1.0
     ax.imshow(values.numpy(), cmap=color_map(LIGHT[0], dark=False), vmin=-limit, vmax=limit, aspect="auto")
-    names = _labels(answer)
+    names = [visible(label) for label in answer.sources.labels]
     style = {"fontsize": 8, "family": fonts(), "parse_math": False}
     for axis, labels, turned in (
         (ax.xaxis, names[:columns], 90),
@@ -147,17 +148,6 @@ def plot(answer: Answer, ax: Any) -> Any:
     ax.set_xlabel("prompt | answer so far")
     ax.set_ylabel(answer.quantity.replace("_", "-") + " of")
     return ax
-
-
-def _labels(answer: Answer) -> list[str]:
-    """Return the label of each token: the piece that it is a part of."""
-    found = list(answer.sources.tokens)
-    for side in dict.fromkeys(answer.sources.sides):
-        first = answer.sources.places(side).start
-        for piece in answer.sources.pieces(side):
-            for token in piece.tokens:
-                found[first + token] = piece.label
-    return [visible(label) for label in found]
 
 
 def _cut(label: str, most: int = 24) -> str:

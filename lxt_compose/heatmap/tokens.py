@@ -153,6 +153,18 @@ def pieces_of(tokens: Sequence[str], *, scheme: str | None = None, special: Sequ
     return pieces
 
 
+def labels_of(tokens: Sequence[str], *, scheme: str | None = None, special: Sequence[str] = ()) -> list[str]:
+    """Return the text of each token outside of the text; tokens that only together are a character all have it.
+
+    Args and errors are those of :func:`pieces_of`.
+    """
+    found = list(tokens)
+    for piece in pieces_of(tokens, scheme=scheme, special=special):
+        for number in piece.tokens:
+            found[number] = piece.label
+    return found
+
+
 def words_of(pieces: Sequence[Piece]) -> list[Piece]:
     """Return pieces joined to whole words."""
     words: list[Piece] = []

@@ -38,7 +38,7 @@ def dataset(found: Explained) -> Any:
     }
     if found.pairs is not None:
         values["pair"] = (sides, found.pairs.both.numpy())
-    names = {f"{side}_token": (side, list(one)) for side, one in zip(sides, found.tokens, strict=True)}
+    names = {f"{side}_token": (side, list(one)) for side, one in zip(sides, found.labels, strict=True)}
     return xarray.Dataset(values, names, {"similarity": found.similarity, "rest": found.rest})
 
 
@@ -48,7 +48,7 @@ def plain(found: Explained) -> dict[str, Any]:
     ``first`` and ``second`` have tokens and scores, which add up to the ``similarity`` with the ``rest``. ``pairs`` are
     those of places, if they were asked for, with the ``strongest`` of them.
     """
-    sides = zip(("first", "second"), found.tokens, found.scores, strict=True)
+    sides = zip(("first", "second"), found.labels, found.scores, strict=True)
     data: dict[str, Any] = {
         "similarity": found.similarity,
         **{side: {"tokens": list(names), "scores": scores.tolist()} for side, names, scores in sides},
@@ -81,7 +81,7 @@ def _sections(found: Explained) -> list[str]:
         parts += [
             "<h2>Which goes with which</h2>",
             '<p class="lxt-dim">Rows are of the first, columns of the second.</p>',
-            f'<div class="lxt-wide">{trace(found.tokens[0][::-1], found.tokens[1], both).html()}</div>',
+            f'<div class="lxt-wide">{trace(found.labels[0][::-1], found.labels[1], both).html()}</div>',
             _table(strongest),
         ]
     if found.ledger is not None:

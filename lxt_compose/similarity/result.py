@@ -13,6 +13,7 @@ from ..coverage.report import CoverageReport
 from ..heatmap import TextHeatmap, text
 from ..heatmap.colors import color_map
 from ..heatmap.picture import LIGHT, fonts, new_figure, visible, writable
+from ..heatmap.tokens import labels_of
 from ..ledger import Ledger
 from .exports import TITLE, dataset, page_of, plain
 from .second_order import Pairs
@@ -57,7 +58,14 @@ class SimilarityAttribution:
         table = self._pairs().both
         order = table.abs().flatten().topk(min(k, table.numel())).indices.tolist()
         places = [divmod(number, table.shape[1]) for number in order]
-        return [(self.tokens[0][i], self.tokens[1][j], float(table[i, j])) for i, j in places]
+        first, second = self.labels
+        return [(first[i], second[j], float(table[i, j])) for i, j in places]
+
+    @property
+    def labels(self) -> tuple[list[str], list[str]]:
+        """The texts of both inputs' tokens; tokens that only together are a character all have it."""
+        first, second = (labels_of(one, scheme=self.scheme) for one in self.tokens)
+        return first, second
 
     def _pairs(self) -> Pairs:
         if self.pairs is None:
@@ -91,7 +99,7 @@ class SimilarityAttribution:
         limit = float(values.abs().max()) or 1.0
         ax.imshow(values.numpy(), cmap=color_map(LIGHT[0], dark=False), vmin=-limit, vmax=limit, aspect="auto")
         style = {"fontsize": 8, "family": fonts(), "parse_math": False}
-        for axis, names, turned in ((ax.xaxis, self.tokens[1], 90), (ax.yaxis, self.tokens[0], 0)):
+        for axis, names, turned in ((ax.xaxis, self.labels[1], 90), (ax.yaxis, self.labels[0], 0)):
             step = -(-len(names) // 60)
             axis.set_ticks(range(0, len(names), step), [visible(n) for n in names[::step]], rotation=turned, **style)
         return ax
@@ -112,11 +120,11 @@ class SimilarityAttribution:
             both = self.pairs.both.tolist()
             rows: list[dict[str, Any]] = [
                 {"first": i, "second": j, "token_first": a, "token_second": b, "relevance": both[i][j]}
-                for i, a in enumerate(self.tokens[0])
-                for j, b in enumerate(self.tokens[1])
+                for i, a in enumerate(self.labels[0])
+                for j, b in enumerate(self.labels[1])
             ]
             return pandas.DataFrame(rows)
-        sides = zip(("first", "second"), self.tokens, self.scores, strict=True)
+        sides = zip(("first", "second"), self.labels, self.scores, strict=True)
         return pandas.DataFrame(
             {"input": side, "position": place, "token": token, "score": score}
             for side, tokens, scores in sides
