@@ -30,9 +30,9 @@ A ledger names these by kind; what is then left over is unaccounted: 0 to roundi
 class Sources:
     """The sources of relevance, in order: places of images and sounds, prompt, decoder start, answer.
 
-    Places of ``grids`` come first, row by row, under their names; their ids are -1. ``tokens`` are as the tokenizer names
-    them, ``labels`` their texts. ``roles`` are those of a chat, empty without one; ``special`` tells tokens that stand
-    for no text.
+    Places of ``grids`` come first, row by row, under their names; their ids are -1. ``tokens`` are as the tokenizer
+    names them, ``labels`` their texts. ``roles`` are those of a chat, empty without one; ``special`` tells tokens that
+    stand for no text.
     """
 
     ids: tuple[int, ...]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .positions import asked_for, check_positions
 from .prompts import Prompt, need, refuse_caches
 
 _HELP = "a continuation is a text or token ids, for several samples a list of one for each"
@@ -82,8 +85,8 @@ def generate(
         options: of ``generate``, passed on as they are.
 
     Raises:
-        TypeError: the model cannot generate.
-        ValueError: no length was given, there is a cache, or nothing was generated.
+        TypeError: the model cannot generate, or has no such option.
+        ValueError: no length was given, it is beyond the model's positions, there is a cache, or nothing was generated.
     """
     refuse_caches(options)
     generates: Any = getattr(model, "generate", None)
@@ -91,8 +94,13 @@ def generate(
         raise TypeError(
             f"{type(model).__name__} has no method generate; give the continuation= that is to be explained"
         )
+    _check_names(model, generates, options)
     if not any(name in options for name in ("max_new_tokens", "max_length", "generation_config")):
         raise ValueError("give the continuation= to be explained, or max_new_tokens= to have the model generate one")
+    for one in prompts:
+        count = asked_for(model, one, options)
+        if count is not None:
+            check_positions(model, one, count)
     options = dict(options)
     if options.get("stop_strings") is not None:
         options.setdefault("tokenizer", need(tokenizer, "stop_strings"))
@@ -105,6 +113,25 @@ def generate(
     if not all(found):
         raise ValueError("the model generated no token: raise max_new_tokens, or give the continuation=")
     return asked, found
+
+
+def _check_names(model: nn.Module, generates: Any, options: Mapping[str, Any]) -> None:
+    """Raise for an option that neither ``generate`` nor the model knows.
+
+    Raises:
+        TypeError: there is one.
+    """
+    known = getattr(model, "generation_config", None)
+    if known is None or "custom_generate" in options:  # it is not known what it takes
+        return
+    takes = [generates, model.forward, getattr(model, "prepare_inputs_for_generation", None)]
+    names = {"tokenizer", *vars(known), *(name for each in takes if each for name in signature(each).parameters)}
+    for name in options.keys() - names:
+        close = get_close_matches(name, names, n=1)
+        meant = f"; did you mean {close[0]!r}?" if close else ""
+        raise TypeError(
+            f"{name!r} is no option of attribute_generation(), nor of {type(model).__name__}.generate(){meant}"
+        )
 
 
 def _together(

@@ -18,6 +18,7 @@ from .grids import cells_of, seen
 from .likely import predictions_of
 from .parts import explain_in_parts
 from .passes import Ways
+from .positions import check_positions
 from .prompts import Prompt, read_prompts
 from .reading import check_causal, inputs_of, on_sources, sources_of
 from .result import GenerationAttribution
@@ -71,7 +72,7 @@ def attribute_generation(
         The `GenerationAttribution`, an answer for each sample; on the CPU, whatever the device of the model.
 
     Raises:
-        TypeError, ValueError: an argument is of a wrong kind, a cache, empty, or not in the answer.
+        TypeError, ValueError: an argument is of a wrong kind, unknown, a cache, empty, not in the answer, or too long.
         AttributionError: the model failed, looks ahead, or cannot be explained with such inputs.
         NotFiniteError: the forward or the backward pass gave NaN or infinite values.
         TraceError: ``traced=True``, and the model cannot be written down as one graph.
@@ -129,12 +130,24 @@ class _Job:
                 prompts, answers = generate(self.model, prompts, self.tokenizer, options)
             else:
                 answers = read_continuations(prompts, continuation, self.tokenizer, "continuation")
+                self.check_length(prompts, answers)
             others: Sequence[Any] = [None] * len(prompts)
             if contrast is not None:
                 others = read_continuations(prompts, contrast, self.tokenizer, "contrast")
+                self.check_length(prompts, others)
+                for number, (ids, other) in enumerate(zip(answers, others, strict=True)):
+                    if ids == other:
+                        raise ValueError(
+                            f"the contrast of sample {number} is the answer itself, so their difference is 0 everywhere"
+                        )
             for one, ids, against in zip(prompts, answers, others, strict=True):
                 other = None if against is None else self.answer(one, against, TOKENS, None)
                 yield self.answer(one, ids, targets, other)
+
+    def check_length(self, prompts: Sequence[Prompt], answers: Sequence[tuple[int, ...]]) -> None:
+        """Raise or warn if the model has no position for each token; see :func:`check_positions`."""
+        for one, ids in zip(prompts, answers, strict=True):
+            check_positions(self.model, one, len(ids))
 
     def answer(self, prompt: Prompt, ids: tuple[int, ...], targets: Any, other: Answer | None) -> Answer:
         """Explain one answer to one prompt."""

@@ -74,10 +74,10 @@ def dataset(answer: Answer) -> Any:
 def plain(answer: Answer) -> dict[str, Any]:
     """Return an answer as dictionaries, lists, texts and numbers, ready for JSON.
 
-    ``source`` and ``target`` are the texts of the tokens of prompt and answer (tokens that only together are a character
-    all have it), ``source_attributions`` [rows][source] and ``target_attributions`` [rows][target] the relevance on
-    them, in the order of ``rows``. ``boxes`` [rows] are those of detected things: left, top, right and bottom, as
-    shares of the image.
+    ``source`` and ``target`` are the texts of the tokens of prompt and answer (tokens that only together are a
+    character all have it), ``source_attributions`` [rows][source] and ``target_attributions`` [rows][target] the
+    relevance on them, in the order of ``rows``. ``boxes`` [rows] are those of detected things: left, top, right and
+    bottom, as shares of the image.
     """
     sources, known = answer.sources, answer.predictions
     split = len(sources) - answer.length

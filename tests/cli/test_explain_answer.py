@@ -158,3 +158,16 @@ def test_several_texts_of_a_classifier_are_one_page_with_an_index(tmp_path, caps
     assert json.loads(alone)["tokens"] == data[1]["tokens"]
     code, _, err = run(capsys, folder, "--texts", texts, "--out", tmp_path / "a.png")
     assert (code, "--out of several texts must end in .html, got 'a.png'" in err) == (2, True)
+
+
+def test_tokens_are_texts_also_where_a_character_is_several(folder, capsys):
+    _, out, _ = run(capsys, folder, "--text", "Über 東京", "--generate", 3, "--json")
+    data = json.loads(out)
+    assert len(data["source"]) == len(data["source_ids"])
+    assert data["source"].count("東") == 3  # each of its bytes
+    _, out, _ = run(capsys, folder, "--text", "東", "--continuation", " 京")
+    table = out.split("comes from")[1]
+    assert "東" in table
+    assert "æ" not in table
+    _, out, _ = run(capsys, folder, "--text", "Über 東京", "--json")
+    assert [one["token"] for one in json.loads(out)["tokens"]] == data["source"]

@@ -51,6 +51,21 @@ def test_a_language_model_answers_lines_of_json(tmp_path, capsys):
     assert pandas.read_parquet(out)["sample"].tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
+def test_numbers_of_samples_are_those_of_lines(tmp_path, capsys, suffix):
+    folder, file, out = save_bert(tmp_path / "bert"), tmp_path / f"texts.{suffix}", tmp_path / "out"
+    lines = [TEXTS[0], "", TEXTS[1] + "\u2028film", "  ", TEXTS[2]]  # a separator of lines that ends none
+    if suffix == "jsonl":
+        lines = [json.dumps({"text": line}, ensure_ascii=False) if line.strip() else line for line in lines]
+    file.write_text("\n".join(lines) + "\n", "utf-8")
+    code, said, _ = run(capsys, folder, "--texts", file, "--out", out)
+    assert code == 0
+    assert said.startswith(f"5 samples in {out}, 2 failed, complete")
+    table = pandas.read_parquet(out).sort_values("sample").set_index("sample")
+    assert ["the text is blank" in str(error) for error in table["error"]] == [0, 1, 0, 1, 0]
+    assert len(table["input_ids"][4]) > len(table["input_ids"][0])
+
+
 def test_images_of_a_folder_are_explained(tmp_path, capsys):
     folder, out = save_vit(tmp_path / "vit"), tmp_path / "out"
     images = tmp_path / "images"
@@ -69,6 +84,8 @@ def test_images_of_a_folder_are_explained(tmp_path, capsys):
     ("content", "options", "message"),
     [
         ("", [], "has no texts"),
+        ('{"text": "a"}\n\n{"text": ', [], "line 3 of .* is no JSON"),
+        ('\n{"other": "a"}', [], "line 2 of .* has no text called 'text'"),
         ('{"other": "a"}', [], "line 1 of .* has no text called 'text'; say which entry it is: --field"),
     ],
 )

@@ -1,10 +1,19 @@
 """What an answer can be asked with: texts, chats, ids, batches; what a model generates by itself; what is refused."""
 
+import warnings
+
 import pytest
 import torch
 from small_transformers import gpt2, ids, llama, t5
 from trained_tokenizers import byte_bpe, sentencepiece
-from transformers import DynamicCache, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import (
+    DynamicCache,
+    GPT2Config,
+    GPT2LMHeadModel,
+    OPTConfig,
+    OPTForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from lxt_compose import attribute_generation
 
@@ -217,3 +226,50 @@ def test_other_errors(tokenizer):
         spans.row(0)
     with pytest.raises(ValueError, match="the span 1 to 3 is not within the answer"):
         found[0].row(1, 3)
+
+
+def test_an_unknown_option_is_named_with_the_closest(model, tokenizer):
+    with pytest.raises(TypeError, match=r"'max_new_token' is no option .*; did you mean 'max_new_tokens'\?"):
+        attribute_generation(model, "the quick", tokenizer=tokenizer, max_new_token=2)
+
+
+def test_options_of_all_kinds_are_known(model, tokenizer):
+    (answer,) = attribute_generation(
+        model, "the quick", tokenizer=tokenizer, max_new_tokens=2, do_sample=False, num_beams=2, logits_processor=None
+    )
+    assert answer.length <= 2
+
+
+def test_more_tokens_than_rows_for_positions_are_refused_before_generating():
+    config = GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=40, n_positions=7, bos_token_id=0, eos_token_id=0)
+    model = GPT2LMHeadModel(config).eval()
+    message = "the prompt has 4 tokens and 5 follow, .* GPT2LMHeadModel has positions for 7; give a shorter"
+    for options in ({"max_new_tokens": 5}, {"max_length": 9}, {"continuation": [1, 2, 3, 4, 5]}):
+        with pytest.raises(ValueError, match=message):
+            attribute_generation(model, [3, 4, 5, 6], **options)
+    assert attribute_generation(model, [3, 4, 5, 6], [1, 2, 3, 4]).relevance.shape == (4, 8)  # the last is not read
+
+
+def test_tables_with_rows_for_other_things_have_fewer_positions():
+    config = OPTConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=16, word_embed_proj_dim=16,
+        max_position_embeddings=7,
+    )  # fmt: skip
+    model = OPTForCausalLM(config).eval()
+    with pytest.raises(ValueError, match="OPTForCausalLM has positions for 7"):
+        attribute_generation(model, [3, 4, 5, 6], [1, 2, 3, 4, 5])
+    assert attribute_generation(model, [3, 4, 5, 6], [1, 2, 3, 4]).relevance.shape == (4, 8)
+
+
+def test_positions_beyond_those_of_training_are_warned_about():
+    model = llama(max_position_embeddings=7)
+    with pytest.warns(UserWarning, match="the prompt has 4 tokens and 5 follow, .* was trained on 7 positions"):
+        attribute_generation(model, [3, 4, 5, 6], [1, 2, 3, 4, 5])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        attribute_generation(model, [3, 4, 5, 6], [1, 2, 3, 4])
+
+
+def test_a_contrast_with_the_answer_itself_is_refused(model):
+    with pytest.raises(ValueError, match="the contrast of sample 0 is the answer itself"):
+        attribute_generation(model, [3, 4], [5, 6], contrast=[5, 6])
