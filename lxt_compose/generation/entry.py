@@ -135,8 +135,8 @@ class _Job:
             if contrast is not None:
                 others = read_continuations(prompts, contrast, self.tokenizer, "contrast")
                 self.check_length(prompts, others)
-                for number, (ids, other) in enumerate(zip(answers, others, strict=True)):
-                    if ids == other:
+                for number, (answer, wish) in enumerate(zip(answers, others, strict=True)):
+                    if answer == wish:
                         raise ValueError(
                             f"the contrast of sample {number} is the answer itself, so their difference is 0 everywhere"
                         )

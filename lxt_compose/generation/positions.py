@@ -57,8 +57,8 @@ def asked_for(model: nn.Module, prompt: Prompt, options: Mapping[str, Any]) -> i
 def _trained(model: nn.Module) -> int | None:
     """Return the number of positions that the configuration names."""
     config = getattr(model, "config", None)
-    if hasattr(config, "get_text_config"):
-        config = config.get_text_config(decoder=True)
+    of_text = getattr(config, "get_text_config", None)
+    config = config if of_text is None else of_text(decoder=True)
     found = (getattr(config, name, None) for name in _SETTINGS)
     return next((limit for limit in found if isinstance(limit, int) and limit > 0), None)
 
