@@ -128,8 +128,8 @@ $(BENCH_STAMP): pyproject.toml constraints.txt Makefile
 	for peer in $(BENCH_PEERS); do \
 		$(BENCH_PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(BENCH_VENV)/peers $$peer || \
 			echo "$$peer is not to be had" >&2; done
-	$(BENCH_PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(BENCH_VENV)/peers zennit==1.0.0 || \
-		$(BENCH_PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(BENCH_VENV)/peers zennit==0.5.1
+	$(BENCH_PY) -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python --target $(BENCH_VENV)/peers \
+		zennit==1.0.0 || $(BENCH_PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(BENCH_VENV)/peers zennit==0.5.1
 	@touch $@
 
 bench: $(BENCH_STAMP)
