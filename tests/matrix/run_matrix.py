@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -135,7 +136,7 @@ def main() -> int:
     rows = [row for row in ROWS if options.only in str(row)]
     wrong = False
     with ThreadPool(options.jobs) as pool:
-        verdicts = pool.imap_unordered(lambda row: (row, *verdict(row, options.tests.split())), rows)
+        verdicts = pool.imap_unordered(lambda row: (row, *verdict(row, shlex.split(options.tests))), rows)
         for row, said, failed in verdicts:
             print(f"{row}: {said}", *failed, sep="\n    ", flush=True)
             wrong |= bool(failed)

@@ -27,7 +27,7 @@ def test_identity_has_the_slope_of_the_activation_at_zero(name, dtype):
     """f(x) / x at 0 is the limit, 1/2 for SiLU, and near 0 it does not blow up."""
     function, limit = ACTIVATIONS[name]
     x = torch.tensor([0.0, -0.0, 1e-10, -1e-10, 1e-7, -1e-4], dtype=dtype, requires_grad=True)
-    if name == "elu" and not function(x)[3]:
+    if name == "elu" and x[3] and not function(x)[3]:
         pytest.skip(f"the ELU of torch {torch.__version__} is 0 for small numbers, and so is its quotient")
     with Composite(formulation="gradient").register(Fn(lambda self, x: function(x))) as registration:
         z = registration.model(x)
