@@ -46,7 +46,8 @@ def both_look_ups(model, ids, composite, choose):
         leaves.append((args[0].clone(), output.detach().requires_grad_()))
         return leaves[-1][1].clone()
 
-    tables = {model.get_encoder().embed_tokens, model.get_decoder().embed_tokens}
+    base = model.base_model  # heads have no get_encoder of their own before transformers 5
+    tables = {base.get_encoder().embed_tokens, base.get_decoder().embed_tokens}
     hooks = [table.register_forward_hook(leaf) for table in tables]
     with composite.register(model):
         y = choose(model(input_ids=ids))
