@@ -14,9 +14,9 @@ def is_distributed() -> bool:
 
 
 def is_sharded(x: Any) -> bool:
-    """Return whether this is a :class:`torch.distributed.tensor.DTensor`."""
-    library = sys.modules.get("torch.distributed.tensor")
-    return library is not None and isinstance(x, library.DTensor)
+    """Return whether this is a :class:`torch.distributed.tensor.DTensor`, which torch 2.4 does not have there yet."""
+    kind = getattr(sys.modules.get("torch.distributed.tensor"), "DTensor", None)
+    return kind is not None and isinstance(x, kind)
 
 
 def added_up(x: Tensor) -> Tensor:
