@@ -118,11 +118,15 @@ def find_dims(
         if raised is not None and unknown:
             warnings.warn(
                 f"what the dimensions of {', '.join(unknown)} are was not found: the forward pass without gradients "
-                f"that tells them raised {type(raised).__name__}: {raised}; pass attribute(..., dims=)",
+                f"that tells them raised {type(raised).__name__}: {_first_line(raised)}; pass attribute(..., dims=)",
                 stacklevel=2,
             )
         found |= told
     return {name: found.get(name) or completed([None] * x.dim()) for name, x in inputs.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _fitting(name: str, x: Tensor, dims: Dims) -> Dims:

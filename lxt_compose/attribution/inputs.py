@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,8 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from ..autograd.trees import map_tensors
-from ..errors import AttributionError, CompositeError
-from ..target_module import explained
 from .argument_names import is_graph
 from .axes import BATCH, Dims, embedded, find_dims, parse_dims, place_of
 from .heads import texts_as_choices
@@ -231,27 +228,8 @@ def _hint(model: nn.Module, named: dict[str, Any], main: Tensor) -> str:
         return "an encoder with a decoder needs decoder_input_ids too: what it has said so far, or its start token"
     images = any(isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) for module in model.modules())
     if images and main.is_floating_point() and main.dim() < 4:
-        return "a single image [channels, height, width] is given as a batch of one, image[None]"
+        return "an image [channels, height, width] is given as a batch, image[None]; several as torch.stack(images)"
     return ""
-
-
-@contextmanager
-def telling(model: nn.Module, inputs: Inputs) -> Iterator[None]:
-    """Turn an error of the model in this context into one that names the model and its inputs.
-
-    Raises:
-        AttributionError: the model failed.
-    """
-    try:
-        yield
-    except (CompositeError, torch.OutOfMemoryError):
-        raise
-    except (RuntimeError, IndexError, ValueError, TypeError) as error:
-        kinds = {kind_of(p) for p in model.parameters() if p.is_floating_point()}
-        raise AttributionError(
-            f"{type(explained(model)).__name__} (parameters: {', '.join(sorted(kinds)) or 'none'}) failed on the "
-            f"inputs {inputs.described()}: {error}"
-        ) from error
 
 
 def pair(size: Any) -> tuple[int, int]:
@@ -290,6 +268,8 @@ def _check(carriers: dict[str, Tensor], main: Tensor) -> None:
             )
     if main.dim() == 0 or main.shape[0] == 0:
         raise ValueError(f"the first dimension of the inputs counts samples, got a tensor of shape {list(main.shape)}")
+    if not main.numel():
+        raise ValueError(f"the input has no elements, shape {list(main.shape)}: a text without tokens, say")
     for name, x in carriers.items():
         if x.is_meta:
             raise ValueError(f"the input {name} is on the meta device: it has no values")

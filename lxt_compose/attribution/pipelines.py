@@ -18,7 +18,7 @@ def unpacked(model: Any, inputs: Any) -> tuple[Any, Any]:
         inputs: what it is called with; a list for a pipeline is several samples, texts of several lengths are padded.
 
     Raises:
-        ValueError: the pipeline makes several inputs of one, or there are none.
+        ValueError: the pipeline makes several inputs of one, a text has no tokens, or there are no inputs.
     """
     if isinstance(model, nn.Module) or not isinstance(getattr(model, "model", None), nn.Module):
         return model, inputs
@@ -43,6 +43,9 @@ def _tensors_of(pipeline: Any, one: Any) -> dict[str, Tensor]:
             f"{type(pipeline).__name__} makes {len(pieces)} inputs of one (windows of a long text, or a pair for each "
             f"label): choose one, attribute(pipeline.model, list(pipeline.preprocess(...))[0])"
         )
+    ids = pieces[0].get("input_ids")
+    if isinstance(ids, Tensor) and not ids.numel():
+        raise ValueError("the text has no tokens")
     known = inspect.signature(pipeline.model.forward).parameters
     device = next((p.device for p in pipeline.model.parameters()), torch.device("cpu"))
     return {name: x.to(device) for name, x in pieces[0].items() if isinstance(x, Tensor) and name in known}

@@ -212,9 +212,10 @@ class Run:
                     ) from error
                 if isinstance(error, (CompositeError, torch.OutOfMemoryError)):
                     raise
+                known = "derivative" in str(error)
+                hint = "; give the operation one by register_operation(operation, family, steps=...)" if known else ""
                 raise AttributionError(
-                    f"the backward pass of {type(self.model).__name__} failed: {error}; an operation without a "
-                    f"derivative is given one by register_operation(operation, family, steps=...)"
+                    f"the backward pass of {type(self.model).__name__} failed: {error}{hint}"
                 ) from error
         self.reached |= any(slot is not None for slot in slots)
         return taps.by_input([self._relevance(leaf, slot) for leaf, slot in zip(leaves, slots, strict=True)])

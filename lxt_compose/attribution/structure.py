@@ -6,6 +6,7 @@ import copy
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ def read_arguments(model: nn.Module, inputs: Any) -> Arguments:
 
     Raises:
         TypeError: it is something else.
+        AttributionError: the model has no argument of a name.
     """
     if isinstance(inputs, Tensor):
         return (inputs,), {}
@@ -42,8 +44,12 @@ def read_arguments(model: nn.Module, inputs: Any) -> Arguments:
         return tuple(_tensors(value, dtype) for value in inputs), {}
     if isinstance(inputs, Mapping):
         whole = _tensors(dict(inputs), dtype)
-        one = not _takes(model, (), whole) and _takes(model, (whole,), {})
-        return ((whole,), {}) if one else ((), whole)
+        if _takes(model, (), whole):
+            return (), whole
+        if _takes(model, (whole,), {}):
+            return (whole,), {}
+        _check_names(model, whole)
+        return (), whole
     several = _tensors(inputs, dtype) if isinstance(inputs, list) else []
     if _holds_tensors(several):
         return (tuple(several), {}) if len(several) > 1 and _takes(model, tuple(several), {}) else ((several,), {})
@@ -103,6 +109,32 @@ def _takes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> b
     except (TypeError, ValueError):
         return False
     return True
+
+
+def takes_any(model: nn.Module) -> bool:
+    """Return whether the model takes arguments of any name, at least by a hook that may change their names."""
+    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds or bool(model._forward_pre_hooks)
+
+
+def _check_names(model: nn.Module, given: Mapping[str, Any]) -> None:
+    """Raise for an argument that the model does not have.
+
+    Raises:
+        AttributionError: there is one.
+    """
+    known = inspect.signature(model.forward).parameters
+    for name in given:
+        if name not in known and not takes_any(model):
+            raise AttributionError(f"{type(model).__name__}: {no_argument(model, name)}")
+
+
+def no_argument(model: nn.Module, name: Any) -> str:
+    """Return that the model has no argument of this name, and the closest one that it has."""
+    known = list(inspect.signature(model.forward).parameters)
+    close = get_close_matches(str(name), known, n=1)
+    meant = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
+    return f"forward() has no argument {name!r}; {meant}"
 
 
 def names_of_arguments(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from ..rules import GRADIENT, Epsilon
 from ..runtime.registration import Registration
 from ..target_module import explained
 from ..torch_internals import modes_off
-from .inputs import Inputs, is_integer, telling
+from .failures import telling
+from .inputs import Inputs, is_integer
 from .lookups import Following
 
 

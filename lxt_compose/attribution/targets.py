@@ -80,22 +80,44 @@ def read_target(target: Any, count: int) -> Goal:
     if type(target).__module__ == "numpy" and getattr(target, "shape", None):
         target = torch.as_tensor(target)
     if isinstance(target, Tensor) and target.dim() == 2 and target.shape[1] == 2:
-        return Goal(_indices(target[:, 0], count), _indices(target[:, 1], count))
+        return _contrast(target[:, 0], target[:, 1], count)
     if isinstance(target, list) and target and all(isinstance(pair, (tuple, list)) for pair in target):
         if any(len(pair) != 2 for pair in target):
             raise ValueError(f"pairs for a contrast hold two indices each, got {target!r}")
         left, right = zip(*target, strict=True)
-        return Goal(_indices(list(left), count), _indices(list(right), count))
+        return _contrast(list(left), list(right), count)
     if isinstance(target, tuple):
         if len(target) != 2:
             raise ValueError(f"a pair for a contrast holds two indices, got {target!r}; {HELP}")
-        first = None if target[0] is None else _indices(target[0], count)
         if isinstance(target[1], str) and target[1] == OTHERS:
-            return Goal(first, others=True)
-        return Goal(first, _indices(target[1], count))
+            return Goal(None if target[0] is None else _indices(target[0], count), others=True)
+        return _contrast(target[0], target[1], count)
     if callable(target) and not isinstance(target, Tensor):
         return Goal(function=target)
     return Goal(_indices(target, count))
+
+
+def _contrast(first: Any, second: Any, count: int) -> Goal:
+    """Return the difference of two classes, the first of which may be the arg-max (None)."""
+    left, right = None if first is None else _indices(first, count), _indices(second, count)
+    if left is not None:
+        _check_different(left, right)
+    return Goal(left, right)
+
+
+def _check_different(first: Tensor, second: Tensor) -> None:
+    """Raise if a class is contrasted with itself.
+
+    Raises:
+        ValueError: one is.
+    """
+    same = (first.cpu() == second.cpu()).nonzero()
+    if same.numel():
+        sample = int(same[0])
+        raise ValueError(
+            f"target: in sample {sample} class {int(second[sample])} is contrasted with itself, so there is nothing to "
+            f"explain; give another class, or 'others'"
+        )
 
 
 def _indices(value: Any, count: int) -> Tensor:
@@ -255,5 +277,7 @@ def _picked(goal: Goal, logits: Tensor) -> tuple[Tensor, Tensor]:
         second = torch.full_like(first, -1)
         return value - (logits.sum(1) - value) / (classes - 1), torch.stack([first, second], 1)
     if goal.second is not None:
+        if goal.first is None and not is_traced():
+            _check_different(first, goal.second)
         return value - logit(goal.second), torch.stack([first, goal.second], 1)
     return value, first

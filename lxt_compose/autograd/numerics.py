@@ -203,7 +203,8 @@ def check_number(name: str, value: Any, *, low: float = -math.inf, high: float =
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}")
     if not (math.isfinite(value) and low <= value <= high):
-        raise ValueError(f"{name} must be finite and in [{low:g}, {high:g}], got {value!r}")
+        ends = f"{'[' if math.isfinite(low) else '('}{low:g}, {high:g}{']' if math.isfinite(high) else ')'}"
+        raise ValueError(f"{name} must be finite and in {ends}, got {value!r}")
 
 
 def check_positive(name: str, value: Any) -> None:

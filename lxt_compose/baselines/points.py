@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..attribution.axes import BATCH, Dims, embedded, place_of, summed
-from ..attribution.inputs import Inputs, telling
+from ..attribution.failures import telling
+from ..attribution.inputs import Inputs
 from ..errors import AttributionError
 from ..evaluate.probe import Probe
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attribution.inputs import read_inputs, telling
+from ..attribution.failures import telling
+from ..attribution.inputs import read_inputs
 from ..attribution.logits import per_class
 from ..errors import RegistrationError
 from ..torch_internals import in_backward

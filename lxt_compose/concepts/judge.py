@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..attribution.entry import read
+from ..attribution.failures import telling
 from ..attribution.goals import Goals, choose_each
-from ..attribution.inputs import Inputs, telling
+from ..attribution.inputs import Inputs
 from ..errors import AttributionError
 from ..torch_internals.traces import on_cpu
 from .intervene import record

@@ -53,6 +53,9 @@ def read_key(text: str) -> UnitKey:
     found = _KEY.fullmatch(text.strip())
     if found is None or not found["pattern"]:
         raise ValueError(f"{text!r} names no units; they are named like {_HELP}")
+    for bracket, other in ("[]", "]["):
+        if found["pattern"].count(bracket) > found["pattern"].count(other):
+            raise ValueError(f"{text!r}: a {other!r} is missing; units are named like {_HELP}")
     side = found["side"] or ""
     if side and side not in SIDES:
         raise ValueError(f"{text!r}: there is no side {side!r} of a module; there are {', '.join(SIDES)}")

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..attribution.entry import read
-from ..attribution.inputs import Inputs, read_inputs, telling
+from ..attribution.failures import telling
+from ..attribution.inputs import Inputs, read_inputs
 from ..attribution.run import composite_of, statistics_kept
 from ..composite import Composite
 from ..errors import AttributionError

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attribution.inputs import read_inputs, telling
+from ..attribution.failures import telling
+from ..attribution.inputs import read_inputs
 from ..attribution.latent import Layer
 from ..composite import Composite
 from ..errors import MatchError, RegistrationError

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..attribution.inputs import read_inputs, telling
+from ..attribution.failures import telling
+from ..attribution.inputs import read_inputs
 from ..errors import AttributionError
 from ..torch_internals.traces import on_cpu
 from .canvas import Ascent, Canvas, moved, variation

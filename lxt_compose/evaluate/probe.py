@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from ..attribution.axes import BATCH, embedded, kept_dims, place_of, summed
+from ..attribution.failures import telling
 from ..attribution.goals import Goals, choose_rows, read_targets
-from ..attribution.inputs import Inputs, read_inputs, telling
+from ..attribution.inputs import Inputs, read_inputs
 from ..attribution.lookups import Following, FollowingMode
 from ..attribution.targets import Chosen
 

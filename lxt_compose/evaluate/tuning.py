@@ -89,8 +89,9 @@ def check_folds(folds: int, count: int) -> None:
         ValueError: there are fewer samples than folds, or fewer than two folds.
     """
     if isinstance(folds, bool) or not isinstance(folds, int) or not 2 <= folds <= count:
+        fewer = f" (the default is 5); pass folds={count}" if 2 <= count < 5 else ""
         raise ValueError(
-            f"folds must be a whole number from 2 to the number of samples, which is {count}, got {folds!r}"
+            f"folds must be a whole number from 2 to the number of samples, which is {count}, got {folds!r}{fewer}"
         )
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import fields, is_dataclass
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from ..errors import RegistrationError
+from ..errors import RegistrationError, RuleError
+from ..rules import RELEVANCE, Rule
 from ..torch_internals import eager, is_compiled, pre_hooks_of
 from .module_hooks import is_our_hook
 
@@ -60,3 +63,35 @@ def run_eagerly(model: nn.Module, stack: ExitStack) -> list[str]:
         )
     stack.enter_context(stance("force_eager"))
     return [f"compiled, but run eagerly while registered, so that operations can be seen: {where}"]
+
+
+def check_sizes(rules: Iterable[Rule], model: nn.Module) -> None:
+    """Raise if a number of a rule is beyond those of the dtype that the model computes in.
+
+    Raises:
+        RuleError: one is; half precision counts as float32, in which split rules compute.
+    """
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()} or {torch.get_default_dtype()}
+    dtype = torch.float64 if dtypes == {torch.float64} else torch.float32
+    largest = torch.finfo(dtype).max
+    for rule in rules:
+        for one in fields(rule) if is_dataclass(rule) else ():
+            value = getattr(rule, one.name)
+            if isinstance(value, (int, float)) and abs(value) > largest:
+                name = str(dtype).removeprefix("torch.")
+                raise RuleError(
+                    f"{rule}: {one.name}={value!r} is beyond the numbers of {name}, in which {type(model).__name__} "
+                    f"computes; the largest is {largest:.2g}"
+                )
+
+
+def notes_on_dtype(model: nn.Module, formulation: str) -> list[str]:
+    """Return the notes of a report on the dtype of the model's parameters."""
+    half = {p.dtype for p in model.parameters() if p.dtype in (torch.float16, torch.bfloat16)}
+    if formulation != RELEVANCE or not half:
+        return []
+    names = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in half))
+    return [
+        f"in {names} the relevance formulation divides by rounded outputs, with a stabilizer that takes a part of the "
+        f"relevance: use formulation='gradient', which has none, or a model in float32"
+    ]

@@ -24,7 +24,7 @@ from ..tracing import Kept, Program, trace_with
 from .activation_modules import RULE as UNIT
 from .activation_modules import may_be_unit
 from .call_stack import Site
-from .checks import check_model, run_eagerly
+from .checks import check_model, check_sizes, notes_on_dtype, run_eagerly
 from .copies import sweep
 from .custom_functions import seen_by_modes
 from .freezing import freeze
@@ -56,6 +56,7 @@ class Registration:
         names = names_of(explained(model))
         bindings, self._unmatched = match(entries, names, explained(model))
         _check_rules(entries, bindings.values(), formulation)
+        check_sizes((entry.rule for entry in entries if entry.rule is not None), explained(model))
         self.model, self.formulation, self.entries = model, formulation, entries
         self.composite: Any = None
         """The composite that made it."""
@@ -63,7 +64,8 @@ class Registration:
         session.mode = FunctionMode(session)
         session.programs = session.programs if programs is None else programs
         with ExitStack() as stack:
-            self._notes = run_eagerly(given, stack) + self._canonize(canonizers, names, bindings, stack)
+            self._notes = notes_on_dtype(model, formulation) + run_eagerly(given, stack)
+            self._notes += self._canonize(canonizers, names, bindings, stack)
             self._canonized = session.merged = bool(canonizers)
             names |= target_names(model)
             self._sites = [self._site(module, mounted, bindings) for module, mounted in names.items()]

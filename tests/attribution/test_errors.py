@@ -11,10 +11,12 @@ from lxt_compose import (
     AttributionError,
     Composite,
     Epsilon,
+    Gamma,
     Identity,
     MatchError,
     NotFiniteError,
     RegistrationError,
+    RuleError,
     attribute,
 )
 
@@ -225,3 +227,83 @@ def test_a_missing_package(monkeypatch):
     with pytest.raises(ImportError, match=r"pictures need matplotlib: pip install 'lxt-compose\[viz\]'"):
         found.heatmap().figure()
     assert "Attribution: input [4, 6]" in found._repr_html_()
+
+
+# ---- what a newcomer may give ----------------------------------------------------------------------------------------
+
+
+class Named(nn.Module):
+    """Takes pixels by name, and others by any name if it is open."""
+
+    def __init__(self, *, is_open):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 2, 3), nn.Linear(2, 4)
+        if is_open:
+            self.forward = self.forward_open
+
+    def forward(self, pixel_values):
+        return self.fc(self.conv(pixel_values).mean((2, 3)))
+
+    def forward_open(self, pixel_values=None, **kwargs):
+        return self.fc(self.conv(pixel_values.float()).mean((2, 3)))
+
+
+IMAGES = torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_an_argument_of_a_wrong_name_is_named_with_the_closest(is_open):
+    message = r"forward\(\) has no argument 'pixels'.*; did you mean 'pixel_values'\?"
+    with pytest.raises(AttributionError, match=message):
+        attribute(Named(is_open=is_open).eval(), {"pixels": IMAGES})
+
+
+def test_an_argument_that_no_name_is_close_to():
+    with pytest.raises(AttributionError, match="has no argument 'zzz'; it has pixel_values"):
+        attribute(Named(is_open=False).eval(), {"zzz": IMAGES})
+
+
+def test_images_in_a_list_are_to_be_stacked():
+    message = r"takes no list of tensors; stack the 2 samples to one tensor: torch.stack\(samples\)"
+    with pytest.raises(AttributionError, match=message), pytest.warns(UserWarning, match="pass attribute"):
+        attribute(Named(is_open=False).eval(), [IMAGES[0], IMAGES[1]])
+
+
+def test_an_input_without_elements():
+    with pytest.raises(ValueError, match=r"the input has no elements, shape \[1, 0\]: a text without tokens, say"):
+        attribute(tokens_to(), torch.zeros(1, 0, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("target", "sample"),
+    [((1, 1), 0), ([(0, 1), (2, 2), (0, 1), (0, 1)], 1), (torch.tensor([[0, 1]] * 3 + [[2, 2]]), 3)],
+)
+def test_a_class_contrasted_with_itself(target, sample):
+    model = nn.Linear(6, 3).double()
+    with pytest.raises(ValueError, match=f"in sample {sample} class {[1, 2][sample > 0]} is contrasted with itself"):
+        attribute(model, X, target=target)
+
+
+def test_the_best_class_contrasted_with_itself():
+    torch.manual_seed(0)
+    model = nn.Linear(6, 3).double()
+    best = int(model(X)[2].argmax())
+    with pytest.raises(ValueError, match=f"class {best} is contrasted with itself"):
+        attribute(model, X, target=(None, best))
+
+
+@pytest.mark.parametrize(("rule", "said"), [(Gamma(1e39), "gamma=1e"), (Epsilon(1e39), "epsilon=1e")])
+def test_a_parameter_beyond_the_dtype_is_named(rule, said):
+    composite = Composite({nn.Linear: rule})
+    with pytest.raises(RuleError, match=re.escape(said) + r"\+39 is beyond the numbers of float32.*Linear computes"):
+        attribute(nn.Linear(6, 3), X.float(), composite=composite)
+    attribute(nn.Linear(6, 3).double(), X, composite=composite)
+
+
+@pytest.mark.parametrize("formulation", ["relevance", "gradient"])
+def test_half_precision_with_a_stabilizer_is_noted(formulation):
+    composite = Composite(formulation=formulation)
+    found = attribute(nn.Linear(6, 3).bfloat16(), X.bfloat16(), composite=composite, ledger=True)
+    noted = [note for note in found.report.notes if "in bfloat16 the relevance formulation divides" in note]
+    assert len(noted) == (formulation == "relevance")
+    assert not attribute(nn.Linear(6, 3), X.float(), composite=composite).report.notes

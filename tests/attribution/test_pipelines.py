@@ -36,6 +36,13 @@ def test_a_text_is_what_the_tokenizer_makes_of_it():
     assert found.report.complete
 
 
+def test_a_text_without_tokens():
+    pipe = classifier()
+    pipe.tokenizer.backend_tokenizer.post_processor = None
+    with pytest.raises(ValueError, match="the text has no tokens"):
+        attribute(pipe, "")
+
+
 def test_several_texts_are_padded():
     pipe = classifier()
     together = attribute(pipe, TEXTS, target=[1, 2])

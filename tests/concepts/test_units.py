@@ -35,6 +35,8 @@ class TestKeys:
         ("text", "message"),
         [
             ("", "names no units"),
+            ("a.mlp[3", "a ']' is missing"),
+            ("a.mlp3]", "a '\\[' is missing"),
             ("a:middle[1]", "there is no side 'middle'"),
             ("a[x]", "'x' is neither a number nor a range"),
             ("a#0", "counted from 1 on"),

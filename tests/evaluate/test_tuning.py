@@ -167,7 +167,7 @@ WRONG = {
         ValueError,
         "folds must be a whole number from 2 to the number of samples, which is 4, got 1",
     ),
-    "more folds than samples": ({}, ValueError, "which is 4, got 5"),
+    "more folds than samples": ({}, ValueError, r"which is 4, got 5 \(the default is 5\); pass folds=4"),
     "trials": ({"trials": 0, "folds": 2}, ValueError, "trials must be"),
     "confidence": ({"confidence": 1.0, "folds": 2}, ValueError, "confidence must be between 0 and 1, got 1.0"),
     "steps": ({"steps": 0, "folds": 2}, ValueError, "steps must be"),
