@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..autograd.trees import PLAIN, contents, map_tensors, tensors_in
 from ..errors import AttributionError
+from ..torch_internals import pre_hooks_of
 
 _CACHE = re.compile(r"cache|past_key|memory|state")
 
@@ -114,7 +115,7 @@ def _takes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> b
 def takes_any(model: nn.Module) -> bool:
     """Return whether the model takes arguments of any name, at least by a hook that may change their names."""
     kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
-    return inspect.Parameter.VAR_KEYWORD in kinds or bool(model._forward_pre_hooks)
+    return inspect.Parameter.VAR_KEYWORD in kinds or bool(list(pre_hooks_of(model)))
 
 
 def _check_names(model: nn.Module, given: Mapping[str, Any]) -> None:
