@@ -2,10 +2,11 @@
 
     python benchmarks/bench.py [--full] [--runs 3] [--only rules.py parity.py] [--peers DIR] [--write docs/measured.md]
 
-Each runs as often as --runs says. A number of a table is the median of the runs, with the lowest and the highest where
-they differ; the block of each command names machine, versions and date. Peers that fail are named with their reason,
-and so is a command that fails, which does not keep the others from running. Quick settings take some minutes on two
-free cores; --full runs each command as its own documentation says, which takes hours.
+What is timed runs as often as --runs says, everything else once: it is seeded. A number of a table is the median of the
+runs, with the lowest and the highest where they differ; the block of each command names machine, versions and date.
+Peers that fail are named with their reason, and so is a command that fails, which does not keep the others from
+running. Quick settings take about half an hour on two free cores; --full runs each command as its own documentation
+says, which takes hours.
 """
 
 from __future__ import annotations
@@ -32,15 +33,21 @@ HERE = Path(__file__).resolve().parent
 COMMANDS = {
     "peers.py": "",
     "parity.py": "",
+    "coverage.py": "--count 60",
     "rules.py": "--repeats 3",
     "overhead.py": "--repeats 3",
+    "overhead.py --small": "--repeats 21",
+    "growth.py": "--repeats 3",
+    "traced.py": "--rows bert llama* --presets attnlrp --repeats 7",
     "flipping.py": "--samples 100 --baseline mean",
+    "photographs.py": "--views 2",
     "needle.py": "--seeds 1 --samples 200",
     "recurrent.py": "--seeds 1 --samples 60 --task keywords",
     "brackets.py": "--seeds 1 --samples 100",
 }
-"""The scripts, and their options in quick mode."""
-WITH_PEERS = ("peers.py", "parity.py", "rules.py")
+"""The commands, and their further options in quick mode."""
+WITH_PEERS = ("peers.py", "parity.py", "coverage.py", "rules.py", "growth.py", "traced.py")
+TIMED = ("rules.py", "overhead.py", "overhead.py --small", "growth.py", "traced.py")
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 Entry = dict[str, Any]
 
@@ -51,7 +58,7 @@ def run(script: str, options: list[str]) -> tuple[list[Entry], str]:
         kept = Path(folder, "tables")
         environment = {**os.environ, KEPT: str(kept), "PYTHONPATH": os.pathsep.join(_places())}
         done = subprocess.run(
-            [sys.executable, str(HERE / script), *options],
+            [sys.executable, str(HERE / script.split()[0]), *script.split()[1:], *options],
             env=environment,
             stderr=subprocess.PIPE,
             text=True,
@@ -158,7 +165,8 @@ def main() -> int:
         told = f"{script} {given}".strip() + (" --peers DIR" if script in WITH_PEERS else "")
         peers = ["--peers", options.peers] if options.peers and script in WITH_PEERS else []
         print(f"\n=== {told}", flush=True)
-        found = [run(script, [*given.split(), *peers]) for _ in range(options.runs)]
+        runs = options.runs if script in TIMED else 1
+        found = [run(script, [*given.split(), *peers]) for _ in range(runs)]
         text = block(told, [entries for entries, _ in found], [failure for _, failure in found], where)
         failed += any(failure for _, failure in found)
         print(f"\n{text}", flush=True)

@@ -172,19 +172,20 @@ def _like(old: Any, new: Any) -> Any:
     return made
 
 
-def lxt_llama() -> Callable[[Callable[[], Any]], Any] | None:
-    """What runs a job while the classes of Llama are those that LXT's efficient variant puts in their place."""
+def lxt_efficient(family: str, table: str = "attnLRP") -> Callable[[Callable[[], Any]], Any] | None:
+    """What runs a job while an architecture's classes are those that LXT's efficient variant puts in their place."""
     package = load("lxt")
     if package is None:
         return None
     for name in ("efficient", "efficient.models"):  # their own imports want functions that transformers no longer has
         stub = sys.modules.setdefault(f"lxt.{name}", types.ModuleType(f"lxt.{name}"))
         stub.__path__ = [f"{package.__path__[0]}/{name.replace('.', '/')}"]
-    patches = load("lxt.efficient.models.llama")
+    known = importlib.util.find_spec(f"lxt.efficient.models.{family}") is not None
+    patches = getattr(load(f"lxt.efficient.models.{family}"), table, None) if known else None
     if patches is None:
         return None
-    before = {target: dict(vars(target)) for target in patches.attnLRP}
-    for target, patch in patches.attnLRP.items():
+    before = {target: dict(vars(target)) for target in patches}
+    for target, patch in patches.items():
         patch(target)
     changed = [
         (target, name, old[name], _like(old[name], value))

@@ -143,7 +143,7 @@ def peer_jobs(name: str, model: nn.Module, x: Tensor, preset: str) -> dict[str, 
     """The same explanation by other libraries, where they have it."""
     jobs: dict[str, Callable[[], Any]] = {}
     if name.startswith("llama") and preset == "attnlrp":
-        patches = peers.lxt_llama()
+        patches = peers.lxt_efficient("llama")
         if patches is not None:
             jobs["LXT"] = lambda: patches(Explain(model, x, None))
     if name in ("vgg", "resnet-50"):
