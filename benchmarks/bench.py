@@ -38,7 +38,7 @@ COMMANDS = {
     "overhead.py": "--repeats 3",
     "overhead.py --small": "--repeats 21",
     "growth.py": "--repeats 3",
-    "traced.py": "--rows bert llama* --presets attnlrp --repeats 7",
+    "traced.py": "--rows *6x64*16* --presets attnlrp --repeats 7",
     "flipping.py": "--samples 100 --baseline mean",
     "photographs.py": "--views 2",
     "needle.py": "--seeds 1 --samples 200",
@@ -49,6 +49,7 @@ COMMANDS = {
 WITH_PEERS = ("peers.py", "parity.py", "coverage.py", "rules.py", "growth.py", "traced.py")
 TIMED = ("rules.py", "overhead.py", "overhead.py --small", "growth.py", "traced.py")
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
+_FOLDER = re.compile(r"/\S*/site-packages/")
 Entry = dict[str, Any]
 
 
@@ -140,6 +141,7 @@ def block(command: str, runs: list[list[Entry]], failures: list[str], where: str
     head = f"`python benchmarks/{command}`, {date.today().isoformat()}, runs: {len(runs)}. {where}."
     parts = [head]
     tables, notes = merged(runs) if runs else ([], [])
+    notes = list(dict.fromkeys(_FOLDER.sub("", note) for note in notes))
     for table in tables:
         rows = [[cell.replace("|", "\\|") for cell in row] for row in table["rows"]]
         title = " ".join(table["title"].split())

@@ -3,10 +3,10 @@
     python benchmarks/photographs.py [--views 5] [--baseline blur]
 
 EfficientNet-Lite0 and the photographs of ``make demo`` (packages of ``pretrained.txt``), each as a whole and in crops
-of three quarters of a side. Patches of 32 x 32 pixels are removed in 12 steps, most relevant first and least relevant first, while
-the logit of the class that was named is watched: the symmetric relevance gain is the mean area between both curves, in
-units of the logit. Intervals (bootstrap, 95 %) are over views; views of one photograph are alike, so they are too
-narrow for photographs in general.
+of three quarters of a side. Patches of 32 x 32 pixels are removed in 12 steps, most relevant first and least relevant
+first, while the logit of the class that was named is watched: the symmetric relevance gain is the mean area between
+both curves, in units of the logit. Intervals (bootstrap, 95 %) are over views; views of one photograph are alike, so
+they are too narrow for photographs in general.
 """
 
 import argparse
@@ -62,7 +62,8 @@ def main() -> int:
     for baseline in options.baseline:
         rows = []
         for name, found in scores.items():
-            flips = evaluate.flip(model, x, found, target=target, patch=PATCH, steps=STEPS, baseline=baseline, batch_size=50)
+            options = {"patch": PATCH, "steps": STEPS, "baseline": baseline, "batch_size": 50}
+            flips = evaluate.flip(model, x, found, target=target, **options)
             low, high = interval(flips.difference)
             rows.append((flips.gain, [name, f"{flips.gain:.2f}", f"{low:.2f} - {high:.2f}"]))
         rows.sort(key=lambda row: -row[0])
