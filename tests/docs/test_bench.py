@@ -4,8 +4,11 @@ import json
 import sys
 from pathlib import Path
 
+import architectures
 import bench
+import growth
 import pytest
+import torch
 from marks import between
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "measured.md"
@@ -83,9 +86,29 @@ def test_only_what_is_between_the_marks_changes(tmp_path):
         between(page, "y", str)
 
 
-@pytest.mark.parametrize("script", bench.COMMANDS)
-def test_each_command_has_its_marks_and_its_options(script):
-    assert PAGE.read_text("utf-8").count(f"<!-- bench: {script} -->") == 1
+@pytest.mark.parametrize("command", bench.COMMANDS)
+def test_each_command_has_its_marks_and_its_options(command):
+    assert PAGE.read_text("utf-8").count(f"<!-- bench: {command} -->") == 1
+    script, *own = command.split()
     source = (bench.HERE / script).read_text("utf-8")
-    options = [name for name in bench.COMMANDS[script].split() if name.startswith("--")]
+    options = [name for name in (*own, *bench.COMMANDS[command].split()) if name.startswith("--")]
     assert not [name for name in options if f'"{name}"' not in source]
+
+
+def test_folders_of_this_machine_are_not_written():
+    text = bench.block("peers.py", [[{"note": "lxt: no (/home/me/lib/python3/site-packages/lxt/core.py)"}]], [], "here")
+    assert "lxt: no (lxt/core.py)" in text
+
+
+def test_coverage_tells_relevance_that_sums_from_what_does_not():
+    model = architectures.alone("llama", "causal")
+    assert architectures.verdict(architectures.ours, model) == "sums"
+    assert architectures.verdict(lambda given: architectures.total(given, divided=True), model) == "other"
+    assert architectures.verdict(lambda given: architectures.lxt(given, {"llama": None}), model) == "raised"
+
+
+def test_growth_compares_the_same_model_at_each_size():
+    jobs = growth.jobs_for(layers=1, width=64, tokens=3)
+    plain, ours = jobs[growth.BASE](), jobs["attnlrp"]()
+    assert plain.shape == ours.shape == (1, 3, 64)
+    assert not torch.allclose(plain, ours)

@@ -1,6 +1,6 @@
 """How many architectures of transformers does each library explain without losing relevance or making more of it?
 
-    python benchmarks/coverage.py [--count 60] [--kinds causal sequence image] [--peers DIR]
+    python benchmarks/architectures.py [--count 60] [--kinds causal sequence image] [--peers DIR]
 
 Everything that a small model with random weights adds to its tokens or pixels (biases, positions, class tokens) is set
 to 0, so its logit is the sum of what these contribute. Under rules that conserve (epsilon at layers, identity at
@@ -79,7 +79,7 @@ def total(model: Alone, *, divided: bool) -> float:
     logit = model(x)
     logit.backward(None if divided else logit.detach())
     assert x.grad is not None
-    return float((x * x.grad if divided else x.grad).sum())
+    return float((x.detach() * x.grad if divided else x.grad).sum())
 
 
 def ours(model: Alone) -> float:
