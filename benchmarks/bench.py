@@ -33,7 +33,7 @@ HERE = Path(__file__).resolve().parent
 COMMANDS = {
     "peers.py": "",
     "parity.py": "",
-    "architectures.py": "--count 60",
+    "conserving.py": "--count 60",
     "rules.py": "--repeats 3",
     "overhead.py": "--repeats 3",
     "overhead.py --small": "--repeats 21",
@@ -46,7 +46,7 @@ COMMANDS = {
     "brackets.py": "--seeds 1 --samples 100",
 }
 """The commands, and their further options in quick mode."""
-WITH_PEERS = ("peers.py", "parity.py", "architectures.py", "rules.py", "growth.py", "traced.py")
+WITH_PEERS = ("peers.py", "parity.py", "conserving.py", "rules.py", "growth.py", "traced.py")
 TIMED = ("rules.py", "overhead.py", "overhead.py --small", "growth.py", "traced.py")
 _NUMBER = re.compile(r"(?<![\w.])[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 _FOLDER = re.compile(r"/\S*/site-packages/")

@@ -4,8 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-import architectures
 import bench
+import conserving
 import growth
 import pytest
 import torch
@@ -100,11 +100,11 @@ def test_folders_of_this_machine_are_not_written():
     assert "lxt: no (lxt/core.py)" in text
 
 
-def test_coverage_tells_relevance_that_sums_from_what_does_not():
-    model = architectures.alone("llama", "causal")
-    assert architectures.verdict(architectures.ours, model) == "sums"
-    assert architectures.verdict(lambda given: architectures.total(given, divided=True), model) == "other"
-    assert architectures.verdict(lambda given: architectures.lxt(given, {"llama": None}), model) == "raised"
+def test_sums_tell_relevance_that_sums_from_what_does_not():
+    model = conserving.alone("llama", "causal")
+    assert conserving.verdict(conserving.ours, model) == "sums"
+    assert conserving.verdict(lambda given: conserving.total(given, divided=True), model) == "other"
+    assert conserving.verdict(lambda given: conserving.lxt(given, {"llama": None}), model) == "raised"
 
 
 def test_growth_compares_the_same_model_at_each_size():

@@ -1,6 +1,6 @@
 """How many architectures of transformers does each library explain without losing relevance or making more of it?
 
-    python benchmarks/architectures.py [--count 60] [--kinds causal sequence image] [--peers DIR]
+    python benchmarks/conserving.py [--count 60] [--kinds causal sequence image] [--peers DIR]
 
 Everything that a small model with random weights adds to its tokens or pixels (biases, positions, class tokens) is set
 to 0, so its logit is the sum of what these contribute. Under rules that conserve (epsilon at layers, identity at
