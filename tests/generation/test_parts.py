@@ -115,7 +115,7 @@ def test_where_the_last_block_mixes_tokens_twice_rows_begin_before_the_head(begu
         *((make, options) for make in (llama, gpt2, mamba) for options in ({}, {"of": "log_probability"})),
         *((make, options) for make in (llama, gpt2) for options in ({"layers": True}, {"chunk_size": 1})),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_parts_give_the_same_rows(make, options, free_passes, monkeypatch):
     model = make()
