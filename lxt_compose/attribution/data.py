@@ -13,6 +13,13 @@ from ..ledger import Ledger
 from .axes import BATCH, UNKNOWN, Dims, before_they_were_kept, check_known, summed
 
 
+def shown_target(target: int | list[int]) -> str:
+    """Return the name of a target: a contrast is a difference, by -1 to the mean of all others."""
+    if not isinstance(target, list):
+        return str(target)
+    return " - ".join("others" if index == -1 else str(index) for index in target)
+
+
 @dataclass(frozen=True, eq=False)
 class AttributionData:
     """The fields of :class:`Attribution`, which views and files read."""
@@ -34,9 +41,11 @@ class AttributionData:
         return len(self.output)
 
     def title_of(self, row: int) -> str:
-        """Return the title of a row: the number of its sample, and the name of its target if there are several."""
+        """Return the title of a row: its sample and its target, the latter by name if there are several."""
         if not self.target_names:
-            return f"sample {row}"
+            return f"sample {row}" + (
+                "" if self.target is None else f", target {shown_target(self.target[row].tolist())}"
+            )
         sample, target = divmod(row, len(self.target_names))
         name = self.target_names[target]
         return name if len(self) == len(self.target_names) else f"sample {sample}, {name}"

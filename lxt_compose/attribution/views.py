@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .axes import BATCH, Dims, kept_dims, place_of, total
-from .data import AttributionData
+from .data import AttributionData, shown_target
 
 if TYPE_CHECKING:
     from pandas import DataFrame  # type: ignore[import-untyped]
@@ -64,10 +64,10 @@ def _picture(
     whole = found.dims_of(name)
     if dims == ("time",) and "mel" in whole:
         return heatmap.image(
-            _spectrogram(found.relevances[name], whole)[samples][:, None], **_over(found, name, samples, options)
+            _spectrogram(found.relevances[name], whole)[samples][:, None], **_over(found, name, samples, named)
         )
     if dims in _GRIDS:
-        return heatmap.image(scores[samples][:, None], **_over(found, name, samples, options))
+        return heatmap.image(scores[samples][:, None], **_over(found, name, samples, named))
     if len(dims) == 3 and dims[1:] in _GRIDS:
         return _slices(found, name, scores, dims, samples, titles, options)
     if dims == ("time",):
@@ -209,16 +209,9 @@ def repr_of(found: AttributionData) -> str:
     whole = ", ".join(f"{name} {list(r.shape)}" for name, r in found._main.items())
     layers = f", {len(found.latent)} layers" if found.latent else ""
     covered = "complete" if found.report.complete else "NOT complete"
-    target = "chosen by a function" if found.target is None else _few(list(map(_shown_target, found.target.tolist())))
+    target = "chosen by a function" if found.target is None else _few(list(map(shown_target, found.target.tolist())))
     numbers = _few([float(f"{value:.4g}") for value in found.output.tolist()])
     return f"<Attribution: {whole}, target {target}, output {numbers}{layers}, {covered}>"
-
-
-def _shown_target(target: int | list[int]) -> str:
-    """Return the name of a target: a contrast is a difference, by -1 to the mean of all others."""
-    if not isinstance(target, list):
-        return str(target)
-    return " - ".join("others" if index == -1 else str(index) for index in target)
 
 
 def _few(values: list[Any]) -> str:

@@ -31,7 +31,7 @@ def test_a_series_is_drawn_with_its_signal():
     assert isinstance(shown, heatmap.SeriesHeatmap)
     assert_close(shown.scores, found.relevance.sum(1).double())
     assert_close(shown.signal, found.inputs["x"].double())
-    assert shown.titles == ("sample 0", "sample 1")
+    assert shown.titles == tuple(f"sample {i}, target {c}" for i, c in enumerate(found.target.tolist()))
     assert found.heatmap(sample=1).scores.shape == (1, 40)
 
 
@@ -62,7 +62,7 @@ def test_volumes_and_videos_are_rows_of_slices(dims, shape):
     assert_close(shown.maps[[0, 7, 15]], torch.stack([expected[0, 0], expected[0, 19], expected[1, 19]]).double())
     assert_close(shown.below[7], found.inputs["x"].double().mean(channel)[0, 19])
     assert len(set(shown.scales)) == 1
-    assert shown.titles[7] == f"sample 0\n{'depth' if 'depth' in dims else 'frame'} 19"
+    assert shown.titles[7] == f"sample 0, target {int(found.target[0])}\n{'depth' if 'depth' in dims else 'frame'} 19"
 
 
 def test_nodes_are_bars():
@@ -217,3 +217,10 @@ def test_what_was_explained_stands_in_the_text():
         relevance=torch.randn(2, 3), output=torch.zeros(2), target=torch.tensor([[2, 1], [0, -1]]), report=many.report
     )
     assert "target 2 - 1, 0 - others, output" in repr(pairs)
+
+
+def test_images_are_titled_by_what_they_are_explained_for():
+    found = classify(torch.randn(2, 3, 6, 6), "batch channel height width")
+    assert found.heatmap().titles == tuple(f"sample {i}, target {c}" for i, c in enumerate(found.target.tolist()))
+    assert found.heatmap(titles=["a", "b"]).titles == ("a", "b")
+    assert found.heatmap(sample=1).titles == ("",)

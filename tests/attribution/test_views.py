@@ -81,7 +81,8 @@ def test_a_folder_that_is_not_there(images, name, tmp_path):
 
 
 def test_several_texts_are_told_apart(sequences):
-    assert [sentence.title for sentence in sequences.heatmap().sentences] == ["sample 0", "sample 1"]
+    titles = [f"sample {row}, target {target}" for row, target in enumerate(sequences.target.tolist())]
+    assert [sentence.title for sentence in sequences.heatmap().sentences] == titles
     assert [sentence.title for sentence in sequences.heatmap(titles=["a", "b"]).sentences] == ["a", "b"]
     assert sequences.heatmap(sample=1).sentences[0].title == ""
     with pytest.raises(ValueError, match="there are 2 samples, but lists of tokens for 1"):
