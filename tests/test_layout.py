@@ -242,6 +242,13 @@ def test_a_package_resolves_its_own_relative_imports():
 
 
 TEST_FILES = sorted((ROOT / "tests").rglob("test_*.py"))
+RULES = [path.stem for path in sorted((ROOT / PACKAGE / "rules").glob("*.py")) if path.stem != "__init__"]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_file_of_rules_has_its_tests(name):
+    found = ROOT / "tests" / "rules" / f"test_{name}.py"
+    assert found.is_file(), f"{PACKAGE}/rules/{name}.py is tested in {found.relative_to(ROOT)}, which is missing"
 
 
 def asserts(node):
