@@ -26,7 +26,7 @@ def test_blocks_with_products_of_two_carriers():
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: Gamma(-0.1), r"gamma must be finite and in \[0, inf\]"), (lambda: Gamma(float("inf")), "gamma must"),
+    (lambda: Gamma(-0.1), r"gamma must be finite and in \[0, inf\)"), (lambda: Gamma(float("inf")), "gamma must"),
     (lambda: Gamma(epsilon=-1.0), "epsilon must be finite"), (lambda: AlphaBeta(2.0, 2.0), "alpha - beta must be 1"),
     (lambda: AlphaBeta(0.5, -0.5), r"beta must be finite and in \[0"), (lambda: ZBox(1.0, 0.0), "low must not be"),
     (lambda: ZBox(float("nan"), 0.0), "low must be"), (lambda: ZBox(torch.tensor([0.0, 2.0]), 1.0), "low must not"),
