@@ -151,6 +151,16 @@ def test_the_forward_of_a_custom_autograd_function_is_known():
     assert internals.custom_function() is None
 
 
+def test_a_node_whose_metadata_cannot_be_asked_is_not_alive():
+    class Gone:
+        @property
+        def metadata(self):
+            raise RuntimeError("the underlying PyNode has already been deallocated")
+
+    assert internals.is_alive(leaf().exp().grad_fn)
+    assert not internals.is_alive(Gone())
+
+
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_the_function_of_a_checkpoint_can_be_reached(reentrant):
     found = []

@@ -17,7 +17,7 @@ from ..autograd.functions import RelevanceFunction
 from ..autograd.marks import MARK, SIGNAL
 from ..autograd.nodes import EXACT, function_of_node, kind_of_node, name_of_node
 from ..autograd.trees import tensors_in
-from ..torch_internals import TRANSPARENT, node_number
+from ..torch_internals import TRANSPARENT, is_alive, node_number
 from ..torch_internals.backward_hooks import HOOKED_NODE
 
 
@@ -60,8 +60,7 @@ def unreached(functions: Mapping[Any, str], output: Any) -> Iterator[tuple[str, 
             met.add(node)
             pending += [source for source, _ in node.next_functions]
     for node, path in functions.items():
-        recorded = bool(node.next_functions)  # and not called by another such function
-        if recorded and node not in met and MARK not in node.metadata:
+        if node not in met and is_alive(node) and MARK not in node.metadata:
             yield f"{type(node).__name__.removesuffix('Backward')}.apply", path
 
 
