@@ -212,7 +212,7 @@ class Run:
                     ) from error
                 if isinstance(error, (CompositeError, torch.OutOfMemoryError)):
                     raise
-                known = "derivative" in str(error)
+                known = any(word in str(error) for word in ("derivative", "no autograd formula"))
                 hint = "; give the operation one by register_operation(operation, family, steps=...)" if known else ""
                 raise AttributionError(
                     f"the backward pass of {type(self.model).__name__} failed: {error}{hint}"
