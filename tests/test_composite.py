@@ -371,12 +371,12 @@ def test_other_arguments_of_a_wrong_kind():
 @pytest.mark.parametrize(
     ("make_rule", "message"),
     [
-        (lambda: Epsilon(-1.0), r"epsilon must be finite and in \[0, inf\], got -1.0"),
+        (lambda: Epsilon(-1.0), r"epsilon must be finite and in \[0, inf\), got -1.0"),
         (lambda: Epsilon(float("nan")), "epsilon must be finite"),
-        (lambda: Gamma(-0.1), r"gamma must be finite and in \[0, inf\], got -0.1"),
+        (lambda: Gamma(-0.1), r"gamma must be finite and in \[0, inf\), got -0.1"),
         (lambda: Gamma(float("inf")), "gamma must be finite"),
         (lambda: AlphaBeta(1.0, 1.0), "alpha - beta must be 1"),
-        (lambda: AlphaBeta(0.0, -1.0), r"beta must be finite and in \[0, inf\], got -1.0"),
+        (lambda: AlphaBeta(0.0, -1.0), r"beta must be finite and in \[0, inf\), got -1.0"),
     ],
 )
 def test_parameters_of_rules_out_of_range(make_rule, message):

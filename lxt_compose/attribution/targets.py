@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -106,18 +107,19 @@ def _contrast(first: Any, second: Any, count: int) -> Goal:
 
 
 def _check_different(first: Tensor, second: Tensor) -> None:
-    """Raise if a class is contrasted with itself.
+    """Raise if a class is contrasted with itself in all samples, warn if it is in some.
 
     Raises:
-        ValueError: one is.
+        ValueError: nothing is left to explain.
     """
-    same = (first.cpu() == second.cpu()).nonzero()
-    if same.numel():
-        sample = int(same[0])
-        raise ValueError(
-            f"target: in sample {sample} class {int(second[sample])} is contrasted with itself, so there is nothing to "
-            f"explain; give another class, or 'others'"
-        )
+    same = (first.cpu() == second.cpu()).nonzero().flatten()
+    if not same.numel():
+        return
+    sample = int(same[0])
+    said = f"target: in sample {sample} class {int(second[sample])} is contrasted with itself"
+    if same.numel() == len(second):
+        raise ValueError(f"{said}, so there is nothing to explain; give another class, or 'others'")
+    warnings.warn(f"{said}, as in {same.numel()} of {len(second)} samples: their relevance is 0", stacklevel=2)
 
 
 def _indices(value: Any, count: int) -> Tensor:

@@ -274,14 +274,23 @@ def test_an_input_without_elements():
         attribute(tokens_to(), torch.zeros(1, 0, dtype=torch.long))
 
 
+@pytest.mark.parametrize("target", [(1, 1), [(1, 1)] * 4, torch.tensor([[1, 1]] * 4)])
+def test_a_class_contrasted_with_itself(target):
+    with pytest.raises(
+        ValueError, match="in sample 0 class 1 is contrasted with itself, so there is nothing to explain"
+    ):
+        attribute(nn.Linear(6, 3).double(), X, target=target)
+
+
 @pytest.mark.parametrize(
     ("target", "sample"),
-    [((1, 1), 0), ([(0, 1), (2, 2), (0, 1), (0, 1)], 1), (torch.tensor([[0, 1]] * 3 + [[2, 2]]), 3)],
+    [([(0, 1), (2, 2), (0, 1), (0, 1)], 1), (torch.tensor([[0, 1]] * 3 + [[2, 2]]), 3)],
 )
-def test_a_class_contrasted_with_itself(target, sample):
-    model = nn.Linear(6, 3).double()
-    with pytest.raises(ValueError, match=f"in sample {sample} class {[1, 2][sample > 0]} is contrasted with itself"):
-        attribute(model, X, target=target)
+def test_a_class_contrasted_with_itself_in_one_sample(target, sample):
+    with pytest.warns(UserWarning, match=f"in sample {sample} class 2 .* as in 1 of 4 samples: their relevance is 0"):
+        found = attribute(nn.Linear(6, 3).double(), X, target=target)
+    assert found.relevance[sample].abs().max() == 0
+    assert found.relevance.flatten(1).abs().sum(1).count_nonzero() == 3
 
 
 def test_the_best_class_contrasted_with_itself():
@@ -289,7 +298,7 @@ def test_the_best_class_contrasted_with_itself():
     model = nn.Linear(6, 3).double()
     best = int(model(X)[2].argmax())
     with pytest.raises(ValueError, match=f"class {best} is contrasted with itself"):
-        attribute(model, X, target=(None, best))
+        attribute(model, X[2:3], target=(None, best))
 
 
 @pytest.mark.parametrize(("rule", "said"), [(Gamma(1e39), "gamma=1e"), (Epsilon(1e39), "epsilon=1e")])

@@ -180,7 +180,7 @@ class Mean(nn.Module):
 
 
 def test_an_image_without_a_dimension_for_samples_is_told():
-    with pytest.raises(RuntimeError, match=r"3 samples, which the first .* is given as a batch of one, image\[None\]"):
+    with pytest.raises(RuntimeError, match=r"3 samples, which the first .* is given as a batch, image\[None\]"):
         attribute(Mean(), torch.randn(3, 8, 8))
     with pytest.raises(ValueError, match=r"the input x is sparse; give it as x\.to_dense\(\)"):
         attribute(Mean(), torch.randn(1, 3, 8, 8).to_sparse())
