@@ -147,7 +147,7 @@ def innermost(calls: list[Any], last: Depth) -> Any:
     return None
 
 
-def custom_function() -> FunctionCtx | None:
+def custom_function() -> Any:
     """Return the context of the autograd function, or reentrant checkpoint, whose forward runs here unrecorded.
 
     The context is the node of the call, if autograd records that. Unnecessary once function modes see
