@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from support import Fn
 from torch import nn
@@ -257,6 +257,7 @@ def value_of(expression, x):
 @example(("max", "x", ("1 / (1 + x^2)", ("-", "x", "x"))), "relevance")
 def test_any_expression_in_one_tensor_is_one_function(expression, formulation):
     """Element by element: R_x = R * (f(x) - f(0)) / f(x), with nothing known but f."""
+    assume(formulation == "relevance" or "leaky_relu" not in str(expression))  # see docs/limits.md
     x = draw(40)
     z, at_zero = value_of(expression, x), value_of(expression, torch.zeros_like(x))
     expected = (z - at_zero) / z
