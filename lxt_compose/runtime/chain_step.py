@@ -154,10 +154,13 @@ def begun(op: Op, curve: Curve, before: Chain | None, x: Tensor, checkpoint: Any
     """
     source = origin_of(x) if before is None else before.source
     after = Chain(source, curve, checkpoint, active=op.family in (Family.ACTIVATION, Family.MOVEMENT))
-    if curve.ratio is None and (how.relevance or not curve_of(op).own_slope):
-        if how.relevance or how.target is not None:
-            base = Base(x, 1.0).kept(relevance=how.relevance, changes=True)
-            after.keep(base, base)
-        else:
-            after.keep_source(x)
+    if curve.ratio is not None:
+        return after
+    if how.relevance or (how.target is not None and not curve_of(op).own_slope):
+        base = Base(x, 1.0).kept(relevance=how.relevance, changes=True)
+        after.keep(base, base)
+    elif curve_of(op).own_slope:
+        after.see_source(x)  # to keep it would cost memory: backward may need the output alone
+    else:
+        after.keep_source(x)
     return after

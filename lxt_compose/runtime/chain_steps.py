@@ -166,11 +166,22 @@ class _Call(NamedTuple):
         origin = next(free, None)
         if self.after.at_zero or self._changes(base):
             base = self._before(base)
+        root = self._root(base) if origin is None else None
         if self.after.at_zero:
-            self.after.keep(base, base if base is not None and base.ratio is not None else self._before(origin))
+            self.after.keep(base, base if base is not None and base.ratio is not None else self._before(origin), root)
         else:
-            self.after.keep(None, self._before(origin))
+            self.after.keep(None, self._before(origin), root)
+        self.after.see_source_of(self.chains[0])
         return base
+
+    def _root(self, base: Base | None) -> Base | None:
+        """Return an earlier base that other functions of it may share, where no origin is kept."""
+        before = self.chains[0].root() if len(self.chains) == 1 else None
+        part = None if before is None else self.function([before.part])
+        if before is not None and part is not None:
+            return before._replace(part=part)
+        shared = base is not None and base.ratio is None and not self.after.at_zero and self._saves_input()
+        return base if shared else None
 
     def _changes(self, base: Base | None) -> bool:
         target = self.how.target
@@ -206,7 +217,8 @@ def _copied(args: Sequence[Any], kwargs: Mapping[str, Any], x: Tensor, checkpoin
     before = chain_of(x, checkpoint)
     after = Chain(before.source, before.curve, before.checkpoint, active=before.active)
     if before.curve.ratio is None:
-        after.keep(before.base(x), before.origin(x))
+        after.keep(before.base(x), before.origin(x), before.root())
+        after.see_source_of(before)
     return Step(after, first=before.curve is POINTS)
 
 
@@ -256,19 +268,26 @@ def _of_condition(call: _Call) -> Step | None:
 
 
 def _common(call: _Call) -> Base | None:
-    """Return a base of which all carriers are functions: a multiple of the source, or a base that all share."""
+    """Return a base of which all carriers are functions: a multiple of the source, a shared one, or the source."""
     pairs = list(zip(call.chains, call.carriers, strict=True))
     origin = next((known for chain, x in pairs if (known := chain.origin(x)) is not None), None)
     if origin is not None:
         return origin
-    return _shared(call)
+    return _shared(call, roots=True) or call.chains[0].seen()
 
 
-def _shared(call: _Call) -> Base | None:
-    """Return the base of all carriers, if they have one that is no multiple of the source."""
-    bases = [chain.base(x) for chain, x in zip(call.chains, call.carriers, strict=True)]
-    first = bases[0]
-    if first is None or first.ratio is not None or any(base is None or base.edge != first.edge for base in bases):
-        return None
-    part = call.function([base.part for base in bases if base is not None])
-    return None if part is None else first._replace(part=part)
+def _shared(call: _Call, *, roots: bool = False) -> Base | None:
+    """Return the base of all carriers, if they have one that is no multiple of the source; `roots` are bases too."""
+    found = [_bases(chain, x, roots) for chain, x in zip(call.chains, call.carriers, strict=True)]
+    for first in found[0]:
+        same = [next((base for base in bases if base.edge == first.edge), None) for bases in found]
+        part = None if None in same else call.function([base.part for base in same if base is not None])
+        if part is not None:
+            return first._replace(part=part)
+    return None
+
+
+def _bases(chain: Chain, x: Tensor, roots: bool) -> list[Base]:
+    """Return the base of a tensor and its root, those that are no multiples of the source."""
+    known = (chain.base(x), chain.root() if roots else None)
+    return [base for base in known if base is not None and base.ratio is None]

@@ -73,8 +73,8 @@ class Chain:
     """
 
     __slots__ = (
-        "__weakref__", "_anchor", "_origin", "_source", "_versions", "active", "at_zero", "checkpoint", "curve",
-        "source",
+        "__weakref__", "_anchor", "_origin", "_root", "_seen", "_source", "_versions", "active", "at_zero",
+        "checkpoint", "curve", "source",
     )  # fmt: skip
 
     def __init__(self, source: Edge, curve: Curve, checkpoint: Any, *, active: bool = False) -> None:
@@ -82,8 +82,10 @@ class Chain:
         self.curve, self.at_zero = curve, curve.at_zero
         self._anchor: Base | None = None
         self._origin: Base | None = None
+        self._root: Base | None = None
         self._versions: tuple[Any, ...] = ()
         self._source: tuple[Tensor, int] | None = None
+        self._seen: tuple[weakref.ref[Tensor], int] | None = None
 
     def base(self, x: Tensor) -> Base | None:
         """Return the last tensor in the chain of x that is 0 where the source is; None if it was changed in place."""
@@ -98,20 +100,40 @@ class Chain:
                 return known
         return None
 
+    def root(self) -> Base | None:
+        """Return an earlier tensor that is 0 where the source is, and no multiple of it, if one is kept."""
+        return self._as_it_was(self._root, 2)
+
     @property
     def keeps(self) -> bool:
         """Whether it keeps a tensor alive."""
-        return self._source is not None or self._anchor is not None or self._origin is not None
+        return any(kept is not None for kept in (self._source, self._anchor, self._origin, self._root))
 
     def keep_source(self, x: Tensor) -> None:
         """Keep the source, x, until the forward pass is over."""
         self._source = x, x._version
 
-    def keep(self, anchor: Base | None, origin: Base | None) -> None:
-        """Keep the base and the origin of the tensor until the forward pass is over."""
+    def see_source(self, x: Tensor) -> None:
+        """Remember the source, x, as long as the model itself keeps it."""
+        self._seen = weakref.ref(x), x._version
+
+    def see_source_of(self, before: Chain) -> None:
+        """Remember the source that another chain remembers."""
+        self._seen = before._seen
+
+    def seen(self) -> Base | None:
+        """Return the source, if it is remembered."""
+        if self._seen is None:
+            return None
+        x, version = self._seen[0](), self._seen[1]
+        return None if x is None else self._as_source(x, version)
+
+    def keep(self, anchor: Base | None, origin: Base | None, root: Base | None = None) -> None:
+        """Keep the base, the origin and the root of the tensor until the forward pass is over."""
         self._anchor = anchor if self.at_zero else None
         self._origin = None if self.curve.ratio is not None else origin
-        self._versions = _version_of(self._anchor), _version_of(self._origin)
+        self._root = root
+        self._versions = _version_of(self._anchor), _version_of(self._origin), _version_of(root)
 
     def skip_to(self, before: Chain, x: Tensor) -> None:
         """Make x the base, a tensor in the chain that is known by `before`: the steps since are one unit."""
@@ -121,12 +143,14 @@ class Chain:
 
     def let_go(self) -> None:
         """Drop the tensors that are kept alive."""
-        self._anchor = self._origin = self._source = None
+        self._anchor = self._origin = self._root = self._source = None
 
     def _from_source(self) -> Base | None:
         if self._source is None:
             return None
-        x, version = self._source
+        return self._as_source(*self._source)
+
+    def _as_source(self, x: Tensor, version: int) -> Base | None:
         return Base(x, 1.0) if x._version == version and origin_of(x) == self.source else None
 
     def _as_it_was(self, base: Base | None, place: int) -> Base | None:
