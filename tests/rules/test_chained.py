@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from support import assert_close
+from support import Fn, assert_close
+from torch import nn
 from under_rules import both, carrier, tensor
 
 WRITTEN = {
@@ -18,4 +19,6 @@ def test_what_f_is_at_zero_stays_and_the_rest_goes_to_the_source(name):
     function, at_zero = WRITTEN[name]
     x, r = carrier(3, 4), tensor(3, 4, seed=2)
     z = function(x.detach())
-    assert_close(both(function, [x], {}, r)[0], r * (z - at_zero) / z)
+    # With parameters, since a module without any is an activation as a whole, and its steps need no rule.
+    model = Fn(lambda _, x: function(x), unused=nn.Linear(2, 2))
+    assert_close(both(model, [x], {}, r)[0], r * (z - at_zero) / z)
