@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from support import twice
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
@@ -360,15 +361,7 @@ def test_an_autograd_function_can_be_applied_without_what_transforms_need():
 
 
 def test_calls_of_autograd_functions_end_in_one_class_however_they_are_reached(monkeypatch):
-    class Twice(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x * 2
-
-        @staticmethod
-        def backward(ctx, slot):
-            return slot * 2
-
+    Twice = twice()
     alias, seen = Twice.apply, []
 
     def apply(kind, *args):

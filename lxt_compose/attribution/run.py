@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..autograd.trees import tensors_in
 from ..composite import Composite
 from ..errors import AttributionError, CompositeError, NotFiniteError
+from ..extras import needed
 from ..ledger import Ledger
 from ..ledger import Recorder as Books
 from ..rules import GRADIENT, RELEVANCE, Stop
@@ -265,10 +266,7 @@ class Run:
 
 def with_bar(batches: Any, count: int) -> Any:
     """Yield the batches, with a bar on stderr that counts their samples."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise ImportError("progress=True needs tqdm: pip install tqdm") from None
+    tqdm = needed("tqdm", "progress=True needs tqdm: pip install tqdm").tqdm
     with tqdm(total=count, unit="sample", desc="attribute") as bar:
         for part, *batch in batches:
             yield part, *batch

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..extras import needed
 from .axes import BATCH, Dims, kept_dims, place_of, total
 from .data import AttributionData, shown_target
 
@@ -238,10 +239,7 @@ def dataframe(found: AttributionData, tokens: Any) -> DataFrame:
         TypeError: tokens are neither a tokenizer nor names.
         ValueError: there are more or fewer names than places.
     """
-    try:
-        import pandas
-    except ImportError:
-        raise ImportError("to_dataframe() needs pandas: pip install pandas") from None
+    pandas = needed("pandas", "to_dataframe() needs pandas: pip install pandas")
     is_tokenizer = hasattr(tokens, "convert_ids_to_tokens")
     if isinstance(tokens, str) or not (tokens is None or is_tokenizer or isinstance(tokens, Sequence)):
         raise TypeError(f"to_dataframe() takes a tokenizer, got {type(tokens).__name__}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..composite import Composite
+from ..extras import needed
 from .measure import ACTIVATION, RELEVANCE, activations, relevances
 from .notebooks import html_of
 from .units import find_units
@@ -252,10 +253,9 @@ def _points(values: Tensor, *, normalized: bool) -> Tensor:
 
 def _fit(points: Tensor, count: int, covariance: str, regularization: float, seed: int) -> GaussianMixture:
     """Return a mixture whose components are sorted by their weights, the largest first."""
-    try:
-        from sklearn.mixture import GaussianMixture
-    except ImportError:
-        raise ImportError("prototypes need scikit-learn: pip install 'lxt-compose[concepts]'") from None
+    GaussianMixture = needed(
+        "sklearn.mixture", "prototypes need scikit-learn: pip install 'lxt-compose[concepts]'"
+    ).GaussianMixture
     fit = GaussianMixture(count, covariance_type=covariance, reg_covar=regularization, random_state=seed, n_init=3)
     fit.fit(points.numpy())
     order = fit.weights_.argsort()[::-1].copy()

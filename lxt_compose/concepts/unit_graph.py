@@ -8,6 +8,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..extras import needed
 from .notebooks import html_of
 
 if TYPE_CHECKING:
@@ -64,10 +65,7 @@ class UnitGraph:
         Raises:
             ImportError: networkx is not installed.
         """
-        try:
-            import networkx
-        except ImportError:
-            raise ImportError("graphs of units need networkx: pip install 'lxt-compose[concepts]'") from None
+        networkx = needed("networkx", "graphs of units need networkx: pip install 'lxt-compose[concepts]'")
         graph = networkx.DiGraph()
         for node in self.nodes:
             graph.add_node(node.name, value=node.value, place=node.place)

@@ -14,6 +14,7 @@ from ..attribution.run import composite_of
 from ..autograd.sharded import comes_and_goes, is_distributed, is_sharded
 from ..composite import Composite
 from ..errors import AttributionError
+from ..extras import needed
 from .batches import Batches
 from .coverage import Coverage
 from .manifest import begin, described, finish
@@ -238,8 +239,5 @@ class _Run:
 
 
 def _bar(total: int | None, before: int) -> Any:
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise ImportError("progress=True needs tqdm: pip install tqdm") from None
+    tqdm = needed("tqdm", "progress=True needs tqdm: pip install tqdm").tqdm
     return tqdm(total=total, initial=before, unit="sample", desc="attribute_dataset")

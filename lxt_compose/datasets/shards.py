@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from ..extras import needed
 from .coverage import Coverage
 from .rows import Row
 
@@ -20,10 +21,7 @@ def arrow() -> Any:
     Raises:
         ImportError: it is not installed.
     """
-    try:
-        import_module("pyarrow.parquet")
-    except ImportError:
-        raise ImportError("results are written as Parquet files, which needs pyarrow: pip install pyarrow") from None
+    needed("pyarrow.parquet", "results are written as Parquet files, which needs pyarrow: pip install pyarrow")
     return import_module("pyarrow")
 
 

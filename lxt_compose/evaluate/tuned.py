@@ -13,6 +13,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from ..composite import Composite
+from ..extras import needed
 from .candidates import Candidate
 from .noise import Resampled
 from .tuning_plot import draw
@@ -179,10 +180,7 @@ class Tuning:
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
-            from pandas import DataFrame
-        except ImportError:
-            raise ImportError("to_dataframe() needs pandas: pip install 'lxt-compose[tables]'") from None
+        DataFrame = needed("pandas", "to_dataframe() needs pandas: pip install 'lxt-compose[tables]'").DataFrame
         return DataFrame(self._rows())
 
     def plot(self, over: str | None = None, *, ax: Axes | None = None) -> Axes:

@@ -17,6 +17,7 @@ from ..attribution.pipelines import unpacked
 from ..attribution.run import Run, statistics_kept
 from ..composite import Composite
 from ..errors import AttributionError, CompositeError
+from ..extras import needed
 from .candidates import Candidate, read_candidates
 from .probe import check_count
 from .scoring import Asked, Judge, Score, read_asked
@@ -154,10 +155,7 @@ def _bar(*, wanted: bool) -> Iterator[Any]:
     if not wanted:
         yield None
         return
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise ImportError("progress=True needs tqdm: pip install tqdm") from None
+    tqdm = needed("tqdm", "progress=True needs tqdm: pip install tqdm").tqdm
     with tqdm(unit="explanation", desc="tune") as bar:
         yield bar
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..extras import needed
 from ..heatmap.colors import color_map
 from ..heatmap.picture import LIGHT, fonts, new_figure, visible
 from .answer import START, Answer
@@ -33,10 +34,7 @@ def dataframe(answers: Sequence[Answer]) -> DataFrame:
     Raises:
         ImportError: pandas is not installed.
     """
-    try:
-        import pandas
-    except ImportError:
-        raise ImportError("to_dataframe() needs pandas: pip install pandas") from None
+    pandas = needed("pandas", "to_dataframe() needs pandas: pip install pandas")
     return pandas.DataFrame(row for sample, answer in enumerate(answers) for row in records(answer, sample))
 
 
@@ -46,10 +44,7 @@ def dataset(answer: Answer) -> Any:
     Raises:
         ImportError: xarray is not installed.
     """
-    try:
-        import xarray
-    except ImportError:
-        raise ImportError("to_xarray() needs xarray: pip install 'lxt-compose[tables]'") from None
+    xarray = needed("xarray", "to_xarray() needs xarray: pip install 'lxt-compose[tables]'")
     sources, sums = answer.sources, answer.sums()
     table = [[float(x) for x in amount] for amount in sums.values()]
     return xarray.Dataset(

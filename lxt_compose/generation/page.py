@@ -10,6 +10,7 @@ from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from ..extras import needed
 from ..heatmap.picture import visible
 from .page_data import data_of
 
@@ -33,10 +34,7 @@ def page_of(result: Iterable[Answer], *, title: str = TITLE, sources: int = 64) 
     Raises:
         ImportError: Jinja2 is not installed.
     """
-    try:
-        import jinja2
-    except ImportError:
-        raise ImportError("pages need Jinja2: pip install 'lxt-compose[viz]'") from None
+    jinja2 = needed("jinja2", "pages need Jinja2: pip install 'lxt-compose[viz]'")
     answers = list(result)
     folder = resources.files(__package__)
     parts = {name: (folder / name).read_text("utf-8") for name in (*_SCRIPTS, "page.html.j2", "page.css")}

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..extras import needed
 from ..heatmap.picture import visible
 from ..heatmap.tokens import Piece
 from .grids import Grid
@@ -37,10 +38,7 @@ def _png(grid: Grid) -> str:
     Raises:
         ImportError: Pillow is not installed.
     """
-    try:
-        from PIL import Image
-    except ImportError:
-        raise ImportError("pages with images or sounds need Pillow: pip install 'lxt-compose[viz]'") from None
+    Image = needed("PIL.Image", "pages with images or sounds need Pillow: pip install 'lxt-compose[viz]'")
     assert grid.picture is not None
     image = Image.fromarray(grid.picture.contiguous().numpy())
     image.thumbnail((_LONGEST, _LONGEST))

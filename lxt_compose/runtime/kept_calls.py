@@ -68,14 +68,7 @@ def run_kept(
 ) -> Any:
     """Run a call if what it comes to is kept, and mark its output; else return :data:`MISSED`.
 
-    Args:
-        session: the state of the registration.
-        stack: what runs in this thread.
-        how: what else matters where it is a step of a chain.
-        frame: the module that calls.
-        info: the function.
-        args: what it is called with.
-        kwargs: the same by keyword.
+    The arguments are those of :func:`run_plain`.
     """
     carriers, key = _read(args, kwargs)
     kept: Kept | None = frame.context.kept[info.function].get(key) if carriers else None

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import Any, TypeAlias
 
+from ..extras import needed
 from ..heatmap import page, trace
 from ..heatmap.picture import number, visible
 
@@ -28,10 +29,7 @@ def dataset(found: Explained) -> Any:
     Raises:
         ImportError: xarray is not installed.
     """
-    try:
-        import xarray
-    except ImportError:
-        raise ImportError("to_xarray() needs xarray: pip install 'lxt-compose[tables]'") from None
+    xarray = needed("xarray", "to_xarray() needs xarray: pip install 'lxt-compose[tables]'")
     sides = ("first", "second")
     values: dict[str, Any] = {
         f"{side}_score": (side, one.numpy()) for side, one in zip(sides, found.scores, strict=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..coverage.report import CoverageReport
+from ..extras import needed
 from ..heatmap import TextHeatmap, text
 from ..heatmap.colors import color_map
 from ..heatmap.picture import LIGHT, fonts, new_figure, visible, writable
@@ -112,10 +113,7 @@ class SimilarityAttribution:
         Raises:
             ImportError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError:
-            raise ImportError("to_dataframe() needs pandas: pip install pandas") from None
+        pandas = needed("pandas", "to_dataframe() needs pandas: pip install pandas")
         if self.pairs is not None:
             both = self.pairs.both.tolist()
             rows: list[dict[str, Any]] = [

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import twice
 from torch import nn
 
 from lxt_compose import Composite, Epsilon, Family, Rule, register_container, register_operation
@@ -129,14 +130,7 @@ def test_a_registered_operation_is_a_key_and_has_the_familys_default():
 
 
 def test_a_second_registration_of_a_function_replaces_the_first():
-    class Twice(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x * 2
-
-        @staticmethod
-        def backward(ctx, slot):
-            return slot * 2
+    Twice = twice()
 
     class Net(nn.Module):
         def forward(self, x):

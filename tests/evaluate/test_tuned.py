@@ -1,6 +1,6 @@
 """What tuning tells: held-out scores by hand, noise in words, tables."""
 
-import builtins
+import sys
 
 import pytest
 import torch
@@ -90,13 +90,6 @@ def test_a_data_frame():
 
 
 def test_without_pandas(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == "pandas":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ImportError, match=r"to_dataframe\(\) needs pandas"):
         tuning([[0.0, 1.0]], [0, 1]).to_dataframe()

@@ -1,6 +1,6 @@
 """Tuning against what can be worked out by hand: known best candidates, folds, batches, failures, memory."""
 
-import builtins
+import sys
 
 import pytest
 import torch
@@ -149,14 +149,7 @@ def test_progress_counts_explanations(capsys):
 
 
 def test_progress_without_tqdm(monkeypatch):
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == "tqdm":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
     with pytest.raises(ImportError, match="progress=True needs tqdm"):
         evaluate.tune(Net().eval(), images(4), "attnlrp", folds=2, progress=True)
 

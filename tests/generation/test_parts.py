@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_transformers import _made, gpt2, ids, llama, t5
+from small_transformers import Ahead, _made, gpt2, ids, llama, t5
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, MambaConfig, MambaForCausalLM
 
 from lxt_compose import AttributionError, Composite, attribute, attribute_generation, presets
@@ -160,20 +160,9 @@ def test_parts_of_a_decoder_and_its_encoder(free_passes):
 
 @pytest.mark.parametrize("ahead", [slice(None), slice(9, 10)], ids=["everywhere", "at the end of a part"])
 def test_a_model_that_looks_ahead_is_refused_in_parts_too(ahead, free_passes):
-    class Ahead(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.table, self.head = torch.nn.Embedding(60, 8), torch.nn.Linear(8, 60)
-
-        def forward(self, input_ids):
-            x = self.table(input_ids)
-            looks = torch.zeros(1, x.shape[1], 1, dtype=x.dtype)
-            looks[:, ahead] = 1
-            return self.head(x + looks * x.mean(1, keepdim=True))
-
     token = 0 if ahead.start is None else 5  # the first part has six tokens, the first of them is made at place 4
     with pytest.raises(AttributionError, match=f"Ahead looks ahead: token {token} of the answer"):
-        attribute_generation(Ahead().double(), PROMPT, ANSWER)
+        attribute_generation(Ahead(ahead).double(), PROMPT, ANSWER)
 
 
 def test_how_many_parts_is_what_is_least_work(monkeypatch):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small_transformers import _made, gpt2, ids, llama, t5
+from small_transformers import Ahead, _made, gpt2, ids, llama, t5
 from transformers import BartConfig, BartForConditionalGeneration, MambaConfig, MambaForCausalLM
 
 from lxt_compose import (
@@ -268,15 +268,6 @@ def test_a_composite_that_stops_at_softmax_has_no_log_probabilities():
 
 
 def test_a_model_that_looks_ahead_is_refused():
-    class Ahead(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.table, self.head = torch.nn.Embedding(60, 8), torch.nn.Linear(8, 60)
-
-        def forward(self, input_ids):
-            x = self.table(input_ids)
-            return self.head(x + x.mean(1, keepdim=True))
-
     with pytest.raises(AttributionError, match="Ahead looks ahead: token 0 of the answer"):
         attribute_generation(Ahead().double(), PROMPT, ANSWER)
 

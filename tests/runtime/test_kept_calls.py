@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fast_ways import calls_of
 from support import Fn
 from torch import nn
 from torch.nn import functional as F
@@ -9,7 +10,6 @@ from torch.nn import functional as F
 from lxt_compose import Composite, Identity, check_conservation, presets
 from lxt_compose.autograd.marks import history_of
 from lxt_compose.runtime import function_mode
-from lxt_compose.runtime.kept_calls import run_kept
 from lxt_compose.runtime.plain_calls import MISSED
 
 W, V = torch.randn(6, 6), torch.randn(6)
@@ -23,16 +23,7 @@ def made_of(forward):
 @pytest.fixture
 def kept(monkeypatch):
     """The names of the functions of which it was kept what they come to."""
-    names = []
-
-    def noting(session, stack, how, frame, info, *given):
-        output = run_kept(session, stack, how, frame, info, *given)
-        if output is not MISSED:
-            names.append(info.op.name)
-        return output
-
-    monkeypatch.setattr(function_mode, "run_kept", noting)
-    return names
+    return calls_of(monkeypatch, "run_kept")
 
 
 def passes(forward, composite, count=4):

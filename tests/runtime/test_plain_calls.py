@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fast_ways import calls_of
 from support import Fn
 from torch import nn
 from torch.nn import functional as F
@@ -9,7 +10,7 @@ from torch.nn import functional as F
 from lxt_compose import Composite, Stop, check_conservation, presets
 from lxt_compose.autograd.marks import SIGNAL, Gate, history_of
 from lxt_compose.runtime import function_mode
-from lxt_compose.runtime.plain_calls import MISSED, run_plain
+from lxt_compose.runtime.plain_calls import MISSED
 
 W = torch.randn(6, 6)
 
@@ -22,16 +23,7 @@ def made_of(forward):
 @pytest.fixture
 def plain(monkeypatch):
     """The names of the functions that ran as plain calls."""
-    names = []
-
-    def noting(session, stack, how, frame, info, *given):
-        output = run_plain(session, stack, how, frame, info, *given)
-        if output is not MISSED:
-            names.append(info.op.name)
-        return output
-
-    monkeypatch.setattr(function_mode, "run_plain", noting)
-    return names
+    return calls_of(monkeypatch, "run_plain")
 
 
 def thrice(forward, composite=None, x=None):
