@@ -244,20 +244,39 @@ EXPRESSIONS = st.recursive(
 )
 
 
-@pytest.mark.parametrize("activation", [torch.relu, F.leaky_relu, torch.abs])
-def test_functions_of_one_activation_are_one_function(activation):
-    """In the gradient formulation its input is not kept: what they share is its output."""
-
-    def function(x):
-        z = activation(x)
-        return (1 - z) / (1 + z * z)
-
-    x = draw(40)
+def over_output(function, x):
+    """The relevance of x in the gradient formulation, for R = 1 at each output."""
     leaf = x.clone().requires_grad_()
     with presets.attnlrp().register(Fn(lambda self, x: function(x), weight=nn.Linear(2, 2))) as registration:
         y = registration.model(leaf * 1.0)
         y.backward(1 / y.detach())
-    torch.testing.assert_close(x * leaf.grad, (function(x) - 1) / function(x), rtol=1e-9, atol=1e-9)
+    return x * leaf.grad
+
+
+@pytest.mark.parametrize("activation", [torch.relu, F.leaky_relu, torch.abs])
+def test_functions_of_one_activation_are_one_function(activation):
+    """In the gradient formulation its input is not kept, and is gone here: what they share is its output."""
+
+    def function(x):
+        z = activation(x.flip(0))
+        return (1 - z) / (1 + z * z)
+
+    x = draw(40)
+    torch.testing.assert_close(
+        over_output(function, x), ((function(x) - 1) / function(x)).flip(0), rtol=1e-9, atol=1e-9
+    )
+
+
+def test_an_input_that_has_changed_since_is_not_what_activations_share():
+    def function(x):
+        x = x * 1.0
+        first, second = torch.relu(x), torch.relu(x)
+        x.add_(1.0)
+        return (1 - first) / (1 + second * second)
+
+    x = draw(40)
+    z = torch.relu(x)
+    torch.testing.assert_close(over_output(function, x), -z / (1 - z), rtol=1e-9, atol=1e-9)  # the divisor is constant
 
 
 def value_of(expression, x):
