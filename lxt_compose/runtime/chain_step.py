@@ -160,7 +160,7 @@ def begun(op: Op, curve: Curve, before: Chain | None, x: Tensor, checkpoint: Any
         base = Base(x, 1.0).kept(relevance=how.relevance, changes=True)
         after.keep(base, base)
     elif curve_of(op).own_slope:
-        after.see_source(x)  # to keep it would cost memory: backward may need the output alone
+        after.see(x, 1.0)  # to keep it would cost memory: backward may need the output alone
     else:
         after.keep_source(x)
     return after

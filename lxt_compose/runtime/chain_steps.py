@@ -171,7 +171,11 @@ class _Call(NamedTuple):
             self.after.keep(base, base if base is not None and base.ratio is not None else self._before(origin), root)
         else:
             self.after.keep(None, self._before(origin), root)
-        self.after.see_source_of(self.chains[0])
+        before = self.chains[0]
+        if before.curve.ratio is None:
+            self.after.see_what(before)
+        elif origin is None:
+            self.after.see(self.carriers[0], before.curve.ratio)
         return base
 
     def _root(self, base: Base | None) -> Base | None:
@@ -218,7 +222,7 @@ def _copied(args: Sequence[Any], kwargs: Mapping[str, Any], x: Tensor, checkpoin
     after = Chain(before.source, before.curve, before.checkpoint, active=before.active)
     if before.curve.ratio is None:
         after.keep(before.base(x), before.origin(x), before.root())
-        after.see_source_of(before)
+        after.see_what(before)
     return Step(after, first=before.curve is POINTS)
 
 

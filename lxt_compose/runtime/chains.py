@@ -85,7 +85,7 @@ class Chain:
         self._root: Base | None = None
         self._versions: tuple[Any, ...] = ()
         self._source: tuple[Tensor, int] | None = None
-        self._seen: tuple[weakref.ref[Tensor], int] | None = None
+        self._seen: tuple[weakref.ref[Tensor], float, tuple[int, Edge]] | None = None
 
     def base(self, x: Tensor) -> Base | None:
         """Return the last tensor in the chain of x that is 0 where the source is; None if it was changed in place."""
@@ -113,20 +113,21 @@ class Chain:
         """Keep the source, x, until the forward pass is over."""
         self._source = x, x._version
 
-    def see_source(self, x: Tensor) -> None:
-        """Remember the source, x, as long as the model itself keeps it."""
-        self._seen = weakref.ref(x), x._version
+    def see(self, x: Tensor, ratio: float) -> None:
+        """Remember a multiple of the source as long as the model itself keeps it."""
+        self._seen = weakref.ref(x), ratio, (x._version, origin_of(x))
 
-    def see_source_of(self, before: Chain) -> None:
-        """Remember the source that another chain remembers."""
+    def see_what(self, before: Chain) -> None:
+        """Remember what another chain remembers."""
         self._seen = before._seen
 
     def seen(self) -> Base | None:
-        """Return the source, if it is remembered."""
+        """Return the multiple of the source that is remembered; None if it is gone, or was changed in place."""
         if self._seen is None:
             return None
-        x, version = self._seen[0](), self._seen[1]
-        return None if x is None else self._as_source(x, version)
+        reference, ratio, version = self._seen
+        x = reference()
+        return Base(x, ratio) if x is not None and (x._version, origin_of(x)) == version else None
 
     def keep(self, anchor: Base | None, origin: Base | None, root: Base | None = None) -> None:
         """Keep the base, the origin and the root of the tensor until the forward pass is over."""
@@ -148,9 +149,7 @@ class Chain:
     def _from_source(self) -> Base | None:
         if self._source is None:
             return None
-        return self._as_source(*self._source)
-
-    def _as_source(self, x: Tensor, version: int) -> Base | None:
+        x, version = self._source
         return Base(x, 1.0) if x._version == version and origin_of(x) == self.source else None
 
     def _as_it_was(self, base: Base | None, place: int) -> Base | None:
