@@ -6,6 +6,7 @@ from fast_ways import calls_of
 from support import Fn
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from lxt_compose import Composite, Identity, check_conservation, presets
 from lxt_compose.autograd.marks import history_of
@@ -124,11 +125,24 @@ def test_an_observer_sees_all(kept):
     assert kept == ["silu"]
 
 
-def test_what_packs_saved_tensors_has_each_call_looked_at(kept):
-    with Composite(formulation="gradient").register(made_of(SAME["layer_norm"])) as registration:
-        model = registration.session.model
-        for _ in range(2):
-            with torch.autograd.graph.save_on_cpu():
-                x = torch.randn(3, 6, requires_grad=True)
-                model(x).sum().backward()
-    assert kept == []
+SURROUNDINGS = {
+    "packed": lambda model, x: _packed(model, x),
+    "checkpointed": lambda model, x: checkpoint(model, x, use_reentrant=False),
+}
+
+
+def _packed(model, x):
+    with torch.autograd.graph.save_on_cpu():
+        return model(x)
+
+
+@pytest.mark.parametrize("around", SURROUNDINGS)
+def test_where_more_than_autograd_records_each_call_is_looked_at(around, kept):
+    model = made_of(SAME["silu"])
+    with Composite(formulation="gradient").register(model):
+        for _ in range(3):
+            SURROUNDINGS[around](model, torch.randn(3, 6, requires_grad=True)).sum().backward()
+        assert kept == []
+        model(torch.randn(3, 6, requires_grad=True))
+        model(torch.randn(3, 6, requires_grad=True))
+    assert kept == ["silu"]
