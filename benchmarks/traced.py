@@ -4,9 +4,11 @@
                                 [--wall] [--threads 1] [--peers DIR]
 
 Each row is one model and one preset, all jobs in turns: medians of the ratios within each round, of the processor time
-of one thread unless it is told otherwise, so that others on the machine matter less. "compiled / gradient" is the
-compiled graph over a compiled graph of the gradient alone. Memory is what a call allocates at most at one time, over
-that of the gradient. LXT's patched Llama and Zennit's composites stand beside where they can be imported.
+of one thread unless it is told otherwise, so that others on the machine matter less. "compiled / torch.compile" is the
+compiled graph over the gradient of the model that ``torch.compile`` compiled, as users have it; "/ bare graph" over a
+graph of that gradient which the same compiler made and which is run without any check of inputs or weights. Memory is
+what a call allocates at most at one time, over that of the gradient. LXT's patched Llama and Zennit's composites stand
+beside where they can be imported.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from lxt_compose import Composite, Gamma, TraceError, presets
 from lxt_compose.tracing import Program
 
 BASE, TARGET = "gradient", 7
+USUAL, BARE = "compiled / torch.compile", "/ bare graph"
 Made = tuple[nn.Module, Tensor]
 
 
@@ -105,7 +108,7 @@ class Explain(Runner):
         return relevance(self.model, self.x, self.composite)
 
 
-def relevance(model: nn.Module, x: Tensor, composite: Composite | None) -> Tensor:
+def relevance(model: Callable[[Tensor], Any], x: Tensor, composite: Composite | None) -> Tensor:
     """What flows back to the input: relevance, or the gradient times the input."""
     leaf = x.detach().requires_grad_()
     logit = model(leaf)[:, TARGET]
@@ -128,7 +131,7 @@ def jobs_of(model: nn.Module, x: Tensor, preset: str) -> tuple[dict[str, Callabl
 
 
 def compiled_jobs(model: nn.Module, x: Tensor, preset: str, traced: Any) -> tuple[dict[str, Callable[[], Any]], float]:
-    """The compiled graph and the compiled graph of the gradient alone, and the seconds that the first one took."""
+    """The compiled graph, two compiled gradients, and the seconds that the first one took."""
     other = composite_of(preset).trace(model, x, target=TARGET)
     start = time.perf_counter()
     other.compile()
@@ -136,7 +139,9 @@ def compiled_jobs(model: nn.Module, x: Tensor, preset: str, traced: Any) -> tupl
     seconds = time.perf_counter() - start
     plain = Program(lambda x: [relevance(model, x, None)], [x])
     plain.compile(x)
-    return {"compiled": lambda: other(x), "compiled gradient": lambda: plain(x)}, seconds
+    usual = torch.compile(copy.deepcopy(model))
+    jobs = {"compiled": lambda: other(x), BARE: lambda: plain(x), USUAL: lambda: relevance(usual, x, None)}
+    return jobs, seconds
 
 
 def peer_jobs(name: str, model: nn.Module, x: Tensor, preset: str) -> dict[str, Callable[[], Any]]:
@@ -155,7 +160,7 @@ def peer_jobs(name: str, model: nn.Module, x: Tensor, preset: str) -> dict[str, 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
-HEADERS = ["model", "preset", "gradient, ms", "eager", "traced", "compiled", "compiled / gradient", "memory eager",
+HEADERS = ["model", "preset", "gradient, ms", "eager", "traced", "compiled", USUAL, BARE, "memory eager",
            "memory traced", "compile, s", "LXT", "Zennit", "above its bar"]  # fmt: skip
 
 
@@ -174,14 +179,14 @@ def row_of(name: str, preset: str, options: argparse.Namespace) -> list[object]:
     found = ratios(seconds, BASE)
     memory = {job: peak_memory(jobs[job]) for job in (BASE, "eager", "traced") if job in jobs}
     over = {job: bytes_ / memory[BASE] for job, bytes_ in memory.items()}
-    compiled = ratios(seconds, "compiled gradient")["compiled"] if "compiled gradient" in jobs else None
-    bars = {**BARS[name in PYTHON_BOUND], "compiled / gradient": 1.15, "memory traced": 1.0}
-    values = {**found, "compiled / gradient": compiled, "memory traced": over.get("traced")}
+    compiled = {base: ratios(seconds, base)["compiled"] if base in jobs else None for base in (USUAL, BARE)}
+    bars = {**BARS[name in PYTHON_BOUND], USUAL: 1.15, BARE: 1.15, "memory traced": 1.0}
+    values = {**found, **compiled, "memory traced": over.get("traced")}
     missed = [f"{job} {bars[job]}" for job in bars if (values.get(job) or 0) > bars[job]]
     if isinstance(traced, str):
         print(f"{name}, {preset}: {traced}", file=sys.stderr)
     ours = [found.get(job) for job in ("eager", "traced", "compiled")]
-    return [name, preset, min(seconds[BASE]) * 1e3, *ours, compiled, over.get("eager"), over.get("traced"),
+    return [name, preset, min(seconds[BASE]) * 1e3, *ours, *compiled.values(), over.get("eager"), over.get("traced"),
             compile_seconds, found.get("LXT"), found.get("Zennit"), ", ".join(missed)]  # fmt: skip
 
 
