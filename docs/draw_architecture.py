@@ -107,7 +107,7 @@ def draw(graph: networkx.DiGraph, path: Path) -> None:
         text = axes.text(x, y, name, ha="center", va="center", fontsize=10, color="#1c1f24", bbox=box)
         boxes[name] = text.get_bbox_patch()
     figure.canvas.draw()  # gives the boxes, at whose edges arrows end, their sizes
-    for above, below in networkx.transitive_reduction(graph).edges:
+    for above, below in sorted(networkx.transitive_reduction(graph).edges):
         ends = {"patchA": boxes[above], "patchB": boxes[below], "shrinkA": 0, "shrinkB": 2}
         arrow = {"arrowstyle": "-|>", "color": "#8a8f98", "lw": 0.8, **ends}
         axes.annotate("", places[below], places[above], arrowprops=arrow)
