@@ -76,8 +76,15 @@ def attribute(
         given, goals, watched = read(model, inputs, target, dims, layers)
         run = Run(model, composite_of(composite), given, watched)
         graphs = Graphs(run, composite, always=traced is True) if traced else None
-        parts = batches(run, graphs, goals, batch_size, progress=progress, ledger=ledger)
-    return Attribution(**joined(parts, given, run.report, goals.names, ledger=run.ledger), ran=run.ran)
+        return explained(run, graphs, goals, batch_size, progress=progress, ledger=ledger)
+
+
+def explained(
+    run: Run, graphs: Graphs | None, goals: Goals, size: int | None, *, progress: bool = False, ledger: bool = False
+) -> Attribution:
+    """Return the attribution of inputs and targets that were read before."""
+    parts = batches(run, graphs, goals, size, progress=progress, ledger=ledger)
+    return Attribution(**joined(parts, run.given, run.report, goals.names, ledger=run.ledger), ran=run.ran)
 
 
 def read(model: nn.Module, inputs: Any, target: Any, dims: Any, layers: Any) -> tuple[Inputs, Goals, list[Layer]]:
@@ -93,5 +100,14 @@ def _check(model: Any, batch_size: Any, traced: Any) -> None:
         raise TypeError(f"attribute() takes a torch.nn.Module, got {model!r} of type {type(model).__name__}")
     if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"batch_size must be None or a whole number from 1 on, got {batch_size!r}")
+    check_traced(traced)
+
+
+def check_traced(traced: Any) -> None:
+    """Raise unless it is said whether to run as one graph.
+
+    Raises:
+        ValueError: it is not False, "auto" or True.
+    """
     if not isinstance(traced, bool) and traced != "auto":
         raise ValueError(f"traced must be False, 'auto' or True, got {traced!r}")

@@ -27,11 +27,12 @@ class Graphs:
         run: the attribution.
         composite: the composite as it was asked for, by name or itself.
         always: whether a graph is made for the first call of its kind too, and must be.
+        known: where graphs are kept; by default with the model.
     """
 
-    def __init__(self, run: Run, composite: Any, *, always: bool) -> None:
+    def __init__(self, run: Run, composite: Any, *, always: bool, known: Kept[list[Any]] | None = None) -> None:
         self._run, self._always = run, always
-        self._known: Kept[list[Any]] = _kept.of(Graphs, run.model)
+        self._known: Kept[list[Any]] = _kept.of(Graphs, run.model) if known is None else known
         self._common = composite, ModelState.key(run.model), tuple((x.name, x.of_input) for x in run.layers)
 
     def batches(self, goals: Goals, size: int | None, *, progress: bool) -> list[dict[str, Any]]:

@@ -50,6 +50,7 @@ def integrated_gradients(
     baseline: float | Tensor | Mapping[str, float | Tensor] = 0.0,
     steps: int = 32,
     batch_size: int | None = None,
+    traced: bool = False,
 ) -> Scores:
     """Integrated gradients, ``(x - b) * int_0^1 df/dx(b + a (x - b)) da``, by the midpoint rule.
 
@@ -61,11 +62,14 @@ def integrated_gradients(
             number for all, or a dictionary by their names.
         steps: in how many points the gradient is taken.
         batch_size: how many samples to run at a time.
+        traced: whether the gradients of each batch run as one graph, with the same numbers: less time where Python
+            takes most of it.
 
     Returns:
         Scores [n, tokens], [n, height, width] or [n, features], on the CPU; for several inputs a dictionary of them.
 
     Raises:
+        TraceError: ``traced=True``, and the model cannot be written down as one graph, or the inputs are token ids.
         ValueError: steps is below 1, or a baseline is neither a finite number nor a tensor, or it is a tensor for
             several inputs, or a dictionary that does not name each of them.
 
@@ -79,7 +83,7 @@ def integrated_gradients(
         start = torch.as_tensor(starts[key[0]], dtype=x.dtype, device=x.device)
         return start + part * (x - start)
 
-    total = points.mean_gradients([partial(between, (step + 0.5) / steps) for step in range(steps)])
+    total = points.mean_gradients([partial(between, (step + 0.5) / steps) for step in range(steps)], traced=traced)
     pairs = zip(points.starts(), total, strict=True)
     # between() at 0 is the baseline itself
     return points.scores([{key: (x[key] - between(0.0, x[key], key)) * g[key] for key in x} for x, g in pairs])
@@ -95,6 +99,7 @@ def smoothgrad(
     times_input: bool = True,
     seed: int = 0,
     batch_size: int | None = None,
+    traced: bool = False,
 ) -> Scores:
     """SmoothGrad: the mean gradient at noisy copies of the input, times the input.
 
@@ -107,11 +112,14 @@ def smoothgrad(
         times_input: whether to multiply with the input; else the mean gradient itself is summed over features.
         seed: of the noise.
         batch_size: how many samples to run at a time; the noise does not depend on it.
+        traced: whether the gradients of each batch run as one graph, with the same numbers: less time where Python
+            takes most of it.
 
     Returns:
         Scores [n, tokens], [n, height, width] or [n, features], on the CPU; for several inputs a dictionary of them.
 
     Raises:
+        TraceError: ``traced=True``, and the model cannot be written down as one graph, or the inputs are token ids.
         ValueError: samples is below 1, or the noise is no number from 0 on.
 
     Source: Smilkov et al. 2017.
@@ -119,7 +127,7 @@ def smoothgrad(
     check_count("samples", samples)
     _check_number("noise", noise, least=0.0)
     points = points_of(model, inputs, target, batch_size)
-    total = points.mean_gradients([_noisy(noise, seed * 1_000_003 + draw) for draw in range(samples)])
+    total = points.mean_gradients([_noisy(noise, seed * 1_000_003 + draw) for draw in range(samples)], traced=traced)
     pairs = zip(points.starts(), total, strict=True)
     return points.scores([{key: x[key] * g[key] if times_input else g[key] for key in x} for x, g in pairs])
 

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from ..attribution.axes import BATCH, Dims, embedded, place_of, summed
 from ..attribution.failures import telling
 from ..attribution.inputs import Inputs
-from ..errors import AttributionError
+from ..errors import AttributionError, TraceError
 from ..evaluate.probe import Probe
+from ..torch_internals.traces import on_cpu
+from ..tracing import Program
 
 Key = tuple[str, int]
 """The name of an input, and the number of its embedding: a model may have several for the same token ids."""
@@ -31,25 +33,66 @@ class Points(Probe):
     """A :class:`Probe` of all inputs at once that gives gradients too."""
 
     def gradients(self, place: Place) -> list[tuple[Values, Values]]:
-        """Yield points and the gradients there, for each batch, on the CPU."""
+        """Return points and the gradients there, for each batch, on the CPU."""
+        return [self._gradients(group, place) for group in self.groups(self.given.count)]
+
+    def mean_gradients(self, places: Sequence[Place], *, traced: bool = False) -> list[Values]:
+        """Return the mean of the gradients at several points, for each batch.
+
+        Args:
+            places: the points.
+            traced: whether the gradients of a batch run as one graph.
+
+        Raises:
+            TraceError: they cannot.
+        """
         found = []
-        for _, leaves, outputs, seeds in self.passes(place):
-            slots = torch.autograd.grad(outputs, list(leaves.values()), seeds, allow_unused=True) if leaves else ()
-            if all(slot is None for slot in slots):
-                raise self._cut_off()
-            zipped = zip(leaves.items(), slots, strict=True)
-            gradients = {key: (torch.zeros_like(x) if slot is None else slot).cpu() for (key, x), slot in zipped}
-            found.append(({key: x.detach().cpu() for key, x in leaves.items()}, gradients))
+        for group in self.groups(self.given.count):
+            gradients = self._graph(group) if traced else partial(self._gradients, group)
+            total: Values = {}
+            for place in places:
+                part = {key: g / len(places) for key, g in gradients(place)[1].items()}
+                total = {key: total[key] + g for key, g in part.items()} if total else part
+            found.append(total)
         return found
 
-    def mean_gradients(self, places: Sequence[Place]) -> list[Values]:
-        """Return the mean of the gradients at several points, for each batch."""
-        total: list[Values] = []
-        for place in places:
-            parts = [{key: g / len(places) for key, g in slots.items()} for _, slots in self.gradients(place)]
-            pairs = zip(total, parts, strict=True)
-            total = [{key: a[key] + b[key] for key in a} for a, b in pairs] if total else parts
-        return total
+    def _gradients(self, group: Tensor, place: Place) -> tuple[Values, Values]:
+        _, leaves, outputs, seeds = self._pass(group, place, nullcontext)
+        slots = torch.autograd.grad(outputs, list(leaves.values()), seeds, allow_unused=True) if leaves else ()
+        if all(slot is None for slot in slots):
+            raise self._cut_off()
+        zipped = zip(leaves.items(), slots, strict=True)
+        gradients = {key: on_cpu(torch.zeros_like(x) if slot is None else slot) for (key, x), slot in zipped}
+        return {key: on_cpu(x.detach()) for key, x in leaves.items()}, gradients
+
+    def _graph(self, group: Tensor) -> Callable[[Place], tuple[Values, Values]]:
+        """Return the gradients of a batch at any points, as a function that runs one graph."""
+        if self.given.ids:
+            raise TraceError(
+                f"ids of {', '.join(self.given.ids)} are looked up anew in each pass, so there is no graph of the "
+                f"gradients by their embeddings; give the embeddings themselves (inputs_embeds), or leave traced out"
+            )
+        _, leaves, *_ = self._pass(group, unmoved, nullcontext)
+        start = {key: leaf.detach() for key, leaf in leaves.items()}
+
+        def function(*values: Tensor) -> list[Tensor]:
+            at = dict(zip(start, values, strict=True))
+            return list(self._gradients(group, lambda _, key: at[key])[1].values())
+
+        try:
+            program = Program(function, list(start.values()))
+        except Exception as error:  # whatever the model does with tensors that have no values
+            said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+            raise TraceError(f"{type(self.model).__name__} cannot be written down as one graph: {said[0]}") from error
+        if program.is_random or program.changes_weights:
+            raise TraceError("the model draws random numbers or changes its buffers; call model.eval() first")
+
+        def gradients(place: Place) -> tuple[Values, Values]:
+            points = {key: place(x, key) for key, x in start.items()}
+            found = dict(zip(points, program(*points.values()), strict=True))
+            return {key: x.cpu() for key, x in points.items()}, {key: g.cpu() for key, g in found.items()}
+
+        return gradients
 
     def starts(self) -> list[Values]:
         """Return the inputs themselves, or their embeddings, for each batch, on the CPU."""
@@ -93,24 +136,29 @@ class Points(Probe):
             AttributionError: the model failed, or its outputs do not depend on its inputs.
         """
         for group in self.groups(self.given.count):
-            leaves: Values = {}
+            yield self._pass(group, place, around)
 
-            def moved(name: str, values: Tensor, _: Tensor, leaves: Values = leaves) -> Tensor:
-                key = (name, sum(owner == name for owner, _ in leaves))
-                leaves[key] = place(values.detach(), key).detach().requires_grad_()
-                return leaves[key].clone()  # a model may change its input in place
+    def _pass(
+        self, group: Tensor, place: Place, around: Callable[[], AbstractContextManager[Any]]
+    ) -> tuple[Inputs, Values, list[Tensor], list[Tensor]]:
+        leaves: Values = {}
 
-            with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
-                given = self.rows(group, {name: partial(moved, name) for name in self.given.carriers}, group)
-                if given.ids:
-                    self.embed(stack, given, {name: partial(moved, name) for name in given.ids}, group)
-                with telling(self.model, given), around():
-                    output = self.model(*given.args, **given.kwargs)
-                chosen = self.choose(group, output, given)
-                if not chosen.seeds:
-                    raise self._cut_off()
-                outputs, seeds = (list(each) for each in zip(*chosen.seeds, strict=True))
-                yield given, leaves, outputs, seeds
+        def moved(name: str, values: Tensor, _: Tensor) -> Tensor:
+            key = (name, sum(owner == name for owner, _ in leaves))
+            leaves[key] = place(values.detach(), key).detach().requires_grad_()
+            return leaves[key].clone()  # a model may change its input in place
+
+        with torch.inference_mode(False), torch.enable_grad(), ExitStack() as stack:
+            given = self.rows(group, {name: partial(moved, name) for name in self.given.carriers}, group)
+            if given.ids:
+                self.embed(stack, given, {name: partial(moved, name) for name in given.ids}, group)
+            with telling(self.model, given), around():
+                output = self.model(*given.args, **given.kwargs)
+            chosen = self.choose(group, output, given)
+            if not chosen.seeds:
+                raise self._cut_off()
+            outputs, seeds = (list(each) for each in zip(*chosen.seeds, strict=True))
+            return given, leaves, outputs, seeds
 
 
 def unmoved(values: Tensor, _: Key) -> Tensor:

@@ -12,8 +12,10 @@ import torch
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from ..attribution import attribute
-from ..attribution.run import values_kept
+from ..attribution.entry import check_traced, explained
+from ..attribution.graphs import Graphs
+from ..attribution.inputs import Inputs, read_inputs
+from ..attribution.run import Run, composite_of, statistics_kept, values_kept
 from ..composite import Composite
 from .probe import Probe
 from .rank import correlation
@@ -54,6 +56,7 @@ def randomization(
     layers: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
+    traced: bool | str = False,
 ) -> Randomization:
     """Randomize a model in a cascade: layers get random weights, one after the other from output to input.
 
@@ -70,6 +73,7 @@ def randomization(
         layers: how many steps; the layers are then randomized in so many groups of about equal size. None: one by one.
         seed: of the random weights, a whole number.
         batch_size: how many samples are explained at a time (presets and composites).
+        traced: what :func:`attribute` takes: all steps may run as one graph (presets and composites).
 
     Raises:
         TypeError: `explain` is of a wrong kind, or returns no scores.
@@ -77,10 +81,11 @@ def randomization(
 
     Source: Adebayo et al. 2018 (sanity checks for saliency maps), section 3.
     """
+    check_traced(traced)
     with torch.inference_mode(False):
         probe = Probe(model, inputs, target, batch_size)
         goal = probe.goals.target  # an arg-max is that of the intact model
-        method = _explainer(explain, batch_size)
+        method = _explainer(explain, probe, read_inputs(model, inputs), batch_size, traced)
         groups = _groups(_in_order(probe), layers)
         intact = _scores(method(model, inputs, goal), (probe.given.count,))
         signed, absolute, names = [], [], []
@@ -97,7 +102,9 @@ def randomization(
     return Randomization(tuple(names), torch.stack(signed), torch.stack(absolute))
 
 
-def _explainer(explain: str | Composite | Explain, batch_size: int | None) -> Explain:
+def _explainer(
+    explain: str | Composite | Explain, probe: Probe, given: Inputs, size: int | None, traced: bool | str
+) -> Explain:
     if not isinstance(explain, (str, Composite)):
         if not callable(explain):
             raise TypeError(
@@ -105,9 +112,15 @@ def _explainer(explain: str | Composite | Explain, batch_size: int | None) -> Ex
                 f"{explain!r}"
             )
         return explain
-    return lambda model, inputs, target: attribute(
-        model, inputs, target=target, composite=explain, batch_size=batch_size
-    )
+    composite = composite_of(explain)
+
+    def method(model: nn.Module, *_: Any) -> Any:
+        with torch.enable_grad(), statistics_kept(model):
+            run = Run(model, composite, given, [])
+            graphs = Graphs(run, composite, always=traced is True) if traced else None
+            return explained(run, graphs, probe.goals, size)
+
+    return method
 
 
 def _scores(found: Any, shape: tuple[int, ...]) -> Tensor:

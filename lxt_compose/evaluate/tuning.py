@@ -10,20 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from ..attribution import Attribution
+from ..attribution.entry import check_traced, explained
 from ..attribution.goals import Goals, read_targets
+from ..attribution.graphs import Graphs
 from ..attribution.inputs import Inputs, read_inputs
-from ..attribution.joining import joined
 from ..attribution.pipelines import unpacked
 from ..attribution.run import Run, statistics_kept
 from ..composite import Composite
 from ..errors import AttributionError, CompositeError
 from ..extras import needed
+from ..tracing import Kept
 from .candidates import Candidate, read_candidates
 from .probe import check_count
 from .scoring import Asked, Judge, Score, read_asked
 from .tuned import Tuning
 
 _AT_A_TIME = 32
+_SHAPES = 3
+"""For how many shapes of batches graphs are kept for each candidate."""
 
 
 def tune(
@@ -40,6 +44,7 @@ def tune(
     batch_size: int = _AT_A_TIME,
     dims: Any = None,
     progress: bool = False,
+    traced: bool | str = False,
     **removing: Any,
 ) -> Tuning:
     """Find the composite whose explanations of a model are the most faithful on your samples.
@@ -62,6 +67,8 @@ def tune(
         batch_size: how many samples are explained, and how many forward passes run, at a time.
         dims: what :func:`attribute` takes.
         progress: whether to show a bar on stderr. Needs tqdm.
+        traced: what :func:`attribute` takes: batches of one shape may run as one graph for each candidate, kept to the
+            end; a candidate that is no graph fails if it is True.
         removing: ``baseline``, ``patch``, ``steps`` and ``input`` as for :func:`flip`, but with at most 32 steps by
             default; without ``input`` each input is changed in turn, and the mean is the score.
 
@@ -73,12 +80,13 @@ def tune(
     Source: Stone 1974 (cross-validation of a choice); Bergstra and Bengio 2012 (random trials); scores: :data:`SCORES`.
     """
     asked = read_asked(score, batch_size, removing)
+    check_traced(traced)
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence!r}")
-    model, batches = _batches(model, inputs, target, dims, batch_size, folds)
-    search = _Search(model, _drawn(read_candidates(model, candidates), trials, seed), asked)
+    model, groups = _batches(model, inputs, target, dims, batch_size, folds)
+    search = _Search(model, _drawn(read_candidates(model, candidates), trials, seed), asked, traced)
     with torch.inference_mode(False), torch.enable_grad(), statistics_kept(model), _bar(wanted=progress) as bar:
-        for given, goals, known in batches:
+        for given, goals, known in groups:
             search.add(given, goals, known, bar)
     return search.result(folds, confidence, seed)
 
@@ -163,8 +171,9 @@ def _bar(*, wanted: bool) -> Iterator[Any]:
 class _Search:
     """The scores of all candidates, batch by batch; one that fails is left out from then on."""
 
-    def __init__(self, model: nn.Module, candidates: list[Candidate], asked: Asked) -> None:
+    def __init__(self, model: nn.Module, candidates: list[Candidate], asked: Asked, traced: bool | str) -> None:
         self._model, self._candidates, self._asked = model, tuple(candidates), asked
+        self._traced, self._graphs = traced, Kept[list[Any]](_SHAPES * len(candidates))
         self._parts: list[Tensor] = []
         self.failed: dict[str, str] = {}
         self.count = 0
@@ -182,7 +191,7 @@ class _Search:
                 bar.set_postfix_str(candidate.name, refresh=False)
             if candidate.name not in self.failed:
                 try:
-                    explained = explanation(self._model, candidate.composite, given, judge.goals)
+                    explained = self._explained(candidate.composite, given, judge.goals)
                 except CompositeError as error:
                     self._fail(candidate, error)
                 else:
@@ -190,6 +199,11 @@ class _Search:
             if bar is not None:
                 bar.update(given.count)
         self._parts.append(found)
+
+    def _explained(self, composite: Composite, given: Inputs, goals: Goals) -> Attribution:
+        run = Run(self._model, composite, given, [])
+        graphs = Graphs(run, composite, always=self._traced is True, known=self._graphs) if self._traced else None
+        return explained(run, graphs, goals, None)
 
     def _fail(self, candidate: Candidate, error: CompositeError) -> None:
         self.failed[candidate.name] = f"{type(error).__name__}: {error}"
@@ -212,10 +226,3 @@ class _Search:
                 values[place] = torch.nan
         fold, name = folds_of(self.count, folds, seed), self._asked.name
         return Tuning(self._candidates, values, fold, name, self.failed, confidence, seed)
-
-
-def explanation(model: nn.Module, composite: Composite, given: Inputs, goals: Goals) -> Attribution:
-    """Return the attribution of inputs and targets that were read before."""
-    run = Run(model, composite, given, [])
-    parts = run.batches(goals, None, progress=False, ledger=False)
-    return Attribution(**joined(parts, given, run.report, goals.names))

@@ -6,7 +6,7 @@ from support import Fn, fingerprint, make
 from torch import nn
 from torch.nn import functional as F
 
-from lxt_compose import Composite, Epsilon, Family, attribute, baselines
+from lxt_compose import Composite, Epsilon, Family, TraceError, attribute, baselines
 from lxt_compose.baselines.attention_maps import attention_maps
 from lxt_compose.baselines.points import points_of
 
@@ -407,3 +407,31 @@ class TestCaptumOnAnyInputs:
         ids = torch.randint(0, 11, (3, 5))
         found = baselines.captum(method, words, ids, target=1)
         torch.testing.assert_close(found, ours(words, ids, target=1), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "transformer"])
+@pytest.mark.parametrize("method", [baselines.integrated_gradients, baselines.smoothgrad], ids=["paths", "noise"])
+def test_one_graph_for_all_gradients_gives_the_same_bits(kind, method):
+    model, x = make(kind)
+    before = fingerprint(model)
+    for batch_size in (None, 1):
+        eager = method(model, x, batch_size=batch_size)
+        assert torch.equal(method(model, x, batch_size=batch_size, traced=True), eager)
+    assert fingerprint(model) == before
+
+
+def test_one_graph_for_all_gradients_runs_the_model_once_for_each_batch():
+    net, x = make("mlp")
+    calls = []
+    model = Fn(lambda self, x: (calls.append(1), self.net(x))[1], net=net)
+    baselines.integrated_gradients(model, x, target=1, steps=20, traced=True)
+    assert len(calls) < 6
+
+
+def test_gradients_that_are_no_graph_are_refused():
+    model = Fn(lambda self, x: x * 2 if x.sum() > 0 else x)
+    with pytest.raises(TraceError, match=r"Fn cannot be written down as one graph"):
+        baselines.integrated_gradients(model, torch.rand(2, 3), target=1, traced=True)
+    table = nn.Sequential(nn.Embedding(5, 4), nn.Flatten(), nn.Linear(12, 3))
+    with pytest.raises(TraceError, match=r"ids of .* are looked up anew .* give the embeddings themselves"):
+        baselines.smoothgrad(table, torch.tensor([[1, 2, 3]]), target=1, traced=True)

@@ -331,6 +331,18 @@ def test_layers_go_from_the_output_to_the_input_and_come_back():
     assert "<script>" not in found._repr_html_()
 
 
+def test_one_graph_explains_all_randomized_models():
+    net, x = make("transformer")
+    calls = []
+    model = Fn(lambda self, x: (calls.append(1), self.net(x))[1], net=net)
+    eager, often = evaluate.randomization(model, x, target=0), len(calls)
+    calls.clear()
+    found = evaluate.randomization(model, x, target=0, traced="auto")
+    assert torch.equal(found.signed, eager.signed)
+    assert torch.equal(found.absolute, eager.absolute)
+    assert len(calls) <= often - 11  # of 14 explanations two run the model, the second as a graph is made of it
+
+
 def test_what_does_not_look_at_the_model_stays_the_same():
     model, x = make("mlp")
     blind = evaluate.randomization(model, x, explain=lambda model, x, target: x)

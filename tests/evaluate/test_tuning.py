@@ -41,6 +41,24 @@ def test_values_are_those_of_flip_whatever_the_batches():
     assert torch.equal(again.fold, found.fold)
 
 
+@pytest.mark.parametrize("traced", ["auto", True])
+def test_one_graph_for_each_candidate_gives_the_same_bits(traced):
+    model, x, calls = Net().eval(), images(), []
+
+    def score(result, numbers):
+        calls.append(result.ran)
+        return result.scores.amax((1, 2))
+
+    options = {"score": score, "folds": 3, "batch_size": 4, "target": 1}
+    eager = evaluate.tune(model, x, ["attnlrp", GAMMAS], **options)
+    assert set(calls) == {"eager"}
+    calls.clear()
+    found = evaluate.tune(model, x, ["attnlrp", GAMMAS], traced=traced, **options)
+    assert torch.equal(found.values, eager.values)
+    first = ["one graph" if traced is True else "eager: made the second time that such inputs are explained"] * 5
+    assert calls == first + ["one graph"] * 10
+
+
 def test_targets_of_batches():
     model, x = Net().eval(), images(8)
     target = torch.arange(8) % 3
@@ -172,6 +190,7 @@ WRONG = {
         TypeError,
         "no argument 'pach'; of how parts are removed it takes baseline, patch",
     ),
+    "traced": ({"traced": "always", "folds": 2}, ValueError, "traced must be False, 'auto' or True, got 'always'"),
     "patch": ({"patch": 3, "folds": 2}, ValueError, "patches of 3 x 3 do not tile"),
 }
 
