@@ -49,19 +49,50 @@ def read_targets(target: Any, count: int) -> Goals:
         if not target or any(isinstance(value, Mapping) for value in target.values()):
             raise ValueError(f"a dictionary of targets holds one for each name, got {target!r}; {HELP}")
         return Goals(tuple(read_target(value, count) for value in target.values()), tuple(map(str, target)))
-    several = target
-    if isinstance(target, Tensor) or (hasattr(target, "__array__") and hasattr(target, "shape")):
-        several = torch.as_tensor(target)
-        if several.dim() == 2 and several.shape[1] != 2:
-            raise ValueError(
-                f"a tensor of targets of shape {list(several.shape)} could be meant in several ways; for several "
-                f"targets for each sample pass a dictionary, such as {{'first': top[:, 0], 'second': top[:, 1]}}"
-            )
-        integers = several.dim() == 1 and not several.is_floating_point() and several.dtype != torch.bool
-        several = several.tolist() if integers else None
-    if count == 1 and isinstance(several, list) and len(several) > 1:
+    several = _listed(target)
+    if count == 1 and several is not None and len(several) > 1:
         return Goals(tuple(read_target(value, 1) for value in several), tuple(map(_called, several)))
     return Goals((read_target(target, count),))
+
+
+def for_every_sample(target: Any, samples: int | None) -> Any:
+    """Return a target that means the same in a batch of any size: of a list each one is explained in every sample.
+
+    Args:
+        target: as for :func:`read_targets`.
+        samples: how many samples there are in all, if that is known.
+
+    Raises:
+        ValueError: the list may hold one target for each sample, or two of the targets have the same name.
+    """
+    several = _listed(target)
+    if several is None or not several:
+        return target
+    if len(several) == 1:
+        return several[0]
+    if len(several) == samples:
+        raise ValueError(
+            f"{samples} targets for {samples} samples could be one for each: pass target_of=, a function from a batch "
+            f"to its targets, or a dictionary of targets that are explained in every sample"
+        )
+    named = dict(zip(map(_called, several), several, strict=True))
+    if len(named) < len(several):
+        raise ValueError(f"targets for each sample need names of their own: pass a dictionary instead of {target!r}")
+    return named
+
+
+def _listed(target: Any) -> list[Any] | None:
+    """Return a list of targets, or the integers of a tensor of one dimension; None for anything else."""
+    if isinstance(target, Tensor) or (hasattr(target, "__array__") and hasattr(target, "shape")):
+        values = torch.as_tensor(target)
+        if values.dim() == 2 and values.shape[1] != 2:
+            raise ValueError(
+                f"a tensor of targets of shape {list(values.shape)} could be meant in several ways; for several "
+                f"targets for each sample pass a dictionary, such as {{'first': top[:, 0], 'second': top[:, 1]}}"
+            )
+        integers = values.dim() == 1 and not values.is_floating_point() and values.dtype != torch.bool
+        return values.tolist() if integers else None
+    return target if isinstance(target, list) else None
 
 
 def _called(target: Any) -> str:

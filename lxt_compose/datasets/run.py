@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, distributed, nn
 
+from ..attribution.goals import for_every_sample
 from ..attribution.run import composite_of
 from ..autograd.sharded import comes_and_goes, is_distributed, is_sharded
 from ..composite import Composite
@@ -120,7 +121,7 @@ def attribute_dataset(
             ``collate_fn`` and workers are used, in the order of the data set.
         out: a folder, which is made if it does not exist.
         inputs: a function from a batch to inputs for :func:`attribute`; needed for lists: ``lambda batch: batch[0]``.
-        target: what is explained, as for :func:`attribute`.
+        target: what is explained, as for :func:`attribute`; of a list each one, in every sample.
         target_of: a function from a batch to its target instead.
         composite: the name of a preset, or a :class:`Composite`.
         keep: "scores", one number per token, pixel, ...; or "relevance", with channels and features.
@@ -133,7 +134,7 @@ def attribute_dataset(
         What was done, with the manifest.
 
     Raises:
-        ValueError: the folder holds results of another model or composite, or an argument has no such value.
+        ValueError: the folder holds results of another model, composite or target, or an argument has no such value.
         TypeError: data, model or what a batch is are of a wrong kind.
         AttributionError: none of the first samples can be explained; the first error is in the message.
         ImportError: pyarrow is not installed.
@@ -143,6 +144,7 @@ def attribute_dataset(
     rank, size = writing.place()
     _check_spread(model, size)
     samples, rules, folder = read_samples(data, batch_size, collate), composite_of(composite), Path(out)
+    target = for_every_sample(target, samples.count)
     settings = {"target": target_of or target, "inputs": inputs, "keep": keep, "samples": samples.count, **options}
     what = described(model, rules, {name: _told(value) for name, value in settings.items()})
     begin(folder, what)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from torch import distributed
-from torch.utils.data import DataLoader, IterableDataset, default_collate
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    default_collate,
+)
 
 from ..autograd.sharded import is_distributed
 
@@ -100,12 +108,25 @@ def read_samples(source: Any, batch_size: int | None, collate: Callable[[list[An
     else:
         dataset, size, collated, workers = source, batch_size or 1, collate or default_collate, 0
     if hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset):
+        if isinstance(source, DataLoader) and not _takes_each_once(source.sampler):
+            warnings.warn(
+                f"{type(source.sampler).__name__} of the loader is not used: each of the {len(dataset)} samples of its "
+                f"data set is explained once; for some of them pass torch.utils.data.Subset(data, numbers)",
+                stacklevel=3,
+            )
         return Samples(dataset, collated, size, workers, len(dataset))
     if not isinstance(dataset, Iterable):
         raise TypeError(
             f"a data set has len() and [i], or is iterable; got {dataset!r} of type {type(dataset).__name__}"
         )
     return Samples(dataset, collated, size, 0, None)
+
+
+def _takes_each_once(sampler: Any) -> bool:
+    """Return whether a sampler is known to take each sample of a data set once, in some order and some process."""
+    if isinstance(sampler, RandomSampler):
+        return not sampler.replacement and sampler.num_samples == len(sampler.data_source)
+    return isinstance(sampler, (SequentialSampler, DistributedSampler))
 
 
 def place_among_processes() -> tuple[int, int]:

@@ -125,9 +125,9 @@ ACTIVATION = """
     chebyshev_polynomial_t chebyshev_polynomial_u chebyshev_polynomial_v chebyshev_polynomial_w
     shifted_chebyshev_polynomial_t shifted_chebyshev_polynomial_u shifted_chebyshev_polynomial_v
     shifted_chebyshev_polynomial_w hermite_polynomial_h hermite_polynomial_he laguerre_polynomial_l
-    legendre_polynomial_p fake_quantize_per_tensor_affine fake_quantize_per_channel_affine
+    legendre_polynomial_p round trunc fake_quantize_per_tensor_affine fake_quantize_per_channel_affine
     fused_moving_avg_obs_fake_quant
-"""
+"""  # round and trunc are 0 at 0 and within twice x, unlike floor and ceil; what they lose is noise of the output
 
 PRODUCT = "mul addcmul prod cumprod"  # the last two multiply the elements of one tensor
 
@@ -145,7 +145,7 @@ HOMOGENEOUS = """
 # Powers are statistics where the exponent is negative, by their traits or by the call.
 STATISTIC = """
     rsqrt pow rpow float_power sqrt square
-    floor ceil round trunc sign sgn heaviside floor_divide rfloor_divide
+    floor ceil sign sgn heaviside floor_divide rfloor_divide
     bernoulli poisson binomial normal uniform random exponential cauchy geometric log_normal
 """  # floor ... are piecewise constant, bernoulli ... draw at random: the gradient of both is 0
 

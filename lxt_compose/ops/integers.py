@@ -75,7 +75,7 @@ _CONVERSIONS = """
     asarray pin_memory as_subclass alias to_dense
 """
 _AT_THEIR_PLACE = f"""
-    {ACTIVATION} {PRODUCT} {DIVISION} add sub rsub neg positive pow rpow float_power sqrt square floor ceil round trunc
+    {ACTIVATION} {PRODUCT} {DIVISION} add sub rsub neg positive pow rpow float_power sqrt square floor ceil
     sign sgn floor_divide rfloor_divide maximum minimum fmax fmin nan_to_num heaviside lerp gcd lcm bucketize
     bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift
     __and__ __or__ __xor__ __invert__ __lshift__ __rshift__ __rand__ __ror__ __rxor__ __rlshift__ __rrshift__

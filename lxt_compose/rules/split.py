@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..autograd.functions import Slots, backward_of, bypass
 from ..autograd.numerics import narrowed, stabilize
 from ..autograd.saved_values import Kept, keep
+from ..autograd.sharded import added_up
 from ..errors import RuleError, place
 from ..ops import Family, Op
 from . import probes
@@ -90,7 +91,7 @@ class Split(Rule):
             wide, given = layer.dtype, x.dtype
 
             def pull(slot: Tensor, x: Tensor, z: Tensor) -> Tensor:
-                x, z, r = x.to(wide), z.to(wide), slot.to(wide)
+                x, z, r = x.to(wide), added_up(z.to(wide)), slot.to(wide)
                 return narrowed(self.pull(layer, r if relevance else r * z, x, z, relevance), given)
 
             return (in_pieces(layer, pull, slot, x, z) if self.by_pieces(x) else pull(slot, x, z),)

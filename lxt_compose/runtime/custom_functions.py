@@ -6,6 +6,7 @@ end that took it earlier.
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from torch import nn
 from torch.autograd import Function
 from torch.overrides import handle_torch_function
 
 from ..autograd.saved_values import rescue
-from ..autograd.trees import tensors_in
+from ..autograd.trees import map_tensors, tensors_in
 from ..ops import registered
 from ..torch_internals import base_of_functions, is_mode_on
 
@@ -28,11 +30,13 @@ class Applied:
     Attributes:
         autograd_function: the class.
         users: how many registrations it is seen for.
+        marks_dirty: whether it changes inputs in place, and says so by ``ctx.mark_dirty``.
     """
 
     def __init__(self, function: type[Function]) -> None:
         self.autograd_function: Any = function
         self.users = 0
+        self.marks_dirty = any("mark_dirty" in _names_used(function, name) for name in ("forward", "setup_context"))
         self._apply = function.apply
         self._own = vars(function).get("apply")
 
@@ -44,9 +48,18 @@ class Applied:
                 rescue(tensor)
         _HERE.seen = self.autograd_function
         try:
-            return self._apply(*args, **kwargs)
+            return self._on_copies(args, kwargs) if self.marks_dirty else self._apply(*args, **kwargs)
         finally:
             _HERE.seen = None
+
+    def _on_copies(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Apply the function to copies, and note which of them it has changed and returned."""
+        args, kwargs = map_tensors(lambda x: x if isinstance(x, nn.Parameter) else x.clone(), (args, kwargs))
+        output = self._apply(*args, **kwargs)
+        places = {id(x): place for place, x in enumerate(tensors_in((args, kwargs)))}
+        made = [(places.get(id(y)), number, y) for number, y in enumerate(tensors_in(output))]
+        _HERE.changed = tuple((place, number) for place, number, y in made if place is not None and y._version)
+        return output
 
     def show(self) -> None:
         """Replace ``apply`` by the function that modes see."""
@@ -60,6 +73,12 @@ class Applied:
             self.autograd_function.apply = self._own
 
 
+def _names_used(function: type[Function], method: str) -> tuple[str, ...]:
+    """Return the names that a method of an autograd function looks up."""
+    found: Any = inspect.unwrap(getattr(function, method))
+    return getattr(getattr(found, "__code__", None), "co_names", ())
+
+
 _APPLIED: dict[type[Function], Applied] = {}
 _LOCK = threading.Lock()
 _ENDED: deque[Applied] = deque()
@@ -71,6 +90,8 @@ class _Here(threading.local):
     """The function whose call function modes have seen in this thread, until the ``apply`` of the base is reached."""
 
     seen: type[Function] | None = None
+    changed: tuple[tuple[int, int], ...] = ()
+    """Tensors that its last call would have changed in place, by their numbers among what it was given and returned."""
 
 
 _HERE = _Here()
@@ -117,7 +138,7 @@ def _apply_in_the_end(kind: Any, *args: Any, **kwargs: Any) -> Any:
     if _HERE.seen is kind:
         _HERE.seen = None  # its forward may call it again
         return super(base_of_functions, kind).apply(*args, **kwargs)
-    return handle_torch_function(applied, (), *args, **kwargs)
+    return _seen(applied, *args, **kwargs)
 
 
 def _apply(applied: Applied, kind: Any, *args: Any, **kwargs: Any) -> Any:
@@ -125,4 +146,19 @@ def _apply(applied: Applied, kind: Any, *args: Any, **kwargs: Any) -> Any:
         return super(applied.autograd_function, kind).apply(*args, **kwargs)
     if not is_mode_on():
         return applied(*args, **kwargs)
-    return handle_torch_function(applied, (), *args, **kwargs)
+    return _seen(applied, *args, **kwargs)
+
+
+def _seen(applied: Applied, *args: Any, **kwargs: Any) -> Any:
+    """Call the function such that modes see it, and then change in place what it would have changed.
+
+    So modes see ``x.copy_(f(x))``: rules find what x was, and whoever has saved it keeps that.
+    """
+    _HERE.changed = ()
+    output = handle_torch_function(applied, (), *args, **kwargs)
+    changed, _HERE.changed = _HERE.changed, ()
+    if not changed:
+        return output
+    given, results = list(tensors_in((args, kwargs))), list(tensors_in(output))
+    back = {id(results[made]): given[place].copy_(results[made]) for place, made in changed}
+    return map_tensors(lambda y: back.get(id(y), y), output)

@@ -28,6 +28,19 @@ def freeze_sharded(model: nn.Module, policy: Policy, stack: ExitStack) -> list[n
     return _freeze(model, policy, stack, is_sharded)
 
 
+def without_averaging(model: nn.Module, stack: ExitStack) -> None:
+    """Keep ``DistributedDataParallel`` from getting ready to average gradients: those of constants never come.
+
+    It would wait for them, and learn from a pass of relevance which parameters training uses (``static_graph=True``).
+    A pass leaves behind what one without gradients does.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            stack.enter_context(module.no_sync())
+            stack.callback(setattr, module, "static_graph", module.static_graph)
+            module.static_graph = False
+
+
 def _freeze(
     model: nn.Module, policy: Policy, stack: ExitStack, chosen: Callable[[nn.Parameter], bool]
 ) -> list[nn.Parameter]:

@@ -27,7 +27,7 @@ from .call_stack import Site
 from .checks import check_model, check_sizes, notes_on_dtype, run_eagerly
 from .copies import sweep
 from .custom_functions import seen_by_modes
-from .freezing import freeze
+from .freezing import freeze, without_averaging
 from .function_mode import FunctionMode
 from .module_hooks import install, is_our_hook
 from .session import Session
@@ -76,6 +76,7 @@ class Registration:
             for function in {*autograd_functions(), *own}:
                 stack.enter_context(seen_by_modes(function))
             session.frozen += freeze(model, session.policy, stack)
+            without_averaging(model, stack)
             session.installed = stack.pop_all()
 
     def _site(self, module: nn.Module, names: tuple[str, ...], bindings: Mapping[nn.Module, Binding]) -> Site:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import explain_numbers
@@ -15,7 +16,7 @@ import pytest
 import torch
 from explain_numbers import Numbers, explain, network
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from lxt_compose import AttributionError, Composite, MatchError, attribute, attribute_dataset
 
@@ -234,3 +235,32 @@ def test_memory_does_not_grow_with_the_data_set(tmp_path):
 
     explain(tmp_path, Counting(64), batch_size=8)
     assert all(files >= number // 8 - 1 for number, files in enumerate(kept))  # what is written is let go
+
+
+@pytest.mark.parametrize("target", [[2, 0], torch.tensor([2, 0])], ids=["list", "tensor"])
+@pytest.mark.parametrize("batch_size", [1, 2, 3])
+def test_a_list_of_targets_is_explained_in_every_sample_whatever_the_size_of_the_batch(tmp_path, batch_size, target):
+    explain(tmp_path, Numbers(5), batch_size=batch_size, target=target)  # two targets and, once, two samples in a batch
+    table = pandas.read_parquet(tmp_path).sort_values("sample", kind="stable")
+    assert table["sample"].tolist() == [i for i in range(5) for _ in range(2)]
+    assert table["target"].tolist() == [2, 0] * 5
+
+
+def test_lists_that_could_be_one_target_for_each_sample_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"2 targets for 2 samples could be one for each: pass target_of="):
+        explain(tmp_path, Numbers(2), target=[0, 1])
+    with pytest.raises(ValueError, match="need names of their own"):
+        explain(tmp_path, Numbers(3), target=[lambda y: y[:, 0], lambda y: y[:, 1]])
+
+
+def test_a_sampler_that_takes_some_samples_warns_that_it_is_not_used(tmp_path):
+    def loader(**options):
+        return DataLoader(Numbers(5), batch_size=2, **options)
+
+    with pytest.warns(UserWarning, match=r"SubsetRandomSampler of the loader is not used: each of the 5 samples"):
+        explain(tmp_path / "some", loader(sampler=SubsetRandomSampler([1, 3])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        explain(tmp_path / "all", loader(shuffle=True))
+        explain(tmp_path / "dealt", loader(sampler=DistributedSampler(Numbers(5), 2, 0)))
+    assert len(pandas.read_parquet(tmp_path / "dealt")) == 5

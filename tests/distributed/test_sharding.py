@@ -8,7 +8,7 @@ from sharded_models import WAYS, inputs, language_model, pipelined, planned, tra
 from torch import nn
 from two_processes import in_two_processes, once_for_all_workers
 
-from lxt_compose import Composite, Epsilon, Gamma, attribute
+from lxt_compose import Composite, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus, attribute
 from lxt_compose.rules.defaults import default_rules
 
 pytestmark = pytest.mark.timeout(300)  # all cases run before the first test: two processes start only once
@@ -16,6 +16,9 @@ COMPOSITES = {
     "attnlrp": Composite(),
     "attnlrp, gradients": Composite(formulation="gradient"),
     "gamma": Composite({nn.Linear: Gamma(0.25), nn.LayerNorm: Epsilon()}),
+    "parts of weights": Composite(
+        {"*.q": ZBox(-9, 9), "*.k": Flat(), "*.v": WSquare(), "*.up": Flat(), nn.Linear: ZPlus()}
+    ),
 }
 BEFORE = ("fully_sharded", "tensor_parallel", "sequence_parallel")
 """Ways that can be gone while a composite is registered; what wraps a model is refused by torch, or must see flags."""
@@ -93,6 +96,21 @@ def pipelined_and_explained(name):
     return {"relevance": slot, "complete": report.complete, "report": str(report)}
 
 
+def trained_on_its_own_samples(way):
+    """The gradients of two steps, in which each process has a sample of its own, after relevance."""
+    rank = torch.distributed.get_rank()
+    model = torch.nn.Sequential(nn.BatchNorm1d(6), transformer()).double().eval()
+    model = WAYS[way](model) if way else model
+    mine = inputs() if way is None else inputs()[rank : rank + 1]
+    for _ in range(2 if rank else 3):  # as many as it has samples
+        attribute(model, mine, target=1)
+    for _ in range(2):
+        model.zero_grad()
+        (model(mine) ** 2).mean().backward()
+    return {name.removeprefix("module."): parameter.grad.clone() for name, parameter in model.named_parameters()}
+
+
+REPLICATED = ("data_parallel", "data_parallel_static")
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9]])
 PLANS = [(kind, formulation) for kind in ("llama", "experts") for formulation in ("relevance", "gradient")]
 
@@ -113,6 +131,7 @@ def planned_and_explained(kind, formulation, folder):
 def found(tmp_path_factory):
     cases = {case: partial(sharded_and_explained, *case) for case in CASES}
     cases |= {("pipeline", name): partial(pipelined_and_explained, name) for name in PIPELINES}
+    cases |= {("train", way): partial(trained_on_its_own_samples, way) for way in (None, *REPLICATED)}
     folder = str(tmp_path_factory.mktemp("models"))
     cases |= {("plan", *plan): partial(planned_and_explained, *plan, f"{folder}/{i}") for i, plan in enumerate(PLANS)}
     return once_for_all_workers(tmp_path_factory, "sharding", lambda: in_two_processes(cases))
@@ -136,6 +155,13 @@ def test_relevance_is_that_of_the_whole_model_in_one_process(case, found):
         if way != "fully_sharded_wrapper":  # whose processes have a part of the gradients each
             assert trained.keys() == right.keys()
             torch.testing.assert_close(trained, right, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("way", REPLICATED)
+def test_replicas_average_their_gradients_after_they_were_explained(way, found):
+    whole = found["train", None][0]
+    for result in found["train", way]:
+        torch.testing.assert_close(result, whole, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -46,6 +46,11 @@ def data_parallel(model):
     return nn.parallel.DistributedDataParallel(model)
 
 
+def data_parallel_static(model):
+    """What training uses of the model is learned in its first step."""
+    return nn.parallel.DistributedDataParallel(model, static_graph=True)
+
+
 def fully_sharded(model):
     from torch.distributed.fsdp import fully_shard
 
@@ -95,7 +100,14 @@ def sequence_parallel(model):
 
 WAYS = {
     function.__name__: function
-    for function in (data_parallel, fully_sharded, fully_sharded_wrapper, tensor_parallel, sequence_parallel)
+    for function in (
+        data_parallel,
+        data_parallel_static,
+        fully_sharded,
+        fully_sharded_wrapper,
+        tensor_parallel,
+        sequence_parallel,
+    )
 }
 
 

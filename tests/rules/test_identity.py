@@ -65,3 +65,20 @@ def test_ratio_gives_and_passes_nothing_at_zero():
     assert_close(found, torch.tensor([1.0, 0.0, 1.0]).double(), 1e-10)
     with pytest.raises(RuleError, match="passes relevance to one input"):
         relevance(torch.mul, [x, x], {torch.mul: Ratio()})
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize(
+    "rounded", [torch.round, torch.trunc, lambda x: x.clone().round_()], ids=["round", "trunc", "in place"]
+)
+def test_rounded_numbers_are_numbers(rounded, formulation):
+    """``s * round(x / s)`` is what fake quantization computes; a relevance of 0 would pass for an explanation."""
+    x, scale = tensor(40) * 3, 0.25
+    z = scale * rounded(x / scale)
+    r = torch.randn(40, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * z
+    alive, leaf = z != 0, x.clone().requires_grad_()
+    with Composite(formulation=formulation).register(Fn(lambda _, x: scale * rounded(x / scale))) as registration:
+        registration.model(leaf).backward(r if formulation == "relevance" else torch.where(alive, r / z, 0))
+    found = leaf.grad if formulation == "relevance" else leaf.grad * x
+    assert_close(found[alive], r[alive], 1e-5)
+    assert registration.report().complete

@@ -342,3 +342,78 @@ def test_arguments_that_are_held_get_nothing_and_biases_keep_their_share(formula
     torch.testing.assert_close(y, y_same)
     torch.testing.assert_close(relevance, right)
     torch.testing.assert_close(ledger.absorbed["bias"], other.absorbed["bias"])
+
+
+class InPlaceTanh(torch.autograd.Function):
+    """Changes its input where it is asked to, and saves what it has put out."""
+
+    @staticmethod
+    def forward(ctx, x, inplace=True):
+        if inplace:
+            ctx.mark_dirty(x)
+        y = x.tanh_() if inplace else x.tanh()
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx, slot):
+        return slot * (1 - ctx.saved_tensors[0] ** 2), None
+
+
+class InPlaceScaled(torch.autograd.Function):
+    """Changes the second of two inputs, and returns another result before it."""
+
+    @staticmethod
+    def forward(ctx, weight, x):
+        ctx.save_for_backward(weight)
+        before = x.flip(-1)
+        ctx.mark_dirty(x)
+        return before, x.mul_(weight)
+
+    @staticmethod
+    def backward(ctx, before, slot):
+        return None, before.flip(-1) + slot * ctx.saved_tensors[0]
+
+
+def _of_a_part(x):
+    x = x * 1
+    InPlaceTanh.apply(x[:, 1:])
+    return x
+
+
+def _used_before(x):
+    x = x * 1
+    y = x.sin()
+    return y + InPlaceTanh.apply(x)
+
+
+def _of_a_layer(x):
+    assert InPlaceTanh.apply(x) is x
+    return x
+
+
+WEIGHT = torch.linspace(-1, 2, 4, dtype=torch.float64)
+IN_PLACE = {
+    "of a layer's output": (_of_a_layer, torch.tanh),
+    "of a part": (_of_a_part, lambda x: torch.cat([x[:, :1], x[:, 1:].tanh()], 1)),
+    "after another use": (_used_before, lambda x: x.sin() + x.tanh()),
+    "as it is asked": (lambda x: InPlaceTanh.apply(x * 1, False), torch.tanh),
+    "second of two": (lambda x: sum(InPlaceScaled.apply(WEIGHT, x)), lambda x: x.flip(-1) + x * WEIGHT),
+}
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("kind", IN_PLACE)
+def test_a_function_that_marks_its_input_as_dirty_is_the_operation_that_makes_a_new_tensor(kind, formulation):
+    register_operation(InPlaceTanh, Family.ACTIVATION)
+    register_operation(InPlaceScaled, Family.LINEAR)
+    function, same = IN_PLACE[kind]
+    torch.manual_seed(0)
+    model = Net(function)
+    y, relevance, report, ledger = explained(model, Composite(formulation=formulation))
+    assert report.complete, str(report)
+    assert ledger.unaccounted < 1e-9
+    model.function = same
+    y_same, right, *_ = explained(model, Composite(formulation=formulation))
+    torch.testing.assert_close(y, y_same)
+    torch.testing.assert_close(relevance, right, rtol=1e-3, atol=1e-5)  # stabilizers of the steps in between

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...autograd.sharded import added_up
+from ...autograd.sharded import added_up, in_each_process, is_sharded
 from ...torch_internals.traces import has_symbolic_shape
 from .weight_parts import Part, Parts, ones
 
@@ -95,7 +95,8 @@ class Layer:
         fits = value.dim() <= len(self.one_sample) and all(
             size in (1, wanted) for size, wanted in zip(value.shape[::-1], self.one_sample[::-1], strict=False)
         )
-        return self.product(value.expand(self.one_sample if fits else x.shape), part)
+        value = value.expand(self.one_sample if fits else x.shape)
+        return self.product(in_each_process(value, x) if is_sharded(x) else value, part)
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
