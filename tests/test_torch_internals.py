@@ -152,6 +152,19 @@ def test_the_forward_of_a_custom_autograd_function_is_known():
     assert internals.custom_function() is None
 
 
+def test_a_method_that_looks_up_a_name_is_known():
+    class InPlace(torch.autograd.Function):
+        @staticmethod
+        @torch.amp.custom_fwd(device_type="cpu")
+        def forward(ctx, x):
+            ctx.mark_dirty(x)
+            return x.mul_(2)
+
+    assert internals.looks_up("mark_dirty", InPlace.forward)
+    assert not internals.looks_up("mark_dirty", Double.forward)
+    assert not internals.looks_up("mark_dirty", InPlace.setup_context)
+
+
 def test_a_node_whose_metadata_cannot_be_asked_is_not_alive():
     class Gone:
         @property

@@ -6,7 +6,6 @@ end that took it earlier.
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from torch.overrides import handle_torch_function
 from ..autograd.saved_values import rescue
 from ..autograd.trees import map_tensors, tensors_in
 from ..ops import registered
-from ..torch_internals import base_of_functions, is_mode_on
+from ..torch_internals import base_of_functions, is_mode_on, looks_up
 
 
 class Applied:
@@ -36,7 +35,7 @@ class Applied:
     def __init__(self, function: type[Function]) -> None:
         self.autograd_function: Any = function
         self.users = 0
-        self.marks_dirty = any("mark_dirty" in _names_used(function, name) for name in ("forward", "setup_context"))
+        self.marks_dirty = any(looks_up("mark_dirty", method) for method in (function.forward, function.setup_context))
         self._apply = function.apply
         self._own = vars(function).get("apply")
 
@@ -71,12 +70,6 @@ class Applied:
             del self.autograd_function.apply
         else:
             self.autograd_function.apply = self._own
-
-
-def _names_used(function: type[Function], method: str) -> tuple[str, ...]:
-    """Return the names that a method of an autograd function looks up."""
-    found: Any = inspect.unwrap(getattr(function, method))
-    return getattr(getattr(found, "__code__", None), "co_names", ())
 
 
 _APPLIED: dict[type[Function], Applied] = {}

@@ -6,6 +6,7 @@ each: when a new version of torch breaks one, that test names it.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -145,6 +146,15 @@ def innermost(calls: list[Any], last: Depth) -> Any:
             return calls[-1]
         calls.pop()
     return None
+
+
+def looks_up(name: str, method: Callable[..., Any]) -> bool:
+    """Return whether the code of a method looks up an attribute of this name: ``ctx.mark_dirty``.
+
+    What a context was told cannot be read before the call, and afterwards values are gone. Unnecessary once
+    `torch.autograd.Function` says that it changes inputs.
+    """
+    return name in getattr(getattr(inspect.unwrap(method), "__code__", None), "co_names", ())
 
 
 def custom_function() -> Any:
