@@ -177,8 +177,9 @@ def read_inputs(model: nn.Module, inputs: Any, dims: Any = None) -> Inputs:
     args, kwargs = distinct(read_arguments(model, inputs))
     named = names_of_arguments(model, args, kwargs)
     tensors = {name: x for name, x in named.items() if isinstance(x, Tensor)}
-    carriers = {name: x for name, x in tensors.items() if x.is_floating_point() and not _CONSTANT_FLOAT.search(name)}
-    integers = {name: x for name, x in tensors.items() if is_integer(x) and not _CONSTANT.search(name)}
+    filled = {name: x for name, x in tensors.items() if x.numel()} or tensors  # no columns of a kind: no relevance
+    carriers = {name: x for name, x in filled.items() if x.is_floating_point() and not _CONSTANT_FLOAT.search(name)}
+    integers = {name: x for name, x in filled.items() if is_integer(x) and not _CONSTANT.search(name)}
     if graph := is_graph(named):
         carriers, integers = (
             {name: x for name, x in of.items() if not _OF_GRAPHS.search(name)} for of in (carriers, integers)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..ops import Elements, Family, Op
 from .layouts import Layout, by_strides, in_order
+from .recurrent_layouts import after_recurrent
 from .sample_codes import by_codes, rerun
 
 
@@ -47,6 +48,8 @@ def layouts_after(
         front = all(layout.plain and layout.dim == 0 for _, layout in layouts)
         front = front and all(z.dim() and z.shape[0] == samples for z in outputs)
         return [layout if front else _kept(op, layouts, z) for z in outputs]
+    if op.traits.recurrent:
+        return after_recurrent(args, layouts, outputs)
     elements = op.traits.elements
     if elements is Elements.SAME_PLACE and all(z.shape == x.shape for z in outputs):
         return [layout] * len(outputs)

@@ -131,7 +131,8 @@ def _net(
         ways = []
         for way in range(directions):
             place = layer * directions + way
-            weights, state = params[place * each : (place + 1) * each], tuple(start[place] for start in starts)
+            weights = params[place * each : (place + 1) * each]
+            state = _start(tuple(start[place] for start in starts), rows[0])
             found, end = _direction(step, rows[::-1] if way else rows, state, weights)
             ways.append(found[::-1] if way else found)
             ends.append(end)
@@ -156,14 +157,16 @@ def _recurrent(step: Step, input: Tensor, *args: Any, **named: Any) -> tuple[Ten
         raise NotImplementedError("dropout between its layers is active")
     place = int(rest == [True])
     rows = input.split(args[0].tolist()) if packed else input.unbind(place)
-    outputs, ends = _net(step, rows, _start(hx, input), params, num_layers, bidirectional)
+    starts = (hx,) if isinstance(hx, Tensor) else tuple(hx)
+    outputs, ends = _net(step, rows, starts, params, num_layers, bidirectional)
     return torch.cat(tuple(outputs)) if packed else torch.stack(tuple(outputs), place), *ends
 
 
 def _start(hx: Any, input: Tensor) -> State:
-    """Return the first state, as carriers.
+    """Return the first state at one place of a net, as carriers, given what that place reads first.
 
-    Whether a gate shares with it must not depend on the other samples of a batch.
+    Whether a gate shares with it must not depend on the other samples of a batch. Constants hang on the input, which has
+    the samples where the state has them.
     """
     parts = (hx,) if isinstance(hx, Tensor) else tuple(hx)
     carrier = next((x for x in (input, *parts) if x.requires_grad), None)

@@ -274,6 +274,20 @@ def test_an_input_without_elements():
         attribute(tokens_to(), torch.zeros(1, 0, dtype=torch.long))
 
 
+@pytest.mark.parametrize("dtype", [torch.long, torch.float32])
+def test_an_input_without_elements_beside_others_carries_nothing(dtype):
+    """Libraries for tables hand on all kinds of columns, of which there may be none."""
+
+    class Columns(nn.Module):
+        def forward(self, columns, values):
+            return torch.cat([columns.float(), values], 1)
+
+    x = torch.randn(2, 3)
+    result = attribute(Columns(), {"columns": torch.zeros(2, 0, dtype=dtype), "values": x}, target=1)
+    assert list(result.relevances) == ["values"]
+    assert result.relevance.sum(1).equal(x[:, 1])
+
+
 @pytest.mark.parametrize("target", [(1, 1), [(1, 1)] * 4, torch.tensor([[1, 1]] * 4)])
 def test_a_class_contrasted_with_itself(target):
     with pytest.raises(
