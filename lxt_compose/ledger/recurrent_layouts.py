@@ -20,7 +20,7 @@ def after_recurrent(
     position one after the other, longest first; its states have them in the order of the first position.
 
     Args:
-        args: those of torch's kernel: input, sizes of batches (if packed), first state, ..., batch first (if not packed).
+        args: those of torch's kernel: input, sizes of batches (if packed), first state, ..., batch first (if padded).
         layouts: the carriers among them, and their layouts.
         outputs: the sequence and the states, or some of them.
     """

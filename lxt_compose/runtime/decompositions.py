@@ -165,8 +165,8 @@ def _recurrent(step: Step, input: Tensor, *args: Any, **named: Any) -> tuple[Ten
 def _start(hx: Any, input: Tensor) -> State:
     """Return the first state at one place of a net, as carriers, given what that place reads first.
 
-    Whether a gate shares with it must not depend on the other samples of a batch. Constants hang on the input, which has
-    the samples where the state has them.
+    Whether a gate shares with it must not depend on the other samples of a batch. Constants hang on the input, which
+    has the samples where the state has them.
     """
     parts = (hx,) if isinstance(hx, Tensor) else tuple(hx)
     carrier = next((x for x in (input, *parts) if x.requires_grad), None)
