@@ -66,6 +66,11 @@ def nothing(slot: Tensor) -> Tensor:
     return torch.zeros_like(slot)
 
 
+def none_of_nothing(slot: Tensor, amount: Tensor) -> Tensor:
+    """Return an amount, and 0 where no relevance arrives: also at scores of -inf, which a mask has made."""
+    return torch.where(slot == 0, 0, amount)
+
+
 def constant_part(call: OpCall) -> Tensor:
     """Return the part of an affine function that does not depend on the carriers: its value where all are 0."""
     if call.op is not None and (call.op.family not in _AFFINE or call.op.traits.dropout):

@@ -24,6 +24,7 @@ from .absorption import (
     constant_part,
     is_block,
     kind_of_constant,
+    none_of_nothing,
 )
 from .again import Again
 from .base import Amount, Call, Rule
@@ -160,16 +161,17 @@ def _in_stabilizer(relevance: bool, epsilon: Stabilizing, kept: Kept, slot: Tens
     if not relevance and not epsilon:
         return torch.zeros_like(slot)
     if relevance:
-        return slot - componentwise(torch.mul, over_stabilized(slot, z, epsilon), z)
-    return componentwise(torch.mul, slot - componentwise(torch.mul, slot, over_stabilized(z, z, epsilon)), z)
+        kept_back = slot - componentwise(torch.mul, over_stabilized(slot, z, epsilon), z)
+    else:
+        kept_back = componentwise(torch.mul, slot - componentwise(torch.mul, slot, over_stabilized(z, z, epsilon)), z)
+    return none_of_nothing(slot, kept_back)
 
 
 def _in_bias(relevance: bool, epsilon: Stabilizing, kept: Kept, constant: Callable[[], Tensor], slot: Tensor) -> Tensor:
     """Return ``R b / (z + e sign z)`` for the constant part b of z."""
     z = kept.value
-    if not relevance and epsilon:
-        slot = slot * z
-    return (over_stabilized(slot, z, epsilon) if relevance or epsilon else slot) * constant()
+    s = slot * z if epsilon and not relevance else slot
+    return none_of_nothing(slot, (over_stabilized(s, z, epsilon) if relevance or epsilon else s) * constant())
 
 
 def _edges_of(call: Call) -> list[Edge]:

@@ -27,6 +27,7 @@ from lxt_compose import (
     ZBox,
     ZPlus,
     attribute,
+    default_rules,
     first_layer,
     presets,
 )
@@ -164,6 +165,32 @@ def test_masked_scores_of_minus_infinity():
     model = Fn(forward, a=nn.Linear(6, 6), b=nn.Linear(6, 3)).double()
     for formulation in FORMULATIONS:
         assert_closes(model, torch.randn(4, 5, 6, dtype=torch.float64), Composite(formulation=formulation))
+
+
+MASK = torch.full((5, 5), -torch.inf, dtype=torch.float64).triu(1)
+MASKED = {
+    "added": lambda scores_of, x, keys: x @ keys + MASK,
+    "subtracted": lambda scores_of, x, keys: x @ keys - MASK.neg(),
+    "with the product": lambda scores_of, x, keys: torch.baddbmm(MASK, x, keys),
+    "module": lambda scores_of, x, keys: scores_of(x, x, x, attn_mask=MASK)[0] @ keys,
+}
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1e-6])
+@pytest.mark.parametrize("way", MASKED)
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_masks_of_minus_infinity_that_are_added(formulation, way, epsilon):
+    """No relevance arrives at a masked score, so nothing of it is kept."""
+
+    def forward(self, x):
+        scores = MASKED[way](self.attention, self.a(x), x.transpose(-1, -2))
+        return self.b((torch.softmax(scores, -1) @ x).mean(1))
+
+    torch.manual_seed(0)
+    parts = {"attention": nn.MultiheadAttention(6, 2, batch_first=True), "a": nn.Linear(6, 6), "b": nn.Linear(6, 3)}
+    model = Fn(forward, **parts).double()
+    composite = Composite(formulation=formulation, defaults=default_rules(formulation, epsilon=epsilon))
+    assert_closes(model, torch.randn(4, 5, 6, dtype=torch.float64), composite)
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
