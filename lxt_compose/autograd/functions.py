@@ -84,12 +84,15 @@ class OverOutput(Stabilized):
 
 
 class Damp(Stabilized):
-    """z -> z; slot -> share * slot * z / stabilized z: the stabilizer's part in the gradient formulation."""
+    """z -> z; slot -> share * slot * z / stabilized z: the stabilizer's part in the gradient formulation.
+
+    Nothing is taken off at scores of -inf, which a mask has made: the limit of ``z / (z + e sign z)`` is 1.
+    """
 
     @staticmethod
     def backward(ctx: Any, slot: Tensor) -> tuple[Tensor, None, None]:
         (z,) = ctx.saved_tensors
-        damping = over_stabilized(z, z, ctx.epsilon)
+        damping = torch.nan_to_num(over_stabilized(z, z, ctx.epsilon), nan=1.0)
         slot = componentwise(torch.mul, slot, damping)
         return slot if ctx.share == 1 else slot * ctx.share, None, None
 
