@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
+from closing import KeepDouble
 from torch import Tensor, nn
 
 
@@ -41,6 +43,45 @@ def spread(model: nn.Module) -> nn.Module:
             if name.endswith("running_mean"):
                 buffer.add_(0.1 * torch.randn_like(buffer))
     return model.double().eval()
+
+
+def in_double(model: nn.Module) -> nn.Module:
+    """A model whose tensors that are no buffers are in float64 too."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                setattr(module, name, value.double())
+    return model
+
+
+def settled(model: nn.Module, *inputs: Any) -> nn.Module:
+    """The model with the statistics of these inputs in its batch norms, so that signals reach its end."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    with torch.no_grad():
+        model(*inputs)
+    return model.eval()
+
+
+def doubly(model: nn.Module) -> nn.Module:
+    """The model, in float64 also where it makes or turns something to float32 while it runs: masks, positions."""
+    forward = model.forward
+
+    @wraps(forward)
+    def in_float64(*args: Any, **kwargs: Any) -> Any:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            with KeepDouble():
+                return forward(*args, **kwargs)
+        finally:
+            torch.set_default_dtype(before)
+
+    model.forward = in_float64
+    return model
 
 
 def numbers(*shape: int) -> Tensor:

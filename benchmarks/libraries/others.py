@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .case import Case, Maker, numbers, spread
+from .case import Case, Maker, in_double, numbers, spread
 
 IDS = torch.tensor([[3, 9, 14, 7, 2], [5, 11, 8, 2, 0]])
 TOKENS = {"input_ids": IDS, "attention_mask": (IDS != 0).long()}
@@ -61,18 +61,9 @@ def _tabnet(mask: str, name: str = "TabNet") -> Maker:
             "group_attention_matrix": groups,
         }
         model = getattr(library, name)(output_dim=3, **options)
-        return Case(_in_double(spread(model)), numbers(4, 6), lambda y: y[0][:, 1])
+        return Case(in_double(spread(model)), numbers(4, 6), lambda y: y[0][:, 1])
 
     return make
-
-
-def _in_double(model: nn.Module) -> nn.Module:
-    """A model whose tensors that are no buffers are in float64 too."""
-    for module in model.modules():
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor) and value.is_floating_point():
-                setattr(module, name, value.double())
-    return model
 
 
 TABLES: dict[str, Maker] = {f"TabNet, {mask}": _tabnet(mask) for mask in ("sparsemax", "entmax")}

@@ -20,7 +20,7 @@ from .structure import advice, distinct, fresh, held_constant, names_of_argument
 _CONSTANT = re.compile(r"mask|label|bias|cache|length|past_key|edge_index|offsets|(^|\.)(batch|ptr)$")
 # Positions, types and sizes: rows looked up by them have their own relevance.
 _BESIDE = re.compile(r"position|type_ids|grid_thw|(image|video)_sizes$|spatial_shapes$")
-_CONSTANT_FLOAT = re.compile(r"(^|_)(mask|bias|labels?)$|cache|past_key")
+_CONSTANT_FLOAT = re.compile(r"(^|_)(mask|bias|labels?|lens|lengths)$|cache|past_key")
 # Edges between nodes, and the graph that each node belongs to.
 _OF_GRAPHS = re.compile(r"^(edge_(index|type|label_index)|adj(_t)?|batch|ptr)$")
 _MASKS = ("attention_mask", "input_mask", "mask")

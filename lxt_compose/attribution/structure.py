@@ -167,8 +167,8 @@ def _named(name: str, tree: Any) -> Iterator[tuple[str, Any]]:
 def held_constant(named: Mapping[str, Any], carried: Iterable[Tensor]) -> tuple[str, ...]:
     """Return remarks on numbers among the inputs that are constants, which users may not expect.
 
-    Those are floating point tensors named like biases, labels and caches, and those in objects of unknown classes.
-    Masks and caches in objects are not mentioned.
+    Those are floating point tensors named like biases, labels, lengths and caches, and those in objects of unknown
+    classes. Masks and caches in objects are not mentioned.
 
     Args:
         named: the contents of the arguments by name.
@@ -178,7 +178,9 @@ def held_constant(named: Mapping[str, Any], carried: Iterable[Tensor]) -> tuple[
     for name, value in named.items():
         if isinstance(value, Tensor):
             if value.is_floating_point() and id(value) not in inputs and "mask" not in name:
-                said.append(f"{name} is held constant: by its name it is a bias, a label, a cache, or tells of edges")
+                said.append(
+                    f"{name} is held constant: by its name it is a bias, a label, a cache, or tells of lengths or edges"
+                )
         elif type(value) not in PLAIN and contents(value) is None and not _CACHE.search(name):
             inside = vars(value).values() if hasattr(value, "__dict__") and not callable(value) else ()
             if any(isinstance(x, Tensor) and x.is_floating_point() for x in inside):

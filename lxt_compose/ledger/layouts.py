@@ -37,6 +37,19 @@ def in_front(samples: int) -> Layout:
     return Layout(0, torch.arange(samples), plain=True)
 
 
+def sole_owner(layouts: Sequence[tuple[Tensor, Layout]]) -> int | None:
+    """Return the one sample that all these tensors belong to, as where a model goes through its samples in a loop."""
+    if any(layout.plain for _, layout in layouts):  # of several samples, as everywhere else in a model
+        return None
+    owners = {owner for _, layout in layouts for owner in layout.owner.unique().tolist()}
+    return owners.pop() if len(owners) == 1 and NOBODY not in owners else None
+
+
+def of_one(sample: int, x: Tensor) -> Layout | None:
+    """Return the layout of a tensor that belongs to one sample; a number has no dimension to say so."""
+    return Layout(0, torch.full((x.shape[0],), sample)) if x.dim() else None
+
+
 def layout_like(x: Tensor, sources: Sequence[Layout | None]) -> Layout | None:
     """Return the layout of a tensor that an unseen operation made of sources that all have this layout."""
     first = sources[0] if sources else None

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from ..ops import Elements, Family, Op
-from .layouts import Layout, by_strides, in_order
+from .layouts import Layout, by_strides, in_order, of_one, sole_owner
 from .recurrent_layouts import after_recurrent
 from .sample_codes import by_codes, rerun
 
@@ -48,6 +48,9 @@ def layouts_after(
         front = all(layout.plain and layout.dim == 0 for _, layout in layouts)
         front = front and all(z.dim() and z.shape[0] == samples for z in outputs)
         return [layout if front else _kept(op, layouts, z) for z in outputs]
+    alone = sole_owner(layouts) if len(layouts) == len(known) else None
+    if alone is not None:
+        return [of_one(alone, z) for z in outputs]
     if op.traits.recurrent:
         return after_recurrent(args, layouts, outputs)
     elements = op.traits.elements

@@ -245,6 +245,13 @@ class Biased(nn.Module):
         return x * attention_mask + position_bias
 
 
+class Cuts(nn.Module):
+    """Lengths as parts of the longest, as libraries for speech give them."""
+
+    def forward(self, x, wav_lens):
+        return torch.stack([row * (torch.arange(3) < int(part * 3)) for row, part in zip(x, wav_lens, strict=True)])
+
+
 def test_numbers_that_are_held_constant_are_named():
     x = torch.randn(2, 3)
     found = attribute(Adds(), (x, Held(torch.ones(2, 3))), target=1)
@@ -253,6 +260,11 @@ def test_numbers_that_are_held_constant_are_named():
     )
     found = attribute(Biased(), (x, torch.ones(2, 3), torch.ones(2, 3)), target=1)
     assert found.report.notes == (
-        "position_bias is held constant: by its name it is a bias, a label, a cache, or tells of edges",
+        "position_bias is held constant: by its name it is a bias, a label, a cache, or tells of lengths or edges",
+    )
+    found = attribute(Cuts(), (x, torch.tensor([1.0, 0.7])), target=1)
+    assert found.report.complete
+    assert found.report.notes == (
+        "wav_lens is held constant: by its name it is a bias, a label, a cache, or tells of lengths or edges",
     )
     assert attribute(Adds(), (x, torch.ones(2, 3)), target=1).report.notes == ()

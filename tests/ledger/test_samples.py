@@ -136,3 +136,22 @@ def test_what_is_reduced_into_belongs_to_those_that_it_is_made_of(way):
     across = (torch.ones(2, 3, 2), 0, torch.tensor([0, 1, 0, 1])[:, None, None].expand(SAMPLES, 3, 2), x, way)
     z = function(*across)
     assert layouts_after(op_of(function), function, across, {}, [(x, in_front(SAMPLES))], [z], SAMPLES) == [None]
+
+
+def test_what_is_made_of_one_sample_alone_is_of_that_sample():
+    """A model that goes through its samples in a loop, each cut to its length."""
+    x, front = torch.rand(SAMPLES, 5, 3), in_front(SAMPLES)
+
+    def after(function, x, layout, *args):
+        return layouts_after(op_of(function), function, (x, *args), {}, [(x, layout)], [function(x, *args)], SAMPLES)[0]
+
+    row = after(torch.Tensor.__getitem__, x, front, (2, slice(0, 4)))
+    assert row.owner.tolist() == [2] * 4
+    spread = after(torch.std, x[2, :4], row, 0)
+    assert (spread.dim, spread.owner.tolist()) == (0, [2] * 3)
+    assert after(torch.std, x[2, :4], row) is None  # a number
+    assert after(torch.std, x, front, 0) is None
+    rows = [torch.std(x[i, : i + 2], 0) for i in range(SAMPLES)]
+    known = [(row, Layout(0, torch.full((3,), i))) for i, row in enumerate(rows)]
+    (both,) = layouts_after(op_of(torch.stack), torch.stack, (rows,), {}, known, [torch.stack(rows)], SAMPLES)
+    assert both.same(front)
