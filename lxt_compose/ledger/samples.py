@@ -45,9 +45,7 @@ def layouts_after(
         return [None] * len(outputs)
     x, layout = layouts[0]
     if op is None:
-        front = all(layout.plain and layout.dim == 0 for _, layout in layouts)
-        front = front and all(z.dim() and z.shape[0] == samples for z in outputs)
-        return [layout if front else _kept(op, layouts, z) for z in outputs]
+        return _after_unknown(layouts, outputs, samples)
     alone = sole_owner(layouts) if len(layouts) == len(known) else None
     if alone is not None:
         return [of_one(alone, z) for z in outputs]
@@ -71,6 +69,15 @@ def layouts_after(
     if elements is Elements.MIXED and not _keeps_rows(layouts, args):
         return [None] * len(outputs)
     return [_kept(op, layouts, z) for z in outputs]
+
+
+def _after_unknown(
+    layouts: list[tuple[Tensor, Layout]], outputs: Sequence[Tensor], samples: int
+) -> list[Layout | None]:
+    """Return the layouts of what an operation without a family puts out: with the samples in front, if so given."""
+    front = all(layout.plain and layout.dim == 0 for _, layout in layouts)
+    front = front and all(z.dim() and z.shape[0] == samples for z in outputs)
+    return [layouts[0][1] if front else _kept(None, layouts, z) for z in outputs]
 
 
 def _keeps_rows(layouts: Sequence[tuple[Tensor, Layout]], args: tuple[Any, ...]) -> bool:
