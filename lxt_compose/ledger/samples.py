@@ -46,9 +46,6 @@ def layouts_after(
     x, layout = layouts[0]
     if op is None:
         return _after_unknown(layouts, outputs, samples)
-    alone = sole_owner(layouts) if len(layouts) == len(known) else None
-    if alone is not None:
-        return [of_one(alone, z) for z in outputs]
     if op.traits.recurrent:
         return after_recurrent(args, layouts, outputs)
     elements = op.traits.elements
@@ -66,6 +63,9 @@ def layouts_after(
         function = op.traits.element_sum or function
         moved = partial(rerun, op, function, args, kwargs)
         return by_codes(moved, known, outputs, samples, averaged=elements is Elements.AVERAGED)
+    alone = sole_owner(layouts) if len(layouts) == len(known) else None
+    if alone is not None:
+        return [of_one(alone, z) for z in outputs]
     if elements is Elements.MIXED and not _keeps_rows(layouts, args):
         return [None] * len(outputs)
     return [_kept(op, layouts, z) for z in outputs]

@@ -155,3 +155,11 @@ def test_what_is_made_of_one_sample_alone_is_of_that_sample():
     known = [(row, Layout(0, torch.full((3,), i))) for i, row in enumerate(rows)]
     (both,) = layouts_after(op_of(torch.stack), torch.stack, (rows,), {}, known, [torch.stack(rows)], SAMPLES)
     assert both.same(front)
+
+
+def test_what_one_sample_is_written_into_is_not_all_of_that_sample():
+    row, into = torch.rand(3), torch.zeros(SAMPLES, 3)
+    args = (into, 0, torch.tensor([2]), row[None])
+    known = [(args[3], Layout(0, torch.tensor([2])))]
+    (after,) = layouts_after(op_of(torch.index_copy), torch.index_copy, args, {}, known, [torch.index_copy(*args)], 4)
+    assert after.owner.tolist() == [NOBODY, NOBODY, 2, NOBODY]
