@@ -18,34 +18,48 @@ from ..torch_internals import exchange_saved, packs_saved_tensors, storage_of
 _ROOM = 4096
 
 
-class _Notes(threading.local):
-    """Per thread: for each storage, the autograd nodes that saved a tensor of it, and at which place."""
+class _Notes:
+    """For each storage, the autograd nodes that saved a tensor of it, and at which place."""
 
     def __init__(self) -> None:
         self.savers: dict[int, list[tuple[weakref.ref[Any], int]]] = {}
         self.new, self.room = 0, _ROOM
 
+    def prune(self) -> None:
+        """Drop the notes on nodes that are gone."""
+        for memory, savers in list(self.savers.items()):
+            alive = [(node, place) for node, place in savers if node() is not None]
+            if alive:
+                self.savers[memory] = alive
+            else:
+                del self.savers[memory]
+        self.new, self.room = 0, max(_ROOM, sum(map(len, self.savers.values())))
 
-_notes = _Notes()
+    def add(self, tensor: Tensor, saver: Any, place: int) -> None:
+        """Note which node saved this memory; now and then, drop notes on nodes that are gone."""
+        memory = storage_of(tensor)
+        if memory in self.savers:
+            self.savers[memory].append((saver, place))
+        else:
+            self.savers[memory] = [(saver, place)]
+        self.new += 1
+        if self.new > self.room:
+            self.prune()
+
+
+class _PerThread(threading.local):
+    """The notes of each thread."""
+
+    def __init__(self) -> None:
+        self.notes = _Notes()
+
+
+_threads = _PerThread()
 
 
 def prune() -> None:
     """Drop the notes on nodes that are gone: notes hold nodes weakly."""
-    for memory, savers in list(_notes.savers.items()):
-        alive = [(node, place) for node, place in savers if node() is not None]
-        if alive:
-            _notes.savers[memory] = alive
-        else:
-            del _notes.savers[memory]
-    _notes.new, _notes.room = 0, max(_ROOM, sum(map(len, _notes.savers.values())))
-
-
-def _note(tensor: Tensor, saver: Any, place: int) -> None:
-    """Note which node saved this memory; now and then, drop notes on nodes that are gone."""
-    _notes.savers.setdefault(storage_of(tensor), []).append((saver, place))
-    _notes.new += 1
-    if _notes.new > _notes.room:
-        prune()
+    _threads.notes.prune()
 
 
 def save(ctx: Any, *tensors: Tensor) -> None:
@@ -55,9 +69,9 @@ def save(ctx: Any, *tensors: Tensor) -> None:
         # and a recomputed block changes its tensors in place again: so copy now.
         tensors = tuple(tensor.detach().clone() for tensor in tensors)
     else:
-        node = weakref.ref(ctx)
+        node, notes = weakref.ref(ctx), _threads.notes
         for place, tensor in enumerate(tensors):
-            _note(tensor, node, place)
+            notes.add(tensor, node, place)
     ctx.save_for_backward(*tensors)
 
 
@@ -73,13 +87,13 @@ class Kept:
 def keep(tensor: Tensor) -> Kept:
     """Keep a value beside the autograd graph: a copy is taken only if the tensor is about to be changed in place."""
     kept = Kept(tensor.detach())
-    _note(tensor, weakref.ref(kept), 0)
+    _threads.notes.add(tensor, weakref.ref(kept), 0)
     return kept
 
 
 def rescue(tensor: Tensor) -> None:
     """Have all nodes that saved (a view of) this tensor keep a copy, since it is about to be changed in place."""
-    for node, place in _notes.savers.pop(storage_of(tensor), ()):
+    for node, place in _threads.notes.savers.pop(storage_of(tensor), ()):
         saver = node()
         if isinstance(saver, Kept):
             saver.value = saver.value.clone()

@@ -8,10 +8,17 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 
+def detached(x: Tensor, place: int) -> Tensor:
+    """Return the carrier without its graph."""
+    return x.detach()
+
+
 class Again(NamedTuple):
     """What a rule does to calls that are alike."""
 
     leave: Callable[[Sequence[Tensor], Tensor, Sequence[Any], Mapping[str, Any]], Tensor]
     """From the carriers, the output, the arguments and the keyword arguments to what the model goes on with."""
-    as_they_are: bool = False
-    """Whether the operation is given the carriers themselves; else the only one of them, detached."""
+    enter: Callable[[Tensor, int], Tensor] | None = detached
+    """From a carrier, and its number, to what the operation is given for it; None for the carriers themselves."""
+    holds: Callable[[Sequence[Tensor], Sequence[Any]], bool] | None = None
+    """Whether this is so for these carriers and arguments; else the rule has to be asked."""

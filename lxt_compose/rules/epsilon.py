@@ -1,22 +1,25 @@
 """The epsilon rule."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..autograd.functions import Slots, bypass
 from ..autograd.numerics import Stabilizing, check_flag, epsilon_in, narrowed, over_stabilized, stabilize
 from ..errors import RuleError
 from .absorption import BIAS, STABILIZER, constant_part, kind_of_constant
+from .again import Again
 from .base import Amount, Call
 from .linear_layers.branches import without_bias
 from .linear_layers.layer import Layer, in_pieces, without_autocast
 from .linear_layers.offset import offset_of
 from .linear_layers.recognize import plain_layer
 from .linear_layers.weight_parts import whole
-from .scaling import Scaling
+from .scaling import Scaling, again_by_shares
 from .spelling import QUIET
 
 
@@ -59,7 +62,7 @@ class Epsilon(Scaling):
         """See :meth:`Rule.leave`."""
         if call.kept is not None:
             (z,) = outputs
-            layer = replace(call.kept, made_in=z.dtype)
+            layer = replace(call.kept, made_in=z.dtype) if self.zero_bias else call.kept
             step = partial(through_layer, layer, self.epsilon, self.zero_bias)
             return [bypass(step, z, (call.values[0], z), call.carriers)]
         if not self.zero_bias:
@@ -72,6 +75,17 @@ class Epsilon(Scaling):
             return super().leave(call, outputs)
         (z,) = outputs
         return [bypass(partial(_without_bias, self.epsilon, call.relevance), z, (z, bias), [z])]
+
+    def again(self, call: Call, output: Tensor) -> Again | None:
+        """See :meth:`Rule.again`: of layers whose weight is a parameter, and of what is no layer."""
+        layer: Layer | None = call.kept
+        if self.zero_bias:
+            return None
+        if layer is None:
+            return again_by_shares(self, call, output)
+        known = isinstance(layer.weight, nn.Parameter)
+        fits = partial(_has_weight, layer.weight, call.values[0].dim())
+        return Again(partial(_of_layer, layer, self.epsilon), holds=fits) if known else None
 
     def absorbed(self, call: Call) -> dict[str, Amount]:
         """See :meth:`Rule.absorbed`; with `zero_bias` the stabilizer alone keeps something."""
@@ -109,6 +123,17 @@ def through_layer(layer: Layer, epsilon: Stabilizing, zero_bias: bool, slot: Ten
     with without_autocast(x):
         whole_batch = torch.is_grad_enabled() or callable(epsilon)  # such a function may look at all samples
         return (pull(slot, x, z) if whole_batch else in_pieces(layer, pull, slot, x, z),)
+
+
+def _has_weight(weight: Tensor, dims: int, carriers: Sequence[Tensor], args: Sequence[Any]) -> bool:
+    """Return whether a layer has this weight, and an input of as many dimensions."""
+    return carriers[0].dim() == dims and any(value is weight for value in args)
+
+
+def _of_layer(layer: Layer, epsilon: Stabilizing, carriers: Sequence[Tensor], z: Tensor, *_: Any) -> Tensor:
+    if layer.version != layer.weight._version:
+        layer = replace(layer, version=layer.weight._version)
+    return bypass(partial(through_layer, layer, epsilon, False), z, (carriers[0], z), carriers)
 
 
 def _without_bias(epsilon: Stabilizing, relevance: bool, slot: Tensor, z: Tensor, bias: Tensor) -> Slots:

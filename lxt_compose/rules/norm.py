@@ -72,7 +72,7 @@ class Norm(Rule):
         """See :meth:`Rule.again`: of a layer norm whose input alone is a carrier."""
         if not call.kept or getattr(backward_of(output), "func", None) is not layer_norm_step:
             return None
-        return Again(partial(self._again, call.op), as_they_are=True)
+        return Again(partial(self._again, call.op), None)
 
     def _again(
         self, op: Op | None, carriers: Sequence[Tensor], z: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]

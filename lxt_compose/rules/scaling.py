@@ -110,11 +110,23 @@ class Scaling(Rule):
 def again_by_shares(rule: Scaling, call: Call, output: Tensor) -> Again | None:
     """See :meth:`Rule.again`, for rules whose shares depend on the form of a call and on what is known of carriers."""
     shares = rule.shares_of(call)
-    if call.relevance or rule.epsilon or 0 in shares or not call.edges:
+    if call.relevance:
+        return Again(partial(_over_output, rule.epsilon), partial(_times_input, shares))
+    if rule.epsilon or 0 in shares or not call.edges:
         return None
     if shares.count(_HALF) == len(shares) and not (call.op and call.op.addends):
-        return Again(lambda carriers, z, args, kwargs: Share.apply(z, _HALF), as_they_are=True)
-    return Again(partial(_scaled, shares), as_they_are=True)
+        return Again(lambda carriers, z, args, kwargs: Share.apply(z, _HALF), None)
+    return Again(partial(_scaled, shares), None)
+
+
+def _times_input(shares: Sequence[float], x: Tensor, place: int) -> Tensor:
+    found: Tensor = TimesInput.apply(x, shares[place]) if shares[place] else x.detach()
+    return found
+
+
+def _over_output(epsilon: Stabilizing, carriers: Sequence[Tensor], z: Tensor, *_: Any) -> Tensor:
+    found: Tensor = OverOutput.apply(z, epsilon, 1.0) if z.requires_grad else z
+    return found
 
 
 def _scaled(shares: Sequence[float], carriers: Sequence[Tensor], z: Tensor, *_: Any) -> Tensor:

@@ -1,8 +1,9 @@
 """The uniform rule: relevance shared evenly by the inputs of an operation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -10,6 +11,7 @@ from ..autograd.functions import bypass, shared
 from ..autograd.numerics import broadcasts_to
 from ..autograd.trees import tensors_in
 from ..errors import RuleError, place
+from ..ops import Family
 from .absorption import STABILIZER
 from .again import Again
 from .base import GRADIENT, Amount, Call, Rule, only_output
@@ -65,8 +67,7 @@ class Uniform(Rule):
                     f"{self} shares relevance element by element, but {call.where} has an input of shape "
                     f"{tuple(shape)} and an output of shape {tuple(z.shape)}; use UniformEpsilon() or Epsilon()"
                 )
-        carriers, shares = [x for x, _ in sharers], [share for _, share in sharers]
-        return [bypass(partial(shared, [x.shape for x in carriers], shares), z, (), carriers)]
+        return [_shared([share for _, share in sharers], [x for x, _ in sharers], z)]
 
     def absorbed(self, call: Call) -> dict[str, Amount]:
         """See :meth:`Rule.absorbed`: nothing, but for the stabilizer of complex products."""
@@ -78,7 +79,11 @@ class Uniform(Rule):
 
     def again(self, call: Call, output: Tensor) -> Again | None:
         """See :meth:`Rule.again`."""
-        return None if call.relevance else again_by_shares(self.as_scaling, call, output)
+        if not call.relevance:
+            return again_by_shares(self.as_scaling, call, output)
+        shares, op = self.as_scaling.shares_of(call), call.op
+        elementwise = op is not None and op.family is Family.PRODUCT and op.traits.element_sum is None
+        return Again(partial(_shared, shares), holds=_are_real) if elementwise and 0 not in shares else None
 
     def idle(self, call: Call) -> bool:
         """See :meth:`Rule.idle`: a product with one carrier is linear in it."""
@@ -110,3 +115,11 @@ class Uniform(Rule):
                 f"use formulation='relevance', or UniformEpsilon() or Epsilon()"
             )
         return call
+
+
+def _shared(shares: list[float], carriers: Sequence[Tensor], z: Tensor, *_: Any) -> Tensor:
+    return bypass(partial(shared, [x.shape for x in carriers], shares), z, (), carriers)
+
+
+def _are_real(carriers: Sequence[Tensor], args: Sequence[Any]) -> bool:
+    return not any(isinstance(value, Tensor) and value.is_complex() for value in args)

@@ -95,8 +95,8 @@ class Context:
         self.shadowed_by = inside if scope is None else None
         self.decisions: dict[CallSite, Decision] = {}
         """What was decided for a call, where nothing else matters."""
-        self.kept: dict[Any, dict[Any, Any]] = {}
-        """By function and form, what calls came to that come to the same again (`kept_calls.py`)."""
+        self.kept: dict[Any, Any] = {}
+        """By function, what calls came to that come to the same again (`kept_calls.py`)."""
 
     def keep(self, site: CallSite, made: Decision) -> None:
         """Keep a decision while there is room: numbers among the arguments may differ in each call."""
@@ -201,6 +201,8 @@ class CallStack:
             if (chain := reference()) is not None:
                 chain.let_go()
         self.chains.clear()
+        self.last: Any = None
+        """What the operation put out that ran last, if it was marked at once."""
         self.carriers_met = False
         self.recorded = torch.is_grad_enabled()
         self.first_layer_met = False

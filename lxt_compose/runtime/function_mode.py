@@ -23,15 +23,16 @@ from .call_stack import Frame
 from .chain_step import How, Step
 from .chain_steps import note_comparison, step_of
 from .chains import mark as mark_chain
+from .constant_calls import run_constant
 from .decisions import Action, CallSite, Decision, decide, decide_on_step, written
 from .elementwise_histories import joined
 from .forms import read
 from .histories import taking_part
 from .in_place import before_change, changes
-from .kept_calls import keep, run_kept
+from .keeping import keep
+from .kept_calls import MISSED, KeptCalls
 from .observer import watch
 from .operations import is_cut, note_cut, record, run, run_body, run_unrecorded
-from .plain_calls import MISSED, run_constant, run_plain
 from .policy import FunctionInfo
 from .recorded import Recorded, known_of
 from .session import Session
@@ -51,6 +52,7 @@ class FunctionMode(TorchFunctionMode):
         self._softmax = WrittenSoftmax(session.policy)
         stabilized = session.policy.table.get(Family.LINEAR) != Epsilon(0.0)
         self._how = How(session.formulation == RELEVANCE, stabilized, self._threads)
+        self._kept = KeptCalls(session, self._how, self._softmax)
         self._depth = Depth()
         self._is_learned = session.policy.is_learned
 
@@ -69,23 +71,20 @@ class FunctionMode(TorchFunctionMode):
         frame: Frame | None = innermost(stack.frames, self._depth)
         if frame is None or func in self._inert:  # an interrupt skipped the hooks, and left the mode behind
             return func(*args, **kwargs)
-        info = self._infos.get(func)
         recorded = torch.is_grad_enabled()
+        calls = frame.context.kept.get(func)
+        if calls is not None and recorded and not stack.notes.active:
+            output = self._kept.run(stack, frame, calls, args, kwargs)
+            if output is not MISSED:
+                if frame.part_of is not None:
+                    frame.part_of.see(calls.info.op, args, kwargs, output, drop_in=False)
+                return output
+        info = self._infos.get(func)
         if info is None:
             info, args = self._inform(frame, func, args)
             if info is None:
                 with self:
                     return args[2](*args[3:], **kwargs)
-        elif recorded and not stack.notes.active:
-            output = MISSED
-            if func in frame.context.kept:
-                output = run_kept(self.session, stack, self._how, frame, info, args, kwargs)
-            if output is MISSED and info.signals is not None and frame.part_of is None:
-                output = run_plain(self.session, stack, self._how, frame, info, args, kwargs)
-            if output is not MISSED:
-                if frame.part_of is not None:
-                    frame.part_of.see(info.op, args, kwargs, output, drop_in=False)
-                return output
         if info.ignored:
             return func(*args, **kwargs)
         if not recorded:
@@ -194,7 +193,6 @@ class FunctionMode(TorchFunctionMode):
             if now.step is not None and now.step.rule is not None:
                 made = None
         if made is not None and passive:
-            session.policy.note_form(info, args, kwargs, form)
             return self._run_passive(now, made)
         return self._noted(now, self._run_decided(now, made, site))
 
@@ -209,14 +207,14 @@ class FunctionMode(TorchFunctionMode):
         if node is None:
             if is_cut(output):
                 note_cut(self.session, now.frame, made, now.args)
-            return self._noted(now, output)
-        if node is not source:  # else the output is the carrier itself
+            output = self._noted(now, output)
+        elif node is not source:  # else the output is the carrier itself
             if info.copies and now.step is None:  # the rule of a copy does not depend on what is copied
                 now.step = self._step(now)
             node.metadata[MARK] = now.history(self._is_learned)
             if now.step is not None:
                 mark_chain(output, now.step.chain)
-            keep(self.session, self._how, now, made, None, output)
+        keep(self.session, self._how, self._softmax, now, made, None, output)
         return output
 
     def _step(self, now: Recorded) -> Step | None:
@@ -286,7 +284,7 @@ class FunctionMode(TorchFunctionMode):
         else:
             output = watch(session.observer, stack, call, lambda: run(session, frame, made, call))
         now.known = taking_part(now.known, call.shares)
-        keep(session, self._how, now, made, call, output)
+        keep(session, self._how, self._softmax, now, made, call, output)
         return output
 
     def _is_first(self, frame: Frame, info: FunctionInfo) -> bool:

@@ -16,7 +16,7 @@ another are evaluated: ``relu6(x + 3) / 6`` and ``(tanh(x / 2) + 1) / 2`` open a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -69,34 +69,12 @@ def told_by_form(effect: Effect | None) -> bool:
     return effect not in _BY_TENSOR
 
 
-def told_without_constants(effect: Effect | None, known: Sequence[History]) -> bool:
-    """Return whether constant tensors do not matter for what an effect makes of carriers."""
-    return effect is None or effect is _attended or (effect in _MIX and all(history.degree == 1 for history in known))
+def told_by_places(effect: Effect | None) -> bool:
+    """Return whether an effect depends on carriers and their places, and on no other argument.
 
-
-class Signals(NamedTuple):
-    """What an effect makes of signals.
-
-    Attributes:
-        alone: one signal stays one, whatever else the function is given.
-        scaled: one signal and a constant tensor make one.
-        together: several signals make one.
-        moves: a single carrier of any history keeps it.
-        mixes: a single carrier of any history is made what :func:`mixed` says.
+    That parameters come in gives a signal of degree 1; see :func:`after`.
     """
-
-    alone: bool
-    scaled: bool
-    together: bool
-    moves: bool
-    mixes: bool
-
-
-def signals_under(effect: Effect | None) -> Signals:
-    """Return what an effect makes of signals: the result of :func:`after`, without the call."""
-    alone = effect is None or effect is _moved or effect in _JOIN or effect in _MIX
-    together = effect is None or effect in _KEEP
-    return Signals(alone, alone or effect in _SHIFT, together, effect is _moved, effect in _MIX)
+    return effect is None or effect in _BY_PLACES
 
 
 def mixed(known: History, given: Any, is_learned: Callable[[Tensor], bool]) -> History:
@@ -291,3 +269,4 @@ _SHIFT = frozenset({multiplied, added})
 _MIX = frozenset({summed, _contracted})
 _KEEP = frozenset({_moved, _mixed, _averaged, summed, added})
 """Of several signals these make a signal."""
+_BY_PLACES = _JOIN | _MIX | {_moved, _normalized, _homogeneous, _attended}

@@ -46,30 +46,30 @@ class BeforeHook:
     def __init__(self, session: Session, site: Site) -> None:
         self.session, self.site = session, site
         self._threads, self._around = session.threads, Depth()
+        self._acts = site.binding is not None or site.may_be_unit
         self._late: type[tuple[Any, ...]] | None = None
         self._flags = [(p, p.requires_grad) for p in site.module.parameters(recurse=False)]
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Activate the function mode if this is the outermost module, and apply the rule to the inputs."""
-        session, site, frames = self.session, self.site, self._threads.stack.frames
-        outer: Frame | None = innermost(frames, self._around)
-        recorded = torch.is_grad_enabled()
+        site, stack = self.site, self._threads.stack
+        outer: Frame | None = innermost(stack.frames, self._around)
+        recorded, checkpoint = torch.is_grad_enabled(), checkpoint_hook()
         if recorded and is_compiled_code():
             refuse_compiled(place(site.path))
-        checkpoint = checkpoint_hook()
         if outer is None:
-            frame = session.enter(site, module_call(), checkpoint, args, kwargs)
+            frame = self.session.enter(site, module_call(), checkpoint, args, kwargs)
         else:
             if (checkpoint is not None and checkpoint is not outer.checkpoint) or not recorded:
-                rejoin(session, outer)  # a checkpoint has begun in its code
+                rejoin(self.session, outer)  # a checkpoint has begun in its code
             context, around = site.context, outer.context
             if context.inside != around.inside or context.scope is not around.scope:
                 context = site.context = site.context_in(around.inside, around.scope)
             frame = Frame(context, module_call(), checkpoint)
-            frames.append(frame)
+            stack.frames.append(frame)
             if outer.part_of is not None:
                 frame.part_of = outer.part_of
-        if site.binding is None and not (site.may_be_unit and recorded and frame.context.shadowed_by is None):
+        if not (self._acts and (site.binding is not None or (recorded and frame.context.shadowed_by is None))):
             return None
         if recorded and has_full_backward_hooks(site.module) and are_looked_at(args):
             return self._begin_late(frame, args, kwargs)
@@ -169,22 +169,26 @@ class AfterHook:
 
     def __init__(self, session: Session, site: Site) -> None:
         self.session, self.site, self._threads = session, site, session.threads
+        self._acts = site.binding is not None or site.may_be_unit
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """Apply the rule to the outputs, and deactivate the function mode if this was the outermost module."""
-        session, python, frames = self.session, module_call(), self._threads.stack.frames
+        stack, python = self._threads.stack, module_call()
+        frames = stack.frames
         if not frames or frames[-1].python is not python:
             outer: Frame | None = innermost(frames, Depth())
             if outer is None or outer.python is not python:
                 return None  # it failed in a hook before ours, so ours never began
         frame = frames.pop()
+        if output is stack.last and not self._acts and self.session.observer is None and not frame.owner:
+            output = None  # it was marked when it was made
         try:
             return None if output is None else self._leave(frame, output)
         finally:
             if frame.checkpoint is not None:
-                session.stack.notes.clear()  # they would keep alive what the checkpoint is to free
+                stack.notes.clear()  # they would keep alive what the checkpoint is to free
             if frame.owner:
-                session.end()
+                self.session.end()
             elif frame.served and frames[-1].context.scope is frame.context.scope:
                 frames[-1].served = True  # a container with a rule is served by what runs in its children
 

@@ -80,7 +80,7 @@ def run(session: Session, frame: Frame, made: Decision, call: OpCall) -> Any:
 def record(session: Session, frame: Frame, made: Decision, rule: Rule | None = None) -> None:
     """Count an operation that runs, and tell the observer.
 
-    Plain calls, which no observer sees, count themselves (`plain_calls.py`).
+    Calls that are kept, which no observer sees, count themselves (`kept_calls.py`).
     """
     if session.stack.seen is not None:
         session.stack.seen.told(rule or made.rule, made.status)

@@ -26,7 +26,6 @@ from ..ops import (
     fills,
     is_attribute,
     is_operator,
-    mutates,
     op_of,
     registered,
     returns_no_tensor,
@@ -44,13 +43,12 @@ from ..rules import (
     default_rule,
     default_rules,
 )
-from ..rules.defaults import Table, depends_on_call, drops, rule_of_call
+from ..rules.defaults import Table, depends_on_call, rule_of_call
 from .chain_steps import is_copy, is_elementwise
 from .decompositions import STEPS
 from .elementwise_histories import Effect
-from .forms import Form
 from .frozen_weights import Frozen, as_trained
-from .histories import Signals, effect_of, signals_under
+from .histories import effect_of, told_by_places
 from .norm_gradients import with_right_gradient
 from .selection_gradients import with_right_selection
 
@@ -82,8 +80,7 @@ class FunctionInfo:
         unfolds: it may be taken apart, where a function of one tensor goes into it.
         own_gradient: it is linear, and takes its own gradient by default.
         begins_softmax: it may be the first step of a softmax that the model writes itself.
-        signals: what it makes of signals, if these, their number and perhaps `forms` decide about its calls.
-        forms: if so, the forms of calls that were seen to change and to drop nothing; None if no call does.
+        by_values: whether arguments that are no tensors matter for what a call comes to.
     """
 
     function: Callable[..., Any]
@@ -112,8 +109,7 @@ class FunctionInfo:
     unfolds: bool = False
     own_gradient: bool = False
     begins_softmax: bool = False
-    signals: Signals | None = None
-    forms: set[Form] | None = None
+    by_values: bool = False
 
 
 class Where(Protocol):
@@ -184,15 +180,6 @@ class Policy:
         """Return whether a tensor is a parameter of the model, or was computed from parameters alone."""
         return x in self.frozen or x in self.fixed
 
-    def note_form(self, info: FunctionInfo, args: tuple[Any, ...], kwargs: dict[str, Any], form: Form | None) -> None:
-        """Write down the form of a call that has run, if it changes and drops nothing: so do all of this form."""
-        if info.forms is None or form is None or form in info.forms:
-            return
-        if not (mutates(info.function, args, kwargs) or drops(info.op, args, kwargs)):
-            if len(info.forms) > _LARGEST_CACHE:
-                info.forms.clear()
-            info.forms.add(form)
-
     def info(self, function: Callable[..., Any]) -> FunctionInfo:
         """Return what is known of a function."""
         found = self.infos.get(function)
@@ -228,9 +215,8 @@ class Policy:
             info.chains = self._by_function and not info.foreign and is_elementwise(op)
             info.copies = info.chains and is_copy(op)
             info.unfolds = self._by_function and op.family in (Family.DIVISION, Family.HOMOGENEOUS)
-            by_call = info.begins_softmax or info.foreign or (info.varies and not info.told_by_form)
-            info.signals = None if by_call or key is not None else signals_under(info.effect)
-            info.forms = set() if info.can_mutate or info.can_drop or info.varies else None
+            info.by_values = info.can_mutate or info.can_drop or info.varies
+            info.by_values |= info.chains or not told_by_places(info.effect)
             return info
         info.compares, info.fills = self._by_function and compares(function), self._by_function and fills(function)
         info.cuts = cuts_history(function)

@@ -102,7 +102,10 @@ _MODULE_CALL = nn.Module._call_impl.__code__
 
 def module_call() -> FrameType | None:
     """Return the Python frame of the innermost module call, for a hook of that module."""
-    python: FrameType | None = sys._getframe(2)
+    python: FrameType | None = sys._getframe(3)  # where it is, unless torch has changed
+    if python is not None and python.f_code is _MODULE_CALL:
+        return python
+    python = sys._getframe(2)
     while python is not None and python.f_code is not _MODULE_CALL:
         python = python.f_back
     return python

@@ -1,18 +1,22 @@
-"""Which calls took one of the ways that need less than to look at the whole call."""
+"""Which calls came to what such calls came to before."""
 
-from lxt_compose.runtime import function_mode
-from lxt_compose.runtime.plain_calls import MISSED
+from lxt_compose.runtime.kept_calls import MISSED, KeptCalls
 
 
-def calls_of(monkeypatch, way):
-    """The names of the operations that run by this function of the function mode, as they run."""
-    names, run = [], getattr(function_mode, way)
+def calls_kept(monkeypatch):
+    """The names of the operations that run by what is kept, as they run."""
+    names, run = [], KeptCalls.run
 
-    def noting(session, stack, how, frame, info, *given):
-        output = run(session, stack, how, frame, info, *given)
+    def noting(self, stack, frame, calls, *given):
+        output = run(self, stack, frame, calls, *given)
         if output is not MISSED:
-            names.append(info.op.name)
+            names.append(calls.info.op.name)
         return output
 
-    monkeypatch.setattr(function_mode, way, noting)
+    monkeypatch.setattr(KeptCalls, "run", noting)
     return names
+
+
+def keep_nothing(monkeypatch):
+    """Look at each call."""
+    monkeypatch.setattr(KeptCalls, "run", lambda *_: MISSED)

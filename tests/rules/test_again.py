@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support import Fn, assert_close
+from torch import nn
 from under_rules import carrier
 
 from lxt_compose import Composite, Identity, Stop, Uniform, UniformEpsilon
@@ -39,3 +40,17 @@ def test_the_third_call_is_as_the_first(name):
             x, y = carrier(3, 3, seed=seed), carrier(3, 3, seed=seed + 5)
             model(x, y).sum().backward()
             assert_close(x.grad, wanted(x.detach(), y.detach()))
+
+
+def test_a_layer_has_the_weight_that_it_has_now():
+    model, x = nn.Sequential(nn.Linear(3, 2, dtype=torch.float64)), carrier(4, 3)
+    with Composite().register(model):
+        for change in (lambda weight: None, lambda weight: weight.mul_(2), lambda weight: None):
+            with torch.no_grad():
+                change(model[0].weight)
+            for _ in range(2):
+                x.grad = None
+                z = model(x)
+                z.backward(z.detach())
+                assert torch.allclose(x.grad, x * (torch.ones_like(z) @ model[0].weight), atol=1e-4)
+            model[0].weight = nn.Parameter(torch.ones(2, 3, dtype=x.dtype), requires_grad=False)

@@ -642,7 +642,9 @@ def test_forward_passes_leave_memory_flat():
             del leaf, y
             gc.collect()
             tensors.append(sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects()))
-            notes.append(sum(node() is not None for savers in saving._notes.savers.values() for node, _ in savers))
+            notes.append(
+                sum(node() is not None for savers in saving._threads.notes.savers.values() for node, _ in savers)
+            )
     assert len(set(tensors[1:])) == 1
     assert len(set(notes)) == 1
 
