@@ -165,14 +165,14 @@ def test_a_method_that_looks_up_a_name_is_known():
     assert not internals.looks_up("mark_dirty", InPlace.setup_context)
 
 
-def test_a_node_whose_metadata_cannot_be_asked_is_not_alive():
-    class Gone:
-        @property
-        def metadata(self):
-            raise RuntimeError("the underlying PyNode has already been deallocated")
-
-    assert internals.is_alive(leaf().exp().grad_fn)
-    assert not internals.is_alive(Gone())
+def test_what_the_node_of_a_custom_function_holds_can_be_kept_from_its_forward_on():
+    kept = []
+    Double.note = lambda: kept.append(internals.custom_function().metadata)
+    output = Double.apply(leaf())
+    Double.note = lambda: None
+    output.grad_fn.metadata["note"] = "made after the forward"
+    del output
+    assert kept == [{"note": "made after the forward"}]
 
 
 @pytest.mark.parametrize("reentrant", [True, False])

@@ -210,7 +210,7 @@ class CallStack:
         self.root_inputs: list[Tensor] = []
         self.root_args: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
         self.notes.clear()
-        self.functions: dict[Any, str] = {}
-        """Custom autograd functions that were given carriers: their nodes, and where they ran."""
+        self.functions: dict[Any, tuple[str, dict[Any, Any]]] = {}
+        """Custom autograd functions that were given carriers: their nodes, where they ran, and what the nodes hold."""
         self.began = 0
         """The number of the first autograd node that the outermost module could make."""

@@ -154,7 +154,7 @@ def run_unrecorded(session: Session, frame: Frame, info: FunctionInfo, args: Any
         if function is None:
             session.tally.cut[f"{info.name} without gradients in {frame.path or '(model)'}"] = None
         elif function.next_functions:  # and not called by another such function
-            session.stack.functions.setdefault(function, frame.path)
+            session.stack.functions.setdefault(function, (frame.path, function.metadata))
     may_carry = info.op is not None and not info.exact and frame.context.shadowed_by is None
     if may_carry and any(t.is_floating_point() for t in tensors_in(output)) and not rejoin(session, frame):
         session.tally.uncovered(frame.path, info.name, BARE)

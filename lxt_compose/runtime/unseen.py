@@ -17,7 +17,7 @@ from ..autograd.functions import RelevanceFunction
 from ..autograd.marks import MARK, SIGNAL
 from ..autograd.nodes import EXACT, function_of_node, kind_of_node, name_of_node
 from ..autograd.trees import tensors_in
-from ..torch_internals import TRANSPARENT, is_alive, node_number
+from ..torch_internals import TRANSPARENT, node_number
 from ..torch_internals.backward_hooks import HOOKED_NODE
 
 
@@ -43,14 +43,15 @@ def unseen_behind(carrier: Tensor, began: int) -> Iterator[tuple[str, str]]:
             yield f"{function.__name__}.apply", "custom autograd function"
 
 
-def unreached(functions: Mapping[Any, str], output: Any) -> Iterator[tuple[str, str]]:
+def unreached(functions: Mapping[Any, tuple[str, Mapping[Any, Any]]], output: Any) -> Iterator[tuple[str, str]]:
     """Yield name and place of each custom function that was given carriers and whose results are none.
 
     The results were no carriers of any operation, and no output of the model depends on them. So they were not used, or
     the function has marked them as not differentiable: then relevance ends there.
 
     Args:
-        functions: the nodes of their calls, with the modules that they ran in.
+        functions: the nodes of their calls, with the modules that they ran in, and their metadata: before torch 2.13 a
+            node cannot be asked for it once its results are gone.
         output: of the model.
     """
     pending, met = [x.grad_fn for x in tensors_in(output)], set[Any]()
@@ -59,8 +60,8 @@ def unreached(functions: Mapping[Any, str], output: Any) -> Iterator[tuple[str, 
         if node is not None and node not in met:
             met.add(node)
             pending += [source for source, _ in node.next_functions]
-    for node, path in functions.items():
-        if node not in met and is_alive(node) and MARK not in node.metadata:
+    for node, (path, metadata) in functions.items():
+        if node not in met and MARK not in metadata:
             yield f"{type(node).__name__.removesuffix('Backward')}.apply", path
 
 

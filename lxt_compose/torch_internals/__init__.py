@@ -175,17 +175,6 @@ def custom_function() -> Any:
     return None
 
 
-def is_alive(node: Any) -> bool:
-    """Return whether the node of a custom function can still be asked.
-
-    Before torch 2.13 it cannot once its results are gone. Unnecessary once torch 2.13 is the oldest that is supported.
-    """
-    try:
-        return node.metadata is not None
-    except RuntimeError:
-        return False
-
-
 # ---- the autograd graph ----------------------------------------------------------------------------------------------
 
 apply_alone: Any = vars(torch._C._FunctionBase)["apply"]

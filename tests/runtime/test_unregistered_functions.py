@@ -72,6 +72,16 @@ def test_a_function_whose_outputs_are_not_differentiable_is_named():
     assert registration.report().notes == ()
 
 
+def test_a_function_whose_results_are_not_used_is_named():
+    """Before torch 2.13 its node cannot be asked for anything once they are gone."""
+    model = Fn(lambda self, x: (Doubled.apply(x) is None) or x * 3)
+    with Composite().register(model) as registration:
+        model(torch.randn(2, 3, requires_grad=True))
+    assert registration.report().notes == (
+        "cut off by the model itself, so no relevance passes: Doubled.apply in (model)",
+    )
+
+
 @torch.library.custom_op("unregistered::doubled", mutates_args=())
 def doubled(x: torch.Tensor) -> torch.Tensor:
     return x * 2
