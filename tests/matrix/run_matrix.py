@@ -24,13 +24,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / ".venv-matrix"
 CORE = (
-    "tests/test_composite.py tests/test_keys.py tests/test_torch_internals.py tests/presets tests/rules/linear_layers "
-    "tests/rules/test_attention.py tests/rules/test_embedding.py tests/rules/test_identity_at_zero.py "
-    "tests/rules/test_state_space.py tests/zoo/test_zoo.py tests/zoo/test_attnlrp_gpt2.py "
-    "tests/zoo/test_attnlrp_llama.py tests/cli/test_command_line.py tests/cli/test_explain_answer.py"
+    "--cases 1 tests/test_composite.py tests/test_keys.py tests/test_torch_internals.py tests/attribution "
+    "tests/autograd tests/canonizers tests/cli tests/conservation tests/coverage tests/datasets tests/distributed "
+    "tests/generation tests/heatmap tests/ledger tests/ops tests/presets tests/rules tests/runtime tests/similarity "
+    "tests/targets tests/tracing tests/zoo"
 )
+"""One case of each test here, but all architectures under two presets: three minutes a row."""
+ALL = "tests --ignore tests/test_layout.py --ignore tests/docs --ignore tests/examples --ignore tests/peers"
 BESIDE = (
-    "tabulate pytest pytest-timeout pytest-xdist hypothesis numpy pandas scikit-learn matplotlib Jinja2 tqdm pillow"
+    "tabulate pytest pytest-timeout pytest-xdist hypothesis numpy pandas scikit-learn matplotlib Jinja2 tqdm pillow "
+    "pyarrow networkx accelerate xarray"
 )
 BEGIN, END = "<!-- matrix -->", "<!-- /matrix -->"
 
@@ -82,12 +85,14 @@ def prepared(row: Versions) -> str:
     start = interpreter(row.python)
     if start is None:
         return f"no Python {row.python} on this machine"
-    subprocess.run([start, "-m", "venv", "--clear", row.folder], check=True)
+    uv = shutil.which("uv")
+    subprocess.run([start, "-m", "venv", "--clear", *["--without-pip"] * bool(uv), row.folder], check=True)
     packages = [f"torch=={row.torch}", f"transformers=={row.transformers}", *BESIDE.split()]
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages]
+    pip = [python, "-m", "pip", "install", "--no-compile", "--disable-pip-version-check"]
+    command = [*([uv, "pip", "install", "--python", python] if uv else pip), "--quiet", *packages]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+        errors = [line for line in done.stderr.splitlines() if line.startswith(("ERROR", "error"))]
         return f"not installed: {errors[-1][:120] if errors else 'pip failed'}"
     (row.folder / ".installed").touch()
     return ""
@@ -130,6 +135,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="rows that contain this text")
     parser.add_argument("--tests", default=CORE, help="what pytest is given")
+    parser.add_argument("--all", action="store_const", const=ALL, dest="tests", help="all cases of nearly all tests")
     parser.add_argument("--jobs", type=int, default=1, help="rows at a time")
     parser.add_argument("--write", type=Path, help="a page with the markers of the table")
     options = parser.parse_args()

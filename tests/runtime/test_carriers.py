@@ -8,6 +8,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from lxt_compose import Composite, Norm, RuleError, presets
+from lxt_compose.autograd.trees import tensors_in
 
 FORMULATIONS = ("relevance", "gradient")
 
@@ -233,7 +234,7 @@ def test_latent_tensors_carry_relevance_too():
     kept = []
     with presets.cp_lrp().register(model):
         handle = model.transformer.h[1].register_forward_hook(
-            lambda module, args, output: (kept.append(output), output.retain_grad())[0]
+            lambda module, args, output: kept.extend(tensors_in(output)) or kept[0].retain_grad()
         )
         x = model.get_input_embeddings()(ids).detach().requires_grad_()
         logit = model(inputs_embeds=x).logits[0, -1, 4]

@@ -82,6 +82,7 @@ def assert_same(found, expected, tolerance=1e-10):
 
 @EVERY
 @pytest.mark.parametrize("preset", presets.TRANSFORMERS)
+@pytest.mark.every_case(preset=("attnlrp", "cp_lrp"))
 def test_complete_bit_identical_and_without_a_trace(name, preset):
     model, twin = model_of(name), model_of(name, seed=1)
     inputs = embedded(name, model, inputs_of(ZOO[name], model))
