@@ -4,6 +4,7 @@ import pytest
 import torch
 
 t = pytest.importorskip("transformers")
+import float64_masks  # noqa: E402, F401
 
 SIZES = {"num_hidden_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
 TEXT = {**SIZES, "vocab_size": 60}
@@ -79,8 +80,8 @@ def spectrogram_transformer():
 
 
 def detr():
-    config = t.DetrConfig(**BOTH, use_timm_backbone=False, backbone=None, backbone_config=t.ResNetConfig(**BACKBONE),
-                          num_queries=5, num_labels=4)  # fmt: skip
+    backbone = {"backbone": None, "use_timm_backbone": False, "use_pretrained_backbone": False}
+    config = t.DetrConfig(**BOTH, **backbone, backbone_config=t.ResNetConfig(**BACKBONE), num_queries=5, num_labels=4)
     return made(t.DetrForObjectDetection, config)
 
 
@@ -117,7 +118,7 @@ def vilt():
 
 def llava():
     vision, text = t.CLIPVisionConfig(**IMAGE), t.LlamaConfig(**TEXT)
-    config = t.LlavaConfig(vision_config=vision, text_config=text, image_token_id=59, image_seq_length=4)
+    config = t.LlavaConfig(vision_config=vision, text_config=text, image_token_index=59, image_seq_length=4)
     return made(t.LlavaForConditionalGeneration, config)
 
 

@@ -5,6 +5,7 @@ import torch
 
 pytest.importorskip("transformers")
 
+import float64_masks  # noqa: F401
 from transformers import (
     BertConfig,
     BertForMaskedLM,
