@@ -1,7 +1,6 @@
 """For all tests: seeds, no function mode that is left behind in the thread, and `--cases`, which runs some of them."""
 
 from collections import defaultdict
-from zlib import crc32
 
 import pytest
 import torch
@@ -17,22 +16,14 @@ def pytest_collection_modifyitems(config, items):
     most = config.getoption("--cases")
     if most is None:
         return
+    from some_cases import chosen
+
     cases = defaultdict(list)
     for item in items:
         cases[item.nodeid.partition("[")[0]].append(item)
     kept = {id(item) for each in cases.values() for item in chosen(each, most)}
     config.hook.pytest_deselected(items=[item for item in items if id(item) not in kept])
     items[:] = [item for item in items if id(item) in kept]
-
-
-def chosen(cases, most):
-    """As many of the cases of a test, always the same; of one marked `every_case`, those that the mark names."""
-    mark = cases[0].get_closest_marker("every_case")
-    if mark is not None:
-        wanted = mark.kwargs.items()
-        return [case for case in cases if all(case.callspec.params[name] in values for name, values in wanted)]
-    first, most = crc32(cases[0].nodeid.partition("[")[0].encode()), min(most, len(cases))
-    return [cases[(first + step * len(cases) // most) % len(cases)] for step in range(most)]
 
 
 @pytest.fixture(autouse=True)
