@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +88,16 @@ class Assignment:
 
     def __str__(self) -> str:
         return _describe(self.key)
+
+    @property
+    def own_code(self) -> Iterator[Any]:
+        """The functions and rules in it that are not this library's, whose behavior may change."""
+        if isinstance(self.key, Where):
+            yield self.key.predicate
+        if self.replacement is not None:
+            yield self.replacement
+        if self.rule is not None and type(self.rule).__module__.partition(".")[0] != __name__.partition(".")[0]:
+            yield self.rule
 
     def matches(self, names: tuple[str, ...], module: nn.Module) -> bool:
         """Return whether the key matches this module under one of its dotted names."""

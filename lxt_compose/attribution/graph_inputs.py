@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import MethodType
 from typing import Any
+from weakref import WeakMethod, ref
 
 from torch import Tensor
 
@@ -26,12 +28,29 @@ def indices_of(goals: Goals) -> list[Tensor]:
 
 
 def kinds_of(goals: Goals) -> tuple[Any, ...]:
-    """Return the part of the targets that a graph depends on; indices are inputs of the graph."""
-    each = tuple(
-        (goal.first is None, goal.second is None, goal.others, goal.function and id(goal.function))
-        for goal in goals.each
+    """Return the part of the targets that a graph depends on; indices are inputs of the graph, and names are not."""
+    return tuple(
+        (goal.first is None, goal.second is None, goal.others, _identity(goal.function)) for goal in goals.each
     )
-    return each, goals.names
+
+
+def _identity(function: Any) -> Any:
+    """Return what stands for a function while it lives; methods are made anew each time that they are asked for."""
+    if isinstance(function, MethodType):
+        return id(function.__self__), id(function.__func__)
+    return None if function is None else id(function)
+
+
+def functions_of(goals: Goals) -> list[Callable[[], Any]]:
+    """Return weak references to the functions among the targets."""
+    return [_reference(goal.function) for goal in goals.each if goal.function is not None]
+
+
+def _reference(function: Any) -> Callable[[], Any]:
+    try:
+        return WeakMethod(function) if isinstance(function, MethodType) else ref(function)
+    except TypeError:  # of a class without weak references
+        return lambda: function
 
 
 def structure_of(tree: Any) -> tuple[Any, ...]:

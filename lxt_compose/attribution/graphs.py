@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -10,14 +12,38 @@ from ..autograd.trees import tensors_in
 from ..errors import TraceError
 from ..tracing import ByModel, Kept, ModelState
 from .goals import Goals
-from .graph_inputs import kinds_of, structure_of, tensors_of
+from .graph_inputs import functions_of, kinds_of, structure_of, tensors_of
 from .inputs import Inputs
-from .joint import STRANGERS, Joint, Writer, part_of
+from .joint import MOVING, STRANGERS, Joint, Writer, part_of
 from .run import Run, with_bar
 
 _SEEN = "made the second time that such inputs are explained"
-_kept = ByModel[list[Any]]()
-"""For each model and kind of call: a graph, or why there is none."""
+_MOST = 4
+"""The most graphs for calls that differ only in Python values that the model reads."""
+_kept = ByModel[list["_Entry"]]()
+"""For each model and kind of call: its graphs, or why there is none."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A graph for a kind of call, or why there is none, and weak references to the functions that it was made with."""
+
+    found: Joint | TraceError | str
+    functions: list[Callable[[], Any]]
+
+    def lives(self) -> bool:
+        """Return whether the functions are still there; another may have the identity of one that is not."""
+        return all(function() is not None for function in self.functions)
+
+    def fits(self) -> bool:
+        """Return whether it serves a call now."""
+        if isinstance(self.found, Joint):
+            return not self.found.value_changed() and not self.found.state.change()
+        return isinstance(self.found, TraceError)
+
+    def why(self) -> str:
+        """Return what has changed."""
+        return self.found.state.change() if isinstance(self.found, Joint) else ""
 
 
 class Graphs:
@@ -30,9 +56,9 @@ class Graphs:
         known: where graphs are kept; by default with the model.
     """
 
-    def __init__(self, run: Run, composite: Any, *, always: bool, known: Kept[list[Any]] | None = None) -> None:
+    def __init__(self, run: Run, composite: Any, *, always: bool, known: Kept[list[_Entry]] | None = None) -> None:
         self._run, self._always = run, always
-        self._known: Kept[list[Any]] = _kept.of(Graphs, run.model) if known is None else known
+        self._known: Kept[list[_Entry]] = _kept.of(Graphs, run.model) if known is None else known
         self._common = composite, ModelState.key(run.model), tuple((x.name, x.of_input) for x in run.layers)
 
     def batches(self, goals: Goals, size: int | None, *, progress: bool) -> list[dict[str, Any]]:
@@ -64,23 +90,33 @@ class Graphs:
         except TraceError as error:
             return self._without(error)
         known = self._known.get(key, list)
+        known[:] = [each for each in known if each.lives()]
         if not known and not self._always:
-            known.append(_SEEN)
+            known.append(_Entry(_SEEN, []))
             return _SEEN
-        if not known or known[-1] is _SEEN or (isinstance(known[-1], Joint) and known[-1].value_changed()):
-            try:
-                known[:] = [self._written(batch, goals)]
-            except TraceError as error:
-                known[:] = [error]
-        graph: Joint | TraceError = known[-1]
-        return graph if isinstance(graph, Joint) else self._without(graph)
+        entry = next((each for each in known if each.fits()), None)
+        if entry is None:
+            known[:] = [each for each in known if isinstance(each.found, Joint) and not each.found.value_changed()]
+            if len(known) >= _MOST and not self._always:
+                return f"since the last calls there was another change each time: {known[-1].why()}"
+            entry = _Entry(self._written(batch, goals), functions_of(goals))
+            known[:] = [*known[-_MOST + 1 :], entry]
+        return self._without(entry.found) if isinstance(entry.found, TraceError) else entry.found
 
-    def _written(self, batch: Inputs, goals: Goals) -> Joint:
-        joint = Writer(self._run.model, self._run.composite, self._run.layers).write(batch, goals)
+    def _written(self, batch: Inputs, goals: Goals) -> Joint | TraceError:
+        try:
+            joint = Writer(self._run.model, self._run.composite, self._run.layers).write(batch, goals)
+        except TraceError as error:
+            return error
         if STRANGERS in joint.notes:
-            raise TraceError(
+            return TraceError(
                 "weights are used that the model does not hold as its own (in a list, in a target function), and "
                 "nobody would see others take their place; make their modules its submodules, or use composite.trace()"
+            )
+        if joint.state.moving:
+            return TraceError(
+                f"{MOVING}{joint.state.moving[0]}, which the graph would have as it is now; take it out of forward(), "
+                f"or use composite.trace()"
             )
         return joint
 

@@ -17,6 +17,7 @@ from ..errors import CompositeError, TraceError
 from ..rules.linear_layers.branches import without_choices
 from ..runtime.registration import Registration
 from ..torch_internals import buffers_of
+from ..torch_internals.ambient import drawn
 from ..tracing import ModelState, Program
 from .any_size import names_of, of_other_sizes
 from .axes import Dims
@@ -32,6 +33,10 @@ Register = Callable[[nn.Module], AbstractContextManager[Registration]]
 
 
 STRANGERS = "weights that the model does not hold as its own are those of the example, also if others take their place"
+
+
+RANDOM = "the model draws random numbers or changes its buffers; call model.eval() first"
+MOVING = "in each call the model changes "
 
 
 @dataclass(frozen=True)
@@ -120,7 +125,7 @@ class Writer:
         structure_of((given.args, given.kwargs))
         tensors = tensors_of(given, goals)
         names = names_of(given, indices_of(goals), tensors, dynamic)
-        state, taps = ModelState(self.model), list[NotingTaps]()
+        taps = list[NotingTaps]()
 
         def noting(registration: Registration, floats: bool) -> NotingTaps:
             taps.append(NotingTaps(registration, floats))
@@ -135,15 +140,23 @@ class Writer:
                 "integers are looked up in an order or with constants that depend on their shape, so there is no "
                 "graph for any shape; trace it for one shape"
             )
-        program, how = self._program(given, goals, tensors, names, lookups)
+        state = ModelState(self.model, self._own_code(goals))
+        program, how = self._program(given, goals, tensors, names, lookups, state)
         if program.is_random or program.changes_weights:
-            raise TraceError("the model draws random numbers or changes its buffers; call model.eval() first")
+            raise TraceError(RANDOM)
         if taps[-1].met_strangers:
             how += (STRANGERS,)
+        how += tuple(f"{MOVING}{said}, and the graph has the example's" for said in state.moving)
         shapes = tuple(x.shape for x in tensors)
         return Joint(
             program, state, names, shapes, given, run.report, part["dims"], run.classes, how, self._differentiable
         )
+
+    def _own_code(self, goals: Goals) -> Iterator[Any]:
+        """Yield the user's functions beside the model, on whose globals and closures a graph depends."""
+        yield from (goal.function for goal in goals.each if goal.function is not None)
+        for entry in self.composite.assignments:
+            yield from entry.own_code
 
     def _run(self, given: Inputs) -> Run:
         run = Run(self.model, self.composite, given, self.layers)
@@ -151,7 +164,7 @@ class Writer:
         return run
 
     def _program(
-        self, given: Inputs, goals: Goals, tensors: list[Tensor], names: Any, lookups: Lookups
+        self, given: Inputs, goals: Goals, tensors: list[Tensor], names: Any, lookups: Lookups, state: ModelState
     ) -> tuple[Program, tuple[str, ...]]:
         """Return the graph, and a note on how it was traced.
 
@@ -161,7 +174,7 @@ class Writer:
         errors = []
         for compiling, notes in ways:
             try:
-                return self._written(given, goals, tensors, names, lookups, compiling=compiling), notes
+                return self._written(given, goals, tensors, names, lookups, state, compiling=compiling), notes
             except CompositeError as error:
                 raise TraceError(_why(self.model, error)) from error
             except Exception as error:  # whatever the model does with tensors that have no values
@@ -169,7 +182,15 @@ class Writer:
         raise TraceError(_why(self.model, errors[0])) from errors[0]
 
     def _written(
-        self, given: Inputs, goals: Goals, tensors: list[Tensor], names: Any, lookups: Lookups, *, compiling: bool
+        self,
+        given: Inputs,
+        goals: Goals,
+        tensors: list[Tensor],
+        names: Any,
+        lookups: Lookups,
+        state: ModelState,
+        *,
+        compiling: bool,
     ) -> Program:
         run = self._run(given)
         run.make_taps = lambda registration, floats: ReplayTaps(registration, lookups)
@@ -184,11 +205,16 @@ class Writer:
 
             def joint(*values: Tensor) -> list[dict[str, Any]]:
                 inputs, wanted = exchanged(given, goals, tensors, values)
+                before = drawn()
                 try:
-                    return [_without_nothing(found) for found in run.one(inputs, wanted)]
+                    found = [_without_nothing(each) for each in run.one(inputs, wanted)]
                 except Exception:
                     run.registration.session.abandon()
                     raise
+                if drawn() != before:
+                    raise TraceError(RANDOM)
+                state.settle()
+                return found
 
             sizes, differentiable = of_other_sizes(tensors, names), self._differentiable
             return Program(joint, sizes, names, compiling=compiling, differentiable=differentiable)
@@ -206,13 +232,13 @@ def part_of(run: Run, joint: Joint, given: Inputs, found: list[dict[str, Any]]) 
     Raises:
         NotFiniteError: the output or the relevance is not finite.
     """
-    moved = [{**_NOTHING, **_on_cpu(each)} for each in found]
+    moved = [{**NOTHING, **_on_cpu(each)} for each in found]
     for each in moved:
         run.check_finite(given, {"output": each["output"], **each["relevance"]})
     return {**one_after_the_other(moved, given, joint.layer_dims), "dims": joint.layer_dims}
 
 
-_NOTHING: dict[str, Any] = {"target": None, "latent": {}}
+NOTHING: dict[str, Any] = {"target": None, "latent": {}}
 
 
 def _on_cpu(found: Any) -> Any:

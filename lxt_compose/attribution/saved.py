@@ -30,7 +30,7 @@ class _Written(nn.Module):
 
     def forward(self, *tensors: Tensor) -> dict[str, Any]:
         """Run the graph."""
-        found = self._joint.program.nested(self.written(*tensors))
+        found = [{**NOTHING, **each} for each in self._joint.program.nested(self.written(*tensors))]
         return one_after_the_other(found, self._given, self._joint.layer_dims) if len(found) > 1 else found[0]
 
 

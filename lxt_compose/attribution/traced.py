@@ -23,7 +23,7 @@ from .goals import Goals, read_targets
 from .graph_inputs import difference, exchanged, indices_of, kinds_of, structure_of, tensors_of
 from .inputs import Inputs
 from .joining import joined, one_after_the_other
-from .joint import Joint, Writer, part_of
+from .joint import NOTHING, Joint, Writer, part_of
 from .result import Attribution
 from .run import Run
 from .saved import SavedAttribution, save
@@ -108,11 +108,12 @@ class TracedAttribution:
             inputs: as for :func:`attribute`.
             target: of the same kind as the example's; by default the very same.
         """
-        _, given, found = self._found(inputs, target)
+        _, given, _, found = self._found(inputs, target)
+        found = [{**NOTHING, **each} for each in found]
         part = one_after_the_other(found, given, self._main.layer_dims) if len(found) > 1 else found[0]
         main = {name: r for name, r in part["relevance"].items() if name not in given.beside}
         relevance = next(iter(main.values())) if len(main) == 1 else main
-        return Explained(relevance, part["output"], part.get("target"), part.get("latent", {}))
+        return Explained(relevance, part["output"], part["target"], part["latent"])
 
     def attribute(self, inputs: Any, *, target: Any = _AS_TRACED) -> Attribution:
         """Return the same as an :class:`Attribution`, on the CPU, with the checks of :func:`attribute`.
@@ -120,14 +121,14 @@ class TracedAttribution:
         Raises:
             NotFiniteError: the output or the relevance is not finite.
         """
-        arguments, _, found = self._found(inputs, target)
+        arguments, _, goals, found = self._found(inputs, target)
         given = self._with(arguments)
         run = Run(self.model, self._writer.composite, given, [])
         part = part_of(run, self._main, given, found)
-        return Attribution(**joined([part], given, self.report, self._as_traced.names), ran="one graph")
+        return Attribution(**joined([part], given, self.report, goals.names), ran="one graph")
 
-    def _found(self, inputs: Any, target: Any) -> tuple[Arguments, Inputs, list[dict[str, Any]]]:
-        """Return the arguments, inputs with tensors of their shapes, and what the graph finds for each target."""
+    def _found(self, inputs: Any, target: Any) -> tuple[Arguments, Inputs, Goals, list[dict[str, Any]]]:
+        """Return arguments, inputs with tensors of their shapes, targets, and what the graph finds for each of these."""
         arguments = distinct(read_arguments(self.model, inputs))
         found = structure_of(arguments)
         if found != self._structure:
@@ -146,7 +147,7 @@ class TracedAttribution:
             )
         if target is not _AS_TRACED:
             self._check_targets(goals, joint)
-        return arguments, given, joint.found([*values, *indices_of(goals)])
+        return arguments, given, goals, joint.found([*values, *indices_of(goals)])
 
     def _with(self, arguments: Arguments) -> Inputs:
         """Return the inputs of the example with other tensors."""

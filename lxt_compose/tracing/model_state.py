@@ -1,15 +1,17 @@
-"""The state of a model that a trace depends on: its modules, their mode and hooks, and which tensors it owns."""
+"""The state of a model that a trace depends on: its modules, their mode and hooks, its tensors, what its code reads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, repeat
 from operator import is_, itemgetter
 from typing import Any
 
 from torch import nn
 
+from ..torch_internals.ambient import ambient, difference
 from ..torch_internals.traces import tables_of
+from .surroundings import Surroundings
 
 State = tuple[Any, ...]
 _TRAINING = itemgetter("training")
@@ -18,12 +20,18 @@ _TRAINING = itemgetter("training")
 class ModelState:
     """The state of a model at one time, to be compared with a later one.
 
-    Values of weights do not count: a graph computes with the tensors themselves. What a model reads from attributes
-    that are no modules, parameters or buffers (a configuration, say) is not seen. It holds no reference to the model
-    itself.
+    Values of weights do not count: a graph computes with the tensors themselves. Of other values that its code may
+    read, such as attributes, see :class:`Surroundings`. It holds no reference to the model itself.
+
+    Args:
+        model: the model.
+        others: functions and objects beside it whose values count too, such as a target function.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, others: Iterable[Any] = ()) -> None:
+        self._surroundings, self._ambient = Surroundings(model, others), ambient()
+        self.moving: tuple[str, ...] = ()
+        """The numbers and texts that the model itself sets to other values in each call, in words."""
         named = list(model.named_modules())
         self._names = [f"{name!r} ({type(module).__name__})" for name, module in named]
         self._names[0] = f"the model ({type(model).__name__})"
@@ -60,7 +68,14 @@ class ModelState:
             for table, hooks in zip(self._hooked, self._hooks_then, strict=True):
                 if _foreign(table) != hooks:
                     return f"{self._where(table)} were put on or taken off"
-        return ""
+        if changed := self._surroundings.change():
+            return f"{changed} is another now; set it back"
+        changed = difference(self._ambient)
+        return changed and f"{changed}; set it back"
+
+    def settle(self) -> None:
+        """Take what the model has set itself, in a call since, as no part of its state."""
+        self.moving = tuple(dict.fromkeys((*self.moving, *self._surroundings.settle())))
 
     def _owns_the_same(self) -> bool:
         """Return whether all tables have the very same values in the same order, by loops in C alone."""
@@ -99,7 +114,8 @@ class ModelState:
                 yield from (id(value) for value in table.values() if not _is_ours(value))
 
         modules = model.modules()
-        return tuple((id(each), each.training, id(vars(each).get("forward")), *owned(each)) for each in modules)
+        each = ((id(one), one.training, id(vars(one).get("forward")), *owned(one)) for one in modules)
+        return (*ambient(), *each)
 
     def _mode(self, training: list[bool]) -> str:
         pairs = zip(training, self._training, strict=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TraceError
+from ..torch_internals.ambient import without_autocast
 from ..torch_internals.readings import WatchingModels, noting_readings
 from ..torch_internals.traces import (
     Names,
@@ -103,7 +104,7 @@ class Program:
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Run the graph; nothing is recorded for a backward pass."""
-        with torch.no_grad():
+        with torch.no_grad(), without_autocast():
             if self._run is None or self._prologue is None:
                 self._prologue, rest = split(self.graph)
                 take_one(rest)
@@ -115,7 +116,7 @@ class Program:
 
     def differentiable(self, *inputs: Tensor) -> Any:
         """Run the graph such that what it returns can be differentiated, by its weights too."""
-        with torch.enable_grad():
+        with torch.enable_grad(), without_autocast():
             return self.nested(self.graph(*inputs))
 
     def compile(self, *inputs: Tensor, **options: Any) -> None:
