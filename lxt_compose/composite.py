@@ -13,12 +13,12 @@ from .rules import FORMULATIONS, RELEVANCE, Rule
 from .rules.base import register_alone
 from .rules.defaults import Table, check_table, default_rules
 from .runtime.registration import Registration
-from .tracing import ByModel, Program, trace_with
+from .tracing import ByModel, Written, trace_with
 
 PICTURES = ("relevance", "slot")
 
 
-_programs = ByModel[Program]()
+_programs = ByModel[Written]()
 """The graphs by which relevance is differentiated; they serve every registration of a composite on a model."""
 
 

@@ -20,7 +20,7 @@ from ..rules import RELEVANCE, Epsilon, Pass
 from ..rules.defaults import Table
 from ..target_module import explained, target_names
 from ..torch_internals import eager, pre_hooks_of
-from ..tracing import Kept, Program, trace_with
+from ..tracing import Kept, Written, trace_with
 from .activation_modules import RULE as UNIT
 from .activation_modules import may_be_unit
 from .call_stack import Site
@@ -49,7 +49,7 @@ class Registration:
         defaults: bool | Table,
         strict: bool,
         canonizers: tuple[Canonizer, ...] = (),
-        programs: Kept[Program] | None = None,
+        programs: Kept[Written] | None = None,
     ) -> None:
         given, model = model, eager(model)
         check_model(explained(model))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
 import torch
@@ -24,10 +25,11 @@ from ..autograd.nodes import edge_of
 from ..autograd.trees import PLAIN, map_tensors, tensors_in
 from ..errors import RegistrationError
 from ..errors import place as place_of
+from ..keys import Assignment
 from ..rules.linear_layers.branches import without_choices
 from ..torch_internals import in_transform, is_batched
 from ..torch_internals.backward_hooks import has_full_backward_hooks
-from ..tracing import Kept, ModelState, Program
+from ..tracing import Kept, ModelState, Program, Written
 
 Slots = tuple[Tensor | None, ...]
 
@@ -39,7 +41,8 @@ class Owner(Protocol):
     merged: bool
     has_strangers: bool
     frozen: list[nn.Parameter]
-    programs: Kept[Program]
+    entries: tuple[Assignment, ...]
+    programs: Kept[Written]
 
     def thaw(self) -> None:
         """Let the parameters require grad again, until the next forward pass begins."""
@@ -131,14 +134,19 @@ def _relevance(made: Pass, place: int, slot: Tensor) -> Slots:
     hooked = next((name for name, part in made.module.named_modules() if has_full_backward_hooks(part)), None)
     if hooked is not None:
         raise _refused(made, f"{place_of(hooked)} has a full backward hook, which its graph would not call; remove it")
+    if _hangs_on_a_pass(slot):
+        raise _refused(
+            made,
+            "it starts with a function of what the registered model put out, whose backward pass is relevance and no "
+            "derivative; start with y.detach(), a constant, or with what the model puts out before register(), or use "
+            "composite.trace(..., differentiable=True)",
+        )
     constants = [x for x in tensors_in((made.args, made.kwargs)) if not x.requires_grad]
     given = [*made.roots, *constants, slot]
     key = _key(made, place, given)
-    program = made.owner.programs.get(
-        key, lambda: _written_down(made, place, given), good=lambda p: p.changed() is None
-    )
+    written = made.owner.programs.get(key, lambda: _written_down(made, place, given), good=Written.holds)
     made.owner.thaw()
-    found: Slots = tuple(program.differentiable(*given))
+    found: Slots = tuple(written.program.differentiable(*given))
     return found
 
 
@@ -161,7 +169,21 @@ def _check_leaves(made: Pass, node: Any) -> None:
         pending += [source for source, _ in one.next_functions]
 
 
-def _written_down(made: Pass, place: int, given: Sequence[Tensor]) -> Program:
+def _hangs_on_a_pass(slot: Tensor) -> bool:
+    """Return whether a derivative by the slot would go on through the rules of a registered model."""
+    pending, met = [slot.grad_fn], set[Any]()
+    while pending:
+        node: Any = pending.pop()
+        if getattr(node, "_forward_cls", None) is Recorded:
+            return True
+        if node is not None and node not in met:
+            met.add(node)
+            pending += [source for source, _ in node.next_functions]
+    return False
+
+
+def _written_down(made: Pass, place: int, given: Sequence[Tensor]) -> Written:
+    state = ModelState(made.module, chain.from_iterable(entry.own_code for entry in made.owner.entries))
     stand_ins = [torch.ones_like(x[0]) if is_batched(x) else x.detach() for x in given]
     try:
         with made.owner.quietly(), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), without_choices():
@@ -170,7 +192,8 @@ def _written_down(made: Pass, place: int, given: Sequence[Tensor]) -> Program:
         raise _refused(made, f"its relevance cannot be written down as one graph: {error}") from error
     if program.is_random or program.changes_weights:
         raise _refused(made, "it draws random numbers or changes its buffers while it runs; call model.eval() first")
-    return program
+    state.settle()
+    return Written(program, state)
 
 
 def _function(made: Pass, place: int) -> Callable[..., list[Tensor]]:

@@ -29,7 +29,7 @@ from ..rules.linear_layers.trial import without_effect
 from ..rules.linear_layers.weight_parts import Parts
 from ..target_module import explained
 from ..torch_internals import function_modes, in_backward, next_node_number
-from ..tracing import Kept, Program
+from ..tracing import Kept, Written
 from .call_stack import CallStack, Frame, Site, Threads
 from .freezing import freeze_sharded
 from .observer import Following, Observer
@@ -81,7 +81,7 @@ class Session:
         self.active, self.installed = True, ExitStack()
         self.frozen: list[nn.Parameter] = []
         self.inputs_alone = self.has_strangers = False
-        self.programs = Kept[Program]()
+        self.programs = Kept[Written]()
         self.sites: list[Site] = []
         self.merged = self._thawed = self._quiet = False
         self._first_sites: set[Site] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from .bindings import bind
 from .choices import has_choices, take_one
 from .fixed_memory import FixedMemory, record_on_gpu
 from .hoisting import Prologue, split
+from .model_state import ModelState
 from .passes import changes_attributes, is_random, simplify
 from .recompute import recompute
 from .reuse import reuse
@@ -160,3 +161,14 @@ class Program:
             said = str(error).strip().splitlines()[0][:300]
             raise TraceError(f"the graph cannot be recorded as a CUDA graph: {said}") from error
         self._run = replayed
+
+
+class Written(NamedTuple):
+    """A graph, and the state of the model that it was written down for."""
+
+    program: Program
+    state: ModelState
+
+    def holds(self) -> bool:
+        """Return whether it is what would be written down now."""
+        return self.program.changed() is None and not self.state.change()
