@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import RegistrationError
 from ..torch_internals import hooks_of, pre_hooks_of
+from ..torch_internals.traces import is_traced
 from .affine import Layout, Trial, groups_of, layouts_of, outputs_of, own
 from .named_pairs import shown
 from .stand_ins import StandIn, StandInHook, drop_stand_ins
@@ -142,13 +143,15 @@ class Pair:
 
     @torch.no_grad()
     def _merge(self) -> None:
+        """Put the merged values in their places; in a graph that is traced, what computes them is a part of it."""
+        traced = is_traced()
         for module, values in (
             (self.layer, merged(self.layer, self.norm, self._layout)),
             (self.norm, neutral(self.norm)),
         ):
             for name, value in values.items():
-                module.__dict__[name] = StandIn.of(value, own(module, name))
-        self._state = self._fingerprint()
+                module.__dict__[name] = value if traced else StandIn.of(value, own(module, name))
+        self._state = () if traced else self._fingerprint()
 
     def _before_layer(self, args: tuple[Any, ...]) -> None:
         """Raise if the two can no longer be merged, and merge anew if their values have changed."""
@@ -157,6 +160,9 @@ class Pair:
                 f"{self.norm_name!r} was put into train mode while it is merged into {self.layer_name!r}; call eval(), "
                 f"or remove() the registration before training"
             )
+        if is_traced():
+            self._merge()
+            return
         if self._fingerprint() == self._state:
             return
         strangers = [tensor for tensor in self._sources() if id(tensor) not in self._known]

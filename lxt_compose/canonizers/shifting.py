@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..errors import RegistrationError
 from ..torch_internals import clear_hooks, modes_off, pre_hooks_of
+from ..torch_internals.traces import is_traced
 from .affine import groups_of, own
 from .merging import eps_of
 from .named_pairs import shown
@@ -106,6 +107,8 @@ class Shift:
         self._last = threading.local()
         self._stamp: tuple[Any, ...] = ()
         self._bias: StandIn | None = None
+        self._in_graph: Tensor | None = None
+        """The bias in the graph that was traced last."""
         self._base: Any = None
 
     def __str__(self) -> str:
@@ -168,17 +171,24 @@ class Shift:
             stack.callback(handle.remove)
 
     def _restore_bias(self) -> None:
-        if self.layer.__dict__.get("bias") is self._bias:
+        if self._is_ours(self.layer.__dict__.get("bias")):
             self.layer.__dict__.pop("bias", None)
             if self._base is not None:
                 self.layer.__dict__["bias"] = self._base
+
+    def _is_ours(self, bias: Tensor | None) -> bool:
+        return bias is self._bias or bias is self._in_graph
 
     @torch.no_grad()
     def _move(self) -> None:
         """Set the bias of the layer for the values that both modules have now."""
         found = self.layer.__dict__.get("bias")
-        base = self._base if found is self._bias else found  # in a merged layer, that of the merged one
+        base = self._base if self._is_ours(found) else found  # in a merged layer, that of the merged one
         bias = own(self.layer, "bias") if base is None else base
+        if is_traced():  # what computes it is a part of the graph
+            self._shift, self._stamp = affine_of(self.norm)[1], ()
+            self.layer.__dict__["bias"] = self._in_graph = bias_with(self._shift, self.layer, bias)
+            return
         stamp = tuple(
             (id(tensor), None if tensor.is_inference() else tensor._version, tensor.data_ptr())
             for tensor in (*self.norm.parameters(), *self.norm.buffers(), self.layer.weight, bias)
@@ -220,5 +230,7 @@ class Shift:
         shape, seen = self._last.output
         if h.shape != shape or h.dim() != self._dims + 2:
             return False
+        if is_traced():  # without values, which an eager pass has compared
+            return True
         given = _grid(h)
         return torch.equal(given, seen) or torch.equal(given, seen.relu())

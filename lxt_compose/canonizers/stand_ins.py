@@ -19,6 +19,7 @@ class StandIn(Tensor):
     """A tensor that a module finds in place of its own; copies and pickles of it are the module's own."""
 
     __torch_function__ = plain_torch_function  # type: ignore[assignment]
+    stands_in = True
     original: Tensor | None
     unhooked: Tensor | None
     """The value to use where no hook changes the input of the module."""
@@ -40,6 +41,7 @@ class StandIn(Tensor):
 class NoPadding(tuple[int, ...]):
     """Zeros that a layer finds in place of its padding; copies and pickles of it are the layer's own padding."""
 
+    stands_in = True
     original: Any
 
     @staticmethod
@@ -97,6 +99,8 @@ class StandInHook:
         function: is called with the arguments of the hook, without the module.
         note: why no other canonizer can merge the module.
     """
+
+    stands_in = True
 
     def __init__(self, function: Callable[..., Any], note: str = "") -> None:
         self.function, self.note = function, note

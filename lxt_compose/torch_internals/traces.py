@@ -118,17 +118,21 @@ def graph_of(function: Callable[..., Any], inputs: Sequence[Tensor]) -> GraphMod
 def differentiable_graph_of(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
     """Return a graph whose derivatives by autograd are right: without changes in place, and with norms taken apart.
 
-    torch's own formulas for derivatives ignore the statistics that norms put out and take in.
-    Unnecessary once `torch.native_layer_norm` and its kin pass on the gradient of all their outputs.
+    torch's own formulas for derivatives ignore the statistics that norms put out and take in, and there is none for the
+    backward of some activations. Unnecessary once `torch.native_layer_norm` and its kin pass on the gradient of all
+    their outputs, and each backward has a derivative.
     """
     from torch._decomp import get_decompositions
     from torch.fx.experimental.proxy_tensor import make_fx
 
     aten = torch.ops.aten
-    taken_apart = [getattr(aten, name) for name in _WITH_STATISTICS if hasattr(aten, name)]
+    names = (*_WITH_STATISTICS, *_WITHOUT_DERIVATIVE)
+    taken_apart = [getattr(aten, name) for name in names if hasattr(aten, name)]
     table: Any = get_decompositions(taken_apart)
     return make_fx(torch.func.functionalize(graph, remove="mutations"), decomposition_table=table)(*inputs)
 
+
+_WITHOUT_DERIVATIVE = ("silu_backward", "mish_backward")
 
 _WITH_STATISTICS = """
     native_layer_norm native_layer_norm_backward native_group_norm native_group_norm_backward native_batch_norm

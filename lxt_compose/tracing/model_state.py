@@ -134,8 +134,8 @@ def _same(table: dict[str, Any], before: dict[str, Any]) -> bool:
 
 
 def _is_ours(hook: Any) -> bool:
-    """Return whether this is a hook of a registration, which has a session."""
-    return hasattr(hook, "session")
+    """Return whether this is a hook of a registration, which has a session, or of its canonizers."""
+    return hasattr(hook, "session") or getattr(type(hook), "stands_in", False)
 
 
 def _foreign(table: dict[Any, Any]) -> list[Any]:

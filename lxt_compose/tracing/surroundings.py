@@ -110,16 +110,19 @@ class Surroundings:
                 if "forward" in vars(owner) and not is_opaque(owner):
                     self._followed.add(id(sys.modules.get(owner.__module__)))
                     self._single(vars(owner).get, "forward", f"'forward' of {owner.__name__}", kind, written)
-        for name in own.keys() - _OWN - self._written[kind]:
+        hidden = own.keys() & {*own["_parameters"], *own["_buffers"]}  # by what canonizers put in their place
+        for name in own.keys() - _OWN - self._written[kind] - hidden:
             self._single(own.get, name, f"attribute {name!r} of {said}")
         if not self._written[kind]:
-            self._containers.append((own, len(own), f"an attribute of {said}"))
+            self._containers.append((own, len(own) - len(hidden), f"an attribute of {said}"))
 
     def _single(self, read: Read, key: Any, said: str, kind: type | None = None, written: set[str] | None = None) -> Any:
         """Note one value, and what it holds."""
         if len(self._places) >= _MOST:
             return
         value = read(key)
+        if getattr(type(value), "stands_in", False):
+            value = value.original
         if isinstance(value, nn.Module):  # the model among them would be kept alive
             self._places.append((partial(_is_still, read, ref(value)), key, True, said))
         else:
