@@ -16,7 +16,7 @@ from .goals import Goals
 from .graph_inputs import tensors_of
 from .inputs import Inputs
 from .joining import one_after_the_other
-from .joint import Joint
+from .joint import NOTHING, Joint
 
 _FILE = "lxt_compose.json"
 
@@ -30,8 +30,12 @@ class _Written(nn.Module):
 
     def forward(self, *tensors: Tensor) -> dict[str, Any]:
         """Run the graph."""
-        found = [{**NOTHING, **each} for each in self._joint.program.nested(self.written(*tensors))]
-        return one_after_the_other(found, self._given, self._joint.layer_dims) if len(found) > 1 else found[0]
+        found = self._joint.program.nested(self.written(*tensors))
+        if len(found) == 1:
+            whole: dict[str, Any] = found[0]
+            return whole
+        woven = one_after_the_other([{**NOTHING, **each} for each in found], self._given, self._joint.layer_dims)
+        return {name: value for name, value in woven.items() if value is not None}
 
 
 def save(joint: Joint, goals: Goals, path: str | Path, *, compiled: bool, options: Mapping[str, Any]) -> None:

@@ -128,7 +128,7 @@ class TracedAttribution:
         return Attribution(**joined([part], given, self.report, goals.names), ran="one graph")
 
     def _found(self, inputs: Any, target: Any) -> tuple[Arguments, Inputs, Goals, list[dict[str, Any]]]:
-        """Return arguments, inputs with tensors of their shapes, targets, and what the graph finds for each of these."""
+        """Return arguments, inputs with tensors of their shapes, targets, and what the graph finds for each."""
         arguments = distinct(read_arguments(self.model, inputs))
         found = structure_of(arguments)
         if found != self._structure:

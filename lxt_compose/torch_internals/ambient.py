@@ -25,13 +25,13 @@ def difference(before: tuple[Any, ...]) -> str:
     """Return in words what is another now; empty if nothing is."""
     now = ambient()
     pairs = zip(_NAMES, now, before, strict=True)
-    return next((f"{name} was {then or 'off'} and is {this or 'off'}" for name, this, then in pairs if this != then), "")
+    return next(
+        (f"{name} was {then or 'off'} and is {this or 'off'}" for name, this, then in pairs if this != then), ""
+    )
 
 
 def _autocast() -> tuple[str, ...]:
-    return tuple(
-        f"{kind} in {torch.get_autocast_dtype(kind)}" for kind in _DEVICES if torch.is_autocast_enabled(kind)
-    )
+    return tuple(f"{kind} in {torch.get_autocast_dtype(kind)}" for kind in _DEVICES if torch.is_autocast_enabled(kind))
 
 
 def is_autocast() -> bool:

@@ -16,7 +16,7 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
-from .code_reads import cells_of, functions_in, is_fixed, is_opaque, looked_up, names_in
+from ..torch_internals.code_reads import cells_of, functions_in, is_fixed, is_opaque, looked_up, names_in
 
 _MOST = 20_000
 """The most values that are compared."""
@@ -25,6 +25,7 @@ _LARGE = 1024
 _OWN = frozenset({*vars(nn.Module()), "forward"})
 """The attributes that every module has; :class:`ModelState` compares them."""
 _FLAT: tuple[type, ...] = (int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+_SAID = (bool, int, float, str)
 _FUNCTIONS = ("__code__", "__defaults__", "__kwdefaults__")
 
 Read = Callable[[Any], Any]
@@ -48,6 +49,8 @@ class Surroundings:
         """Single values: a function that reads one, what it is called with, what it gave, and words for it."""
         self._containers: list[tuple[Any, int, str]] = []
         """Containers, how many entries they had, and words for them."""
+        self._set: list[tuple[Read, str, Any, str]] = []
+        """Attributes that the model's own code sets: what reads one, its name, its value, and words for it."""
         self._met: dict[Any, Any] = {}
         self._written: dict[type, set[str]] = {}
         self._followed: set[int] = set()
@@ -76,7 +79,10 @@ class Surroundings:
         """Leave out what has changed by the model's own doing; return which of it are numbers or text."""
         changed = list(self._changed())
         gone = {id(entry) for entry, _, _ in changed}
-        moving = [said for _, value, said in changed if isinstance(value, _FLAT)]
+        moving = [said for _, value, said in changed if type(value) in _SAID]
+        for read, name, before, said in self._set:
+            if type(before) in _SAID and type(now := read(name)) in _SAID and now != before:
+                moving.append(said)
         self._places = [place for place in self._places if id(place) not in gone]
         self._containers = [each for each in self._containers if id(each) not in gone]
         self._prepare()
@@ -111,12 +117,17 @@ class Surroundings:
                     self._followed.add(id(sys.modules.get(owner.__module__)))
                     self._single(vars(owner).get, "forward", f"'forward' of {owner.__name__}", kind, written)
         hidden = own.keys() & {*own["_parameters"], *own["_buffers"]}  # by what canonizers put in their place
-        for name in own.keys() - _OWN - self._written[kind] - hidden:
-            self._single(own.get, name, f"attribute {name!r} of {said}")
+        for name in own.keys() - _OWN - hidden:
+            if name in self._written[kind]:
+                self._set.append((own.get, name, own[name], f"attribute {name!r} of {said}"))
+            else:
+                self._single(own.get, name, f"attribute {name!r} of {said}")
         if not self._written[kind]:
             self._containers.append((own, len(own) - len(hidden), f"an attribute of {said}"))
 
-    def _single(self, read: Read, key: Any, said: str, kind: type | None = None, written: set[str] | None = None) -> Any:
+    def _single(
+        self, read: Read, key: Any, said: str, kind: type | None = None, written: set[str] | None = None
+    ) -> None:
         """Note one value, and what it holds."""
         if len(self._places) >= _MOST:
             return
@@ -186,7 +197,7 @@ class Surroundings:
         if known in self._met or (is_fixed(function) and not own):
             return
         self._met[known] = function
-        names = names_in(function.__code__)
+        names = names_in(function)
         written |= names.stored
         for name in _FUNCTIONS:
             if getattr(function, name) is not None:

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from support import FORMULATIONS, Fn, assert_close
+from support import FORMULATIONS, Fn, assert_close, mlp
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from lxt_compose import Attribution, Composite, Gamma, attribute, baselines, evaluate
+from lxt_compose import Attribution, Composite, Gamma, attribute, baselines, evaluate, presets
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 both = pytest.mark.parametrize("formulation", FORMULATIONS)
@@ -178,3 +178,16 @@ def test_evaluation_follows(target):
             assert_close(method(model(), X, target=target)[rows], method(model(), X, target=one))
     steps = evaluate.randomization(model(), X, target=target)
     assert len(steps.layers) == 2
+
+
+def test_targets_of_several_kinds_and_other_names_in_one_graph():
+    model, x = mlp().float(), torch.randn(2, 6)
+    target = {"one": 1, "sum": lambda y: y.sum(-1)}
+    traced = presets.attnlrp().trace(model, x, target=target)
+    expected = attribute(model, x, target=target)
+    assert torch.equal(traced(x).relevance, expected.relevance)
+    assert traced(x).target is None
+    traced = presets.attnlrp().trace(model, x[:1], target=[1, 2])
+    found, expected = traced.attribute(x[1:], target=[2, 0]), attribute(model, x[1:], target=[2, 0])
+    assert torch.equal(found.relevance, expected.relevance)
+    assert found.target_names == expected.target_names

@@ -252,3 +252,18 @@ def test_functions_that_are_written_out(formulation):
     for function in (lambda x: x * torch.tanh(torch.log(1 + torch.exp(x))), lambda x: F.relu6(x + 3) / 6):
         model = Fn(lambda self, x, f=function: self.b(f(self.a(x))), a=nn.Linear(6, 7), b=nn.Linear(7, 3))
         assert_differentiated(Composite(formulation=formulation), model, x6()[:3])
+
+
+def test_a_start_that_hangs_on_the_pass_is_refused():
+    model, x = mlp(), x6().requires_grad_()
+    with Composite({nn.Linear: Epsilon()}).register(model):
+        y = model(x)
+        with pytest.raises(RegistrationError, match="starts with a function of what the registered model put out"):
+            torch.autograd.grad(y, x, 2 * y, create_graph=True)
+        torch.autograd.grad(y, x, 2 * y.detach(), create_graph=True)
+
+
+@pytest.mark.parametrize("function", [F.silu, F.mish])
+def test_activations_that_keep_their_gradient(function):
+    model = Fn(lambda self, x: self.b(function(self.a(x))), a=nn.Linear(6, 4), b=nn.Linear(4, 3))
+    assert_differentiated(Composite(defaults=False, formulation="gradient"), model, x6()[:2])

@@ -1,4 +1,7 @@
-"""What the code of a function reads from outside of its arguments: globals, closures, defaults, other functions."""
+"""What the code of a function reads from outside of its arguments: globals, closures, attributes of its class.
+
+Python has no public function that tells globals from attributes; `inspect.getclosurevars` takes both for one.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +47,13 @@ class Names:
     stored: set[str] = field(default_factory=set)
 
 
+def names_in(function: FunctionType) -> Names:
+    """Return the names that the code of a function uses, and that of the functions written inside of it."""
+    return _names_in(function.__code__)
+
+
 @lru_cache(maxsize=4096)
-def names_in(code: CodeType) -> Names:
-    """Return the names that a piece of code uses, and those of the functions written inside of it."""
+def _names_in(code: CodeType) -> Names:
     names = Names()
     for instruction in dis.get_instructions(code):
         table = _OPERATIONS.get(instruction.opname)
@@ -54,7 +61,7 @@ def names_in(code: CodeType) -> Names:
             getattr(names, table).add(instruction.argval)
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
-            more = names_in(inner)
+            more = _names_in(inner)
             names.read |= more.read
             names.attributes |= more.attributes
             names.stored |= more.stored
@@ -86,7 +93,7 @@ def looked_up(function: FunctionType, kind: type | None) -> Iterator[tuple[Any, 
         function: the function.
         kind: the class whose method it is; None if there is none.
     """
-    names = names_in(function.__code__)
+    names = names_in(function)
     for name in names.read:
         if name in function.__globals__:
             yield function.__globals__, name
@@ -99,7 +106,7 @@ def looked_up(function: FunctionType, kind: type | None) -> Iterator[tuple[Any, 
 
 
 def functions_in(value: Any) -> Iterator[FunctionType]:
-    """Return the functions that a value of a namespace stands for: itself, or those behind a descriptor or a wrapper."""
+    """Return the functions that a value stands for: itself, or those behind a descriptor or a wrapper."""
     pending, met = [value], set[int]()
     while pending:
         one = pending.pop()
