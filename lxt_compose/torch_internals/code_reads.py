@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import dis
 import sys
-import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 _OPAQUE = frozenset({*sys.stdlib_module_names, "torch", "numpy", __name__.partition(".")[0]}) - {"types"}
 """Packages whose objects are not looked into."""
-_INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+_PLACES = {"site-packages", "dist-packages"}
+"""Directories of installed packages."""
 
 
 def is_opaque(kind: type) -> bool:
@@ -35,7 +36,7 @@ def _is_fixed(name: str) -> bool:
     if name.partition(".")[0] in _OPAQUE:
         return True
     file = getattr(sys.modules.get(name), "__file__", None)
-    return isinstance(file, str) and file.startswith(_INSTALLED)
+    return isinstance(file, str) and not _PLACES.isdisjoint(Path(file).parts)
 
 
 @dataclass
