@@ -13,7 +13,7 @@ from torch import nn
 
 from .errors import MatchError
 from .lxt.rules import rule_of
-from .ops import Op, display_name, is_autograd_function, op_of, same_op
+from .ops import Op, display_name, function_of_apply, is_autograd_function, op_of, same_op
 from .rules import Rule
 
 Predicate = Callable[[str, nn.Module], bool]
@@ -153,7 +153,7 @@ def _assignment(key: Any, value: Any) -> Assignment:
 
 
 def _checked_key(key: Any) -> Any:
-    key = getattr(key, "_opoverload", key)  # an operator made with torch.library.custom_op
+    key = function_of_apply(getattr(key, "_opoverload", key))  # an operator made with torch.library.custom_op
     if isinstance(key, (str, Where, FirstLayer)):
         return key
     kinds = key if isinstance(key, tuple) else (key,)

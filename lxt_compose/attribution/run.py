@@ -214,10 +214,10 @@ class Run:
                 if isinstance(error, (CompositeError, torch.OutOfMemoryError)):
                     raise
                 known = any(word in str(error) for word in ("derivative", "no autograd formula"))
+                known |= isinstance(error, NotImplementedError)
                 hint = "; give the operation one by register_operation(operation, family, steps=...)" if known else ""
-                raise AttributionError(
-                    f"the backward pass of {type(self.model).__name__} failed: {error}{hint}"
-                ) from error
+                kind, told = type(self.model).__name__, str(error) or type(error).__name__
+                raise AttributionError(f"the backward pass of {kind} failed: {told}{hint}") from error
         self.reached |= any(slot is not None for slot in slots)
         return taps.by_input([self._relevance(leaf, slot) for leaf, slot in zip(leaves, slots, strict=True)])
 

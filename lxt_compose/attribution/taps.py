@@ -12,13 +12,13 @@ from ..autograd.marks import mark_seen
 from ..autograd.sharded import in_each_process, is_sharded, whole
 from ..autograd.trees import map_tensors
 from ..errors import AttributionError, RegistrationError, place
-from ..ops import Effect, display_name, integers_of
+from ..ops import Effect, display_name, integers_of, makes_integers
 from ..rules import GRADIENT, Epsilon
 from ..runtime.registration import Registration
 from ..target_module import explained
 from ..torch_internals import modes_off
 from .failures import telling
-from .inputs import Inputs, is_integer
+from .inputs import Inputs
 from .lookups import Following
 
 
@@ -201,7 +201,7 @@ class Taps:
         effect = getattr(integers_of(func), "effect", None)
         if effect is Effect.ROUNDS and output.is_floating_point() and not self._floats:
             raise RoundedError("floating point inputs are rounded")
-        if effect is not Effect.CONVERTS or not is_integer(output):
+        if not makes_integers(func, output):
             return
         with modes_off():
             if self._following is None:

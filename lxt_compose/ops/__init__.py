@@ -1,7 +1,7 @@
 """Op families: which functions are the same operation, its family, and what its arguments are to each other."""
 
 from .families import Family, Op
-from .integers import Effect, Integers, integers_of
+from .integers import Effect, Integers, integers_of, makes_integers
 from .lookup import (
     can_mutate,
     display_name,
@@ -14,7 +14,7 @@ from .lookup import (
 )
 from .other_functions import compares, cuts_history, fills, is_attribute, returns_no_tensor
 from .register import register
-from .registry import autograd_functions, is_autograd_function, is_operator, registered
+from .registry import autograd_functions, function_of_apply, is_autograd_function, is_operator, registered
 from .traits import Argument, Elements, Elementwise, LayerKind, NormKind, SoftmaxPart, StateSpaceRole, Traits
 
 __all__ = [
@@ -37,11 +37,13 @@ __all__ = [
     "display_name",
     "fills",
     "forward_name",
+    "function_of_apply",
     "integers_of",
     "is_attribute",
     "is_autograd_function",
     "is_operator",
     "is_reversed",
+    "makes_integers",
     "mutates",
     "op_named",
     "op_of",

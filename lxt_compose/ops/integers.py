@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from .families import ACTIVATION, DIVISION, MOVEMENT, PRODUCT, parse
 from .lookup import plain_name
 from .traits import Argument
@@ -135,3 +138,10 @@ def integers_of(func: Callable[..., Any]) -> Integers | None:
     """Return what a function does with integers; None where that is unknown."""
     name = plain_name(func)
     return None if name is None else _ROWS.get(name)
+
+
+def makes_integers(function: Callable[..., Any], output: Tensor) -> bool:
+    """Return whether a function that was given other numbers has turned or written them into integers."""
+    if output.is_floating_point() or output.is_complex() or output.dtype == torch.bool:
+        return False
+    return getattr(integers_of(function), "effect", None) in (Effect.CONVERTS, Effect.MOVES)

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from ..torch_internals import looks_up
 from .families import Family, Op
 from .lookup import display_name, op_of
-from .registry import is_autograd_function, registered, store
+from .registry import function_of_apply, is_autograd_function, is_operator, registered, store
 from .traits import NO_TRAITS, Argument, Traits
 
 
@@ -48,11 +49,22 @@ def register(
         ValueError: the function is one of torch, whose family is known.
     """
     function = getattr(function, "_opoverload", function)  # what torch.library.custom_op makes
+    function = function_of_apply(function)
     if not (callable(function) or isinstance(function, str)) or not isinstance(family, Family):
         raise TypeError(
             f"register_operation() takes a function and a Family, such as Family.LINEAR; "
             f"got {function!r} and {family!r}"
         )
+    if not _is_seen(function):
+        raise TypeError(
+            f"register_operation() takes torch.ops.<library>.<name>, what torch.library.custom_op made, a subclass of "
+            f"torch.autograd.Function, or the dotted name of one; calls of {function!r} are not seen, but those of "
+            f"what it calls are"
+        )
+    if bias is not None and not (isinstance(bias, tuple) and list(map(type, bias)) == [int, str]):
+        raise TypeError(f"bias is the argument's position and keyword, such as bias=(2, 'bias'), got {bias!r}")
+    if isinstance(held, (int, str)) or not {int, str} >= set(map(type, held := list(held))):
+        raise TypeError(f"held are positions and keywords of arguments, such as held=(1, 'mask'), got {held!r}")
     if callable(function) and registered(function) is None and op_of(function) is not None:
         raise ValueError(f"{display_name(function)} is an operation of torch, whose family is known: bind it by a key")
     multiplies = family in (Family.PRODUCT, Family.CONTRACTION)
@@ -62,6 +74,13 @@ def register(
     op = Op(name or _default_name(function), family, added, frozenset(held), multiplies, traits, steps=steps)
     store(function, op)
     return op
+
+
+def _is_seen(function: Any) -> bool:
+    """Return whether calls may be seen by function modes, or are made to be."""
+    if isinstance(function, str) or is_autograd_function(function) or is_operator(function):
+        return True
+    return op_of(function) is not None or looks_up("handle_torch_function", function)
 
 
 def _default_name(function: Any) -> str:

@@ -49,6 +49,12 @@ def is_autograd_function(function: Any) -> bool:
     return isinstance(function, type) and issubclass(function, Function)
 
 
+def function_of_apply(function: Any) -> Any:
+    """Return the autograd function whose ``apply`` this is; anything else as it is."""
+    owner = getattr(function, "__self__", None)
+    return owner if getattr(function, "__name__", "") == "apply" and is_autograd_function(owner) else function
+
+
 def autograd_functions() -> Iterator[type[Function]]:
     """Yield the registered autograd functions; those registered by name if their module is imported."""
     yield from (function for function in _BY_OBJECT if is_autograd_function(function))

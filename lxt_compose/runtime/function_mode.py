@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,7 @@ from .operations import is_cut, note_cut, record, run, run_body, run_unrecorded
 from .policy import FunctionInfo
 from .recorded import Recorded, known_of
 from .session import Session
+from .step_checks import note_rounded
 from .strangers import without_strangers
 from .unfolded import unfolded
 from .written_softmax import WrittenSoftmax
@@ -238,12 +239,12 @@ class FunctionMode(TorchFunctionMode):
 
     def _noted(self, done: Recorded, output: Any) -> Any:
         """Mark the outputs of a function with what is known of them, and return them."""
-        info, step, rounded = done.info, done.step, self.session.rounded
-        made: Iterable[Tensor] = (output,)
+        info, step = done.info, done.step
+        made: Sequence[Tensor] = (output,)
         if not isinstance(output, Tensor):
-            made = written(done.args, done.kwargs) if output is None and info.can_mutate else tensors_in(output)
-        elif rounded is not None and not output.requires_grad:
-            rounded(info.function, done.args, done.kwargs, output)
+            made = tuple(written(done.args, done.kwargs) if output is None and info.can_mutate else tensors_in(output))
+        for tensor in (x for x in made if not x.requires_grad):
+            note_rounded(self.session, done.frame, info, done.args, done.kwargs, tensor)
         if step is not None:
             mark_chain(output, step.chain)
         if info.compares:

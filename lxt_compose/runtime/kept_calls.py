@@ -25,13 +25,14 @@ from .chain_steps import step_of
 from .chains import MARK as CHAIN
 from .chains import Chain
 from .chains import mark as mark_chain
-from .decisions import Action
+from .decisions import Action, written
 from .execution import enter, leave
 from .forms import sketch
 from .keeping import Calls, Kept, has_learned, records_alone
 from .operations import SPARSE, is_cut, note_cut
 from .policy import FunctionInfo
 from .session import Session
+from .step_checks import note_rounded
 from .written_softmax import WrittenSoftmax
 
 MISSED = object()
@@ -179,8 +180,9 @@ class KeptCalls:
         session = self._session
         if kept.rule is None and is_cut(output):
             note_cut(session, frame, kept.made, args)
-        if session.rounded is not None and isinstance(output, Tensor):
-            session.rounded(info.function, args, kwargs, output)
+        for tensor in written(args, kwargs) if output is None and info.can_mutate else tensors_in(output):
+            if not tensor.requires_grad:
+                note_rounded(session, frame, info, args, kwargs, tensor)
         for tensor in tensors_in(output):
             if tensor.requires_grad:
                 mark((tensor,), kept.history)

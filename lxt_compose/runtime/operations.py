@@ -29,6 +29,7 @@ from .execution import enter, leave, write_into
 from .in_place import before_change, changes, on_copy
 from .policy import FunctionInfo
 from .session import Session
+from .step_checks import check_steps, misfit
 from .unseen import unseen_behind
 
 BARE = "in a checkpointed function that is no module"
@@ -256,6 +257,8 @@ def _run_steps(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
         steps = list(tensors_in(run_body(session, frame, body, *args, **kwargs)))
     except NotImplementedError as reason:
         return run_uncovered(session, frame, made, call, str(reason))
+    except TypeError as error:
+        raise (misfit(info, frame.path, f"failed: {error}") if info.foreign else error) from error
     if session.stack.seen is not None:
         session.stack.seen.told(None, Status.EXACT)
     if frame.context.scope is None:
@@ -270,6 +273,7 @@ def _run_steps(session: Session, frame: Frame, made: Decision, call: OpCall) -> 
         before_change(session, args, kwargs)  # the steps have saved what they were given
     with torch.set_grad_enabled(not changed):
         values = (info.function if info.foreign else info.run)(*call.args, **call.kwargs)
+    check_steps(session, info, frame.path, values, steps)
     rounded = info.foreign and session.formulation == RELEVANCE
     output = map_tensors(lambda value: graft(value, next(backward), rounded=rounded), values)
     for tensor, step in zip(tensors_in(output), steps, strict=True):

@@ -76,6 +76,7 @@ class Session:
         self.threads, self.parts = Threads(), Parts()
         self.observer: Observer | None = None
         self.following: Following | None = None
+        self.steps_checked: set[tuple[Any, str]] = set()
         self.rounded: Callable[[Any, Any, Any, Tensor], None] | None = None
         self.mode = TorchFunctionMode()
         self.active, self.installed = True, ExitStack()

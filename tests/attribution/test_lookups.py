@@ -545,3 +545,32 @@ def test_numbers_that_say_where_something_is_may_leave():
     model.forward = lambda input_ids, position_ids: model.head(model.table(input_ids)[:, position_ids.tolist()].mean(1))
     given = {"input_ids": torch.tensor([[5, 17, 3, 2], [1, 9, 3, 5]]), "position_ids": torch.arange(4)}
     assert attribute(model, given, target=1).report.complete
+
+
+def written_by(copy):
+    def integers(x):
+        found = torch.zeros(x.shape, dtype=torch.int32)
+        if copy:
+            found.copy_(8 * x)
+        else:
+            found[:, 1:] = 8 * x[:, 1:]
+        return found
+
+    return integers
+
+
+@both
+@pytest.mark.parametrize(
+    "integers",
+    [lambda x: (8 * x).to(torch.int32), lambda x: (8 * x).round().to(torch.int8), written_by(True), written_by(False)],
+    ids=["converted", "rounded", "copied", "set"],
+)
+def test_numbers_that_become_integers_and_numbers_again_are_uncovered(integers, formulation):
+    """As in products of 8 bits: part of the relevance is gone, which a report must say."""
+    model = Fn(lambda self, x: self.net(x + integers(self.net(x)).double() / 8), net=nn.Linear(4, 4).double())
+    composite, x = composite_of(formulation), torch.randn(3, 4, dtype=torch.float64)
+    assert not attribute(model, x, target=0, composite=composite).report.complete
+    with composite.register(model) as registration:
+        registration.model(x.requires_grad_())
+    notes = " ".join(registration.report().notes)
+    assert "makes integers of numbers that carry relevance: what is computed of those is a constant" in notes

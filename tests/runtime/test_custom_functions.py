@@ -1,13 +1,25 @@
 """Autograd functions of the model's own: registered ones have the default of their family, and can be keys."""
 
 import threading
+import warnings
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from lxt_compose import Composite, Epsilon, Family, Gamma, Identity, default_rules, register_operation
+from lxt_compose import (
+    AttributionError,
+    Composite,
+    Epsilon,
+    Family,
+    Gamma,
+    Identity,
+    RegistrationError,
+    attribute,
+    default_rules,
+    register_operation,
+)
 from lxt_compose.ops import Traits
 from lxt_compose.ops.registry import _BY_NAME, _BY_OBJECT, store
 from lxt_compose.runtime import custom_functions
@@ -417,3 +429,69 @@ def test_a_function_that_marks_its_input_as_dirty_is_the_operation_that_makes_a_
     y_same, right, *_ = explained(model, Composite(formulation=formulation))
     torch.testing.assert_close(y, y_same)
     torch.testing.assert_close(relevance, right, rtol=1e-3, atol=1e-5)  # stabilizers of the steps in between
+
+
+def test_apply_stands_for_its_function():
+    function = matrix_product()
+    register_operation(function.apply, Family.LINEAR)
+    assert function in _BY_OBJECT
+    other, weight = matrix_product(), torch.randn(4, 4, dtype=torch.float64)
+    *_, report, _ = explained(Net(other.apply, weight), Composite({other.apply: Epsilon()}))
+    assert report.complete, str(report)
+
+
+@pytest.mark.parametrize("what", [nn.Linear, nn.Linear(2, 2), lambda x: x], ids=["class", "module", "function"])
+def test_what_no_mode_sees_cannot_be_registered(what):
+    with pytest.raises(TypeError, match="are not seen, but those of what it calls are"):
+        register_operation(what, Family.LINEAR)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"bias": 2}, {"bias": (2,)}, {"bias": ("bias", 2)}, {"held": 1}, {"held": [None]}], ids=str
+)
+def test_arguments_are_named_by_position_and_keyword(wrong):
+    with pytest.raises(TypeError, match=r"such as (bias=\(2, 'bias'\)|held=\(1, 'mask'\))"):
+        register_operation(matrix_product(), Family.LINEAR, **wrong)
+
+
+STEPS = {
+    "other arguments": (lambda x: x, r"the steps of Product.apply, in the model itself, failed.*2 were given"),
+    "other shapes": (
+        lambda x, weight: x.T,
+        r"compute tensors of the shapes \[\(4, 5\)\] where it computes \[\(5, 4\)\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", STEPS)
+def test_steps_that_do_not_fit_are_named(kind):
+    steps, told = STEPS[kind]
+    function = matrix_product()
+    register_operation(function, Family.LINEAR, steps=steps)
+    with pytest.raises(RegistrationError, match=told):
+        explained(Net(function.apply, torch.eye(4, dtype=torch.float64)), Composite())
+
+
+def test_steps_that_compute_something_else_warn_once():
+    function, weight = matrix_product(), torch.eye(4, dtype=torch.float64)
+    register_operation(function, Family.LINEAR, steps=lambda x, weight: x @ weight * 2)
+    with pytest.warns(UserWarning, match=r"the steps of Product.apply.*numbers differ by 100%, and relevance is"):
+        explained(Net(function.apply, weight), Composite())
+    register_operation(function, Family.LINEAR, steps=lambda x, weight: x @ weight.T * 1.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        explained(Net(function.apply, weight), Composite())
+
+
+def test_a_backward_that_is_not_there_is_told_how_to_get_one():
+    class Kernel(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x * 2
+
+        @staticmethod
+        def backward(ctx, slot):
+            raise NotImplementedError
+
+    with pytest.raises(AttributionError, match=r"failed: NotImplementedError; give the operation one by register_op"):
+        attribute(Net(Kernel.apply), torch.randn(2, 4, dtype=torch.float64), target=0)
