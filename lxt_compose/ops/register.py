@@ -1,10 +1,10 @@
 """Registration of operations that torch does not have."""
 
+import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from ..torch_internals import looks_up
 from .families import Family, Op
 from .lookup import display_name, op_of
 from .registry import function_of_apply, is_autograd_function, is_operator, registered, store
@@ -50,6 +50,18 @@ def register(
     """
     function = getattr(function, "_opoverload", function)  # what torch.library.custom_op makes
     function = function_of_apply(function)
+    held = [held] if isinstance(held, (int, str)) else list(held)
+    _check(function, family, held, bias)
+    multiplies = family in (Family.PRODUCT, Family.CONTRACTION)
+    if bias is not None:
+        traits = replace(traits, bias=Argument(*bias))
+    added: frozenset[int | str] = frozenset(bias or ())
+    op = Op(name or _default_name(function), family, added, frozenset(held), multiplies, traits, steps=steps)
+    store(function, op)
+    return op
+
+
+def _check(function: Any, family: Any, held: list[Any], bias: Any) -> None:
     if not (callable(function) or isinstance(function, str)) or not isinstance(family, Family):
         raise TypeError(
             f"register_operation() takes a function and a Family, such as Family.LINEAR; "
@@ -63,24 +75,22 @@ def register(
         )
     if bias is not None and not (isinstance(bias, tuple) and list(map(type, bias)) == [int, str]):
         raise TypeError(f"bias is the argument's position and keyword, such as bias=(2, 'bias'), got {bias!r}")
-    if isinstance(held, (int, str)) or not {int, str} >= set(map(type, held := list(held))):
+    if not {int, str} >= set(map(type, held)):
         raise TypeError(f"held are positions and keywords of arguments, such as held=(1, 'mask'), got {held!r}")
     if callable(function) and registered(function) is None and op_of(function) is not None:
         raise ValueError(f"{display_name(function)} is an operation of torch, whose family is known: bind it by a key")
-    multiplies = family in (Family.PRODUCT, Family.CONTRACTION)
-    if bias is not None:
-        traits = replace(traits, bias=Argument(*bias))
-    added: frozenset[int | str] = frozenset(bias or ())
-    op = Op(name or _default_name(function), family, added, frozenset(held), multiplies, traits, steps=steps)
-    store(function, op)
-    return op
 
 
 def _is_seen(function: Any) -> bool:
     """Return whether calls may be seen by function modes, or are made to be."""
     if isinstance(function, str) or is_autograd_function(function) or is_operator(function):
         return True
-    return op_of(function) is not None or looks_up("handle_torch_function", function)
+    if op_of(function) is not None:
+        return True
+    if not inspect.isfunction(function):
+        return False
+    used = inspect.getclosurevars(function)
+    return "handle_torch_function" in used.globals or "handle_torch_function" in used.unbound
 
 
 def _default_name(function: Any) -> str:

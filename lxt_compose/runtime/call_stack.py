@@ -186,6 +186,8 @@ class CallStack:
         """Comparisons that functions of one tensor may choose by."""
         self.notes = Notes()
         """What was noted of tensors that may become a softmax."""
+        self.eager = False
+        """Whether compiled functions run eagerly until the outermost module ends."""
         self.start()
 
     def innermost(self) -> Frame | None:

@@ -31,6 +31,7 @@ from ..target_module import explained
 from ..torch_internals import function_modes, in_backward, next_node_number
 from ..tracing import Kept, Written
 from .call_stack import CallStack, Frame, Site, Threads
+from .eager_functions import EAGER_FUNCTIONS
 from .freezing import freeze_sharded
 from .observer import Following, Observer
 from .policy import Policy
@@ -136,6 +137,7 @@ class Session:
         stack.root_inputs, stack.root_args = find_carriers(args, kwargs), (args, kwargs)
         if self.mode not in modes:  # an interrupt may have left it there
             self.mode.__enter__()
+        stack.eager = stack.eager or EAGER_FUNCTIONS.begin()
         if self.observer is not None:
             self.observer.start(args, kwargs)
 
@@ -143,6 +145,9 @@ class Session:
         """Deactivate the function mode after the outermost module in this thread."""
         if function_modes()[-1:] == [self.mode]:
             self.mode.__exit__(None, None, None)
+        if self.stack.eager:
+            self.stack.eager = False
+            EAGER_FUNCTIONS.end()
         self.stack.start()
         self.stack.ended = next_node_number()
 

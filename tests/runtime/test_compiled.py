@@ -3,7 +3,7 @@
 import pytest
 import torch
 from exact_models import inputs
-from support import assert_close, attribute, fingerprint, mlp
+from support import Fn, assert_close, attribute, fingerprint, mlp
 from torch import nn
 
 from lxt_compose import Composite, Gamma, RegistrationError
@@ -59,3 +59,36 @@ def test_code_compiled_around_a_registered_model_is_refused():
     assert fingerprint(model) == before
     assert_close(x.grad, attribute(model, inputs(4, 6), composite))
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("formulation", ["relevance", "gradient"])
+def test_functions_that_are_compiled_inside_a_model_run_eagerly_under_rules(formulation):
+    graphs = []
+
+    def backend(graph, example):
+        graphs.append(graph)
+        return graph
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Linear(6, 6).double()
+
+        @torch.compile(backend=backend)
+        def scale(self, x):
+            return x.tanh() * 2 + x
+
+        def forward(self, x):
+            return self.net(self.scale(self.net(x)))
+
+    model, x, composite = Scaled(), inputs(4, 6), Composite(formulation=formulation)
+    plain = Fn(lambda self, x: self.net((y := self.net(x)).tanh() * 2 + y), net=model.net)
+    with composite.register(model) as registration:
+        model(x.clone().requires_grad_())
+        assert registration.report().complete
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+            model(torch.zeros(1, 5, dtype=torch.float64))
+    assert_close(attribute(model, x, composite, 1), attribute(plain, x, composite, 1), 1e-6)
+    assert not graphs
+    model(x)
+    assert graphs  # it is compiled again, as it was

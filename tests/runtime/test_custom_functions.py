@@ -446,9 +446,7 @@ def test_what_no_mode_sees_cannot_be_registered(what):
         register_operation(what, Family.LINEAR)
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"bias": 2}, {"bias": (2,)}, {"bias": ("bias", 2)}, {"held": 1}, {"held": [None]}], ids=str
-)
+@pytest.mark.parametrize("wrong", [{"bias": 2}, {"bias": (2,)}, {"bias": ("bias", 2)}, {"held": [None]}], ids=str)
 def test_arguments_are_named_by_position_and_keyword(wrong):
     with pytest.raises(TypeError, match=r"such as (bias=\(2, 'bias'\)|held=\(1, 'mask'\))"):
         register_operation(matrix_product(), Family.LINEAR, **wrong)
