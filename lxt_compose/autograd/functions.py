@@ -204,7 +204,7 @@ class GraftRounded(RelevanceFunction):
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, other: Tensor) -> Tensor:
-        ctx.save_for_backward(z, other.detach())
+        save(ctx, z, other.detach())
         return z.detach()
 
     @staticmethod

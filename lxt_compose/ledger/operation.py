@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from ..autograd.sharded import is_sharded
 from ..autograd.trees import tensors_in
 from ..coverage.rows import Status
+from ..errors import RegistrationError, place
 from ..ops import Op, mutates
 from ..rules import Rule
 from ..rules.absorption import UNCOVERED
@@ -79,3 +81,16 @@ def changed_view(seen: Operation) -> Tensor | None:
         return None
     target = next(tensors_in((seen.args, seen.kwargs)), None)
     return target if target is not None and target._base is not None and target._base.requires_grad else None
+
+
+def refuse_spread(seen: Operation, tensors: Iterable[Tensor]) -> None:
+    """Raise where several processes hold a tensor together: what one of them holds does not add up.
+
+    Raises:
+        RegistrationError: they do.
+    """
+    if any(map(is_sharded, tensors)):
+        raise RegistrationError(
+            f"{seen.name}, in {place(seen.path)}, works on tensors that are spread over processes (tensor parallel), "
+            f"so the books of one process do not add up; keep no ledger (ledger=False), or run the whole model in one"
+        )

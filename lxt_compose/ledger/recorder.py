@@ -40,7 +40,7 @@ from .graph_check import Interval, check_graph
 from .layouts import Layout, in_front, layout_like, layout_of_whole
 from .ledger import Ledger
 from .meters import Meter, Whole, inside, view_of
-from .operation import Operation, changed, changed_view
+from .operation import Operation, changed, changed_view, refuse_spread
 from .samples import layouts_after
 from .sinks import call_of, rest_of, sinks_of
 from .stopped import Stopped
@@ -125,6 +125,7 @@ class Recorder:
             if running:
                 running[-1].parts += 1
             if run.graph is not None:
+                refuse_spread(seen, (*(x for x, _ in seen.carriers), *tensors_in(output)))
                 if not seen.parts:
                     run.graph.intervals.append(Interval(seen.first_node, stop, seen.path, seen.name, seen.status))
                 self._book(run, run.graph, seen, output)

@@ -8,7 +8,7 @@ from sharded_models import WAYS, inputs, language_model, pipelined, planned, tra
 from torch import nn
 from two_processes import in_two_processes, once_for_all_workers
 
-from lxt_compose import Composite, Epsilon, Flat, Gamma, WSquare, ZBox, ZPlus, attribute
+from lxt_compose import Composite, Epsilon, Flat, Gamma, RegistrationError, WSquare, ZBox, ZPlus, attribute
 from lxt_compose.rules.defaults import default_rules
 
 pytestmark = pytest.mark.timeout(300)  # all cases run before the first test: two processes start only once
@@ -110,6 +110,15 @@ def trained_on_its_own_samples(way):
     return {name.removeprefix("module."): parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
+def account_kept(way):
+    """What keeping a ledger says, or how much of one it leaves unaccounted."""
+    try:
+        return attribute(WAYS[way](transformer()), inputs(), target=1, ledger=True).ledger.unaccounted
+    except RegistrationError as error:
+        return str(error)
+
+
+ACCOUNTS = ("fully_sharded", "tensor_parallel", "sequence_parallel")
 REPLICATED = ("data_parallel", "data_parallel_static")
 IDS = torch.tensor([[3, 1, 4, 1, 5, 9]])
 PLANS = [(kind, formulation) for kind in ("llama", "experts") for formulation in ("relevance", "gradient")]
@@ -132,6 +141,7 @@ def found(tmp_path_factory):
     cases = {case: partial(sharded_and_explained, *case) for case in CASES}
     cases |= {("pipeline", name): partial(pipelined_and_explained, name) for name in PIPELINES}
     cases |= {("train", way): partial(trained_on_its_own_samples, way) for way in (None, *REPLICATED)}
+    cases |= {("account", way): partial(account_kept, way) for way in ACCOUNTS}
     folder = str(tmp_path_factory.mktemp("models"))
     cases |= {("plan", *plan): partial(planned_and_explained, *plan, f"{folder}/{i}") for i, plan in enumerate(PLANS)}
     return once_for_all_workers(tmp_path_factory, "sharding", lambda: in_two_processes(cases))
@@ -155,6 +165,15 @@ def test_relevance_is_that_of_the_whole_model_in_one_process(case, found):
         if way != "fully_sharded_wrapper":  # whose processes have a part of the gradients each
             assert trained.keys() == right.keys()
             torch.testing.assert_close(trained, right, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("way", ACCOUNTS)
+def test_a_ledger_adds_up_or_says_that_it_cannot(way, found):
+    for result in found["account", way]:
+        if way == "fully_sharded":
+            assert result < 1e-9
+        else:
+            assert "works on tensors that are spread over processes (tensor parallel)" in result
 
 
 @pytest.mark.parametrize("way", REPLICATED)

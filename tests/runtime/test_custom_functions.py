@@ -493,3 +493,18 @@ def test_a_backward_that_is_not_there_is_told_how_to_get_one():
 
     with pytest.raises(AttributionError, match=r"failed: NotImplementedError; give the operation one by register_op"):
         attribute(Net(Kernel.apply), torch.randn(2, 4, dtype=torch.float64), target=0)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_a_bias_is_added_in_place_to_what_a_kernel_with_steps_has_put_out(formulation):
+    function, weight = matrix_product(), torch.randn(4, 4, dtype=torch.float64)
+    register_operation(function, Family.LINEAR, steps=F.linear)
+
+    def biased(x):
+        y = function.apply(x, weight)
+        y += weight[0]
+        return y
+
+    _, relevance, report, _ = explained(Net(biased), Composite(formulation=formulation))
+    assert report.complete, str(report)
+    assert relevance.isfinite().all()
