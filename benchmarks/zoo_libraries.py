@@ -26,7 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "helpers"))
 
-from libraries import detectors, graphs, others, series, speech, vision
+from libraries import detectors, graphs, images, others, sequences, series, speech, vision
 from libraries.case import Case
 from measure import show
 from torch import Tensor
@@ -44,6 +44,23 @@ LIBRARIES = {
     "ultralytics": detectors.YOLO,
     "pytorch-forecasting": series.FORECASTS,
     "speechbrain": speech.SPEECHBRAIN,
+    "torchaudio": images.TORCHAUDIO,
+    "asteroid": images.ASTEROID,
+    "encodec": images.ENCODEC,
+    "monai": images.MONAI,
+    "segment-anything": images.SEGMENT_ANYTHING,
+    "open-clip-torch": images.OPEN_CLIP,
+    "vit-pytorch": images.VIT_PYTORCH,
+    "efficientnet-pytorch": images.EFFICIENTNET,
+    "perceiver-pytorch": images.PERCEIVER,
+    "x-transformers": sequences.X_TRANSFORMERS,
+    "performer-pytorch": sequences.PERFORMER,
+    "mambapy": sequences.MAMBAPY,
+    "rtdl-revisiting-models": sequences.RTDL,
+    "tab-transformer-pytorch": sequences.TAB_TRANSFORMER,
+    "tabm": sequences.TABM,
+    "ncps": sequences.NCPS,
+    "pykan": sequences.PYKAN,
 }
 CLOSES, AGREES, BOUNDED = 1e-8, 1e-6, 1e3
 
