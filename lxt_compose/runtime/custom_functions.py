@@ -40,7 +40,12 @@ class Applied:
         self._own = vars(function).get("apply")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Apply the function as torch does; what others have saved is spared if it changes its inputs."""
+        """Apply the function as torch does; what others have saved is spared if it changes its inputs.
+
+        A mode inside of another hands the call on to that one.
+        """
+        if is_mode_on():
+            return handle_torch_function(self, (), *args, **kwargs)
         op = registered(self.autograd_function)
         if op is not None and op.traits.spoils_inputs:
             for tensor in tensors_in((args, kwargs)):

@@ -87,6 +87,14 @@ def _collisions(
     return (likely * query_mask[:, :, None] * key_mask[:, None, :]) @ value
 
 
+def _scan(decay: Tensor, x: Tensor) -> Tensor:
+    """Return mambapy's ``PScan``, step by step: ``h_t = a_t h_(t-1) + x_t`` along the second dimension."""
+    states = [x[:, 0]]
+    for t in range(1, x.shape[1]):
+        states.append(decay[:, t] * states[-1] + x[:, t])
+    return torch.stack(states, 1)
+
+
 _FUNCTIONS = "bitsandbytes.autograd._functions"
 _LAYERS: dict[str, Callable[..., Any]] = (
     {
@@ -153,6 +161,7 @@ def register_known() -> None:
     register(f"{models}.yoso.modeling_yoso.YosoCumulation", Family.CONTRACTION, steps=_collisions)
     rooted = f"{models}.recurrent_gemma.modeling_recurrent_gemma.SqrtBoundDerivative"
     register(rooted, Family.ACTIVATION, steps=torch.sqrt)  # its own gradient has a bound
+    register("mambapy.pscan.PScan", Family.CONTRACTION, steps=_scan)
     for name in _SOFTMAX:
         register(name, Family.SOFTMAX, traits=Traits(spoils_inputs=True))  # sparsemax subtracts the maximum in place
     for name in ("roi_align", "ps_roi_align", "ps_roi_pool"):

@@ -233,6 +233,34 @@ def test_an_apply_that_was_taken_from_its_class_before_is_seen(registered, formu
     torch.testing.assert_close(relevance, right)
 
 
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_an_apply_under_a_mode_of_the_model_itself_is_seen(formulation):
+    """The model's own mode is inside of ours: it is given the call first, and hands it on."""
+    function = squashing()
+    register_operation(function, Family.ACTIVATION)
+    seen = []
+
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    def under_watch(x):
+        with Watch():
+            return function.apply(x)
+
+    torch.manual_seed(0)
+    model = Net(under_watch)
+    y, relevance, report, ledger = explained(model, Composite(formulation=formulation))
+    assert report.complete, str(report)
+    assert len(seen) == 1
+    assert ledger.unaccounted < 1e-9
+    model.function = torch.tanh
+    y_same, right, *_ = explained(model, Composite(formulation=formulation))
+    assert torch.equal(y, y_same)
+    torch.testing.assert_close(relevance, right)
+
+
 def test_a_function_that_calls_itself_is_seen_once_from_outside():
     """Its inner call is another one, which runs without gradients inside of its own forward."""
     calls = []

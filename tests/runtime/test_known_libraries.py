@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lxt_compose import AlphaBeta, Composite, Epsilon, Gamma, ZPlus
 from lxt_compose.ops import registered
-from lxt_compose.runtime.known_libraries import _collisions, by_identity
+from lxt_compose.runtime.known_libraries import _collisions, _scan, by_identity
 
 FORMULATIONS = ("relevance", "gradient")
 LIBRARY = torch.library.Library("quantized_tests", "DEF")
@@ -191,3 +191,56 @@ def test_steps_of_hashed_attention_compute_what_the_function_does():
     v, mask = torch.randn(2, 5, 3, dtype=torch.float64), torch.tensor([[1.0, 1, 1, 1, 1], [1, 1, 1, 0, 0]]).double()
     given = (mask, mask, q, k, v, {"hash_code_len": 3})
     assert torch.equal(_collisions(*given), module.YosoCumulation.apply(*given))
+
+
+class PScan(torch.autograd.Function):
+    """A scan with a gradient of its own, as mambapy has it: ``h_t = a_t h_(t-1) + x_t``."""
+
+    __module__ = "mambapy.pscan"
+
+    @staticmethod
+    def forward(ctx, a, x):
+        h = _scan(a, x)
+        ctx.save_for_backward(a, h)
+        return h.clone()
+
+    @staticmethod
+    def backward(ctx, slot):
+        a, h = ctx.saved_tensors
+        back = torch.cat([a[:, 1:], torch.zeros_like(a[:, :1])], 1)
+        found = _reversed(back, slot)
+        return torch.cat([torch.zeros_like(h[:, :1]), h[:, :-1]], 1) * found, found
+
+
+def _reversed(decay, slot):
+    """The slot of x: ``g_t = slot_t + a_(t+1) g_(t+1)``."""
+    found = [slot[:, -1]]
+    for t in range(slot.shape[1] - 2, -1, -1):
+        found.insert(0, slot[:, t] + decay[:, t] * found[0])
+    return torch.stack(found, 1)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("chosen", [False, True])
+def test_a_scan_with_a_gradient_of_its_own_is_its_steps(chosen, formulation, monkeypatch):
+    """Also where the input chooses how much is kept."""
+    module = types.ModuleType(PScan.__module__)
+    module.PScan = PScan
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    class Net(nn.Module):
+        def __init__(self, scan):
+            super().__init__()
+            torch.manual_seed(0)
+            self.scan, self.read, self.keep = scan, nn.Linear(3, 4), nn.Linear(3, 4)
+
+        def forward(self, x):
+            a = torch.exp(-F.softplus(self.keep(x))) if chosen else torch.full((2, 5, 4), 0.7, dtype=x.dtype)
+            return self.scan(a, self.read(x))[:, -1].sum(1)
+
+    x = torch.randn(2, 5, 3, dtype=torch.float64)
+    y, slot, report = explained(Net(PScan.apply).double(), Composite(formulation=formulation), x)
+    y_plain, right, _ = explained(Net(_scan).double(), Composite(formulation=formulation), x)
+    assert report.complete, str(report)
+    torch.testing.assert_close(y, y_plain)
+    torch.testing.assert_close(slot, right)
