@@ -1,4 +1,4 @@
-"""Images and volumes: MONAI, Segment Anything, OpenCLIP, vit-pytorch; and sound as waves: torchaudio, asteroid, encodec."""
+"""Images and volumes: MONAI, Segment Anything, OpenCLIP, vit-pytorch; sound: torchaudio, asteroid, encodec."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .case import Maker, first, numbers
 from .sequences import made
 
-IMAGES, VOLUMES, WAVES = numbers(2, 3, 32, 32), numbers(1, 1, 32, 32, 32), 0.1 * numbers(2, 1, 800)
+IMAGES, VOLUMES, WAVES = numbers(2, 3, 32, 32), numbers(1, 1, 16, 16, 16), 0.1 * numbers(2, 1, 800)
 
 
 def _of(module: str, name: str, **options: Any) -> nn.Module:
@@ -23,7 +23,7 @@ def _monai(name: str, inputs: Tensor = VOLUMES, **options: Any) -> Maker:
 
 
 _UNET = {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": (4, 8), "strides": (2,)}
-_KERNELS = {"kernel_size": [3, 3], "strides": [1, 2], "upsample_kernel_size": [2], "filters": [4, 8]}
+_KERNELS = {"kernel_size": [3] * 3, "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [4, 8, 8]}
 MONAI: dict[str, Maker] = {
     "UNet": _monai("UNet", **_UNET, num_res_units=1),
     "AttentionUnet": _monai("AttentionUnet", **_UNET),
@@ -31,17 +31,17 @@ MONAI: dict[str, Maker] = {
     "DynUNet": _monai("DynUNet", spatial_dims=3, in_channels=1, out_channels=2, **_KERNELS),
     "VNet": _monai("VNet", in_channels=1, out_channels=2),
     "UNETR": _monai(
-        "UNETR", in_channels=1, out_channels=2, img_size=(32, 32, 32), feature_size=4, hidden_size=16, mlp_dim=24,
+        "UNETR", in_channels=1, out_channels=2, img_size=(16, 16, 16), feature_size=4, hidden_size=16, mlp_dim=24,
         num_heads=2,
     ),
     "SwinUNETR": _monai(
-        "SwinUNETR", in_channels=1, out_channels=2, feature_size=12, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2)
+        "SwinUNETR", numbers(1, 1, 32, 32, 32), in_channels=1, out_channels=2, feature_size=12, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2)
     ),
     "DenseNet": _monai(
         "DenseNet", spatial_dims=3, in_channels=1, out_channels=2, init_features=4, growth_rate=4, block_config=(2, 2)
     ),
     "ViT": _monai(
-        "ViT", in_channels=1, img_size=(32, 32, 32), patch_size=(16, 16, 16), hidden_size=16, mlp_dim=24, num_layers=2,
+        "ViT", in_channels=1, img_size=(16, 16, 16), patch_size=(8, 8, 8), hidden_size=16, mlp_dim=24, num_layers=2,
         num_heads=2, classification=True,
     ),
 }  # fmt: skip
@@ -162,7 +162,7 @@ ASTEROID: dict[str, Maker] = {
         WAVES,
     ),
     "SuDORMRFNet": made(
-        lambda: _of("asteroid.models", "SuDORMRFNet", n_src=2, bn_chan=8, num_blocks=1, upsampling_depth=2, n_filters=8),
+        lambda: _of("asteroid.models", "SuDORMRFNet", n_src=2, bn_chan=8, num_blocks=1, upsampling_depth=2),
         WAVES,
     ),
 }  # fmt: skip

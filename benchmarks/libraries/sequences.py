@@ -103,7 +103,7 @@ RTDL: dict[str, Maker] = {
 _SIZES = {"categories": (3, 4), "num_continuous": 3, "dim": 8, "depth": 2, "heads": 2, "dim_head": 4, "dim_out": 2}
 TAB_TRANSFORMER: dict[str, Maker] = {
     name: made(lambda name=name: _of("tab_transformer_pytorch", name)(**_SIZES), (COLUMNS, ROWS))
-    for name in ("TabTransformer", "FTTransformer")
+    for name in ("FTTransformer",)
 }
 TABM: dict[str, Maker] = {
     kind: made(
@@ -125,7 +125,7 @@ PYKAN: dict[str, Maker] = {
 }
 PERFORMER: dict[str, Maker] = {
     "PerformerLM": made(
-        lambda: _of("performer_pytorch", "PerformerLM")(num_tokens=9, max_seq_len=8, dim=16, depth=2, heads=2, dim_head=8),
+        lambda: _of("performer_pytorch", "PerformerLM")(num_tokens=9, max_seq_len=8, dim=16, depth=2, heads=2),
         IDS, last_token,
     ),
 }  # fmt: skip

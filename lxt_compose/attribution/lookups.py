@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import reduce
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +20,7 @@ from ..autograd.trees import PLAIN, map_tensors, tensors_in
 from ..ops import Effect, Integers, integers_of, mutates
 from ..runtime.decisions import written as changed_by
 from ..torch_internals import modes_off
+from .inputs import is_integer
 from .origins import CHOSEN, UNKNOWN, Origins, after, index_in, on_origins, values_in, written
 
 _BAG = inspect.signature(F.embedding_bag)
@@ -100,6 +102,8 @@ class Following:
         effect = None if known is None else known.effect
         if effect is Effect.BAGS:
             return self._bag(call, func, args, kwargs)
+        if known is not None and effect is Effect.MOVES:
+            args, kwargs = self._in_one_type(known, call, args, kwargs)
         output = call(func, args, kwargs)
         if effect is Effect.LEAVES:
             self._leave(func, self._origins.among((args, kwargs)))
@@ -110,6 +114,17 @@ class Following:
                 self._changed(known, func, args, kwargs)
                 return output
             return self._made(known, func, args, kwargs, output)
+
+    def _in_one_type(self, known: Integers, call: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Return arguments whose integers, where they are joined with carriers, are numbers of their type."""
+        values = list(tensors_in(values_in(known, args, kwargs)))
+        whole = [x for x in values if is_integer(x) and self._origins.knows(x)]
+        floats = [x for x in values if x.is_floating_point()]
+        if not whole or not any(map(self._listener.carries, floats)):
+            return args, kwargs
+        dtype = reduce(torch.promote_types, (x.dtype for x in floats))
+        turned = {id(x): self.run(call, Tensor.to, (x, dtype), {}) for x in whole}
+        return map_tensors(lambda x: turned.get(id(x), x), (args, kwargs))
 
     def unknown(self, x: Tensor, arguments: Any) -> None:
         """Note that integers were made of floating point numbers, which are not followed."""

@@ -277,6 +277,40 @@ def test_a_table_for_each_column(formulation):
     assert found.report.complete
 
 
+JOINS = {
+    "cat": lambda x, rows: torch.cat([x, rows], 1),
+    "column_stack": lambda x, rows: torch.column_stack([x, rows]),
+    "hstack": lambda x, rows: torch.hstack((rows, x)),
+    "stack": lambda x, rows: torch.stack([x, rows]).flatten(0, 0).sum(0) @ torch.ones(4, 8, dtype=torch.float64),
+    "where": lambda x, rows: torch.where(x > 0, x, rows) @ torch.ones(4, 8, dtype=torch.float64),
+}
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+@pytest.mark.parametrize("way", JOINS)
+def test_one_hot_rows_of_integers_that_are_joined_with_numbers(way, formulation):
+    """Nets for tables join them as they are, and leave it to torch to make numbers of them."""
+
+    class Table(nn.Module):
+        def __init__(self, turn):
+            super().__init__()
+            torch.manual_seed(0)
+            self.turn, self.head = turn, nn.Linear(8, 3).double()
+
+        def forward(self, values, columns):
+            return self.head(JOINS[way](values, self.turn(F.one_hot(columns, 4)))).tanh()
+
+    given = {"values": torch.randn(3, 4, dtype=torch.float64), "columns": torch.tensor([2, 0, 3])}
+    options = {"target": 1, "composite": Composite(formulation=formulation), "dims": {"columns": "batch"}}
+    found = attribute(Table(lambda rows: rows), given, **options)
+    want = attribute(Table(torch.Tensor.double), given, **options)
+    assert found.report.complete
+    assert torch.equal(found.output, want.output)
+    assert float(found.relevance["columns"].abs().sum()) > 0
+    for name, relevance in want.relevance.items():
+        assert_close(found.relevance[name], relevance, 1e-9)
+
+
 def test_columns_in_one_table_with_offsets():
     columns = torch.tensor([[0, 1, 4], [2, 0, 3]])
     model = model_of(lambda self, ids: self.table(ids + torch.tensor([0, 3, 5])))

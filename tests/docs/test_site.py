@@ -32,8 +32,9 @@ def rules():
 def test_blocks_run(block, capsys):
     if "transformers" in block:
         pytest.importorskip("transformers")
-    if "torchao" in block:
-        pytest.importorskip("torchao", reason="torchao is not installed")
+    for library in ("torchao", "ultralytics", "pytorch_forecasting", "speechbrain"):
+        if f"from {library}" in block:
+            pytest.importorskip(library, reason=f"{library} is not installed")
     world = {"__name__": "page"}
     exec(compile(block, "page", "exec"), world)
     if "result" in world:
