@@ -35,7 +35,8 @@ MONAI: dict[str, Maker] = {
         num_heads=2,
     ),
     "SwinUNETR": _monai(
-        "SwinUNETR", numbers(1, 1, 32, 32, 32), in_channels=1, out_channels=2, feature_size=12, depths=(1, 1, 1, 1), num_heads=(1, 2, 2, 2)
+        "SwinUNETR", numbers(1, 1, 32, 32, 32), in_channels=1, out_channels=2, feature_size=12, depths=(1, 1, 1, 1),
+        num_heads=(1, 2, 2, 2),
     ),
     "DenseNet": _monai(
         "DenseNet", spatial_dims=3, in_channels=1, out_channels=2, init_features=4, growth_rate=4, block_config=(2, 2)

@@ -102,8 +102,10 @@ RTDL: dict[str, Maker] = {
 }
 _SIZES = {"categories": (3, 4), "num_continuous": 3, "dim": 8, "depth": 2, "heads": 2, "dim_head": 4, "dim_out": 2}
 TAB_TRANSFORMER: dict[str, Maker] = {
-    name: made(lambda name=name: _of("tab_transformer_pytorch", name)(**_SIZES), (COLUMNS, ROWS))
-    for name in ("FTTransformer",)
+    "TabTransformer": made(
+        lambda: _of("tab_transformer_pytorch", "TabTransformer")(mlp_act=nn.ReLU(), **_SIZES), (COLUMNS, ROWS)
+    ),
+    "FTTransformer": made(lambda: _of("tab_transformer_pytorch", "FTTransformer")(**_SIZES), (COLUMNS, ROWS)),
 }
 TABM: dict[str, Maker] = {
     kind: made(
