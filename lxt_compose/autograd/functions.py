@@ -170,10 +170,26 @@ class Bypass(RelevanceFunction):
         return None, None, *ctx.slots(slot, *ctx.saved_tensors)
 
 
-def bypass(backward: Callable[..., Slots], z: Tensor, saved: Sequence[Tensor], carriers: Sequence[Tensor]) -> Tensor:
-    """Return the output z, whose only path back to the carriers is `backward` (see :class:`Bypass`)."""
+class BypassOwn(Bypass):
+    """The same for tensors that the operation's own node saves too: to change one in place is an error in any case."""
+
+    quiet = True
+
+    @staticmethod
+    def forward(ctx: Any, backward: Callable[..., Slots], kept: tuple[Tensor, ...], *carriers: Tensor) -> Tensor:
+        ctx.set_materialize_grads(False)
+        ctx.slots = backward
+        ctx.save_for_backward(*kept[1:])
+        return kept[0].detach()
+
+
+def bypass(
+    backward: Callable[..., Slots], z: Tensor, saved: Sequence[Tensor], carriers: Sequence[Tensor], *, own: bool = False
+) -> Tensor:
+    """Return the output z, whose only path back to the carriers is `backward`: see :class:`Bypass`, or BypassOwn."""
     plain = [t.detach() if t.requires_grad else t for t in saved]
-    result: Tensor = Bypass.apply(backward, (z, *plain), *carriers)  # tensors in a tuple are no inputs to autograd
+    function = BypassOwn if own else Bypass
+    result: Tensor = function.apply(backward, (z, *plain), *carriers)  # tensors in a tuple are no inputs to autograd
     return result
 
 

@@ -8,6 +8,7 @@ before an in-place operation, has those nodes that saved *that* storage take a c
 
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -22,29 +23,42 @@ class _Notes:
     """For each storage, the autograd nodes that saved a tensor of it, and at which place."""
 
     def __init__(self) -> None:
-        self.savers: dict[int, list[tuple[weakref.ref[Any], int]]] = {}
-        self.new, self.room = 0, _ROOM
+        self._savers: dict[int, list[tuple[weakref.ref[Any], int]]] = {}
+        self._new: list[tuple[int, weakref.ref[Any], int]] = []
+        """What was noted last, and is yet to be sorted by storage: most is never asked for."""
+        self._added, self._room = 0, _ROOM
+
+    def __iter__(self) -> Iterator[weakref.ref[Any]]:
+        self._sort()
+        return iter([node for savers in self._savers.values() for node, _ in savers])
 
     def prune(self) -> None:
         """Drop the notes on nodes that are gone."""
-        for memory, savers in list(self.savers.items()):
+        self._new = [note for note in self._new if note[1]() is not None]
+        for memory, savers in list(self._savers.items()):
             alive = [(node, place) for node, place in savers if node() is not None]
             if alive:
-                self.savers[memory] = alive
+                self._savers[memory] = alive
             else:
-                del self.savers[memory]
-        self.new, self.room = 0, max(_ROOM, sum(map(len, self.savers.values())))
+                del self._savers[memory]
+        self._added, self._room = 0, max(_ROOM, len(self._new) + sum(map(len, self._savers.values())))
 
-    def add(self, tensor: Tensor, saver: Any, place: int) -> None:
+    def add(self, tensor: Tensor, saver: weakref.ref[Any], place: int) -> None:
         """Note which node saved this memory; now and then, drop notes on nodes that are gone."""
-        memory = storage_of(tensor)
-        if memory in self.savers:
-            self.savers[memory].append((saver, place))
-        else:
-            self.savers[memory] = [(saver, place)]
-        self.new += 1
-        if self.new > self.room:
+        self._new.append((storage_of(tensor), saver, place))
+        self._added += 1
+        if self._added > self._room:
             self.prune()
+
+    def pop(self, memory: int) -> list[tuple[weakref.ref[Any], int]]:
+        """Return the nodes that saved this memory, and forget them."""
+        self._sort()
+        return self._savers.pop(memory, [])
+
+    def _sort(self) -> None:
+        for memory, saver, place in self._new:
+            self._savers.setdefault(memory, []).append((saver, place))
+        self._new = []
 
 
 class _PerThread(threading.local):
@@ -93,7 +107,7 @@ def keep(tensor: Tensor) -> Kept:
 
 def rescue(tensor: Tensor) -> None:
     """Have all nodes that saved (a view of) this tensor keep a copy, since it is about to be changed in place."""
-    for node, place in _threads.notes.savers.pop(storage_of(tensor), ()):
+    for node, place in _threads.notes.pop(storage_of(tensor)):
         saver = node()
         if isinstance(saver, Kept):
             saver.value = saver.value.clone()

@@ -25,7 +25,7 @@ def of_layer_norm(
         return None
     weight, size = _WEIGHT.of(args, kwargs), tuple(_SIZE.of(args, kwargs))
     saved = (rstd,) if weight is None else (rstd, weight)
-    return bypass(partial(layer_norm_step, size), z, saved, carriers)
+    return bypass(partial(layer_norm_step, size), z, saved, carriers, own=True)
 
 
 def layer_norm_step(size: tuple[int, ...], slot: Tensor, rstd: Tensor, weight: Tensor | None = None) -> Slots:

@@ -240,9 +240,18 @@ def storage_of(tensor: Tensor) -> int:
     if tensor.layout is not torch.strided:  # a sparse tensor has no such memory, and no views
         return id(tensor)
     try:
-        return tensor.untyped_storage()._cdata
-    except NotImplementedError:  # inside of vmap it stands for many tensors, and is not saved
+        return _storage_address(tensor)
+    except RuntimeError:  # inside of vmap it stands for many tensors, and is not saved
         return id(tensor)
+
+
+_storage_address: Callable[[Tensor], int] = getattr(
+    torch._C, "_storage_address", lambda tensor: tensor.untyped_storage()._cdata
+)
+"""The address of the memory behind a tensor, three times as fast as by way of a storage object.
+
+Unnecessary once that way is as fast.
+"""
 
 
 # ---- torch.func ------------------------------------------------------------------------------------------------------
