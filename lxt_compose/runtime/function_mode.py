@@ -36,7 +36,7 @@ from .operations import is_cut, note_cut, record, run, run_body, run_unrecorded
 from .policy import FunctionInfo
 from .recorded import Recorded, known_of
 from .session import Session
-from .step_checks import note_rounded
+from .step_checks import EIGHT_BITS, is_narrow, note_rounded
 from .strangers import without_strangers
 from .unfolded import unfolded
 from .written_softmax import WrittenSoftmax
@@ -213,6 +213,8 @@ class FunctionMode(TorchFunctionMode):
             if info.copies and now.step is None:  # the rule of a copy does not depend on what is copied
                 now.step = self._step(now)
             node.metadata[MARK] = now.history(self._is_learned)
+            if info.copies and is_narrow(output):
+                note_cut(self.session, now.frame, made, now.args, EIGHT_BITS)
             if now.step is not None:
                 mark_chain(output, now.step.chain)
         keep(self.session, self._how, self._softmax, now, made, None, output)

@@ -32,7 +32,7 @@ from .keeping import Calls, Kept, has_learned, records_alone
 from .operations import SPARSE, is_cut, note_cut
 from .policy import FunctionInfo
 from .session import Session
-from .step_checks import note_rounded
+from .step_checks import EIGHT_BITS, is_narrow, note_rounded
 from .written_softmax import WrittenSoftmax
 
 MISSED = object()
@@ -86,6 +86,8 @@ class KeptCalls:
                 elif node is not carriers[0].grad_fn:  # else it is the carrier itself
                     node.metadata[MARK] = kept.history
                     if info.copies:
+                        if is_narrow(output):
+                            note_cut(self._session, frame, kept.made, args, EIGHT_BITS)
                         self._mark_copy(info, carriers, args, kwargs, output)
                 stack.last = output
                 return output

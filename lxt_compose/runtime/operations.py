@@ -29,7 +29,7 @@ from .execution import enter, leave, write_into
 from .in_place import before_change, changes, on_copy
 from .policy import FunctionInfo
 from .session import Session
-from .step_checks import check_steps, misfit
+from .step_checks import EIGHT_BITS, check_steps, is_narrow, misfit
 from .unseen import unseen_behind
 
 BARE = "in a checkpointed function that is no module"
@@ -100,6 +100,8 @@ def run_as_it_is(session: Session, frame: Frame, made: Decision, call: OpCall) -
     output = made.info.run(*call.args, **call.kwargs)
     if is_cut(output):
         note_cut(session, frame, made, call.args)
+    elif is_narrow(output):
+        note_cut(session, frame, made, call.args, EIGHT_BITS)
     return output
 
 

@@ -1,4 +1,4 @@
-"""What is asked of the steps that stand for an operation, and of the integers that an operation makes."""
+"""What is asked of steps that stand for an operation, and of the integers and narrow floats that one makes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from .call_stack import Frame
 from .policy import FunctionInfo
 from .session import Session
 
+EIGHT_BITS = "relevance that flows back through floats of 8 bits is rounded to them"
 _FAR = 0.3
 """The distance between steps and values, over the length of the values, that kernels in 4 bits do not reach."""
 
@@ -63,6 +64,11 @@ def _distance(step: Tensor, value: Tensor) -> float:
         return float(far) if far.isfinite() else 0.0
     except (RuntimeError, TypeError):  # under a tracer, or on a device without float64
         return 0.0
+
+
+def is_narrow(output: Any) -> bool:
+    """Return whether these are floats of 8 bits, to which autograd rounds what flows back, too."""
+    return isinstance(output, Tensor) and output.requires_grad and output.dtype.itemsize == 1
 
 
 def note_rounded(session: Session, frame: Frame, info: FunctionInfo, args: Any, kwargs: Any, output: Tensor) -> None:

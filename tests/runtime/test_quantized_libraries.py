@@ -134,3 +134,18 @@ def test_modules_that_dequantize_by_themselves(name):
     right = attribute(plain, inputs(), composite=composite_of(name), target=3)
     assert found.report.complete, str(found.report)
     assert_near(found.relevance, right.relevance, 1e-5)
+
+
+@pytest.mark.parametrize("formulation", FORMULATIONS)
+def test_floats_of_8_bits_in_a_model_are_uncovered(formulation):
+    """Autograd rounds what flows back to 3 bits, to 0 or beyond the largest number where it is small or large."""
+
+    class Rounded(nn.Linear):
+        def forward(self, x):
+            x = x.to(torch.bfloat16)
+            return super().forward(x.to(torch.float8_e4m3fn).to(torch.float32))
+
+    model, x = nn.Sequential(nn.Linear(8, 8), Rounded(8, 4)), torch.randn(2, 8)
+    for _ in range(2):
+        (row,) = attribute(model, x, target=1, composite=Composite(formulation=formulation)).report.uncovered
+        assert (row.path, row.note) == ("1", "relevance that flows back through floats of 8 bits is rounded to them")
