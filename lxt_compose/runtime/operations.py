@@ -136,9 +136,10 @@ def run_uncovered(session: Session, frame: Frame, made: Decision, call: OpCall, 
         session.stack.seen.told(None, Status.UNCOVERED)
     if info.cuts:
         session.tally.cut[f"{info.name} in {frame.path or '(model)'}"] = None
-    given = {id(tensor) for tensor in tensors_in((call.args, call.kwargs))}
+    given = {id(x): (x, x._version) for x in tensors_in((call.args, call.kwargs)) if not x.is_inference()}
     output = info.run(*call.args, **call.kwargs)
-    cut = (info.foreign or any(x.is_quantized for x in tensors_in(output))) and is_cut(output)
+    results = [output, *(x for x, version in given.values() if info.foreign and x._version != version)]
+    cut = (info.foreign or any(x.is_quantized for x in tensors_in(output))) and is_cut(results)
     if cut or any(t.requires_grad and (info.op is not None or id(t) not in given) for t in tensors_in(output)):
         frame.others = True
         note = NO_BACKWARD if cut else note or (info.op.reason if info.op is not None else "")

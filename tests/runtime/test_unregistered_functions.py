@@ -136,3 +136,26 @@ def test_sparse_numbers_inside_and_at_the_end(ledger):
     for forward in (lambda self, x: torch.sparse.mm(x.to_sparse(), weight), lambda self, x: (x @ weight).to_sparse()):
         result = attribute(Fn(forward).eval(), x, target=1, composite=composite, ledger=ledger)
         torch.testing.assert_close(result.relevance, x * weight[:, 1])
+
+
+@torch.library.custom_op("unregistered_tests::into", mutates_args=("out",))
+def into(x: torch.Tensor, out: torch.Tensor) -> None:
+    out.copy_(x.tanh())
+
+
+def test_a_kernel_that_writes_its_result_into_an_argument_ends_relevance_which_the_report_says():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            out = torch.empty_like(x)
+            into(x, out)
+            return self.layer(out + x)
+
+    with Composite().register(Net()) as registration:
+        registration.model(torch.randn(2, 4, requires_grad=True))
+    (row,) = registration.report().uncovered
+    assert row.target == "torch.ops.unregistered_tests.into"
+    assert "no backward, so relevance ends there" in row.note
