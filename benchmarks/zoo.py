@@ -65,8 +65,8 @@ class NotSmallError(Exception):
     """The shrunken configuration does not give a small model."""
 
 
-def build(name: str, kind: str) -> tuple[nn.Module, dict[str, Any]]:
-    """A small model in float64 with random weights, and inputs for it."""
+def build(name: str, kind: str, experts: str = "eager") -> tuple[nn.Module, dict[str, Any]]:
+    """A small model in float64 with random weights, and inputs for it; experts run as transformers calls it."""
     config = configuration(name, OVERRIDES.get(f"{kind}:{name}", OVERRIDES.get(name, {})))
     auto = KINDS[kind][1]
     torch.manual_seed(0)
@@ -75,7 +75,7 @@ def build(name: str, kind: str) -> tuple[nn.Module, dict[str, Any]]:
     if size > LARGEST.get(kind, 8_000_000):
         raise NotSmallError(f"{size / 1e6:.0f} million parameters")
     try:
-        model = auto.from_config(config, experts_implementation="eager")  # torch's grouped product knows no float64
+        model = auto.from_config(config, experts_implementation=experts)  # torch's grouped product knows no float64
     except (TypeError, ValueError, KeyError):
         model = auto.from_config(config)
     if hasattr(model, "set_default_language"):
@@ -152,10 +152,15 @@ def judge(model: nn.Module, inputs: dict[str, Any], precision: Any) -> dict[str,
     }  # fmt: skip
 
 
-def with_mask(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs as a tokenizer gives them."""
+def with_mask(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inputs as a tokenizer gives them; without a mask if the model takes none, or gives NaN with one."""
     mask = {"attention_mask": torch.ones_like(inputs["input_ids"])} if "input_ids" in inputs else {}
-    return {**inputs, **mask}
+    try:
+        with torch.no_grad():
+            bad = not logit_of(model(**inputs, **mask)).isfinite()
+    except (TypeError, AttributeError):
+        bad = True
+    return inputs if bad else {**inputs, **mask}
 
 
 @contextmanager
@@ -180,13 +185,9 @@ def watched(model: nn.Module) -> Iterator[list[tuple[str, Tensor, bool]]]:
 
 def judge_ids(model: nn.Module, inputs: dict[str, Any], _: Any) -> dict[str, Any]:
     """The same verdict for attribute() with ids."""
-    given, precision = with_mask(inputs), KeepDouble
-    try:
-        with precision(), torch.no_grad():
-            bad = not logit_of(model(**given)).isfinite()
-    except (TypeError, AttributeError):  # it takes no mask
-        bad = True
-    given = inputs if bad else given  # some give NaN in float64 if they are given a mask
+    precision = KeepDouble
+    with precision():
+        given = with_mask(model, inputs)
     other = {**given, "input_ids": given["input_ids"].roll(1, 1)} if "input_ids" in given else given
     with precision():  # recorded: torch has other kernels otherwise
         with watched(model) as before:

@@ -3,11 +3,15 @@
     python benchmarks/zoo_traced.py                                  # the architectures of the tests, and of MORE
     python benchmarks/zoo_traced.py llama vit --presets res_lrp gamma
     python benchmarks/zoo_traced.py --dynamic                        # one graph for other batches and lengths
+    python benchmarks/zoo_traced.py --kinds causal sequence image --presets attnlrp --keep verdicts.txt
 
 Each is small, with random weights, in float32. *equal*: relevance of every input and the output of
 `composite.trace(...)` are those of `attribute(...)`, bit for bit; otherwise the largest difference, as a part of the
 largest relevance, or why there is no graph. With `--dynamic` the graph is written down for one example and called with
 another batch and, of text, another length: *one graph*, or *graphs by shape* and why.
+
+With `--kinds` it takes every architecture of transformers with one of these heads, made small as `zoo.py` does. That
+takes hours: `--keep` writes each verdict to a file, and what is in the file is not run again.
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ import signal
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +73,9 @@ def build(name: str, batch: int = 1) -> tuple[nn.Module, dict[str, Tensor]]:
         model = architectures.build(known, attention=attention, experts="batched_mm").float()  # no loops over experts
         return model, in_single(architectures.inputs_of(known, model, batch=batch))
     kind, _, architecture = name.partition(":")
-    model, inputs = zoo.build(architecture, kind)
-    return model.float(), {key: x.repeat_interleave(batch, 0) for key, x in in_single(inputs).items()}
+    model, inputs = zoo.build(architecture, kind, experts="batched_mm")
+    given = zoo.with_mask(model.float(), in_single(inputs))
+    return model, {key: x.repeat_interleave(batch, 0) for key, x in given.items()}
 
 
 def in_single(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -96,7 +102,10 @@ def difference(found: Any, result: Any) -> float:
 
 def verdict(name: str, preset: str, *, dynamic: bool) -> str:
     """What came of one architecture under one preset."""
-    model, inputs = build(name, 2 if dynamic else 1)
+    try:
+        model, inputs = build(name, 2 if dynamic else 1)
+    except Exception as error:
+        raise NotBuiltError(said(error)) from error
     model.eval().requires_grad_(False)
     composite = composite_of(preset)
     graph = composite.trace(model, inputs, target=first_logit, dynamic=dynamic)
@@ -109,28 +118,70 @@ def verdict(name: str, preset: str, *, dynamic: bool) -> str:
     return f"{equal}, graphs by shape: {several}" if several else f"{equal}, one graph" if dynamic else equal
 
 
+class NotBuiltError(Exception):
+    """There is no small model of this architecture."""
+
+
+class TooSlowError(BaseException):
+    """The time is up; nothing that catches exceptions catches this."""
+
+
+def said(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 @contextlib.contextmanager
-def limited() -> Iterator[None]:
-    """Raise after some minutes."""
+def limited(seconds: int) -> Iterator[None]:
+    """Raise after some time, and again and again until this is left."""
 
     def too_slow(*_: Any) -> None:
-        raise TimeoutError(f"took more than {SECONDS} s")
+        raise TooSlowError(f"took more than {seconds} s")
 
     signal.signal(signal.SIGALRM, too_slow)
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 10)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def tried(name: str, preset: str, *, dynamic: bool) -> str:
+def tried(name: str, preset: str, *, dynamic: bool, seconds: int = SECONDS) -> str:
     """The verdict, or why there is none."""
     try:
-        with limited(), contextlib.redirect_stdout(io.StringIO()):
+        with limited(seconds), contextlib.redirect_stdout(io.StringIO()):
             return verdict(name, preset, dynamic=dynamic)
-    except Exception as error:  # whatever an architecture raises is its verdict
-        return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    except NotBuiltError as error:
+        return f"not built: {error}"
+    except (Exception, TooSlowError) as error:  # whatever an architecture raises is its verdict
+        return said(error)
+
+
+class Verdicts:
+    """Verdicts in a file, a line for each; one that was begun and has no verdict ended the process."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else []
+        self._known = {(name, preset): found for name, preset, found in (line.split(" | ", 2) for line in lines)}
+
+    def get(self, name: str, preset: str, make: Callable[[], str]) -> str:
+        """The verdict that is known, or that is made now."""
+        if (name, preset) not in self._known:
+            self._write(name, preset, "ended the process")
+            self._write(name, preset, make())
+        return self._known[name, preset]
+
+    def _write(self, name: str, preset: str, found: str) -> None:
+        self._known[name, preset] = found
+        if self._path is not None:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(f"{name} | {preset} | {found}\n")
+
+
+def kind_of(found: str) -> str:
+    """What a verdict is counted as."""
+    return found if found.startswith("equal") and ":" not in found else "not built" if "not built" in found else "other"
 
 
 def main() -> None:
@@ -139,18 +190,25 @@ def main() -> None:
     parser.add_argument("names", nargs="*", default=[*architectures.ZOO, *MORE])
     parser.add_argument("--presets", nargs="+", default=PRESETS)
     parser.add_argument("--dynamic", action="store_true", help="other shapes than that of the example")
+    parser.add_argument("--kinds", nargs="+", choices=zoo.KINDS, help="all architectures with one of these heads")
+    parser.add_argument("--keep", type=Path, help="a file with the verdicts so far, which are not made again")
+    parser.add_argument("--seconds", type=int, default=SECONDS, help="the most that one of them may take")
     options = parser.parse_args()
+    if options.kinds:
+        options.names = [f"{kind}:{name}" for kind in options.kinds for name in zoo.KINDS[kind][0]]
+    verdicts = Verdicts(options.keep)
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     counts = {preset: Counter[str]() for preset in options.presets}
     for name in options.names:
         for preset in options.presets:
-            said = tried(name, preset, dynamic=options.dynamic)
-            counts[preset][said if said.startswith("equal") and ":" not in said else "other"] += 1
-            print(f"{name} | {preset} | {said}", flush=True)
-    columns = sorted({said for count in counts.values() for said in count})
-    show("summary", ["preset", *columns], [[p, *(count[said] for said in columns)] for p, count in counts.items()])
+            ask = partial(tried, name, preset, dynamic=options.dynamic, seconds=options.seconds)
+            found = verdicts.get(name, preset, ask)
+            counts[preset][kind_of(found)] += 1
+            print(f"{name} | {preset} | {found}", flush=True)
+    columns = sorted({found for count in counts.values() for found in count})
+    show("summary", ["preset", *columns], [[p, *(count[found] for found in columns)] for p, count in counts.items()])
 
 
 if __name__ == "__main__":
