@@ -7,7 +7,8 @@
 
 Each is small, with random weights, in float32. *equal*: relevance of every input and the output of
 `composite.trace(...)` are those of `attribute(...)`, bit for bit; otherwise the largest difference, as a part of the
-largest relevance, or why there is no graph. With `--dynamic` the graph is written down for one example and called with
+largest relevance, or why there is no graph. Where the graph is written down as compilers see the model, the eager
+relevance is that of the model in the same state, which may take other kernels than without. With `--dynamic` the graph is written down for one example and called with
 another batch and, of text, another length: *one graph*, or *graphs by shape* and why.
 
 With `--kinds` it takes every architecture of transformers with one of these heads, made small as `zoo.py` does. That
@@ -40,6 +41,7 @@ import architectures
 import zoo
 
 from lxt_compose import Composite, Gamma, attribute, presets
+from lxt_compose.torch_internals.traces import as_compilers_see
 
 MORE = (
     "causal:qwen3_next causal:granite causal:cohere causal:stablelm causal:mamba2 causal:olmo causal:gptj causal:rwkv "
@@ -110,10 +112,12 @@ def verdict(name: str, preset: str, *, dynamic: bool) -> str:
     composite = composite_of(preset)
     graph = composite.trace(model, inputs, target=first_logit, dynamic=dynamic)
     asked = of_other_shape(name) if dynamic else inputs
-    result = attribute(model, asked, target=first_logit, composite=composite)
+    compiling = any("as compilers see" in note for note in graph.notes)
+    with as_compilers_see() if compiling else contextlib.nullcontext():
+        result = attribute(model, asked, target=first_logit, composite=composite)
     found = graph(asked)
     apart = difference(found, result)
-    equal = "equal" if apart == 0 else f"{apart:.0e} apart"
+    equal = ("equal" if apart == 0 else f"{apart:.0e} apart") + " (as compilers see it)" * compiling
     several = next((note for note in graph.notes if "each shape" in note or "of their own" in note), "")
     return f"{equal}, graphs by shape: {several}" if several else f"{equal}, one graph" if dynamic else equal
 
