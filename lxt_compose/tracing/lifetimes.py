@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from .passes import is_fixed, viewed
+from ..torch_internals.graph_memory import viewed
+from .passes import is_fixed
 
 
 class Lifetimes:

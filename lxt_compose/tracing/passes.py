@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from ..torch_internals.graph_memory import memory_of, written
 from ..torch_internals.readings import filled_with
 from ..torch_internals.traces import schema_of
 
 _ALIASES = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
-_MAY_BE_VIEWS = (torch.ops.aten.reshape.default, torch.ops.aten.contiguous.default, torch.ops.aten._unsafe_view.default)
-"""Operations whose schema does not say so."""
 _VIEW, _FULL = torch.ops.aten.view.default, torch.ops.aten.full.default
 
 
@@ -152,47 +150,11 @@ def in_place(graph: Graph) -> set[Node]:
     """Return the nodes whose memory some operation of the graph changes in place."""
     found: set[Node] = set()
     for node in graph.nodes:
-        found |= {target for written in _written(node) for target in _memory_of(written)}
+        found |= {target for given in written(node) for target in memory_of(given)}
     return found
-
-
-def _written(node: Node) -> Iterator[Node]:
-    schema = schema_of(node.target)
-    if schema is None or not schema.is_mutable:
-        return
-    for place, argument in enumerate(schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            given = node.args[place] if place < len(node.args) else node.kwargs.get(argument.name)
-            yield from given if isinstance(given, (list, tuple)) else () if given is None else (given,)
 
 
 def returned(graph: Graph) -> set[Node]:
     """Return the nodes that may share memory with the outputs of a graph."""
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
-    return {one for given in output.all_input_nodes for one in _memory_of(given)}
-
-
-def _memory_of(node: Node) -> set[Node]:
-    """Return a node, all nodes that it may be a view of, and all possible views of those."""
-    met, pending = set[Node](), [node]
-    while pending:
-        one = pending.pop()
-        if one in met or not isinstance(one, Node):
-            continue
-        met.add(one)
-        pending += viewed(one)
-        pending += [user for user in one.users if one in viewed(user)]
-    return met
-
-
-def viewed(node: Node) -> list[Node]:
-    """Return the arguments whose memory a node may share."""
-    schema = schema_of(node.target)
-    if schema is None:
-        return list(node.all_input_nodes) if getattr(node.target, "__name__", "") == "getitem" else []
-    shared = {place for place, argument in enumerate(schema.arguments) if argument.alias_info is not None}
-    if node.target in _MAY_BE_VIEWS:
-        shared = {0}
-    given = [value for place, value in enumerate(node.args) if place in shared]
-    flat = [one for value in given for one in (value if isinstance(value, (list, tuple)) else (value,))]
-    return [one for one in flat if isinstance(one, Node)]
+    return {one for given in output.all_input_nodes for one in memory_of(given)}

@@ -14,9 +14,10 @@ import torch
 from torch.fx import Graph, GraphModule, Node
 
 from ..ops import Family, op_named
+from ..torch_internals.graph_memory import viewed
 from ..torch_internals.traces import schema_of
 from .lifetimes import Lifetimes, is_part, is_tensor
-from .passes import in_place, is_pure, viewed
+from .passes import in_place, is_pure
 
 LARGE = 8 << 20
 """Bytes; graphs that hold less at their peak are not changed, since Python's overhead counts more there."""

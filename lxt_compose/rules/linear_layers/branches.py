@@ -19,6 +19,7 @@ from ...autograd.numerics import may_write_over
 from ...torch_internals import is_batched, storage_of
 from ...torch_internals.traces import cond, has_symbolic_shape, is_traced
 from .layer import Layer
+from .signs import is_never_negative
 from .weight_parts import Given, Part, whole
 
 _choices: ContextVar[bool] = ContextVar("choices", default=True)
@@ -28,10 +29,14 @@ Way = Callable[..., Tensor]
 
 
 def is_nonnegative(x: Tensor) -> Condition:
-    """Return whether no element is negative."""
+    """Return whether no element is negative; NaN is not.
+
+    In a trace it is True where the graph itself shows it, which asks for no choice.
+    """
     if is_traced():
-        return (x >= 0).all()
-    return not x.numel() or bool(x.amin() >= 0)
+        return (_choices.get() and is_never_negative(x)) or ~(x < 0).any()
+    low = float(x.amin()) if x.numel() else 0.0
+    return low >= 0 or (low != low and not bool((x < 0).any()))
 
 
 def is_nowhere(excess: Tensor, r: Tensor) -> Condition:
