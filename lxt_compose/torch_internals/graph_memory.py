@@ -44,11 +44,19 @@ def memory_of(node: Node) -> set[Node]:
     return met
 
 
+def is_part(node: Node) -> bool:
+    """Return whether a node is one of several new tensors that an operation puts out."""
+    if getattr(node.target, "__name__", "") != "getitem":
+        return False
+    return not isinstance(node.args[0], Node) or not viewed(node.args[0])
+
+
 def viewed(node: Node) -> list[Node]:
     """Return the arguments whose memory a node may share."""
     schema = schema_of(node.target)
     if schema is None:
-        return list(node.all_input_nodes) if getattr(node.target, "__name__", "") == "getitem" else []
+        is_view = getattr(node.target, "__name__", "") == "getitem" and not is_part(node)
+        return list(node.all_input_nodes) if is_view else []
     shared = {place for place, argument in enumerate(schema.arguments) if argument.alias_info is not None}
     if node.target in _MAY_BE_VIEWS:
         shared = {0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.fx import Graph, Node
 
-from ..torch_internals.graph_memory import viewed
+from ..torch_internals.graph_memory import is_part, viewed
 from .passes import is_fixed
 
 
@@ -56,13 +56,6 @@ class Lifetimes:
             now += change
             found.append(now)
         return found
-
-
-def is_part(node: Node) -> bool:
-    """Return whether a node is one of several new tensors that an operation puts out."""
-    if getattr(node.target, "__name__", "") != "getitem":
-        return False
-    return not isinstance(node.args[0], Node) or not viewed(node.args[0])
 
 
 def is_tensor(node: Node) -> bool:

@@ -18,8 +18,7 @@ _VIEW, _FULL = torch.ops.aten.view.default, torch.ops.aten.full.default
 
 def simplify(module: GraphModule) -> None:
     """Remove nodes that compute nothing new: other names of a tensor, repeated operations, unused results."""
-    _without_second_names(module)
-    _without_aliases(module.graph)
+    without_second_names(module)
     _without_views_of_views(module.graph)
     _with_constants(module.graph)
     _without_repeats(module.graph)
@@ -27,8 +26,8 @@ def simplify(module: GraphModule) -> None:
     module.recompile()
 
 
-def _without_second_names(module: GraphModule) -> None:
-    """Use the first name of each tensor that is an attribute of the graph under several."""
+def without_second_names(module: GraphModule) -> None:
+    """Use the first name of each tensor: of attributes of the graph, and of what ``detach`` gives again."""
     first: dict[int, Node] = {}
     for node in list(module.graph.nodes):
         if node.op == "get_attr":
@@ -36,6 +35,7 @@ def _without_second_names(module: GraphModule) -> None:
             if known is not node:
                 node.replace_all_uses_with(known)
                 module.graph.erase_node(node)
+    _without_aliases(module.graph)
 
 
 def attribute(module: Any, name: str) -> Any:

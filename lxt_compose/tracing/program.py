@@ -27,9 +27,11 @@ from .choices import has_choices, take_one
 from .fixed_memory import FixedMemory, record_on_gpu
 from .hoisting import Prologue, split
 from .model_state import ModelState
-from .passes import changes_attributes, is_random, simplify
+from .passes import changes_attributes, is_random, simplify, without_second_names
 from .recompute import recompute
 from .reuse import reuse
+from .shapes_only import without_values
+from .writes import without_copies, without_writes
 
 Function = Callable[..., Any]
 
@@ -69,6 +71,9 @@ class Program:
             else:
                 self.graph = graph_of(self._flat(function), inputs)
         self._readings = [*readings.values()]
+        without_second_names(self.graph)
+        without_writes(self.graph.graph)
+        without_copies(self.graph.graph)
         simplify(self.graph)
         self.is_random, self.changes_weights = is_random(self.graph.graph), changes_attributes(self.graph.graph)
         if differentiable:
@@ -109,6 +114,7 @@ class Program:
             if self._run is None or self._prologue is None:
                 self._prologue, rest = split(self.graph)
                 take_one(rest)
+                without_values(rest.graph)
                 recompute(rest)
                 reuse(rest)
                 bind(rest, *self._prologue.values(), *inputs)

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule, Node
 
-from ..ops import Family, op_named
-from ..torch_internals.graph_memory import viewed
+from ..ops import Family, NormKind, op_named
+from ..torch_internals.graph_memory import arguments_of, is_part, viewed
 from ..torch_internals.traces import schema_of
-from .lifetimes import Lifetimes, is_part, is_tensor
+from .lifetimes import Lifetimes, is_tensor
 from .passes import in_place, is_pure
 
 LARGE = 8 << 20
@@ -56,7 +56,7 @@ def _best(lifetimes: Lifetimes, step: int, peak: int) -> tuple[set[Node], int]:
     before, later = lifetimes.nodes[: step + 1], set(lifetimes.nodes[step + 1 :])
     changed = in_place(before[0].graph)
     again = {node for node in before if _is_cheap(node, changed) and _bytes(lifetimes, node) >= _SMALL * peak}
-    again |= {node for node in before if viewed(node) and _is_cheap(node, changed)}
+    again |= {node for node in before if (viewed(node) or not is_tensor(node)) and _is_cheap(node, changed)}
     needed = {node for node in before if not later.isdisjoint(node.users)}
     if not needed & again:
         return set(), step
@@ -68,16 +68,30 @@ def _bytes(lifetimes: Lifetimes, node: Node) -> int:
 
 
 def _is_cheap(node: Node, changed: set[Node]) -> bool:
-    """Return whether a node is one tensor that is cheap for each element, on memory that is not changed in place."""
-    if node.op != "call_function" or is_part(node) or not is_tensor(node) or not is_pure(node):
+    """Return whether a node is cheap for each element, on memory that is not changed in place."""
+    if node.op != "call_function" or not is_pure(node) or not changed.isdisjoint((node, *node.all_input_nodes)):
         return False
-    if not changed.isdisjoint((node, *node.all_input_nodes)):
+    if is_part(node):
+        return isinstance(node.args[0], Node) and _is_cheap(node.args[0], changed)
+    if _has_fixed_statistics(node):
+        return True
+    if not is_tensor(node):
         return False
     if viewed(node) or torch.Tag.pointwise in getattr(node.target, "tags", ()):
         return True
     schema = schema_of(node.target)
     op = op_named(schema.name.partition("::")[2]) if schema is not None else None
     return op is not None and op.family is Family.MOVEMENT
+
+
+def _has_fixed_statistics(node: Node) -> bool:
+    """Return whether a node is a batch norm in eval mode, a scale and a shift."""
+    schema = schema_of(node.target)
+    op = op_named(schema.name.partition("::")[2]) if schema is not None else None
+    if op is None or op.traits.norm is not NormKind.BATCH or schema.is_mutable:
+        return False
+    given = {argument.name: value for argument, value in arguments_of(node)}
+    return given.get("training", given.get("train")) is False
 
 
 def _minimum_cut(lifetimes: Lifetimes, again: set[Node], needed: set[Node]) -> set[Node]:
@@ -95,8 +109,8 @@ def _minimum_cut(lifetimes: Lifetimes, again: set[Node], needed: set[Node]) -> s
         if node in met:
             continue
         met.add(node)
-        is_view = node in again and bool(viewed(node))
-        network.add_edge(("out", node), ("in", node), **({} if is_view else {"capacity": _bytes(lifetimes, node)}))
+        owns_nothing = node in again and (bool(viewed(node)) or not is_tensor(node))  # several outputs are kept by parts
+        network.add_edge(("out", node), ("in", node), **({} if owns_nothing else {"capacity": _bytes(lifetimes, node)}))
         sources = node.all_input_nodes if node in again else ()
         ends: list[Any] = [("out", source) for source in sources] or [_END]
         network.add_edges_from((("in", node), end) for end in ends)

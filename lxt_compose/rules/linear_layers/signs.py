@@ -51,7 +51,8 @@ class _Proof:
             one, now = pending.pop()
             made = self._step[one]
             later = [each for each in self._writers.get(one, ()) if made < self._step[each] < now]
-            for each in [one, *later]:
+            whole = [place for place, each in enumerate(later) if one in written(each)]
+            for each in later[whole[-1] :] if whole else [one, *later]:
                 if each in met:
                     continue
                 met.add(each)
