@@ -158,6 +158,7 @@ def number_in(tensor: Tensor) -> Any:
         constant = getattr(proxy, "constant", None)
         number = None if tensor._version else filled_with(proxy.proxy.node)  # else something was written to it
         if constant is not None or number is not None:
-            return number if constant is None else constant.flatten()[0].item()
+            with untraced():  # what is done with a constant is no part of the graph
+                return number if constant is None else constant.flatten()[0].item()
     with values_of(tensor):
         return tensor.flatten()[0].item()

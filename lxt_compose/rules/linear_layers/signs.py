@@ -118,11 +118,12 @@ def _operands(node: Node) -> list[Node] | None:
     found = list[Node]()
     for argument, given in arguments_of(node):
         said = str(argument.type)
-        if any(one in said for one in _NUMBERS) or argument.name == "divisor_override":
-            numbers = given if isinstance(given, (list, tuple)) else [given]
-            if not all(one is None or (isinstance(one, (int, float)) and one >= 0) for one in numbers):
+        values = given if isinstance(given, (list, tuple)) else [given]
+        takes_tensor = "Tensor" in said and argument.name not in _INDICES
+        if takes_tensor or any(one in said for one in _NUMBERS) or argument.name == "divisor_override":
+            numbers = [one for one in values if one is not None and not (takes_tensor and _tensors(one))]
+            if not all(isinstance(one, (int, float)) and one >= 0 for one in numbers):  # also in place of a tensor
                 return None
-        elif argument.name not in _INDICES:
-            values = given if isinstance(given, (list, tuple)) else [given]
+        if takes_tensor:
             found += [one for one in values if _tensors(one)]
     return found
