@@ -68,7 +68,7 @@ def test_operations_are_called_by_torchs_own_functions():
     assert torch.equal(program(x), F.gelu(x * 2).sum() + 1)
     rest = program._run
     assert "view" in names(rest)
-    assert "add_" in names(rest)
+    assert any("method add" in name for name in names(rest))  # not in place: nobody else sees it
     assert not any(name.startswith("aten") for name in names(rest))
 
 

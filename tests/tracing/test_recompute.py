@@ -103,3 +103,20 @@ def test_outputs_of_an_operation_that_has_several_are_kept():
     assert targets(graph)["<built-in function getitem>"] == targets(plain)["<built-in function getitem>"]
     reuse(graph)
     assert torch.equal(graph(x, weight), plain(x, weight))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_batch_norms_are_computed_again_if_their_statistics_are_fixed(training):
+    def function(x, weight, scale, mean, var):
+        y = (x @ weight).view(64, 64, 1)
+        z = torch.ops.aten.native_batch_norm(y, scale, None, mean, var, training, 0.1, 1e-5)[0]
+        r = z.relu().view(64, 64)
+        late = (r @ weight).exp() @ weight
+        return late * y.view(64, 64) * r + z.view(64, 64)
+
+    weight = torch.randn(64, 64) / 64
+    given = torch.randn(64, 64), weight, torch.rand(64), torch.rand(64), torch.rand(64) + 1
+    graph, plain = shorter(function, *given)
+    again = targets(graph)["aten.native_batch_norm.default"]
+    assert again == (1 if training else 2)
+    assert torch.equal(graph(*(x.clone() for x in given)), plain(*(x.clone() for x in given)))
