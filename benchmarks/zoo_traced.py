@@ -8,8 +8,9 @@
 Each is small, with random weights, in float32. *equal*: relevance of every input and the output of
 `composite.trace(...)` are those of `attribute(...)`, bit for bit; otherwise the largest difference, as a part of the
 largest relevance, or why there is no graph. Where the graph is written down as compilers see the model, the eager
-relevance is that of the model in the same state, which may take other kernels than without. With `--dynamic` the graph is written down for one example and called with
-another batch and, of text, another length: *one graph*, or *graphs by shape* and why.
+relevance is that of the model in the same state, which may take other kernels than without. With `--dynamic` the graph
+is written down for one example and called with another batch and, of text, another length: *one graph*, or *graphs by
+shape* and why.
 
 With `--kinds` it takes every architecture of transformers with one of these heads, made small as `zoo.py` does. That
 takes hours: `--keep` writes each verdict to a file, and what is in the file is not run again.

@@ -136,11 +136,20 @@ def may_write_over(slot: Tensor) -> bool:
     return not (is_batched(slot) or torch.is_grad_enabled() or is_traced())
 
 
+def may_hold(memory: Tensor, *operands: Tensor) -> bool:
+    """Return whether a backward may write a result of operands into this memory: it would lie in its own the same way.
+
+    How a tensor lies in memory decides which kernel a product takes, and so its last bits: they must not depend on
+    whether memory is reused, which it is not in a trace.
+    """
+    alike = all(one.shape == memory.shape and one.stride() == memory.stride() for one in operands)
+    return alike and all(map(may_write_over, (memory, *operands)))
+
+
 def over_stabilized(value: Tensor, z: Tensor, epsilon: Stabilizing) -> Tensor:
     """Return ``value / stabilize(z, epsilon)``, in the memory of the denominator where autograd does not need it."""
     denominator = stabilize(z, epsilon)
-    fits = value.shape == z.shape and value.dtype == z.dtype and not z.is_complex()
-    if fits and may_write_over(value):
+    if value.dtype == z.dtype and not z.is_complex() and may_hold(denominator, value):
         return _bounded(torch.div(value, denominator, out=denominator), epsilon)
     quotient = componentwise(torch.div, value, denominator)
     return quotient if quotient.is_complex() else _bounded(quotient, epsilon)
@@ -151,7 +160,7 @@ def over_positive(value: Tensor, total: Tensor, epsilon: Stabilizing) -> Tensor:
     if not isinstance(epsilon, (int, float)):
         return value / epsilon(total)
     least = epsilon_in(epsilon, total.dtype)
-    if not may_write_over(value):
+    if not may_hold(total, value):
         return _bounded(value / (total + least), epsilon)
     total.add_(least)
     return _bounded(torch.div(value, total, out=total), epsilon)

@@ -12,6 +12,7 @@ from ..autograd.numerics import (
     check_epsilon,
     check_flag,
     check_number,
+    may_hold,
     may_write_over,
     over_positive,
 )
@@ -155,7 +156,7 @@ class AlphaBeta(Split):
         p = self._share(r, (z + size).mul_(0.5).clamp_(min=0))
         if not self.beta:
             return _joined(x, layer.transpose(p, positive, x), layer.transpose(p, negative, x), relevance)
-        below = torch.sub(z, size, out=size) if may_write_over(size) else z - size
+        below = torch.sub(z, size, out=size) if may_hold(size, z) else z - size
         n = self._other_share(r, below.mul_(-0.5).clamp_(min=0))
         plain, extra = layer.transpose(p + n, whole, x), layer.transpose(p.sub_(n), absolute, x)
         if relevance:

@@ -12,7 +12,7 @@ from ..autograd.numerics import (
     check_epsilon,
     check_flag,
     check_number,
-    may_write_over,
+    may_hold,
     over_positive,
     over_stabilized,
 )
@@ -117,5 +117,5 @@ class Gamma(Split):
         denominator = denominator.mul_(half).add_(z.abs(), alpha=1 + half)
         v = over_positive(r, denominator, self.epsilon)
         signed = torch.copysign(z.new_full((), 1 + half), z)
-        signed = signed.mul_(v) if may_write_over(v) else signed * v
+        signed = signed.mul_(v) if may_hold(signed, v) else signed * v
         return layer.transpose(signed, whole, x), layer.transpose(v.mul_(half), absolute, x)

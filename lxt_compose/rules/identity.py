@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..autograd.functions import Slots, bypass
-from ..autograd.numerics import check_flag, may_write_over, narrowed, stabilize
+from ..autograd.numerics import check_flag, may_hold, narrowed, stabilize
 from ..errors import RuleError
 from .absorption import BIAS, STABILIZER
 from .again import Again
@@ -159,7 +159,7 @@ def through_slope(slope: Callable[..., Tensor], slot: Tensor, *saved: Tensor) ->
     factor = slope(*saved)
     slot = slot.reshape(factor.shape)
     # nothing else uses the slope, so the result may overwrite it, unless the backward pass is recorded itself
-    return (factor.mul_(slot) if may_write_over(slot) else slot * factor,)
+    return (factor.mul_(slot) if may_hold(factor, slot) else slot * factor,)
 
 
 def _less_bias(slope: Callable[..., Tensor], slot: Tensor, z: Tensor, *saved: Tensor) -> Slots:

@@ -17,6 +17,7 @@ from torch.fx import Node
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import TraceError
+from .graph_memory import memory_of, written
 from .traces import is_fake, is_traced, proxy_of, untraced
 
 _LARGEST = 4096
@@ -60,14 +61,22 @@ def noting_readings() -> Iterator[dict[int, Reading]]:
 
 
 class WatchingModels(TorchDispatchMode):
-    """Records values that a model reads itself, such as by ``weight.item()``."""
+    """Records values that a model reads itself, such as by ``weight.item()``.
+
+    What follows from weights and shapes alone has its value while it is traced, and is read then.
+    """
 
     supports_higher_order_operators = True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """See :class:`torch.utils._python_dispatch.TorchDispatchMode`."""
         if torch.Tag.data_dependent_output in getattr(func, "tags", ()):
-            note_readings([x for x in args if isinstance(x, Tensor) and proxy_of(x) is None])
+            read = [x for x in args if isinstance(x, Tensor)]
+            note_readings([x for x in read if proxy_of(x) is None])
+            if any(proxy_of(x) is not None for x in read) and all(map(_has_value, read)):
+                note_readings(read)
+                with untraced():
+                    return func(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
@@ -98,12 +107,8 @@ def _read_for(tensor: Tensor) -> list[Tensor]:
         return [tensor]
     if getattr(proxy, "constant", None) is not None:
         return []
-    found, met, pending = list[Tensor](), set[Node](), [proxy.proxy.node]
-    while pending:
-        node = pending.pop()
-        if node in met or filled_with(node) is not None:
-            continue
-        met.add(node)
+    found = list[Tensor]()
+    for node in _sources(proxy.proxy.node):
         if node.op == "placeholder" or is_fake(tensor):
             raise TraceError(
                 f"the value of a tensor of shape {list(tensor.shape)} decides how relevance passes, but the graph "
@@ -111,8 +116,30 @@ def _read_for(tensor: Tensor) -> list[Tensor]:
             )
         if node.op == "get_attr":
             found.append(getattr(proxy.proxy.tracer.root, str(node.target)))
-        pending += node.all_input_nodes
     return found
+
+
+def _sources(node: Node) -> set[Node]:
+    """Return the nodes that the value of one depends on now: what it is computed from, and what was written to it."""
+    met, pending = set[Node](), [node]
+    while pending:
+        one = pending.pop()
+        if one in met:
+            continue
+        met.add(one)
+        pending += one.all_input_nodes if filled_with(one) is None else ()
+        pending += [user for each in memory_of(one) for user in each.users if each in written(user)]
+    return met
+
+
+def _has_value(tensor: Tensor) -> bool:
+    """Return whether a tensor has a value during a trace: no input is behind it, and nothing drawn at random."""
+    if is_fake(tensor):
+        return False
+    proxy = proxy_of(tensor)
+    nodes = set[Node]() if proxy is None else _sources(proxy.proxy.node)
+    drawn = torch.Tag.nondeterministic_seeded
+    return not any(node.op == "placeholder" or drawn in getattr(node.target, "tags", ()) for node in nodes)
 
 
 _ATEN = torch.ops.aten

@@ -109,7 +109,9 @@ def _minimum_cut(lifetimes: Lifetimes, again: set[Node], needed: set[Node]) -> s
         if node in met:
             continue
         met.add(node)
-        owns_nothing = node in again and (bool(viewed(node)) or not is_tensor(node))  # several outputs are kept by parts
+        owns_nothing = node in again and (
+            bool(viewed(node)) or not is_tensor(node)
+        )  # several outputs are kept by parts
         network.add_edge(("out", node), ("in", node), **({} if owns_nothing else {"capacity": _bytes(lifetimes, node)}))
         sources = node.all_input_nodes if node in again else ()
         ends: list[Any] = [("out", source) for source in sources] or [_END]

@@ -34,7 +34,8 @@ def without_writes(graph: Graph) -> None:
         with graph.inserting_before(node):
             new = graph.call_function(form, node.args, dict(node.kwargs))
         new.meta, step[new] = dict(node.meta), step[node]
-        given[0].replace_all_uses_with(new, lambda user, now=step[node]: step[user] > now)
+        for user in [user for user in given[0].users if step[user] > step[node]]:
+            user.replace_input_with(given[0], new)
         node.replace_all_uses_with(new)
         graph.erase_node(node)
 

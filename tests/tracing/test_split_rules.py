@@ -9,7 +9,20 @@ from support import assert_close
 from torch import nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from lxt_compose import AlphaBeta, Composite, Epsilon, Flat, Gamma, Identity, Stabilizer, WSquare, ZBox, ZPlus
+from lxt_compose import (
+    AlphaBeta,
+    Composite,
+    Epsilon,
+    Flat,
+    Gamma,
+    Identity,
+    Stabilizer,
+    WSquare,
+    ZBox,
+    ZPlus,
+    attribute,
+    presets,
+)
 from lxt_compose.rules.linear_layers import branches
 
 RULES = [
@@ -123,3 +136,51 @@ def test_a_choice_by_data_is_one_operation_of_the_graph():
     graph = traced(layer, Gamma(), x, torch.ones_like(layer(x)))
     assert [node.target.name() for node in graph.graph.nodes if "cond" in node.name] == ["cond"]
     assert branches.is_nonnegative(x) is False  # and is asked at once outside of a trace
+
+
+@pytest.mark.parametrize("rule", [Gamma(), ZPlus(), AlphaBeta(), Epsilon()], ids=str)
+@pytest.mark.parametrize("formulation", ["relevance", "gradient"])
+def test_tensors_lie_in_a_graph_as_they_do_without_one(rule, formulation):
+    """Products take another kernel, with other last bits, where a tensor lies in another way."""
+    torch.manual_seed(0)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.depth, self.wide = nn.Conv2d(20, 20, 3, padding=1, groups=20), nn.Linear(20, 80)
+            self.act, self.narrow, self.head = nn.GELU(), nn.Linear(80, 20), nn.Linear(20, 3)
+
+        def forward(self, x):
+            y = self.narrow(self.act(self.wide(self.depth(x).permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+            return self.head((x + y).mean((-2, -1)))
+
+    model, x = Block().eval(), torch.randn(1, 20, 2, 2)
+    composite = Composite({(nn.Linear, nn.Conv2d): rule}, formulation=formulation)
+    found = composite.trace(model, x, target=0)(x)
+    assert torch.equal(found.relevance, attribute(model, x, target=0, composite=composite).relevance)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("preset", ["epsilon_plus", "epsilon_alpha2_beta1", "gamma"])
+def test_a_net_of_rectified_layers_asks_for_the_signs_of_its_input_alone(preset, inplace):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace), nn.Conv2d(4, 4, 3), nn.ReLU(inplace),
+              nn.MaxPool2d(2), nn.Conv2d(4, 3, 3), nn.ReLU(inplace), nn.Flatten()]  # fmt: skip
+    model, x = nn.Sequential(*layers).eval(), torch.randn(2, 2, 10, 10)
+    composite = Composite({nn.Conv2d: Gamma()}) if preset == "gamma" else presets.get(preset)
+    graph = composite.trace(model, x, target=0)
+    signs = [node for node in graph._main.program.graph.graph.nodes if node.name.startswith("lt")]
+    assert len(signs) == 1
+    nan = torch.randn(2, 2, 10, 10)
+    nan[0, 0, 5, 5] = float("nan")
+    for other in (x, x.abs(), -x.abs(), torch.zeros_like(x), -0.0 * x, nan):
+        found, expected = graph(other).relevance, relevance_of(model, composite, other)
+        assert torch.equal(found.isnan(), expected.isnan())
+        assert torch.equal(found.nan_to_num(), expected.nan_to_num())
+
+
+def relevance_of(model, composite, x):
+    with composite.register(model):
+        x = x.clone().requires_grad_()
+        y = model(x)[:, 0]
+        return torch.autograd.grad(y, x, y.detach())[0]

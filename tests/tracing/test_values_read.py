@@ -106,6 +106,10 @@ READ = {
     "'number' among the buffers of the model": lambda: with_tensor(
         lambda m, x: m.layer(x) if m.number.item() > 0 else -m.layer(x), number=torch.tensor(1.0)
     ),
+    "'slope' among the buffers of the model": lambda: with_tensor(
+        lambda m, x: m.layer(x) if (m.slope * 2 + torch.arange(3)).max().item() > 2 else -m.layer(x),
+        slope=torch.tensor(0.5),
+    ),
 }  # fmt: skip
 
 
@@ -165,3 +169,40 @@ def test_a_value_that_the_graph_itself_computes_decides_nothing():
         TraceError, match="but the graph that is written down computes it; make it a number, a parameter"
     ):
         Composite().trace(model, given, target=0)
+
+
+def eagerly(model, x):
+    return attribute(model, x, composite="attnlrp", target=0).relevance
+
+
+READ_NOW = {
+    "positions": lambda m, x: m.layer(x) if (torch.arange(x.shape[1]).diff() == 1).all() else -m.layer(x),
+    "a constant": lambda m, x: m.layer(x) * torch.tensor(3.0).sqrt() if torch.tensor(2.0) > 1 else x,
+    "filled like an input": lambda m, x: m.layer(x) if torch.ones_like(x).sum() > 0 else -m.layer(x),
+    "written by a constant": lambda m, x: m.layer(x) if torch.zeros(2).copy_(torch.ones(2)).any() else -m.layer(x),
+}
+
+
+@pytest.mark.parametrize("name", READ_NOW)
+def test_what_no_input_is_behind_is_read_while_the_graph_is_written_down(name):
+    model, x = with_tensor(READ_NOW[name]).eval(), torch.randn(3, 4)
+    graph = presets.attnlrp().trace(model, x, target=0)
+    assert not graph.notes
+    for other in (x, -x):
+        assert torch.equal(graph(other).relevance, eagerly(model, other))
+
+
+NOT_READ = {
+    "an input": lambda m, x: m.layer(x) if x.sum() > 0 else -m.layer(x),
+    "written from an input": lambda m, x: m.layer(x) if torch.zeros(1).copy_(x.detach().sum()).item() > 0 else x,
+    "through a view": lambda m, x: (
+        z := torch.zeros(2), z[:1].copy_(x.detach().sum()), m.layer(x) if z.sum().item() > 0 else -m.layer(x)
+    )[2],
+    "drawn at random": lambda m, x: m.layer(x) if torch.rand(1).item() >= 0 else -m.layer(x),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_READ)
+def test_what_an_input_is_behind_is_not_read(name):
+    with pytest.raises(TraceError):
+        presets.attnlrp().trace(with_tensor(NOT_READ[name]).eval(), torch.randn(3, 4), target=0)

@@ -51,7 +51,8 @@ class _Proof:
             one, now = pending.pop()
             made = self._step[one]
             later = [each for each in self._writers.get(one, ()) if made < self._step[each] < now]
-            whole = [place for place, each in enumerate(later) if one in written(each)]
+            tensors = _behind(one)
+            whole = [i for i, each in enumerate(later) if any(_first_name(x) in tensors for x in written(each))]
             for each in later[whole[-1] :] if whole else [one, *later]:
                 if each in met:
                     continue
@@ -61,6 +62,35 @@ class _Proof:
                     return False
                 pending += [(given, self._step[each]) for given in needed]
         return True
+
+
+def _behind(node: Node) -> set[Node]:
+    """Return the tensors that hold all elements of a node: itself, what it is a view of, and so on."""
+    found = {_first_name(node)}
+    while len(given := viewed(node)) == 1 and _sign_of(node).kept:
+        (node,) = given
+        found.add(_first_name(node))
+    return found
+
+
+def _sign_of(node: Node) -> Sign:
+    schema = schema_of(node.target)
+    return Sign() if schema is None else sign_of(schema.name.partition("::")[2])
+
+
+def _first_name(node: Node) -> Node:
+    """Return the first node that is the same tensor: ``detach``, and what an operation in place returns, are others."""
+    while len(given := viewed(node)) == 1 and _lies_alike(node, given[0]):
+        (node,) = given
+    return node
+
+
+def _lies_alike(node: Node, given: Node) -> bool:
+    pairs = [*zip(_tensors(node), _tensors(given), strict=False)]
+    return len(pairs) == 1 and all(
+        (a.shape, a.stride(), a.storage_offset(), a.dtype) == (b.shape, b.stride(), b.storage_offset(), b.dtype)
+        for a, b in pairs
+    )
 
 
 def _needed(node: Node) -> list[Node] | None:
@@ -77,7 +107,7 @@ def _needed(node: Node) -> list[Node] | None:
         return None
     if not viewed(node) and (number := filled_with(node)) is not None:
         return [] if number >= 0 else None
-    known = sign_of(schema.name.partition("::")[2])
+    known = _sign_of(node)
     if known.always or _is_at_least_zero(known, node) or _is_even(known, node) or _is_squared(known, node):
         return []
     return _operands(node) if known.kept and _is_alike(node, made) else None

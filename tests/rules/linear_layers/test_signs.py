@@ -23,27 +23,34 @@ NOT_NEGATIVE = {
     "pad": lambda x: F.pad(x.relu(), (1, 1)), "reflect": lambda x: F.pad(x.relu(), (1, 1, 1, 1), mode="reflect"),
     "moves": lambda x: x.relu().mT.reshape(3, -1)[:, 1:].flip(0), "largest": lambda x: x.relu().max(-1).values,
     "index": lambda x: x.relu()[torch.tensor([1, 0])], "zeros": lambda x: torch.zeros_like(x),
-    "where": lambda x: torch.where(x > 0, x.relu(), x.abs()), "upsample": lambda x: F.interpolate(x.relu(), scale_factor=2),
+    "where": lambda x: torch.where(x > 0, x.relu(), x.abs()),
+    "upsample": lambda x: F.interpolate(x.relu(), scale_factor=2),
     "linear": lambda x: F.interpolate(x.relu(), scale_factor=2, mode="bilinear"), "silu": lambda x: F.silu(x.relu()),
     "gelu": lambda x: F.gelu(x.relu()), "tanh": lambda x: x.relu().tanh(), "sqrt": lambda x: x.relu().sqrt(),
     "in place": lambda x: F.relu_(x.clone()), "in place, by identity": lambda x: (y := x.clone(), F.relu_(y))[0],
     "added in place": lambda x: x.relu().add_(x.abs()), "seen through a view": lambda x: x.relu().view(-1)[2:],
+    "by another name": lambda x: (y := x.clone(), v := y.detach(), F.relu_(y.detach()), v.detach())[3],
+    "a view of it": lambda x: (y := x.clone(), v := y[0], F.relu_(y.detach()), v * 2)[3],
     "changed and rectified": lambda x: (y := x.relu(), y.sub_(1), F.relu_(y))[0],
     "double": lambda x: x.relu().to(torch.float64).float(), "dropout": lambda x: F.dropout(x.relu(), 0.5, False),
 }  # fmt: skip
 UNKNOWN = {
     "input": lambda x: x * 1, "difference": lambda x: x.relu() - x.abs(), "negated": lambda x: -x.relu(),
-    "scaled": lambda x: x.relu() * -1.0, "shifted": lambda x: x.relu() + -0.1, "alpha": lambda x: torch.add(x.relu(), x.abs(), alpha=-1),
+    "scaled": lambda x: x.relu() * -1.0,
+    "shifted": lambda x: x.relu() + -0.1, "alpha": lambda x: torch.add(x.relu(), x.abs(), alpha=-1),
     "quotient": lambda x: 1 / (x.relu() * -0.0).abs().neg(), "x ** 3": lambda x: x**3, "gelu": F.gelu,
     "silu": F.silu, "log": lambda x: x.exp().log(), "pad": lambda x: F.pad(x.relu(), (1, 1), value=-1.0),
     "cat": lambda x: torch.cat([x.relu(), x], 1), "clamp": lambda x: x.clamp(-0.5, 2), "layer": lambda x: x.relu() @ W,
     "upside down": lambda x: x.clamp(0, -1), "cubic": lambda x: F.interpolate(x.relu(), scale_factor=2, mode="bicubic"),
     "changed in place": lambda x: (y := x.relu(), y.sub_(1))[0],
     "changed through a view": lambda x: (y := x.relu(), y[0].sub_(1))[0],
-    "a view of what was changed": lambda x: (y := torch.zeros_like(x), v := y.view(-1), y.sub_(1))[1].view(x.shape),
+    "a view of what was changed": lambda x: (y := torch.zeros_like(x), y.view(-1), y.sub_(1))[1].view(x.shape),
     "written into": lambda x: torch.zeros_like(x).copy_(x), "filled": lambda x: x.relu().fill_(-1.0),
     "part rectified": lambda x: (y := x.clone(), F.relu_(y[0]))[0], "power": lambda x: x.relu() ** -1.0,
     "bits": lambda x: x.relu().view(torch.int32).view(torch.float32), "integers": lambda x: x.relu().long().float(),
+    "more than was rectified": lambda x: (
+        y := x.clone(), v := y[0], w := v.as_strided(x.shape, x.stride()), F.relu_(v), w * 2
+    )[4],
     "beyond a view": lambda x: x.clone()[0].relu_().as_strided(x.shape, x.stride()),
     "rsqrt": lambda x: x.relu().rsqrt(),
 }  # fmt: skip
@@ -115,11 +122,11 @@ KEPT = [name for name in dir(torch) if not name.endswith("_") and sign_of(name).
 def test_operations_that_are_said_to_keep_the_sign_do(name):
     function = getattr(torch, name)
     x = torch.cat([values()[0].abs().flatten(), torch.tensor([0.0, -0.0, float("inf"), float("nan"), 1e-45])])
-    for x in (x, x[:96].reshape(12, 8), values()[0].abs()):
-        for args in ((x,), (x, x), (x, x, x), ([x, x],), (x, 0), (x, 2)):
+    for given in (x, x[:96].reshape(12, 8), values()[0].abs()):
+        for args in ((given,), (given, given), (given, given, given), ([given, given],), (given, 0), (given, 2)):
             try:
                 found = function(*args)
-            except Exception:  # noqa: S112 - of whatever kind: it takes other arguments
+            except Exception:  # of whatever kind: it takes other arguments
                 continue
             each = found if isinstance(found, (list, tuple)) else [found]
             assert not any((one < 0).any() for one in each if isinstance(one, torch.Tensor) and one.is_floating_point())
