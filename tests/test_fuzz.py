@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fast_ways import keep_nothing
 from fuzzing.composites import TRANSFORMERS, choice_of, random_choice
 from fuzzing.oracles import examine
 from fuzzing.programs import Model, Program, random_program
@@ -22,6 +23,45 @@ def test_random_models_keep_every_promise(block):
         choice, program = random_choice(seed), random_program(seed)
         found = examine(program, choice)
         assert not found.findings, f"seed {seed}, {choice.text}: {found.findings}\n{program.to_json()}"
+
+
+class Either(nn.Module):
+    """Two models as one, whose operations run in it in turn."""
+
+    def __init__(self, *models):
+        super().__init__()
+        self.models = nn.ModuleList(models).eval()
+
+    def forward(self, place, **tensors):
+        """The logits of one of them."""
+        return self.models[place].forward(**tensors)
+
+
+def slots_in_turn(model, inputs, composite):
+    """What flows back to the inputs, and the report, of passes through one model and the other."""
+    found = []
+    with composite.register(model) as registration:
+        for scale, place in enumerate((0, 1, 0, 1), 1):
+            given = inputs[place].items()
+            leaves = {name: (x * scale).requires_grad_() if x.is_floating_point() else x for name, x in given}
+            wanted = [x for x in leaves.values() if x.requires_grad]
+            y = model(place, **leaves)[:, 1]
+            start = torch.ones_like(y) if composite.formulation == "gradient" else y.detach()
+            found += torch.autograd.grad(y, wanted, start, allow_unused=True, materialize_grads=True)
+        return found, registration.report().to_string()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("formulation", ["gradient", "relevance"])
+@pytest.mark.parametrize("seed", [131, 143, 7])
+def test_passes_that_differ_are_as_where_nothing_is_kept(seed, formulation, monkeypatch):
+    programs = [random_program(seed + offset) for offset in (0, 5000)]
+    model, inputs = Either(*map(Model, programs)), [program.tensors() for program in programs]
+    found, report = slots_in_turn(model, inputs, Composite(formulation=formulation))
+    keep_nothing(monkeypatch)
+    expected, whole = slots_in_turn(model, inputs, Composite(formulation=formulation))
+    assert all(map(torch.equal, found, expected))
+    assert report == whole
 
 
 def test_sequential_models_keep_every_promise():
