@@ -18,6 +18,12 @@ def _detection(y: Any) -> Tensor:
     return torch.logit(found[:, 4]).amax(1) + found[:, 2, 5]
 
 
+def _score(y: Any) -> Tensor:
+    """The score itself, where some heads with random weights are so sure that its logit is infinite; and a box."""
+    found = first(y)
+    return found[:, 4].amax(1) + found[:, 2, 5]
+
+
 def _and_more(y: Any) -> Tensor:
     """As well what comes behind the classes: a coefficient of a mask, a key point, an angle."""
     return _detection(y) + first(y)[:, -1, 3]
@@ -26,6 +32,11 @@ def _and_more(y: Any) -> Tensor:
 def _query(y: Any) -> Tensor:
     """The logit of a query, and one side of its box: of the best ones, in order."""
     return torch.logit(first(y)[:, 3, 4]) + first(y)[:, 3, 0]
+
+
+def _sure_query(y: Any) -> Tensor:
+    """The score of a query, and one side of its box."""
+    return first(y)[:, 3, 4] + first(y)[:, 3, 0]
 
 
 def _made(config: str, kind: str, goal: Callable[[Any], Tensor]) -> Maker:
@@ -53,15 +64,14 @@ YOLO: dict[str, Maker] = {
 }
 YOLO |= {
     name: _made(f"{name}.yaml", "DetectionModel", _detection)
-    for name in ("yolov3-tiny", "yolov5n", "yolov6n", "yolov8n-ghost", "yolov8n-p2", "yolov9t")
-}
+    for name in ("yolov3-tiny", "yolov5n", "yolov6n", "yolov8n-ghost", "yolov8n-p2")
+} | {"yolov9t": _made("yolov9t.yaml", "DetectionModel", _score)}
 YOLO |= {  # these choose boxes in the model itself, by their scores
-    name: _made(f"{name}.yaml", kind, _query)
-    for name, kind in {
-        "yolov10n": "DetectionModel", "yolo26n": "DetectionModel", "rtdetr-l": "RTDETRDetectionModel",
-        "rtdetr-resnet50": "RTDETRDetectionModel",
-    }.items()
-}  # fmt: skip
+    "yolov10n": _made("yolov10n.yaml", "DetectionModel", _sure_query),
+    "yolo26n": _made("yolo26n.yaml", "DetectionModel", _sure_query),
+    "rtdetr-l": _made("rtdetr-l.yaml", "RTDETRDetectionModel", _query),
+    "rtdetr-resnet50": _made("rtdetr-resnet50.yaml", "RTDETRDetectionModel", _query),
+}
 YOLO |= {
     "yolov8n-worldv2": _made("yolov8n-worldv2.yaml", "WorldModel", _detection),
     "yoloe-v8n": _made("yoloe-v8n.yaml", "YOLOEModel", lambda y: first(y)[:, 2, 5]),

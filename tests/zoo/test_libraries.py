@@ -10,6 +10,12 @@ from zoo_libraries import LIBRARIES, is_right, judge, version_of
 QUICK = {
     "torch_geometric": ("GCN", "GraphSAGE", "GIN", "GAT", "TransformerConv"),
     "pytorch-tabnet": ("TabNet, sparsemax", "TabNet, entmax"),
+    "mambapy": ("Mamba, parallel scan",),
+    "rtdl-revisiting-models": ("ResNet", "FTTransformer"),
+    "tabm": ("tabm",),
+    "ultralytics": ("yolo11n", "yolov8n-pose"),
+    "pytorch-forecasting": ("TemporalFusionTransformer", "DeepAR, GRU"),
+    "speechbrain": ("ECAPA-TDNN, lengths", "Conformer"),
     "sentence-transformers": ("SentenceTransformer, mean", "SentenceTransformer, weightedmean"),
     "diffusers": ("UNet2DModel", "DiTTransformer2DModel"),
     "segmentation-models-pytorch": ("Unet",),
