@@ -13,15 +13,13 @@ from .case import Case, Maker, first, in_double, numbers, settled, spread
 
 
 def _detection(y: Any) -> Tensor:
-    """The logit of class 0 at the place where it is most likely, and one side of a box."""
-    found = first(y)
-    return torch.logit(found[:, 4]).amax(1) + found[:, 2, 5]
+    """The logit of class 0 at the place where it is most likely, and one side of a box.
 
-
-def _score(y: Any) -> Tensor:
-    """The score itself, where some heads with random weights are so sure that its logit is infinite; and a box."""
+    The score itself where a head with random weights is so sure that the logit is infinite.
+    """
     found = first(y)
-    return found[:, 4].amax(1) + found[:, 2, 5]
+    score = found[:, 4].amax(1)
+    return (score if bool((score == 1).any()) else torch.logit(score)) + found[:, 2, 5]
 
 
 def _and_more(y: Any) -> Tensor:
@@ -64,8 +62,8 @@ YOLO: dict[str, Maker] = {
 }
 YOLO |= {
     name: _made(f"{name}.yaml", "DetectionModel", _detection)
-    for name in ("yolov3-tiny", "yolov5n", "yolov6n", "yolov8n-ghost", "yolov8n-p2")
-} | {"yolov9t": _made("yolov9t.yaml", "DetectionModel", _score)}
+    for name in ("yolov3-tiny", "yolov5n", "yolov6n", "yolov8n-ghost", "yolov8n-p2", "yolov9t")
+}
 YOLO |= {  # these choose boxes in the model itself, by their scores
     "yolov10n": _made("yolov10n.yaml", "DetectionModel", _sure_query),
     "yolo26n": _made("yolo26n.yaml", "DetectionModel", _sure_query),

@@ -143,7 +143,7 @@ TORCHAUDIO: dict[str, Maker] = {
     "Wav2Letter": made(lambda: _of("torchaudio.models", "Wav2Letter", num_classes=5), numbers(1, 1, 8000)),
     "wav2vec 2.0": made(
         lambda: import_module("torchaudio.models").wav2vec2_model(
-            "layer_norm", [(8, 10, 5), (8, 3, 2)], True, 16, 0.0, 5, 2, 2, 2, 0.0, 0.0, 24, 0.0, 0.0, True, 0.0, 5
+            "layer_norm", [(8, 10, 5), (8, 3, 2)], True, 16, 0.0, 5, 2, 2, 2, 0.0, 24, 0.0, 0.0, True, 0.0, 5
         ),
         numbers(2, 400),
     ),
