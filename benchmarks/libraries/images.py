@@ -34,10 +34,6 @@ MONAI: dict[str, Maker] = {
         "UNETR", in_channels=1, out_channels=2, img_size=(16, 16, 16), feature_size=4, hidden_size=16, mlp_dim=24,
         num_heads=2,
     ),
-    "SwinUNETR": _monai(
-        "SwinUNETR", numbers(1, 1, 32, 32, 32), in_channels=1, out_channels=2, feature_size=12, depths=(1, 1, 1, 1),
-        num_heads=(1, 2, 2, 2),
-    ),
     "DenseNet": _monai(
         "DenseNet", spatial_dims=3, in_channels=1, out_channels=2, init_features=4, growth_rate=4, block_config=(2, 2)
     ),

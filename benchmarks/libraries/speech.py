@@ -79,7 +79,6 @@ def _recognizer(**options: Any) -> Maker:
         "num_decoder_layers": 1,
         "normalize_before": True,
         "kernel_size": 5,
-        "causal": False,
     }
     return _made(
         "transformer.TransformerASR",
