@@ -81,6 +81,11 @@ def _seeded() -> None:
     torch.default_generator.manual_seed(0)  # torch.manual_seed looks for every kind of device, each time
 
 
+of_this_torch = pytest.mark.skipif(
+    torch.__version__ < (2, 13), reason=f"families are those of torch 2.13: {torch.__version__} has other functions"
+)
+
+
 def r(*shape: int) -> Tensor:
     """Random numbers between 0.5 and 1.5."""
     return torch.rand(*shape, dtype=torch.float64, generator=GENERATOR) + 0.5
@@ -169,6 +174,7 @@ def wrongly_listed(functions: list[Callable[..., Any]]) -> list[str]:
     return found
 
 
+@of_this_torch
 def test_every_overridable_function_is_decided():
     assert undecided(FUNCTIONS) == []
 
@@ -198,6 +204,7 @@ def public() -> list[Callable[..., Any]]:
     return [function for function in found if function.__name__ not in ignored]
 
 
+@of_this_torch
 def test_every_public_function_is_decided():
     """segment_reduce and the functions of torch.sparse can be overridden too, although they are not listed."""
     functions = public()
@@ -500,6 +507,7 @@ def moves_exactly(inputs: tuple[Tensor, ...], output: Tensor) -> bool | None:
     return all(map(partial(torch.allclose, rtol=tolerance), found, expected)) if found else None
 
 
+@of_this_torch
 def test_movement_copies_elements():
     moved = set()
     for func, op in once_each(Family.MOVEMENT):
@@ -563,7 +571,6 @@ MORE_PRODUCTS: dict[Any, tuple[Any, ...]] = {
     torch.tensordot: (r(2, 3), r(3, 4), 1),
     torch.chain_matmul: (r(2, 3), r(3, 4), r(4, 2)),
     torch.linalg.cross: (r(2, 3), r(2, 3)),
-    torch._grouped_mm: (r(2, 16, 16).float(), r(2, 16, 16).float()),
     torch.linalg.multi_dot: ([r(2, 3), r(3, 4), r(4, 2)],),
     torch.put: (r(3), INDEX[0, :2], r(2), True),
     torch.lerp: (r(2, 3), r(2, 3), r(2, 3)),
@@ -582,6 +589,8 @@ MORE_PRODUCTS: dict[Any, tuple[Any, ...]] = {
     torch.stft: (r(16), 4, 2, 4, r(4), False, "reflect", False, True, True),
     torch.istft: (torch.complex(r(3, 9), r(3, 9)), 4, 2, 4, r(4)),
 }
+if hasattr(torch, "_grouped_mm"):  # newer than torch 2.4
+    MORE_PRODUCTS[torch._grouped_mm] = (r(2, 16, 16).float(), r(2, 16, 16).float())
 
 
 def affine_in(func: Callable[..., Any], args: tuple[Any, ...], places: list[int], through_0: bool) -> bool:
@@ -609,6 +618,7 @@ def is_as_linear_as_it_says(func: Callable[..., Any], op: Op, args: tuple[Any, .
     return all(affine_in(func, args, places, op.multiplies) for places in together)
 
 
+@of_this_torch
 def test_linear_products_and_contractions_are_as_linear_as_they_say():
     families = (Family.LINEAR, Family.PRODUCT, Family.CONTRACTION, Family.DIVISION)
     tried = set()
@@ -661,6 +671,7 @@ def is_elementwise(output: Tensor, x: Tensor) -> bool | None:
     return torch.equal(jacobian, jacobian.diag().diag())
 
 
+@of_this_torch
 def test_activations_are_elementwise():
     tried = {"fused_moving_avg_obs_fake_quant"}  # takes and changes ten arguments
     for start in (0.1, 1.5):  # where a function is defined on one side of 1 only, one of them is inside
