@@ -66,3 +66,19 @@ def of_other_sizes(tensors: Sequence[Tensor], names: Sequence[tuple[str | None, 
         for x, dims in zip(tensors, names, strict=True)
     ]
     return [x.new_zeros(shape) for x, shape in zip(tensors, shapes, strict=True)]
+
+
+def of_any_size(given: Inputs, dynamic: bool | Collection[str]) -> list[str]:
+    """Return the dimensions that may be of any size.
+
+    Raises:
+        ValueError: the inputs have no such dimension.
+    """
+    known = list(dict.fromkeys(dim for dims in given.dims.values() for dim in dims))
+    if isinstance(dynamic, bool):
+        return [dim for dim in known if dynamic and dim in (BATCH, "token", "time", "node", "frame", "sequence")]
+    wanted = [dynamic] if isinstance(dynamic, str) else list(dynamic)
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"the inputs have no dimension {name!r} that could be dynamic, but {', '.join(known)}")
+    return wanted

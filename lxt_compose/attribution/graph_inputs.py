@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from inspect import signature
 from types import MethodType
 from typing import Any
 from weakref import WeakMethod, ref
@@ -73,21 +74,58 @@ def structure_of(tree: Any) -> tuple[Any, ...]:
     )
 
 
-def difference(found: Any, expected: Any) -> str:
-    """Return in words the first place where two structures differ."""
-    if isinstance(found, tuple) and isinstance(expected, tuple) and len(found) == len(expected):
-        pairs = [(a, b) for a, b in zip(found, expected, strict=True) if a != b]
-        nested = [pair for pair in pairs if isinstance(pair[0], tuple)]
-        if found[:1] == expected[:1] and len(pairs) == len(nested):
-            return difference(*nested[0])
-    return f"{_shown(found)} instead of {_shown(expected)}"
+def ordered(arguments: Any, model: Any, names: Sequence[str]) -> Any:
+    """Return arguments with those given by name in the order of others, where order means nothing to the model."""
+    args, kwargs = arguments
+    if list(kwargs) == list(names) or kwargs.keys() != set(names):
+        return arguments
+    declared = signature(model.forward).parameters
+    if any(name not in declared for name in names):  # they come as a dictionary, whose order the model may use
+        return arguments
+    return args, {name: kwargs[name] for name in names}
+
+
+def difference_of_calls(found: Any, expected: Any) -> str:
+    """Return in words the first place where the structures of two calls differ: of arguments by place, and by name."""
+    place = 1 if found[1] != expected[1] else 2
+    return difference_of(found[place], expected[place], "the arguments" if place == 1 else "")
+
+
+def difference_of(found: Any, expected: Any, place: str = "") -> str:
+    """Return in words the first place where two structures differ.
+
+    Args:
+        found: the structure that was given.
+        expected: that of the example.
+        place: the name of what both stand for.
+    """
+    kind = found[0] if found[:1] == expected[:1] else ""
+    if kind == "dict":
+        pairs = dict(found[1:]), dict(expected[1:])
+        missing, more = [[repr(name) for name in one if name not in other] for one, other in (pairs[::-1], pairs)]
+        if missing or more:
+            said = [f"{', '.join(names)} {word}" for names, word in ((missing, "missing"), (more, "more")) if names]
+            return f"{_called(place)} {' and '.join(said)}"
+        name = next(name for name in pairs[0] if pairs[0][name] != pairs[1][name])
+        return difference_of(pairs[0][name], pairs[1][name], f"{place}.{name}" if place else str(name))
+    if kind in ("tuple", "list") and len(found) == len(expected):
+        number = next(number for number in range(1, len(found)) if found[number] != expected[number])
+        return difference_of(found[number], expected[number], f"{place}[{number - 1}]")
+    return f"{_called(place)} {_shown(found)} instead of {_shown(expected)}"
+
+
+def _called(place: str) -> str:
+    return f"{place}:" if place else "named arguments:"
 
 
 def _shown(structure: Any) -> str:
-    if isinstance(structure, tuple) and structure[:1] == ("tensor",):
-        _, dtype, device, dims = structure
+    kind, *inside = structure
+    if kind == "tensor":
+        dtype, device, dims = inside
         return f"a tensor of {dtype} on {device} with {dims} dimensions"
-    return str(structure)
+    if kind in ("tuple", "list"):
+        return f"a {kind} of {len(inside)}"
+    return "a dict" if kind == "dict" else str(inside[0])
 
 
 def exchanged(given: Inputs, goals: Goals, tensors: Sequence[Tensor], values: Sequence[Tensor]) -> tuple[Inputs, Goals]:

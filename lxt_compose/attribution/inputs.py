@@ -74,7 +74,12 @@ class Inputs:
         """Yield the samples in groups of at most ``size``; every tensor with a dimension of samples is cut.
 
         That dimension is the batch of an input whose dimensions are known, and the first of any other tensor.
+
+        Raises:
+            ValueError: there are no samples.
         """
+        if not self.count:
+            raise ValueError("the inputs have no samples: the dimension that counts them has size 0")
         step = self.count if size is None else size
         for start in range(0, self.count, step):
             part = slice(start, min(start + step, self.count))

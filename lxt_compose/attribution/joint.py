@@ -140,7 +140,7 @@ class Writer:
                 "integers are looked up in an order or with constants that depend on their shape, so there is no "
                 "graph for any shape; trace it for one shape"
             )
-        state = ModelState(self.model, self._own_code(goals))
+        state = ModelState(self.model, self.own_code(goals))
         program, how = self._program(given, goals, tensors, names, lookups, state)
         if program.is_random or program.changes_weights:
             raise TraceError(RANDOM)
@@ -152,7 +152,7 @@ class Writer:
             program, state, names, shapes, given, run.report, part["dims"], run.classes, how, self._differentiable
         )
 
-    def _own_code(self, goals: Goals) -> Iterator[Any]:
+    def own_code(self, goals: Goals) -> Iterator[Any]:
         """Yield the user's functions beside the model, on whose globals and closures a graph depends."""
         yield from (goal.function for goal in goals.each if goal.function is not None)
         for entry in self.composite.assignments:

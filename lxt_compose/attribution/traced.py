@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from operator import attrgetter, eq
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import RLock
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +19,11 @@ from ..coverage.report import CoverageReport
 from ..errors import TraceError
 from ..runtime.registration import Registration
 from ..tracing import trace_with
-from .axes import BATCH
+from .any_size import of_any_size
 from .entry import read
+from .explained import Explained
 from .goals import Goals, read_targets
-from .graph_inputs import difference, exchanged, indices_of, kinds_of, structure_of, tensors_of
+from .graph_inputs import difference_of_calls, exchanged, indices_of, kinds_of, ordered, structure_of, tensors_of
 from .inputs import Inputs
 from .joining import joined, one_after_the_other
 from .joint import NOTHING, Joint, Writer, part_of
@@ -32,22 +35,9 @@ from .targets import check_range
 
 MOST = 8
 """The number of graphs for other shapes that are kept."""
-_AS_TRACED = object()
+_AS_TRACED = None, "as traced"
+_WRITING = RLock()
 _SHAPE = attrgetter("shape")
-
-
-class Explained(NamedTuple):
-    """What a graph found, on the device of the model.
-
-    ``relevance`` is that of the input, or of each by name if there are several, ``output`` [n] the number that is
-    explained, ``target`` [n] or [n, 2] the index or pair, None if a function chose, ``layers`` the relevance of the
-    layers asked for. With several targets there is a row for each sample and target, those of a sample in turn.
-    """
-
-    relevance: Any
-    output: Tensor
-    target: Tensor | None
-    layers: dict[str, Tensor]
 
 
 class TracedAttribution:
@@ -129,10 +119,13 @@ class TracedAttribution:
 
     def _found(self, inputs: Any, target: Any) -> tuple[Arguments, Inputs, Goals, list[dict[str, Any]]]:
         """Return arguments, inputs with tensors of their shapes, targets, and what the graph finds for each."""
-        arguments = distinct(read_arguments(self.model, inputs))
+        arguments = distinct(ordered(read_arguments(self.model, inputs), self.model, list(self._main.given.kwargs)))
         found = structure_of(arguments)
         if found != self._structure:
-            raise TraceError(f"the inputs are not like those of the example: {difference(found, self._structure)}")
+            raise TraceError(
+                f"the inputs are not like those of the example: {difference_of_calls(found, self._structure)}; "
+                f"give such inputs, or trace it anew for these"
+            )
         if changed := self._main.state.change():
             raise TraceError(f"the model is not what was traced: {changed}, or trace it anew")
         values = list(tensors_in(arguments))
@@ -179,10 +172,14 @@ class TracedAttribution:
                 f"the graph is for inputs of one shape, {before}, but was given {shapes}; trace it with dynamic=True, "
                 f"or for this shape too"
             )
-        made = self._writer.write(given, goals)
-        if self._options is not None:
-            made.program.compile(*values, **self._options)
-        self._others = [*self._others[-MOST + 1 :], made]
+        with _WRITING:  # one thread at a time puts the composite on the model
+            known = next((joint for joint in self._others if joint.fits(values)), None)
+            if known is not None:
+                return known
+            made = self._writer.write(given, goals)
+            if self._options is not None:
+                made.program.compile(*values, **self._options)
+            self._others = [*self._others[-MOST + 1 :], made]
         return made
 
     def _check_targets(self, goals: Goals, joint: Joint) -> None:
@@ -190,6 +187,18 @@ class TracedAttribution:
             for index in (goal.first, goal.second):
                 if index is not None and joint.classes is not None:
                     check_range(index, joint.classes)
+
+    # ---- copies ------------------------------------------------------------------------------------------------------
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TracedAttribution:
+        new = memo[id(self)] = object.__new__(type(self))
+        vars(new).update(copy.deepcopy(vars(self), memo))
+        for joint in (new._main, *new._others):
+            joint.state.follow(new.model, new._writer.own_code(new._as_traced))
+        return new
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a TracedAttribution cannot be pickled, as it is a part of its model; use save(path) and load")
 
     # ---- compilers and files -----------------------------------------------------------------------------------------
 
@@ -262,23 +271,7 @@ def _trace(
     with torch.inference_mode(False), torch.enable_grad():
         given, _, watched = read(model, example, target, dims, layers)
         writer = Writer(model, composite, watched, register=register, differentiable=differentiable)
-        return TracedAttribution(model, writer, given, target, _of_any_size(given, dynamic))
-
-
-def _of_any_size(given: Inputs, dynamic: bool | Collection[str]) -> list[str]:
-    """Return the dimensions that may be of any size.
-
-    Raises:
-        ValueError: the inputs have no such dimension.
-    """
-    known = list(dict.fromkeys(dim for dims in given.dims.values() for dim in dims))
-    if isinstance(dynamic, bool):
-        return [dim for dim in known if dynamic and dim in (BATCH, "token", "time", "node", "frame", "sequence")]
-    wanted = [dynamic] if isinstance(dynamic, str) else list(dynamic)
-    for name in wanted:
-        if name not in known:
-            raise ValueError(f"the inputs have no dimension {name!r} that could be dynamic, but {', '.join(known)}")
-    return wanted
+        return TracedAttribution(model, writer, given, target, of_any_size(given, dynamic))
 
 
 def _as_it_is(registration: Registration) -> Callable[[nn.Module], AbstractContextManager[Registration]]:

@@ -20,6 +20,8 @@ from ..errors import TraceError
 from .graph_memory import memory_of, written
 from .traces import is_fake, is_traced, proxy_of, untraced
 
+_SMALL = 64
+"""The most elements of a tensor that is compared in each call."""
 _LARGEST = 4096
 """The most elements of a tensor of which the values are kept, to detect a change."""
 
@@ -33,8 +35,11 @@ class Reading:
         self._value = tensor.detach().clone() if tensor.numel() <= _LARGEST else None
 
     def holds(self) -> bool:
-        """Return whether the tensor has the same values; for a large one, whether nothing was written to it."""
-        if self._stamp == (now := _stamp(self.tensor)):
+        """Return whether the tensor has the same values; for a large one, whether torch counts no change of it.
+
+        A change through ``weight.data`` is not counted.
+        """
+        if self._stamp == (now := _stamp(self.tensor)) and self.tensor.numel() > _SMALL:
             return True
         if self._value is None or not torch.equal(self._value, self.tensor):
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from itertools import chain, repeat
 from operator import is_, itemgetter
@@ -29,9 +30,12 @@ class ModelState:
     """
 
     def __init__(self, model: nn.Module, others: Iterable[Any] = ()) -> None:
-        self._surroundings, self._ambient = Surroundings(model, others), ambient()
         self.moving: tuple[str, ...] = ()
         """The numbers and texts that the model itself sets to other values in each call, in words."""
+        self._read(model, others)
+
+    def _read(self, model: nn.Module, others: Iterable[Any]) -> None:
+        self._surroundings, self._ambient = Surroundings(model, others), ambient()
         named = list(model.named_modules())
         self._names = [f"{name!r} ({type(module).__name__})" for name, module in named]
         self._names[0] = f"the model ({type(model).__name__})"
@@ -72,6 +76,15 @@ class ModelState:
             return f"{changed} is another now; set it back"
         changed = difference(self._ambient)
         return changed and f"{changed}; set it back"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ModelState:
+        """Return the same state, to be told which model the copy is about."""
+        return copy.copy(self)
+
+    def follow(self, model: nn.Module, others: Iterable[Any]) -> None:
+        """Compare a copy of the model from now on, unless the model has changed already."""
+        if not self.change():
+            self._read(model, others)
 
     def settle(self) -> None:
         """Take what the model has set itself, in a call since, as no part of its state."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from threading import Lock
 from typing import Any, NamedTuple
 
 import torch
@@ -34,6 +35,7 @@ from .shapes_only import without_values
 from .writes import without_copies, without_writes
 
 Function = Callable[..., Any]
+_BINDING = Lock()
 
 
 class Program:
@@ -112,14 +114,22 @@ class Program:
         """Run the graph; nothing is recorded for a backward pass."""
         with torch.no_grad(), without_autocast():
             if self._run is None or self._prologue is None:
-                self._prologue, rest = split(self.graph)
-                take_one(rest)
-                without_values(rest.graph)
-                recompute(rest)
-                reuse(rest)
-                bind(rest, *self._prologue.values(), *inputs)
-                self._run = rest
+                with _BINDING:
+                    self._bound(inputs)
+            assert self._run is not None and self._prologue is not None  # noqa: PT018
             return self.nested(self._run(*self._prologue.values(), *inputs))
+
+    def _bound(self, inputs: Sequence[Tensor]) -> None:
+        """Make the function that calls run, unless another thread has."""
+        if self._run is not None:
+            return
+        prologue, rest = split(self.graph)
+        take_one(rest)
+        without_values(rest.graph)
+        recompute(rest)
+        reuse(rest)
+        bind(rest, *prologue.values(), *inputs)
+        self._prologue, self._run = prologue, rest
 
     def differentiable(self, *inputs: Tensor) -> Any:
         """Run the graph such that what it returns can be differentiated, by its weights too."""
