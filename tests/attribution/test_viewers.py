@@ -157,7 +157,7 @@ class TestTextWithImages:
             vocab_size=128, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2
         )
         config = transformers.LlavaConfig(
-            vision_config=vision, text_config=text, image_token_id=127, image_seq_length=4
+            vision_config=vision, text_config=text, image_token_index=127, image_seq_length=4
         )
         model, ids = transformers.LlavaForConditionalGeneration(config).eval(), torch.randint(0, 120, (2, 10))
         ids[:, 2:6] = 127

@@ -192,7 +192,7 @@ def test_an_encoder_without_input_for_its_decoder_is_told():
         d_model=16, d_kv=8, num_layers=1, num_heads=2, d_ff=16, vocab_size=60, decoder_start_token_id=0
     )
     model, ids = transformers.T5ForConditionalGeneration(config).eval(), torch.randint(3, 60, (1, 5))
-    with pytest.raises(RuntimeError, match=r"needs decoder_input_ids too: .*You must specify exactly one"):
+    with pytest.raises(RuntimeError, match=r"needs decoder_input_ids too: .*You (must|have to) specify"):
         attribute(model, ids)
     assert set(attribute(model, {"input_ids": ids, "decoder_input_ids": ids[:, :2]}).relevance) == {
         "input_ids",
