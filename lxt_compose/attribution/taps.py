@@ -201,7 +201,7 @@ class Taps:
         effect = getattr(integers_of(func), "effect", None)
         if effect is Effect.ROUNDS and output.is_floating_point() and not self._floats:
             raise RoundedError("floating point inputs are rounded")
-        if not makes_integers(func, output):
+        if not makes_integers(func, args, kwargs, output):
             return
         with modes_off():
             if self._following is None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .families import ACTIVATION, DIVISION, MOVEMENT, PRODUCT, parse
-from .lookup import plain_name
+from .lookup import mutates, plain_name
 from .traits import Argument
 
 
@@ -140,8 +140,12 @@ def integers_of(func: Callable[..., Any]) -> Integers | None:
     return None if name is None else _ROWS.get(name)
 
 
-def makes_integers(function: Callable[..., Any], output: Tensor) -> bool:
-    """Return whether a function that was given other numbers has turned or written them into integers."""
+def makes_integers(function: Callable[..., Any], args: Any, kwargs: Any, output: Tensor) -> bool:
+    """Return whether a call that was given other numbers has turned or written them into integers.
+
+    A function that moves elements makes no integers of another tensor, whose shape alone it takes (``expand_as``).
+    """
     if output.is_floating_point() or output.is_complex() or output.dtype == torch.bool:
         return False
-    return getattr(integers_of(function), "effect", None) in (Effect.CONVERTS, Effect.MOVES)
+    effect = getattr(integers_of(function), "effect", None)
+    return effect is Effect.CONVERTS or (effect is Effect.MOVES and mutates(function, args, kwargs))

@@ -75,7 +75,7 @@ def note_rounded(session: Session, frame: Frame, info: FunctionInfo, args: Any, 
     """Tell who follows integers of a tensor without gradients that was made of carriers; else remark on integers."""
     if session.rounded is not None:
         session.rounded(info.function, args, kwargs, output)
-    elif makes_integers(info.function, output):
+    elif makes_integers(info.function, args, kwargs, output):
         session.tally.remarks[
             f"{info.name} in {place(frame.path)} makes integers of numbers that carry relevance: what is computed of "
             f"those is a constant"

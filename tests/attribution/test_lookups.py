@@ -608,3 +608,21 @@ def test_numbers_that_become_integers_and_numbers_again_are_uncovered(integers, 
         registration.model(x.requires_grad_())
     notes = " ".join(registration.report().notes)
     assert "makes integers of numbers that carry relevance: what is computed of those is a constant" in notes
+
+
+@both
+@pytest.mark.parametrize(
+    "shaped",
+    [lambda i, z: i.expand_as(z), lambda i, z: torch.broadcast_tensors(i, z)[0], lambda i, z: i.expand(z.shape)],
+    ids=["expanded as", "broadcast", "expanded"],
+)
+def test_an_index_that_takes_the_shape_of_numbers_is_not_made_of_them(shaped, formulation):
+    index = torch.tensor([0, 1, 0, 1])[:, None]
+    net = nn.Linear(4, 4).double()
+    model = Fn(
+        lambda self, x: self.net(x).new_zeros(2, 4).scatter_add(0, shaped(index, self.net(x)), self.net(x)), net=net
+    )
+    composite, x = composite_of(formulation), torch.randn(4, 4, dtype=torch.float64)
+    result = attribute(model, x, target=lambda y: y.sum()[None], composite=composite, dims="node feature")
+    assert result.report.complete
+    assert not any("makes integers" in note for note in result.report.notes)

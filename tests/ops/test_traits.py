@@ -22,6 +22,8 @@ ALLOWED = {
     "evaluate/removal.py": {"zero", "mean"},
     "concepts/weights.py": {"sum", "norm"},
     "similarity/pair.py": {"mean", "embedding"},
+    # devices
+    "torch_internals/ambient.py": {"cpu", "cuda", "xpu"},
     # kernels of ATen that torch's own decompositions take apart; models do not call them
     "torch_internals/traces.py": {"native_layer_norm", "native_group_norm", "native_batch_norm"},
 }
