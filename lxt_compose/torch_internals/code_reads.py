@@ -22,7 +22,8 @@ _PLACES = {"site-packages", "dist-packages"}
 
 def is_opaque(kind: type) -> bool:
     """Return whether objects of a class are not looked into: those of torch, of Python, of this library."""
-    return kind.__module__.partition(".")[0] in _OPAQUE
+    module = kind.__module__  # of some classes written in C no string
+    return not isinstance(module, str) or module.partition(".")[0] in _OPAQUE
 
 
 def is_fixed(made: Any) -> bool:

@@ -85,6 +85,10 @@ class WatchingModels(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+if not hasattr(TorchDispatchMode, "supports_higher_order_operators"):  # torch 2.4 and 2.5 ask for each such operator
+    torch.ops.higher_order.cond.py_impl(WatchingModels)(lambda mode, *given: torch.ops.higher_order.cond(*given))
+
+
 def note_readings(tensors: Sequence[Tensor]) -> None:
     """Record that a trace, if there is one, depends on the values of these tensors, parameters or buffers.
 
