@@ -565,3 +565,16 @@ def test_values_that_a_trace_reads_are_recorded_until_they_change():
 def test_a_value_that_the_graph_computes_cannot_be_read():
     with pytest.raises(TraceError, match=r"the value of a tensor of shape \[2\] decides .* make it a number"):
         make_fx(lambda x: x * readings.number_in(x + 1))(torch.ones(2))
+
+
+def test_what_changes_a_tensor_is_not_removed_with_what_nothing_uses():
+    def function(x):
+        y = x.clone()
+        y[0].add_(1)
+        x.sin()
+        return y + x
+
+    graph = traces.graph_of(function, [torch.ones(2, 2)])
+    traces.remove_unused(graph.graph)
+    names = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
+    assert names == ["aten.clone.default", "aten.select.int", "aten.add_.Tensor", "aten.add.Tensor"]

@@ -48,6 +48,8 @@ def save(joint: Joint, goals: Goals, path: str | Path, *, compiled: bool, option
     Raises:
         TraceError: `torch.export` or the compiler cannot write it.
     """
+    if not hasattr(torch.export.Dim, "AUTO"):
+        raise TraceError(f"a graph is saved by torch 2.5 or newer; this is torch {torch.__version__}")
     tensors = [x.detach() for x in tensors_of(joint.given, goals)]
     shapes = tuple(
         {place: torch.export.Dim.AUTO for place, name in enumerate(names) if name is not None} for names in joint.names

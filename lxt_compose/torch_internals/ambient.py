@@ -12,7 +12,7 @@ import torch
 
 from . import function_modes
 
-_DEVICES = ("cpu", "cuda", "mps", "xpu")
+_DEVICES = [kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(kind)]
 _NAMES = ("autocast", "the default dtype", "the stack of torch function modes")
 
 

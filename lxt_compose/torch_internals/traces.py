@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import Graph, GraphModule
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode
 from torch.utils._pytree import tree_flatten as tree_flatten
 from torch.utils._pytree import tree_map_only as tree_map_only
@@ -79,6 +80,20 @@ def schema_of(target: Any) -> Any:
     Unnecessary once operations tell their schema publicly.
     """
     return getattr(target, "_schema", None)
+
+
+def remove_unused(graph: Graph) -> None:
+    """Remove the nodes whose results nothing uses, but for those that change a tensor.
+
+    `Graph.eliminate_dead_code` of torch 2.4 removes these too. Unnecessary once torch 2.5 is the oldest supported.
+    """
+    if "is_impure_node" in signature(graph.eliminate_dead_code).parameters:
+        graph.eliminate_dead_code()
+        return
+    for node in reversed(graph.nodes):
+        changes = getattr(schema_of(node.target), "is_mutable", False)
+        if not (node.users or changes or node.is_impure()):
+            graph.erase_node(node)
 
 
 NN_FUNCTIONS: Any = torch._C._nn

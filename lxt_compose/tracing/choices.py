@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from ..torch_internals.readings import filled_with
+from ..torch_internals.traces import remove_unused
 
 _COND, _ADD = torch.ops.higher_order.cond, torch.ops.aten.add.Tensor
 
@@ -35,7 +36,7 @@ def take_one(module: GraphModule) -> None:
                 new = module.graph.call_function(_sum_of_ways, (tuple(one.args[0].args for one in choices),))
             new.meta = dict(node.meta)
             node.replace_all_uses_with(new)
-    module.graph.eliminate_dead_code()
+    remove_unused(module.graph)
     for node in module.graph.nodes:
         if node.target is _COND:
             node.target = _way

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from ..torch_internals.traces import schema_of
+from ..torch_internals.traces import remove_unused, schema_of
 from .passes import attribute, in_place, is_pure, returned
 
 _VERSION = attrgetter("_version")
@@ -111,5 +111,5 @@ def _early_part(graph: Graph, early: set[Node], border: Sequence[Node]) -> Graph
         if node in early:
             values[node] = before.node_copy(node, values.__getitem__)
     before.output(tuple(values[node] for node in border))
-    before.eliminate_dead_code()
+    remove_unused(before)
     return before

@@ -10,7 +10,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from ..torch_internals.graph_memory import memory_of, written
 from ..torch_internals.readings import filled_with
-from ..torch_internals.traces import schema_of
+from ..torch_internals.traces import remove_unused, schema_of
 
 _ALIASES = (torch.ops.aten.detach.default, torch.ops.aten.alias.default)
 _VIEW, _FULL = torch.ops.aten.view.default, torch.ops.aten.full.default
@@ -22,7 +22,7 @@ def simplify(module: GraphModule) -> None:
     _without_views_of_views(module.graph)
     _with_constants(module.graph)
     _without_repeats(module.graph)
-    module.graph.eliminate_dead_code()
+    remove_unused(module.graph)
     module.recompile()
 
 

@@ -15,7 +15,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from ..ops import Family, NormKind, op_named
 from ..torch_internals.graph_memory import arguments_of, is_part, viewed
-from ..torch_internals.traces import schema_of
+from ..torch_internals.traces import remove_unused, schema_of
 from .lifetimes import Lifetimes, is_tensor
 from .passes import in_place, is_pure
 
@@ -140,5 +140,5 @@ def _copied(nodes: Sequence[Node], step: int, kept: set[Node]) -> Graph:
         for source in node.all_input_nodes:
             available(source)
         later[node] = graph.node_copy(node, later.__getitem__)
-    graph.eliminate_dead_code()
+    remove_unused(graph)
     return graph
