@@ -27,7 +27,7 @@ TEMPLATE = (
 def tokenizer():
     found = PreTrainedTokenizerFast(
         tokenizer_object=byte_bpe(), eos_token="<|endoftext|>", pad_token="<|endoftext|>", chat_template=TEMPLATE,
-        padding_side="left",
+        padding_side="left", model_input_names=["input_ids", "attention_mask"],
     )  # fmt: skip
     found.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>", "<|system|>"]})
     return found
